@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// The head of a message, the same for every protocol: what routing, policy, logs and conversion between protocols
+// read. Views into memory that somebody else owns (the receive buffer, an arena). Plain data, no I/O.
+#pragma once
+
+#include "base/str.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum protocol {
+	PROTOCOL_UNKNOWN, // not found out yet
+	PROTOCOL_TCP,	  // none of the others: bytes
+	PROTOCOL_TLS,	  // an application's own TLS, passed through
+	PROTOCOL_HTTP1,
+	PROTOCOL_HTTP2,
+	PROTOCOL_BOLT,
+	PROTOCOL_DUBBO,
+};
+
+// "tcp", "tls", "http1", "http2", "bolt", "dubbo"; "-" for the unknown one.
+const char *protocol_name(enum protocol protocol);
+
+// A header field. For HTTP/1 the views lie in the received head.
+struct field {
+	struct str name, value;
+};
+
+struct head {
+	struct str method;    // request; empty in a response
+	struct str path;      // of a request, with the query: what routes match (up to '?' for paths)
+	struct str authority; // of a request: Host or :authority, with its port if it has one; may be empty
+	uint16_t status;      // response; 0 in a request
+	uint16_t field_count;
+	struct field *fields; // in order, hop-by-hop ones included (HTTP/1)
+};
+
+// The first field of that name, case-insensitive; NULL if there is none.
+const struct field *head_find(const struct head *head, struct str name);

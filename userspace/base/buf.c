@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/buf.h"
+
+#include "base/mem.h"
+#include "base/pool.h"
+
+#include <assert.h>
+#include <errno.h>
+
+struct bufseg {
+	struct bufseg *next;
+	struct slice slice;
+};
+
+enum { SPARE_CHUNKS = 16, SPARE_SEGMENTS = 256 };
+
+static __thread struct pool chunks = {.size = sizeof(struct chunk) + CHUNK_SIZE, .keep = SPARE_CHUNKS};
+static __thread struct pool segments = {.size = sizeof(struct bufseg), .keep = SPARE_SEGMENTS};
+static __thread struct chunk *rx;
+
+struct chunk *chunk_new(size_t cap)
+{
+	struct chunk *chunk;
+	if (cap == 0 || cap == CHUNK_SIZE) {
+		cap = CHUNK_SIZE;
+		chunk = pool_get(&chunks);
+	} else {
+		chunk = cap <= UINT32_MAX ? mem_alloc(sizeof *chunk + cap) : NULL;
+	}
+	if (chunk)
+		*chunk = (struct chunk){.refs = 1, .cap = (uint32_t)cap};
+	return chunk;
+}
+
+void chunk_unref(struct chunk *chunk)
+{
+	if (!chunk || --chunk->refs)
+		return;
+	if (chunk->cap == CHUNK_SIZE)
+		pool_put(&chunks, chunk);
+	else
+		mem_free(chunk);
+}
+
+struct chunk *buf_rx(size_t room)
+{
+	if (rx && rx->refs == 1)
+		rx->used = 0;
+	if (rx && rx->cap - rx->used >= room)
+		return rx;
+	chunk_unref(rx);
+	rx = chunk_new(0);
+	return rx;
+}
+
+void buf_rx_reset(void)
+{
+	if (rx && rx->refs == 1)
+		rx->used = 0;
+}
+
+void buf_thread_done(void)
+{
+	chunk_unref(rx);
+	rx = NULL;
+	pool_trim(&chunks);
+	pool_trim(&segments);
+}
+
+void bufq_clear(struct bufq *q)
+{
+	for (struct bufseg *seg = q->_head, *next; seg; seg = next) {
+		next = seg->next;
+		chunk_unref(seg->slice.chunk);
+		pool_put(&segments, seg);
+	}
+	*q = (struct bufq){0};
+}
+
+static struct bufseg *segment_new(struct slice slice)
+{
+	struct bufseg *seg = pool_get(&segments);
+	if (seg)
+		*seg = (struct bufseg){NULL, slice};
+	return seg;
+}
+
+static void bufq_link(struct bufq *q, struct bufseg *seg)
+{
+	if (q->_tail)
+		q->_tail->next = seg;
+	else
+		q->_head = seg;
+	q->_tail = seg;
+	q->bytes += seg->slice.len;
+}
+
+int bufq_add_slice(struct bufq *q, struct slice slice)
+{
+	if (slice.len == 0)
+		return 0;
+	struct slice *last = q->_tail ? &q->_tail->slice : NULL;
+	if (last && last->chunk == slice.chunk && slice.chunk && last->p + last->len == slice.p) {
+		last->len += slice.len;
+		q->bytes += slice.len;
+		return 0;
+	}
+	struct bufseg *seg = segment_new(slice);
+	if (!seg)
+		return -ENOMEM;
+	chunk_ref(slice.chunk);
+	bufq_link(q, seg);
+	return 0;
+}
+
+int bufq_add_static(struct bufq *q, struct str text)
+{
+	return bufq_add_slice(q, (struct slice){NULL, (const uint8_t *)text.p, text.len});
+}
+
+// Whether the last slice ends where its chunk's used part does, so that more can be written behind it.
+static bool can_extend(const struct bufq *q, size_t len)
+{
+	const struct slice *last = q->_tail ? &q->_tail->slice : NULL;
+	return last && last->chunk && last->chunk != rx && last->p + last->len == last->chunk->data + last->chunk->used &&
+	       last->chunk->cap - last->chunk->used >= len;
+}
+
+int bufq_add_copy(struct bufq *q, const void *bytes, size_t len)
+{
+	if (len == 0)
+		return 0;
+	struct chunk *chunk = can_extend(q, len) ? chunk_ref(q->_tail->slice.chunk) : chunk_new(len <= 512 ? 1024 : len);
+	if (!chunk)
+		return -ENOMEM;
+	memcpy(chunk->data + chunk->used, bytes, len);
+	struct slice slice = {chunk, chunk->data + chunk->used, len};
+	int err = bufq_add_slice(q, slice);
+	if (err == 0)
+		chunk->used += (uint32_t)len;
+	chunk_unref(chunk);
+	return err;
+}
+
+int bufq_move(struct bufq *to, struct bufq *from, size_t len)
+{
+	len = MIN(len, from->bytes);
+	while (len) {
+		struct bufseg *seg = from->_head;
+		if (seg->slice.len > len) {
+			struct slice part = seg->slice;
+			part.len = len;
+			int err = bufq_add_slice(to, part);
+			if (err == 0)
+				bufq_drop(from, len);
+			return err;
+		}
+		len -= seg->slice.len;
+		from->bytes -= seg->slice.len;
+		from->_head = seg->next;
+		if (!from->_head)
+			from->_tail = NULL;
+		seg->next = NULL;
+		bufq_link(to, seg);
+	}
+	return 0;
+}
+
+int bufq_clone(struct bufq *to, const struct bufq *from)
+{
+	struct bufq copy = {0};
+	for (struct bufseg *seg = from->_head; seg; seg = seg->next) {
+		if (bufq_add_slice(&copy, seg->slice)) {
+			bufq_clear(&copy);
+			return -ENOMEM;
+		}
+	}
+	return bufq_move(to, &copy, copy.bytes);
+}
+
+void bufq_drop(struct bufq *q, size_t len)
+{
+	len = MIN(len, q->bytes);
+	q->bytes -= len;
+	while (len) {
+		struct bufseg *seg = q->_head;
+		size_t n = MIN(len, seg->slice.len);
+		seg->slice.p += n;
+		seg->slice.len -= n;
+		len -= n;
+		if (seg->slice.len)
+			break;
+		q->_head = seg->next;
+		chunk_unref(seg->slice.chunk);
+		pool_put(&segments, seg);
+	}
+	if (!q->_head)
+		q->_tail = NULL;
+}
+
+struct slice bufq_first(const struct bufq *q)
+{
+	return q->_head ? q->_head->slice : (struct slice){0};
+}
+
+int bufq_iov(const struct bufq *q, struct iovec *ret_iov, int max)
+{
+	int count = 0;
+	for (struct bufseg *seg = q->_head; seg && count < max; seg = seg->next)
+		ret_iov[count++] = (struct iovec){(void *)seg->slice.p, seg->slice.len};
+	return count;
+}
+
+size_t bufq_peek(const struct bufq *q, size_t offset, void *ret_bytes, size_t len)
+{
+	size_t done = 0;
+	for (struct bufseg *seg = q->_head; seg && done < len; seg = seg->next) {
+		if (offset >= seg->slice.len) {
+			offset -= seg->slice.len;
+			continue;
+		}
+		size_t n = MIN(len - done, seg->slice.len - offset);
+		memcpy((char *)ret_bytes + done, seg->slice.p + offset, n);
+		done += n;
+		offset = 0;
+	}
+	return done;
+}
+
+int bufq_flatten(struct bufq *q, struct slice *ret_slice)
+{
+	if (q->_head && q->_head->next) {
+		struct chunk *chunk = chunk_new(q->bytes);
+		struct bufq flat = {0};
+		if (!chunk)
+			return -ENOMEM;
+		chunk->used = (uint32_t)bufq_peek(q, 0, chunk->data, q->bytes);
+		int err = bufq_add_slice(&flat, (struct slice){chunk, chunk->data, chunk->used});
+		chunk_unref(chunk);
+		if (err)
+			return err;
+		bufq_clear(q);
+		*q = flat;
+	}
+	*ret_slice = bufq_first(q);
+	return 0;
+}

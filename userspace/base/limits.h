@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every quantity that a peer, a client or a file controls, with its cap. Nothing here is a tunable: what users may
+// set stands in the configuration table, with these as its ranges.
+#pragma once
+
+enum {
+	// HTTP/1 (codecs/http1.h)
+	LIMIT_HTTP_HEAD = 64 * 1024,	    // bytes of a request or response head, trailers likewise
+	LIMIT_HTTP_HEADERS = 128,	    // fields in one head
+	LIMIT_HTTP_TARGET = 16 * 1024,	    // bytes of a request target: 414 above
+	LIMIT_HTTP_METHOD = 32,		    // bytes of a method: 501 above
+	LIMIT_HTTP_CHUNK_LINE = 1024,	    // a chunk-size line with its extensions
+	LIMIT_HTTP_PIPELINE_BYTES = 64 * 1024, // unread pipelined bytes kept while a response is on its way
+	LIMIT_HTTP_RETRY_BYTES = 64 * 1024, // request bytes kept for a retry
+	LIMIT_HTTP_INTERIM = 16,	    // 1xx responses in front of a final one
+
+	// detection (codecs/detect.h)
+	LIMIT_DETECT_BYTES = 16 * 1024 + 5, // bytes looked at before the answer is "none": one TLS record
+
+	// DNS (dns/)
+	LIMIT_DNS_UDP_PAYLOAD = 1232,
+	LIMIT_DNS_NAME = 255,
+	LIMIT_DNS_LABEL = 63,
+	LIMIT_DNS_TCP_CLIENTS = 256,
+	LIMIT_DNS_TCP_PIPELINE = 64,	   // queries under way on one TCP connection
+	LIMIT_DNS_FORWARDS = 4096,	   // queries under way upstream, per worker
+	LIMIT_DNS_CACHE_ENTRIES = 16384,   // per worker
+	LIMIT_DNS_DEADLINE_MS = 4500,	   // answered upstream by then, or SERVFAIL: below the clients' 5 s
+
+	// configuration (control/)
+	LIMIT_CONFIG_BYTES = 16 * 1024 * 1024,
+	LIMIT_CONFIG_SERVICES = 65536,
+	LIMIT_CONFIG_CLUSTERS = 65536,
+	LIMIT_CONFIG_ENDPOINTS = 16384, // in one cluster
+	LIMIT_CLUSTER_NAME = 255,
+	LIMIT_REGEX_STEPS = 10000, // pcre2 match limit
+	LIMIT_REGEX_BYTES = 1024,
+
+	// admin (admin/)
+	LIMIT_ADMIN_REQUEST = 8192,
+	LIMIT_ADMIN_CLIENTS = 32,
+
+	// connections
+	LIMIT_OUT_HIGH = 128 * 1024, // bytes waiting to be written, above which the other side is not read
+	LIMIT_POOL_IDLE = 128,	     // idle upstream connections kept for one endpoint, per worker
+	LIMIT_TLS_HANDSHAKE_MS = 10000,
+	LIMIT_TLS_SESSIONS = 20480,
+};

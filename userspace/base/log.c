@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/log.h"
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/json.h"
+#include "base/mem.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+
+static atomic_int current_level = LOG_INFO;
+static atomic_int current_format = LOG_LOGFMT;
+static atomic_int current_fd = STDERR_FILENO;
+static const char *const level_names[] = {"debug", "info", "warn", "error"};
+
+void log_set_level(enum log_level level)
+{
+	atomic_store_explicit(&current_level, level, memory_order_relaxed);
+}
+
+enum log_level log_get_level(void)
+{
+	return (enum log_level)atomic_load_explicit(&current_level, memory_order_relaxed);
+}
+
+void log_set_format(enum log_format format)
+{
+	atomic_store_explicit(&current_format, format, memory_order_relaxed);
+}
+
+void log_set_fd(int fd)
+{
+	atomic_store_explicit(&current_fd, fd, memory_order_relaxed);
+}
+
+const char *log_level_name(enum log_level level)
+{
+	return level_names[level];
+}
+
+int log_level_parse(struct str text, enum log_level *ret_level)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(level_names); i++) {
+		if (str_eq(text, str_from(level_names[i]))) {
+			*ret_level = (enum log_level)i;
+			return 0;
+		}
+	}
+	return ERR_NOT_FOUND;
+}
+
+bool log_enabled(enum log_level level)
+{
+	return (int)level >= atomic_load_explicit(&current_level, memory_order_relaxed);
+}
+
+static struct str field_text(const struct log_field *field, char number[ADDR_TEXT_MAX])
+{
+	switch (field->kind) {
+	case LOG_FIELD_STR:
+		return field->str;
+	case LOG_FIELD_INT:
+		snprintf(number, ADDR_TEXT_MAX, "%lld", (long long)field->i);
+		return str_from(number);
+	case LOG_FIELD_UINT:
+		snprintf(number, ADDR_TEXT_MAX, "%llu", (unsigned long long)field->u);
+		return str_from(number);
+	case LOG_FIELD_ADDR:
+		return str_from(addr_format(field->addr, number));
+	case LOG_FIELD_ERR:
+		return str_from(err_text((int)field->i));
+	}
+	return STR("");
+}
+
+static bool needs_quotes(struct str s)
+{
+	for (size_t i = 0; i < s.len; i++)
+		if (s.p[i] <= ' ' || s.p[i] == '"' || s.p[i] == '=' || s.p[i] == '\\' || s.p[i] == 0x7f)
+			return true;
+	return s.len == 0;
+}
+
+static void logfmt_value(struct strbuf *line, struct str value)
+{
+	if (needs_quotes(value))
+		json_escape(line, value);
+	else
+		strbuf_add_str(line, value);
+}
+
+static void write_logfmt(struct strbuf *line, const char *time, enum log_level level, const char *event,
+			 const struct log_field *fields)
+{
+	char number[ADDR_TEXT_MAX];
+	strbuf_printf(line, "time=%s level=%s msg=", time, level_names[level]);
+	logfmt_value(line, str_from(event));
+	for (; fields->key; fields++) {
+		strbuf_printf(line, " %s=", fields->key);
+		logfmt_value(line, field_text(fields, number));
+	}
+}
+
+static void write_json(struct strbuf *line, const char *time, enum log_level level, const char *event,
+		       const struct log_field *fields)
+{
+	char number[ADDR_TEXT_MAX];
+	strbuf_printf(line, "{\"time\":\"%s\",\"level\":\"%s\",\"msg\":", time, level_names[level]);
+	json_escape(line, str_from(event));
+	for (; fields->key; fields++) {
+		struct str text = field_text(fields, number);
+		strbuf_printf(line, ",\"%s\":", fields->key);
+		if (fields->kind == LOG_FIELD_INT || fields->kind == LOG_FIELD_UINT)
+			strbuf_add_str(line, text);
+		else
+			json_escape(line, text);
+	}
+	strbuf_add_char(line, '}');
+}
+
+void log_write(enum log_level level, const char *event, const struct log_field *fields)
+{
+	autostrbuf struct strbuf line = {0};
+	char time[64], whole[80];
+	uint64_t now = clock_real_ns();
+	time_t seconds = (time_t)(now / NS_PER_S);
+	struct tm tm;
+	gmtime_r(&seconds, &tm);
+	strftime(time, sizeof time, "%Y-%m-%dT%H:%M:%S", &tm);
+	snprintf(whole, sizeof whole, "%s.%03uZ", time, (unsigned)(now / NS_PER_MS % 1000));
+	if (atomic_load_explicit(&current_format, memory_order_relaxed) == LOG_JSON)
+		write_json(&line, whole, level, event, fields);
+	else
+		write_logfmt(&line, whole, level, event, fields);
+	strbuf_add_char(&line, '\n');
+	// A log that cannot be written has nowhere to say so.
+	if (write(atomic_load_explicit(&current_fd, memory_order_relaxed), line.p, line.len) < 0)
+		return;
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/str.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <xxhash.h>
+
+bool str_eq_nocase(struct str a, struct str b)
+{
+	if (a.len != b.len)
+		return false;
+	for (size_t i = 0; i < a.len; i++)
+		if (ascii_lower(a.p[i]) != ascii_lower(b.p[i]))
+			return false;
+	return true;
+}
+
+bool str_starts(struct str s, struct str prefix)
+{
+	return s.len >= prefix.len && (prefix.len == 0 || memcmp(s.p, prefix.p, prefix.len) == 0);
+}
+
+bool str_ends(struct str s, struct str suffix)
+{
+	return s.len >= suffix.len &&
+	       (suffix.len == 0 || memcmp(s.p + s.len - suffix.len, suffix.p, suffix.len) == 0);
+}
+
+int str_cmp(struct str a, struct str b)
+{
+	size_t common = MIN(a.len, b.len);
+	int order = common ? memcmp(a.p, b.p, common) : 0;
+	return order ? order : (a.len > b.len) - (a.len < b.len);
+}
+
+static bool is_blank(char c)
+{
+	return c == ' ' || c == '\t';
+}
+
+struct str str_trim(struct str s)
+{
+	while (s.len && is_blank(s.p[0]))
+		s.p++, s.len--;
+	while (s.len && is_blank(s.p[s.len - 1]))
+		s.len--;
+	return s;
+}
+
+ptrdiff_t str_find(struct str s, char byte)
+{
+	const char *at = s.len ? memchr(s.p, byte, s.len) : NULL;
+	return at ? at - s.p : -1;
+}
+
+struct str str_split(struct str *rest, char separator)
+{
+	struct str piece = *rest;
+	ptrdiff_t at = str_find(*rest, separator);
+	if (at < 0) {
+		*rest = (struct str){NULL, 0};
+		return piece;
+	}
+	piece.len = (size_t)at;
+	rest->p += at + 1;
+	rest->len -= (size_t)at + 1;
+	return piece;
+}
+
+int str_to_u64(struct str s, uint64_t *ret_value)
+{
+	uint64_t value = 0;
+	if (s.len == 0)
+		return ERR_MALFORMED;
+	for (size_t i = 0; i < s.len; i++) {
+		if (s.p[i] < '0' || s.p[i] > '9')
+			return ERR_MALFORMED;
+		if (__builtin_mul_overflow(value, (uint64_t)10, &value) ||
+		    __builtin_add_overflow(value, (uint64_t)(s.p[i] - '0'), &value))
+			return -ERANGE;
+	}
+	*ret_value = value;
+	return 0;
+}
+
+unsigned str_distance(struct str a, struct str b, unsigned limit)
+{
+	enum { LONGEST = 64 };
+	unsigned row[LONGEST + 1];
+	size_t gap = a.len > b.len ? a.len - b.len : b.len - a.len;
+	if (a.len > LONGEST || b.len > LONGEST || gap > limit)
+		return limit + 1;
+	for (size_t j = 0; j <= b.len; j++)
+		row[j] = (unsigned)j;
+	for (size_t i = 1; i <= a.len; i++) {
+		unsigned diagonal = row[0];
+		row[0] = (unsigned)i;
+		for (size_t j = 1; j <= b.len; j++) {
+			unsigned substitute = diagonal + (ascii_lower(a.p[i - 1]) != ascii_lower(b.p[j - 1]));
+			diagonal = row[j];
+			row[j] = MIN(MIN(row[j] + 1, row[j - 1] + 1), substitute);
+		}
+	}
+	return row[b.len] > limit ? limit + 1 : row[b.len];
+}
+
+uint64_t str_hash(struct str s)
+{
+	return XXH3_64bits(s.p, s.len);
+}
+
+uint64_t str_hash_nocase(struct str s)
+{
+	char folded[256];
+	uint64_t hash = s.len;
+	while (s.len) {
+		size_t n = MIN(s.len, sizeof folded);
+		for (size_t i = 0; i < n; i++)
+			folded[i] = ascii_lower(s.p[i]);
+		hash = XXH3_64bits_withSeed(folded, n, hash);
+		s.p += n;
+		s.len -= n;
+	}
+	return hash;
+}
+
+void strbuf_done(struct strbuf *sb)
+{
+	mem_free(sb->p);
+	*sb = (struct strbuf){0};
+}
+
+void strbuf_clear(struct strbuf *sb)
+{
+	sb->len = 0;
+	sb->failed = false;
+	if (sb->p)
+		sb->p[0] = 0;
+}
+
+char *strbuf_reserve(struct strbuf *sb, size_t len)
+{
+	size_t need;
+	if (sb->failed)
+		return NULL;
+	if (__builtin_add_overflow(sb->len, len + 1, &need) ||
+	    mem_grow((void **)&sb->p, &sb->_cap, need, 1) != 0) {
+		sb->failed = true;
+		return NULL;
+	}
+	return sb->p + sb->len;
+}
+
+void strbuf_add(struct strbuf *sb, const void *bytes, size_t len)
+{
+	char *at = strbuf_reserve(sb, len);
+	if (!at)
+		return;
+	if (len)
+		memcpy(at, bytes, len);
+	sb->len += len;
+	sb->p[sb->len] = 0;
+}
+
+void strbuf_add_str(struct strbuf *sb, struct str s)
+{
+	strbuf_add(sb, s.p, s.len);
+}
+
+void strbuf_add_text(struct strbuf *sb, const char *text)
+{
+	strbuf_add(sb, text, strlen(text));
+}
+
+void strbuf_add_char(struct strbuf *sb, char c)
+{
+	strbuf_add(sb, &c, 1);
+}
+
+void strbuf_vprintf(struct strbuf *sb, const char *format, va_list args)
+{
+	va_list again;
+	va_copy(again, args);
+	int len = vsnprintf(NULL, 0, format, args);
+	char *at = len >= 0 ? strbuf_reserve(sb, (size_t)len) : NULL;
+	if (at) {
+		vsnprintf(at, (size_t)len + 1, format, again);
+		sb->len += (size_t)len;
+	}
+	va_end(again);
+}
+
+void strbuf_printf(struct strbuf *sb, const char *format, ...)
+{
+	va_list args;
+	va_start(args, format);
+	strbuf_vprintf(sb, format, args);
+	va_end(args);
+}
+
+struct str strbuf_str(const struct strbuf *sb)
+{
+	return sb->p ? (struct str){sb->p, sb->len} : STR("");
+}
+
+char *strbuf_take(struct strbuf *sb)
+{
+	char *text = NULL;
+	if (!sb->failed && strbuf_reserve(sb, 0)) {
+		text = sb->p;
+		text[sb->len] = 0;
+		sb->p = NULL;
+	}
+	strbuf_done(sb);
+	return text;
+}
