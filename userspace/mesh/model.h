@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+// The model: what the mesh looks like at one moment. A snapshot is built by the control thread (control/), never
+// changes afterwards, and is shared by reference: workers, exchanges and the admin hold references and read without
+// locks. Everything a snapshot points to lives in its arena and dies with its last reference.
+//
+// What changes at run time (round robin positions, active requests, endpoints marked down, idle connections) is not
+// here: each worker has its own, see mesh/balance.h.
+#pragma once
+
+#include "base/addr.h"
+#include "codecs/head.h"
+
+#include <stdatomic.h>
+
+struct dns_names; // dns/names.h
+struct pcre2_real_code_8;
+
+enum tls_mode { TLS_MODE_OFF, TLS_MODE_PERMISSIVE, TLS_MODE_STRICT };
+enum tls_origination { TLS_ORIGINATE_OFF, TLS_ORIGINATE_MESH };
+enum balance_policy { BALANCE_ROUND_ROBIN, BALANCE_RANDOM, BALANCE_LEAST_REQUEST };
+// What `protocol:` of a port says: detect, or take its word.
+enum port_protocol { PORT_AUTO, PORT_TCP, PORT_HTTP };
+enum lost_destination { LOST_DESTINATION_CLOSE, LOST_DESTINATION_LOCAL };
+
+// --- clusters -----------------------------------------------------------------------------------------------
+struct endpoint {
+	struct addr addr;
+	uint32_t weight; // 1..1000000
+};
+
+struct cluster {
+	struct str name;
+	uint32_t index; // in model.clusters
+	enum balance_policy balance;
+	enum tls_origination tls;
+	uint32_t tls_percent;	 // 0..100: share of new connections that originate TLS
+	struct str *tls_allow;	 // SPIFFE patterns the server must match; empty: the global list
+	size_t tls_allow_count;
+	uint32_t connect_timeout_ms;
+	uint32_t endpoint_count;
+	struct endpoint *endpoints;
+};
+
+// --- routes -------------------------------------------------------------------------------------------------
+enum match_kind { MATCH_ANY, MATCH_EXACT, MATCH_PREFIX, MATCH_REGEX, MATCH_PRESENT };
+
+struct text_match {
+	enum match_kind kind;
+	struct str text;		 // of exact, prefix, and the pattern of regex
+	struct pcre2_real_code_8 *regex; // MATCH_REGEX: compiled, anchored at both ends
+};
+
+struct header_match {
+	struct str name;
+	struct text_match value;
+	bool invert;
+};
+
+struct weighted_cluster {
+	const struct cluster *cluster;
+	uint32_t weight;
+};
+
+struct route {
+	struct str name; // from the file, or "service:port/index"
+	struct text_match path;
+	struct str method; // empty: any
+	struct header_match *headers; // all must match
+	size_t header_count;
+	struct weighted_cluster *to;
+	size_t to_count;
+	uint64_t total_weight;	 // > 0
+	uint32_t timeout_ms;	 // of a whole request; 0: none
+	uint32_t retries;	 // further attempts after a failure that is safe to repeat
+};
+
+// --- virtual hosts ------------------------------------------------------------------------------------------
+// One service on one port. `port` 0 answers for every port that has no virtual host of its own.
+struct virtual_host {
+	struct str name; // "reviews.mesh:80"
+	const struct service *service;
+	uint16_t port;
+	enum port_protocol protocol;
+	struct route *routes; // first match wins
+	size_t route_count;
+	const struct route *default_route; // the first that matches everything: what TCP takes; may be NULL
+};
+
+struct service {
+	struct str name;  // "reviews.mesh", "*.example.mesh", "*"; lower case
+	struct ip vip4, vip6; // family 0: none (wildcards have no VIP)
+	struct ip *addresses; // further addresses that mean this service (a ClusterIP)
+	size_t address_count;
+	struct virtual_host *hosts; // one a port
+	size_t host_count;
+};
+
+// --- inbound ------------------------------------------------------------------------------------------------
+struct inbound_port {
+	uint16_t port; // 0: the default for every other port
+	enum port_protocol protocol;
+	enum tls_mode tls;
+};
+
+// --- the snapshot -------------------------------------------------------------------------------------------
+struct tls_settings {
+	enum tls_mode mode;
+	struct str certificate, private_key, trust; // paths; empty: none, then there is no mesh TLS
+	struct str *allow; // SPIFFE ids, '*' at the end matches any rest
+	size_t allow_count;
+};
+
+struct timeouts {
+	uint32_t idle_ms;	  // a keep-alive connection without a request, a TCP connection without a byte
+	uint32_t head_ms;	  // to receive a whole request head
+	uint32_t drain_ms;	  // from SIGTERM to the end
+	uint32_t pool_idle_ms;	  // an upstream connection without use
+};
+
+struct model {
+	atomic_uint _refs;
+	uint64_t generation; // 1, 2, ... of this process
+	struct service *services;
+	size_t service_count;
+	struct cluster *clusters;
+	size_t cluster_count;
+	struct inbound_port *inbound; // sorted by port
+	size_t inbound_count;
+	struct tls_settings tls;
+	struct timeouts timeouts;
+	enum lost_destination lost_destination;
+	bool access_log;
+	size_t max_head_bytes; // <= LIMIT_HTTP_HEAD
+	struct dns_names *names; // own names and their VIPs; shared with the responder
+	struct model_index *_index;
+	void *_arena;
+};
+
+struct model *model_ref(struct model *model);
+void model_unref(struct model *model);
+
+// The virtual host that an original destination names: exact address and port, else the address on any port. NULL: none.
+const struct virtual_host *model_host_by_address(const struct model *model, const struct addr *destination);
+// True if the address is a VIP or an address of a service, on whatever port.
+bool model_is_service_address(const struct model *model, const struct ip *ip);
+// The virtual host that a name chooses: Host, :authority or SNI, case-insensitive, with or without port and final
+// dot; `port` is that of the original destination and is used when the name carries none. Exact, then the longest
+// "*.suffix", then "*". NULL: none.
+const struct virtual_host *model_host_by_name(const struct model *model, struct str authority, uint16_t port);
+const struct service *model_service(const struct model *model, struct str name);
+const struct cluster *model_cluster(const struct model *model, struct str name);
+// What holds for connections to a local port; never NULL.
+const struct inbound_port *model_inbound(const struct model *model, uint16_t port);
+
+// --- routing (mesh/route.c) ---------------------------------------------------------------------------------
+// The first route of the host that the head matches, or NULL. Paths are compared up to '?'. A regex that exceeds its
+// step limit does not match.
+const struct route *route_match(const struct virtual_host *host, const struct head *head);
+// One of the route's clusters, by weight; `random` is uniform over 64 bits. Exactly proportional (r < cumulative).
+const struct cluster *route_pick(const struct route *route, uint64_t random);

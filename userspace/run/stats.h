@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// Counters. One table declares them all; each worker has a slot of its own in shared memory and adds without atomics
+// or locks; readers sum the slots. Gauges are sums too: a worker adds 1 and -1 to its own slot.
+#pragma once
+
+#include "base/mem.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum stat_kind { STAT_COUNTER, STAT_GAUGE };
+
+// X(symbol, kind, name (Prometheus, without the prefix weir_), labels or "", help)
+#define STAT_TABLE(X)                                                                                                  \
+	X(STAT_OUTBOUND_CONNECTIONS, STAT_COUNTER, "downstream_connections_total", "direction=\"outbound\"",            \
+	  "Connections accepted")                                                                                      \
+	X(STAT_INBOUND_CONNECTIONS, STAT_COUNTER, "downstream_connections_total", "direction=\"inbound\"",              \
+	  "Connections accepted")                                                                                      \
+	X(STAT_OUTBOUND_ACTIVE, STAT_GAUGE, "downstream_connections_active", "direction=\"outbound\"",                  \
+	  "Connections open now")                                                                                      \
+	X(STAT_INBOUND_ACTIVE, STAT_GAUGE, "downstream_connections_active", "direction=\"inbound\"",                    \
+	  "Connections open now")                                                                                      \
+	X(STAT_LOST_DESTINATION, STAT_COUNTER, "original_destination_lost_total", "",                                  \
+	  "Connections whose original destination could not be recovered")                                             \
+	X(STAT_LOOP_REFUSED, STAT_COUNTER, "loops_refused_total", "", "Connections made to the proxy itself")           \
+	X(STAT_ACCEPT_FAILED, STAT_COUNTER, "accept_failures_total", "", "Failures of accept (file descriptors)")       \
+	X(STAT_PASSTHROUGH, STAT_COUNTER, "passthrough_connections_total", "",                                         \
+	  "Connections passed through to their original destination")                                                  \
+	X(STAT_HTTP_REQUESTS, STAT_COUNTER, "http_requests_total", "", "HTTP requests received")                        \
+	X(STAT_HTTP_2XX, STAT_COUNTER, "http_responses_total", "class=\"2xx\"", "HTTP responses sent, by class")         \
+	X(STAT_HTTP_3XX, STAT_COUNTER, "http_responses_total", "class=\"3xx\"", "HTTP responses sent, by class")         \
+	X(STAT_HTTP_4XX, STAT_COUNTER, "http_responses_total", "class=\"4xx\"", "HTTP responses sent, by class")         \
+	X(STAT_HTTP_5XX, STAT_COUNTER, "http_responses_total", "class=\"5xx\"", "HTTP responses sent, by class")         \
+	X(STAT_HTTP_REFUSED, STAT_COUNTER, "http_requests_refused_total", "",                                          \
+	  "HTTP requests refused as malformed, ambiguous or too large")                                                \
+	X(STAT_HTTP_NO_ROUTE, STAT_COUNTER, "http_no_route_total", "", "HTTP requests that no route matched")           \
+	X(STAT_HTTP_RETRIES, STAT_COUNTER, "http_retries_total", "", "HTTP requests sent again")                        \
+	X(STAT_UPSTREAM_CONNECTIONS, STAT_COUNTER, "upstream_connections_total", "", "Upstream connections opened")     \
+	X(STAT_UPSTREAM_FAILED, STAT_COUNTER, "upstream_connect_failures_total", "",                                   \
+	  "Upstream connections that could not be made")                                                               \
+	X(STAT_UPSTREAM_REUSED, STAT_COUNTER, "upstream_reuses_total", "", "Requests sent on a pooled connection")      \
+	X(STAT_UPSTREAM_ACTIVE, STAT_GAUGE, "upstream_connections_active", "", "Upstream connections open now")         \
+	X(STAT_TLS_SERVER_HANDSHAKES, STAT_COUNTER, "tls_handshakes_total", "side=\"server\"", "TLS handshakes done")    \
+	X(STAT_TLS_CLIENT_HANDSHAKES, STAT_COUNTER, "tls_handshakes_total", "side=\"client\"", "TLS handshakes done")    \
+	X(STAT_TLS_RESUMED, STAT_COUNTER, "tls_sessions_resumed_total", "", "TLS handshakes that resumed a session")    \
+	X(STAT_TLS_FAILED, STAT_COUNTER, "tls_handshake_failures_total", "", "TLS handshakes that failed")              \
+	X(STAT_TLS_REFUSED_PLAINTEXT, STAT_COUNTER, "tls_plaintext_refused_total", "",                                 \
+	  "Plaintext connections refused by strict mode")                                                              \
+	X(STAT_RECEIVED_BYTES, STAT_COUNTER, "downstream_received_bytes_total", "", "Bytes received from downstream")   \
+	X(STAT_SENT_BYTES, STAT_COUNTER, "downstream_sent_bytes_total", "", "Bytes sent downstream")                    \
+	X(STAT_DNS_QUERIES, STAT_COUNTER, "dns_queries_total", "", "DNS queries received")                              \
+	X(STAT_DNS_ANSWERED, STAT_COUNTER, "dns_answers_total", "source=\"own\"", "DNS answers, by source")              \
+	X(STAT_DNS_CACHED, STAT_COUNTER, "dns_answers_total", "source=\"cache\"", "DNS answers, by source")              \
+	X(STAT_DNS_FORWARDED, STAT_COUNTER, "dns_answers_total", "source=\"upstream\"", "DNS answers, by source")        \
+	X(STAT_DNS_STALE, STAT_COUNTER, "dns_answers_total", "source=\"stale\"", "DNS answers, by source")               \
+	X(STAT_DNS_FAILED, STAT_COUNTER, "dns_failures_total", "", "DNS queries answered SERVFAIL")                     \
+	X(STAT_DNS_MALFORMED, STAT_COUNTER, "dns_malformed_total", "", "DNS messages that could not be read")           \
+	X(STAT_CONFIG_RELOADS, STAT_COUNTER, "config_reloads_total", "result=\"applied\"", "Configurations loaded")      \
+	X(STAT_CONFIG_REJECTED, STAT_COUNTER, "config_reloads_total", "result=\"rejected\"", "Configurations loaded")
+
+enum counter {
+#define STAT_ENUM(symbol, ...) symbol,
+	STAT_TABLE(STAT_ENUM)
+#undef STAT_ENUM
+	STAT_COUNT
+};
+
+struct stat_row {
+	enum stat_kind kind;
+	const char *name, *labels, *help;
+};
+extern const struct stat_row stat_rows[STAT_COUNT];
+
+// Makes the shared memory with `slots` slots (a memfd, sealed against shrinking). 0 or a negative error. Call once,
+// before threads start. Without it stats_add counts into a slot that nobody reads (unit tests).
+int stats_init(unsigned slots);
+// The calling thread adds to this slot from now on.
+void stats_use_slot(unsigned slot);
+// The descriptor of the shared memory, for readers in other processes; borrowed; -1 before stats_init.
+int stats_fd(void);
+// Sum over all slots; any thread.
+uint64_t stats_read(enum counter counter);
+
+extern __thread uint64_t *_stats_slot;
+static inline void stats_add(enum counter counter, uint64_t n)
+{
+	_stats_slot[counter] += n;
+}
+static inline void stats_inc(enum counter counter)
+{
+	stats_add(counter, 1);
+}
+static inline void stats_dec(enum counter counter)
+{
+	stats_add(counter, (uint64_t)-1);
+}
