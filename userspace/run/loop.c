@@ -19,12 +19,6 @@ enum {
 	WHEEL_LEVELS = 6, // 64^6 ms: two years
 };
 
-struct loop_message {
-	struct loop_message *next;
-	void (*fn)(void *arg);
-	void *arg;
-};
-
 struct loop {
 	int epoll_fd;
 	uint64_t now_ns;
@@ -55,20 +49,32 @@ static void loop_wake(struct loop *loop)
 		return;
 }
 
+static void message_queue(struct loop *loop, struct loop_message *message)
+{
+	pthread_mutex_lock(&loop->lock);
+	bool first = !loop->messages;
+	*loop->messages_end = message;
+	loop->messages_end = &message->_next;
+	pthread_mutex_unlock(&loop->lock);
+	if (first)
+		loop_wake(loop);
+}
+
 int loop_post(struct loop *loop, void (*fn)(void *arg), void *arg)
 {
 	struct loop_message *message = mem_alloc(sizeof *message);
 	if (!message)
 		return -ENOMEM;
-	*message = (struct loop_message){NULL, fn, arg};
-	pthread_mutex_lock(&loop->lock);
-	bool first = !loop->messages;
-	*loop->messages_end = message;
-	loop->messages_end = &message->next;
-	pthread_mutex_unlock(&loop->lock);
-	if (first)
-		loop_wake(loop);
+	*message = (struct loop_message){NULL, fn, arg, true};
+	message_queue(loop, message);
 	return 0;
+}
+
+void loop_post_message(struct loop *loop, struct loop_message *message)
+{
+	message->_next = NULL;
+	message->_owned = false;
+	message_queue(loop, message);
 }
 
 static void on_wake(struct loop_io *io, uint32_t events)
@@ -84,9 +90,11 @@ static void on_wake(struct loop_io *io, uint32_t events)
 	loop->messages_end = &loop->messages;
 	pthread_mutex_unlock(&loop->lock);
 	while (message) {
-		struct loop_message *next = message->next;
+		struct loop_message *next = message->_next;
+		bool owned = message->_owned;
 		message->fn(message->arg);
-		mem_free(message);
+		if (owned)
+			mem_free(message);
 		message = next;
 	}
 }

@@ -77,5 +77,16 @@ struct loop_task {
 // the same turn, too.
 void loop_defer(struct loop *loop, struct loop_task *task, loop_task_fn fn);
 
+// --- messages from other threads ----------------------------------------------------------------------------
 // From any thread: calls fn(arg) in a later turn of the loop's thread. 0 or -ENOMEM.
 int loop_post(struct loop *loop, void (*fn)(void *arg), void *arg);
+
+// The same with memory of the caller's, so that it cannot fail: it is the loop's until fn is called, which may
+// free it. Set fn and arg.
+struct loop_message {
+	struct loop_message *_next;
+	void (*fn)(void *arg);
+	void *arg;
+	bool _owned; // by the loop, which frees it
+};
+void loop_post_message(struct loop *loop, struct loop_message *message);
