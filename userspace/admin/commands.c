@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "admin/commands.h"
+
+#include "base/mem.h"
+
+#define PARAMS(array) .params = (array), .param_count = ARRAY_SIZE(array)
+
+static const struct command_param vhost_show[] = {
+    {PARAM_FILTER, "name", "NAME", "only the service of this name", false, false},
+    {PARAM_FILTER, "port", "PORT", "only this port", false, false},
+};
+static const struct command_param route_show[] = {
+    {PARAM_FILTER, "service", "NAME", "only routes of the service of this name", false, false},
+    {PARAM_FILTER, "cluster", "NAME", "only routes that lead to this cluster", false, false},
+};
+static const struct command_param route_explain[] = {
+    {PARAM_ARGUMENT, "destination", "DESTINATION",
+     "where the request goes: a name as in Host (reviews.mesh, reviews.mesh:80) or an original destination "
+     "(240.240.0.1:80, [fd77::1]:80)",
+     true, false},
+    {PARAM_OPTION, "host", "NAME", "the request's Host, when the destination is an address", false, false},
+    {PARAM_OPTION, "method", "METHOD", "the request's method (GET)", false, false},
+    {PARAM_OPTION, "path", "PATH", "the request's path (/)", false, false},
+    {PARAM_OPTION, "header", "NAME:VALUE", "a header of the request", false, true},
+};
+static const struct command_param cluster_show[] = {
+    {PARAM_FILTER, "name", "NAME", "only the cluster of this name", false, false},
+};
+static const struct command_param endpoint_show[] = {
+    {PARAM_FILTER, "cluster", "NAME", "only endpoints of this cluster", false, false},
+    {PARAM_FILTER, "state", "up|down", "only endpoints in this state", false, false},
+};
+static const struct command_param conn_show[] = {
+    {PARAM_FILTER, "direction", "inbound|outbound", "only connections of this direction", false, false},
+    {PARAM_FILTER, "protocol", "NAME", "only this protocol: tcp, tls, http1, ...", false, false},
+    {PARAM_FILTER, "virtual_host", "NAME", "only connections of this virtual host", false, false},
+    {PARAM_FILTER, "cluster", "NAME", "only connections to this cluster", false, false},
+    {PARAM_FILTER, "peer", "ADDRESS", "only connections from this IP address", false, false},
+};
+static const struct command_param conn_kill[] = {
+    {PARAM_ARGUMENT, "id", "ID", "the connection, as conn show numbers it", true, false},
+};
+static const struct command_param dns_show[] = {
+    {PARAM_FILTER, "name", "NAME", "only this name", false, false},
+};
+static const struct command_param stats_show[] = {
+    {PARAM_FILTER, "name", "NAME", "only the counters of this name", false, false},
+};
+static const struct command_param log_level[] = {
+    {PARAM_ARGUMENT, "level", "debug|info|warn|error", "the level to log from now on", false, false},
+};
+
+const struct command admin_commands[ADMIN_COMMAND_COUNT] = {
+    [ADMIN_VHOST_SHOW] = {"vhost", "show", "List the virtual hosts: services by port, with their virtual IPs",
+			  NULL, PARAMS(vhost_show)},
+    [ADMIN_ROUTE_SHOW] = {"route", "show", "List the routes in the order in which they are tried", NULL,
+			  PARAMS(route_show)},
+    [ADMIN_ROUTE_EXPLAIN] = {"route", "explain", "Say which route a request would take, and why",
+			     "Nothing is sent: the proxy looks the request up in the configuration that it "
+			     "uses. Each route of the virtual host is listed with the reason why it was "
+			     "passed over.",
+			     PARAMS(route_explain)},
+    [ADMIN_CLUSTER_SHOW] = {"cluster", "show", "List the clusters with their settings", NULL,
+			    PARAMS(cluster_show)},
+    [ADMIN_ENDPOINT_SHOW] = {"endpoint", "show", "List the endpoints with their state",
+			     "Every worker judges for itself: an endpoint is down when all workers avoid it, "
+			     "and then until the last of them tries it again.",
+			     PARAMS(endpoint_show)},
+    [ADMIN_CONN_SHOW] = {"conn", "show", "List the open connections", NULL, PARAMS(conn_show)},
+    [ADMIN_CONN_KILL] = {"conn", "kill", "Reset a connection", NULL, PARAMS(conn_kill)},
+    [ADMIN_CERT_SHOW] = {"cert", "show", "List the certificates in use", "Private keys are never shown.",
+			 NULL, 0},
+    [ADMIN_DNS_SHOW] = {"dns", "show", "List the names that are answered, with their virtual IPs", NULL,
+			PARAMS(dns_show)},
+    [ADMIN_DNS_FLUSH] = {"dns", "flush", "Forget the cached answers of upstream name servers", NULL, NULL, 0},
+    [ADMIN_STATS_SHOW] = {"stats", "show", "List the counters, summed over the workers", NULL,
+			  PARAMS(stats_show)},
+    [ADMIN_CONFIG_SHOW] = {"config", "show", "Show the settings in use", NULL, NULL, 0},
+    [ADMIN_CONFIG_RELOAD] = {"config", "reload", "Read the configuration file again and apply it",
+			     "Connections stay. A configuration with an error changes nothing.", NULL, 0},
+    [ADMIN_LOG_SHOW] = {"log", "show", "Show the log level", NULL, NULL, 0},
+    [ADMIN_LOG_LEVEL] = {"log", "level", "Show the log level, or set it", NULL, PARAMS(log_level)},
+    [ADMIN_VERSION_SHOW] = {"version", "show", "Show the versions of weir and of the proxy that runs", NULL,
+			    NULL, 0},
+};
+
+const struct command *admin_command_find(struct str object, struct str verb)
+{
+	for (size_t i = 0; i < ADMIN_COMMAND_COUNT; i++)
+		if (str_eq(str_from(admin_commands[i].object), object) &&
+		    str_eq(str_from(admin_commands[i].verb), verb))
+			return &admin_commands[i];
+	return NULL;
+}

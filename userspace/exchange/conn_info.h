@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the admin shows of one downstream connection. Views are valid during the call that hands it out.
+#pragma once
+
+#include "base/addr.h"
+#include "codecs/head.h"
+
+struct conn_info {
+	uint64_t id; // unique over all workers in the life of the process
+	bool inbound;
+	struct addr peer, destination;	  // destination: the original one
+	struct addr endpoint;		  // absent: none chosen yet
+	struct str virtual_host, cluster; // empty: none
+	enum protocol protocol;
+	const char *tls_version; // "TLSv1.3"; NULL: none
+	struct str tls_peer;	 // identity of the downstream peer, a SPIFFE id; empty: none
+	const char *upstream_tls_version;
+	struct str upstream_tls_peer;
+	uint64_t bytes_received, bytes_sent; // downstream
+	uint64_t requests;
+	uint64_t opened_ns; // CLOCK_MONOTONIC
+	const char *state;  // "detecting", "open", "draining", ...: a literal
+};
+
+typedef void (*conn_info_fn)(const struct conn_info *info, void *arg);
