@@ -142,6 +142,46 @@ int bufq_add_copy(struct bufq *q, const void *bytes, size_t len)
 	return err;
 }
 
+int bufq_append_flat(struct bufq *q, struct slice bytes)
+{
+	if (bytes.len == 0)
+		return 0;
+	if (q->_head && q->_head == q->_tail && can_extend(q, bytes.len))
+		return bufq_add_copy(q, bytes.p, bytes.len);
+	size_t len = q->bytes + bytes.len;
+	struct chunk *chunk = chunk_new(MAX(len + len / 2, (size_t)512));
+	struct bufq flat = {0};
+	if (!chunk)
+		return -ENOMEM;
+	bufq_peek(q, 0, chunk->data, q->bytes);
+	memcpy(chunk->data + q->bytes, bytes.p, bytes.len);
+	chunk->used = (uint32_t)len;
+	int err = bufq_add_slice(&flat, (struct slice){chunk, chunk->data, len});
+	chunk_unref(chunk);
+	if (err)
+		return err;
+	bufq_clear(q);
+	*q = flat;
+	return 0;
+}
+
+int bufq_compact(struct bufq *q)
+{
+	struct bufq small = {0};
+	struct slice first = bufq_first(q);
+	if (q->bytes == 0 || q->bytes > CHUNK_SIZE / 4 || (first.chunk && first.chunk->cap < CHUNK_SIZE))
+		return 0;
+	for (struct bufseg *seg = q->_head; seg; seg = seg->next) {
+		if (bufq_append_flat(&small, seg->slice)) {
+			bufq_clear(&small);
+			return -ENOMEM;
+		}
+	}
+	bufq_clear(q);
+	*q = small;
+	return 0;
+}
+
 int bufq_move(struct bufq *to, struct bufq *from, size_t len)
 {
 	len = MIN(len, from->bytes);

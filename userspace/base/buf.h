@@ -78,6 +78,11 @@ struct slice bufq_first(const struct bufq *q);
 int bufq_iov(const struct bufq *q, struct iovec *ret_iov, int max);
 // Copies `len` bytes from `offset` on; returns how many there were.
 size_t bufq_peek(const struct bufq *q, size_t offset, void *ret_bytes, size_t len);
+// Appends a copy so that the queue is one slice afterwards, growing geometrically: for input that a parser wants in
+// one piece and that comes in small ones.
+int bufq_append_flat(struct bufq *q, struct slice bytes);
+// Moves what is little out of a big chunk, so that a few bytes that are kept do not hold one. 0 or -ENOMEM.
+int bufq_compact(struct bufq *q);
 // Makes the whole queue one slice (copying if there is more than one) and returns it: for a parser that wants its
 // input in one piece. 0 or -ENOMEM.
 int bufq_flatten(struct bufq *q, struct slice *ret_slice);

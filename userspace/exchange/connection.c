@@ -1,0 +1,625 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "exchange/connection.h"
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "codecs/detect.h"
+#include "codecs/http1.h"
+#include "codecs/tls_hello.h"
+#include "exchange/http1_server.h"
+#include "exchange/tunnel.h"
+#include "exchange/upstream.h"
+#include "intercept/origdst.h"
+#include "net/tls.h"
+#include "run/stats.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
+enum {
+	LINGER_MS = 2000,	   // for the client to read the answer and close
+	LINGER_BYTES = 256 * 1024, // read and dropped meanwhile
+	EARLY_FAILURE_MS = 1000,   // the endpoint refused while the client is silent: a request may still come
+	GREETING_MIN_MS = 20,	   // an application's greeting waits for the client's TLS hello: four round trips,
+	GREETING_MAX_MS = 500,	   // within these bounds
+};
+
+static const struct stream_ops detect_ops;
+
+static struct connection *from_stream(struct stream *stream)
+{
+	return container_of(stream, struct connection, stream);
+}
+
+// --- end of life --------------------------------------------------------------------------------------------
+static void connection_free(struct loop_task *task)
+{
+	struct connection *connection = container_of(task, struct connection, free_task);
+	struct dataplane *dataplane = connection->dataplane;
+	pool_put(&dataplane->connection_pool, connection);
+	if (--dataplane->connection_count == 0 && dataplane->draining && dataplane->on_idle)
+		dataplane->on_idle(dataplane, dataplane->on_idle_arg);
+}
+
+void connection_close(struct connection *connection)
+{
+	if (connection->closed)
+		return;
+	connection->closed = true;
+	stats_add(STAT_RECEIVED_BYTES, connection->stream.received);
+	stats_add(STAT_SENT_BYTES, connection->stream.sent);
+	stats_dec(connection->inbound ? STAT_INBOUND_ACTIVE : STAT_OUTBOUND_ACTIVE);
+	loop_timer_stop(&connection->timer);
+	list_del(&connection->node);
+	http1_server_abort(connection);
+	tunnel_free(connection);
+	upstream_close(connection->early);
+	connection->early = NULL;
+	bufq_clear(&connection->in);
+	connection_set_endpoint(connection, NULL);
+	stream_close(&connection->stream);
+	loop_defer(connection->dataplane->loop, &connection->free_task, connection_free);
+}
+
+void connection_reset(struct connection *connection)
+{
+	if (stream_is_open(&connection->stream))
+		sock_set_reset(stream_fd(&connection->stream));
+	connection_close(connection);
+}
+
+static void on_timeout(struct loop_timer *timer)
+{
+	connection_close(container_of(timer, struct connection, timer));
+}
+
+static void connection_timer(struct connection *connection, loop_timer_fn fn, uint64_t delay_ms)
+{
+	connection->timer.fn = fn;
+	loop_timer_start(connection->dataplane->loop, &connection->timer, delay_ms);
+}
+
+void connection_idle(struct connection *connection)
+{
+	connection_timer(connection, on_timeout, dataplane_model(connection->dataplane)->timeouts.idle_ms);
+}
+
+// Reads and drops what the client still sends, so that closing does not reset what it has not read yet.
+static void linger_read(struct stream *stream)
+{
+	struct connection *connection = from_stream(stream);
+	struct slice slice;
+	int n = ERR_NEED_MORE;
+	while (connection->linger_bytes < LINGER_BYTES && (n = stream_read(stream, &slice)) > 0)
+		connection->linger_bytes += (uint32_t)n;
+	if (n != ERR_NEED_MORE && stream_is_flushed(stream))
+		connection_close(connection);
+}
+
+static void linger_failed(struct stream *stream, int err)
+{
+	(void)err;
+	connection_close(from_stream(stream));
+}
+
+static const struct stream_ops linger_ops = {
+	.on_readable = linger_read, .on_drained = linger_read, .on_write_error = linger_failed};
+
+void connection_linger(struct connection *connection)
+{
+	if (connection->closed)
+		return;
+	connection->stream.ops = &linger_ops;
+	connection->closing = true;
+	bufq_clear(&connection->in);
+	stream_shutdown(&connection->stream);
+	stream_want_drained(&connection->stream);
+	connection_timer(connection, on_timeout, LINGER_MS);
+}
+
+void connection_set_endpoint(struct connection *connection, struct endpoint_state *endpoint)
+{
+	if (connection->endpoint == endpoint)
+		return;
+	if (connection->endpoint)
+		endpoint_state_unref(connection->endpoint);
+	connection->endpoint = endpoint ? endpoint_state_ref(endpoint) : NULL;
+}
+
+// --- what holds for it --------------------------------------------------------------------------------------
+const struct virtual_host *connection_host(const struct connection *connection, const struct model *model)
+{
+	return connection->inbound ? NULL : model_host_by_address(model, &connection->destination);
+}
+
+int connection_keep(struct connection *connection, struct slice bytes)
+{
+	return bufq_append_flat(&connection->in, bytes);
+}
+
+static struct str first_bytes(const struct connection *connection)
+{
+	struct slice slice = bufq_first(&connection->in);
+	return (struct str){(const char *)slice.p, slice.len};
+}
+
+static const struct virtual_host *current_host(const struct connection *connection)
+{
+	return connection_host(connection, dataplane_model(connection->dataplane));
+}
+
+static const struct inbound_port *inbound_policy(const struct connection *connection)
+{
+	return model_inbound(dataplane_model(connection->dataplane), connection->destination.port);
+}
+
+// The mode that is still to be satisfied: off once TLS is there. Permissive without a certificate is plaintext.
+static enum tls_mode pending_tls(const struct connection *connection)
+{
+	if (!connection->inbound || connection->stream.tls)
+		return TLS_MODE_OFF;
+	enum tls_mode mode = inbound_policy(connection)->tls;
+	return mode == TLS_MODE_PERMISSIVE && !connection->dataplane->tls ? TLS_MODE_OFF : mode;
+}
+
+static enum port_protocol declared_protocol(const struct connection *connection)
+{
+	if (connection->inbound)
+		return inbound_policy(connection)->protocol;
+	const struct virtual_host *host = current_host(connection);
+	return host ? host->protocol : PORT_AUTO;
+}
+
+// --- handing over -------------------------------------------------------------------------------------------
+static void donate_ready(struct upstream *upstream, int err)
+{
+	if (err)
+		upstream_close(upstream);
+	else
+		upstream_release(upstream);
+}
+
+static void donate_event(struct upstream *upstream)
+{
+	upstream_close(upstream);
+}
+
+static void donate_error(struct upstream *upstream, int err)
+{
+	(void)err;
+	upstream_close(upstream);
+}
+
+// A connection that was dialled early and is not needed goes to the pool, when it is made.
+static const struct upstream_ops donate_ops = {donate_ready, donate_event, donate_event, donate_error};
+
+static void become_http(struct connection *connection)
+{
+	struct upstream *early = connection->early;
+	connection->early = NULL;
+	if (early && early->ready)
+		upstream_release(early);
+	else if (early)
+		upstream_adopt(early, &donate_ops, NULL);
+	connection->protocol = PROTOCOL_HTTP1;
+	http1_server_start(connection);
+}
+
+static void become_tunnel(struct connection *connection, enum protocol protocol, const struct virtual_host *host)
+{
+	connection->protocol = (uint8_t)protocol;
+	tunnel_start(connection, host);
+}
+
+static void refuse_plaintext(struct connection *connection)
+{
+	stats_inc(STAT_TLS_REFUSED_PLAINTEXT);
+	log_info("plaintext refused by strict TLS mode", LOG_ADDR("peer", &connection->peer),
+		 LOG_ADDR("destination", &connection->destination));
+	connection_linger(connection);
+}
+
+static void become_tls(struct connection *connection)
+{
+	struct tls_conn *tls;
+	struct tls_peer_rules rules = {0};
+	int err = connection->dataplane->tls ? tls_conn_new(connection->dataplane->tls, TLS_SERVER, &rules, &tls) : ERR_TLS;
+	if (!err)
+		err = stream_accept_tls(&connection->stream, tls, &connection->in);
+	if (err)
+		connection_close(connection);
+	else
+		connection_timer(connection, on_timeout, LIMIT_TLS_HANDSHAKE_MS);
+}
+
+static void on_tls_done(struct stream *stream, int err)
+{
+	struct connection *connection = from_stream(stream);
+	if (!err) {
+		stats_inc(STAT_TLS_SERVER_HANDSHAKES);
+		if (tls_conn_resumed(stream->tls))
+			stats_inc(STAT_TLS_RESUMED);
+		connection_idle(connection);
+		if (connection->greeting)
+			become_tunnel(connection, PROTOCOL_TCP, NULL);
+		return; // on_readable follows
+	}
+	stats_inc(STAT_TLS_FAILED);
+	log_info("TLS handshake failed", LOG_ADDR("peer", &connection->peer),
+		 LOG_ADDR("destination", &connection->destination), LOG_TEXT("reason", tls_conn_error(stream->tls)),
+		 LOG_ERR(err));
+	connection_linger(connection); // lets the alert out
+}
+
+// --- dialling early: whoever speaks first decides -----------------------------------------------------------
+static void early_greeted(struct loop_timer *timer)
+{
+	struct connection *connection = container_of(timer, struct connection, timer);
+	become_tunnel(connection, PROTOCOL_TCP, current_host(connection));
+}
+
+static void early_refused(struct loop_timer *timer)
+{
+	connection_reset(container_of(timer, struct connection, timer));
+}
+
+static uint64_t greeting_wait_ms(const struct connection *connection)
+{
+	struct tcp_info info;
+	socklen_t len = sizeof info;
+	if (getsockopt(stream_fd(&connection->stream), IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
+		return GREETING_MIN_MS;
+	uint64_t wait_ms = (uint64_t)info.tcpi_rtt * 4 / 1000;
+	return MIN(MAX(wait_ms, (uint64_t)GREETING_MIN_MS), (uint64_t)GREETING_MAX_MS);
+}
+
+// The application spoke first. In permissive mode the client may be a mesh peer whose TLS hello is still on its way
+// (it is sent right behind the handshake of TCP): the greeting waits for it a few round trips, for plaintext would
+// break that peer. If it comes later still, the peer fails its handshake before any payload and dials again.
+static void early_readable(struct upstream *upstream)
+{
+	struct connection *connection = upstream->owner;
+	if (stream_is_connecting(&connection->stream) || connection->greeting) {
+		connection->greeting = true;
+		return;
+	}
+	if (pending_tls(connection) == TLS_MODE_OFF) {
+		become_tunnel(connection, PROTOCOL_TCP, current_host(connection));
+		return;
+	}
+	connection->greeting = true;
+	connection_timer(connection, early_greeted, greeting_wait_ms(connection));
+}
+
+static void early_ready(struct upstream *upstream, int err)
+{
+	struct connection *connection = upstream->owner;
+	if (!err)
+		return;
+	connection->early = NULL;
+	upstream_close(upstream);
+	connection_timer(connection, early_refused, EARLY_FAILURE_MS);
+}
+
+static void early_drained(struct upstream *upstream)
+{
+	(void)upstream;
+}
+
+static void early_error(struct upstream *upstream, int err)
+{
+	early_ready(upstream, err);
+}
+
+static const struct upstream_ops early_ops = {early_ready, early_readable, early_drained, early_error};
+
+static void dial_early(struct connection *connection)
+{
+	struct dataplane *dataplane = connection->dataplane;
+	const struct virtual_host *host = current_host(connection);
+	struct upstream_target target = {.inbound = connection->inbound};
+	if (connection->dialled || pending_tls(connection) == TLS_MODE_STRICT || (host && !host->default_route))
+		return;
+	connection->dialled = true;
+	if (host) {
+		target.cluster = route_pick(host->default_route, random_u64());
+		target.endpoint = balancer_pick(dataplane->balancer, target.cluster, NULL, loop_now(dataplane->loop));
+		if (target.endpoint)
+			endpoint_state_ref(target.endpoint);
+	} else {
+		target.endpoint = balancer_address(dataplane->balancer, &connection->destination);
+	}
+	if (!target.endpoint)
+		return;
+	if (upstream_connect(dataplane, &target, &early_ops, connection, &connection->early))
+		connection_timer(connection, early_refused, EARLY_FAILURE_MS);
+	endpoint_state_unref(target.endpoint);
+}
+
+// --- detection ----------------------------------------------------------------------------------------------
+// Whether this HTTP request names a virtual host: 1, 0 (no, or it is no proper head: then it is not for us to judge),
+// or ERR_NEED_MORE.
+static int names_host(const struct connection *connection)
+{
+	static __thread struct field fields[LIMIT_HTTP_HEADERS];
+	const struct model *model = dataplane_model(connection->dataplane);
+	struct http1_head head = {.head.fields = fields};
+	enum http1_fault fault;
+	int n = http1_request_parse(first_bytes(connection), model->max_head_bytes, LIMIT_HTTP_HEADERS, &head, &fault);
+	if (n == ERR_NEED_MORE)
+		return n;
+	return n > 0 && model_host_by_name(model, head.head.authority, connection->destination.port) != NULL;
+}
+
+static void decide_http(struct connection *connection)
+{
+	int named = connection->inbound || current_host(connection) ? 1 : names_host(connection);
+	if (named == 1)
+		become_http(connection);
+	else if (named == 0)
+		become_tunnel(connection, PROTOCOL_HTTP1, NULL);
+}
+
+// An application's own TLS: passed through, by VIP or by the name it asks for.
+static void decide_app_tls(struct connection *connection)
+{
+	const struct virtual_host *host = current_host(connection);
+	struct tls_hello hello;
+	if (!host && !connection->inbound) {
+		int err = tls_hello_parse(first_bytes(connection), &hello);
+		if (err == ERR_NEED_MORE)
+			return;
+		if (!err && hello.sni.len)
+			host = model_host_by_name(dataplane_model(connection->dataplane), hello.sni,
+						  connection->destination.port);
+	}
+	become_tunnel(connection, PROTOCOL_TLS, host);
+}
+
+static void decide_protocol(struct connection *connection, enum protocol protocol)
+{
+	if (protocol == PROTOCOL_HTTP1)
+		decide_http(connection);
+	else if (protocol == PROTOCOL_TLS)
+		decide_app_tls(connection);
+	else
+		become_tunnel(connection, protocol, current_host(connection));
+}
+
+// In permissive mode TLS that does not offer the mesh's protocol is the application's own.
+static void decide_mesh_tls(struct connection *connection, enum tls_mode mode)
+{
+	struct tls_hello hello;
+	int err = mode == TLS_MODE_STRICT ? 0 : tls_hello_parse(first_bytes(connection), &hello);
+	if (err == ERR_NEED_MORE)
+		return;
+	if (mode == TLS_MODE_STRICT || (!err && tls_alpn_is_mesh(hello.alpn)))
+		become_tls(connection);
+	else
+		decide_protocol(connection, PROTOCOL_TLS);
+}
+
+// Looks at what is there and acts, or waits for more.
+static void decide(struct connection *connection)
+{
+	enum tls_mode tls = pending_tls(connection);
+	enum port_protocol declared = declared_protocol(connection);
+	enum protocol protocol = PROTOCOL_UNKNOWN;
+	if (tls == TLS_MODE_OFF && declared == PORT_TCP) {
+		become_tunnel(connection, PROTOCOL_TCP, current_host(connection));
+		return;
+	}
+	if (tls == TLS_MODE_OFF && declared == PORT_HTTP) {
+		become_http(connection);
+		return;
+	}
+	int err = connection->in.bytes ? detect(first_bytes(connection), &protocol) : ERR_NEED_MORE;
+	if (err == ERR_NEED_MORE)
+		dial_early(connection);
+	else if (tls != TLS_MODE_OFF && protocol == PROTOCOL_TLS)
+		decide_mesh_tls(connection, tls);
+	else if (tls == TLS_MODE_STRICT)
+		refuse_plaintext(connection);
+	else if (declared == PORT_TCP)
+		become_tunnel(connection, PROTOCOL_TCP, NULL);
+	else
+		decide_protocol(connection, protocol);
+}
+
+// The client sent its end before anything could be decided. What it sent, and the end, may still mean something to
+// the application.
+static void decide_at_end(struct connection *connection)
+{
+	if (pending_tls(connection) == TLS_MODE_STRICT)
+		connection_close(connection);
+	else
+		become_tunnel(connection, PROTOCOL_TCP, current_host(connection));
+}
+
+static void detect_readable(struct stream *stream)
+{
+	struct connection *connection = from_stream(stream);
+	struct slice slice;
+	int n;
+	while ((n = stream_read(stream, &slice)) > 0 && connection->in.bytes < LIMIT_HTTP_HEAD)
+		if (connection_keep(connection, slice))
+			n = -ENOMEM;
+	if (n > 0) {
+		if (connection_keep(connection, slice) == 0)
+			become_tunnel(connection, PROTOCOL_TCP, current_host(connection));
+		return;
+	}
+	if (n != ERR_NEED_MORE && n != ERR_EOF) {
+		connection_reset(connection);
+		return;
+	}
+	decide(connection);
+	if (n == ERR_EOF && !connection->closed && stream->ops == &detect_ops && !stream_is_connecting(stream))
+		decide_at_end(connection);
+}
+
+static void detect_drained(struct stream *stream)
+{
+	(void)stream;
+}
+
+static void detect_failed(struct stream *stream, int err)
+{
+	(void)err;
+	connection_reset(from_stream(stream));
+}
+
+static const struct stream_ops detect_ops = {on_tls_done, detect_readable, detect_drained, detect_failed};
+
+static void first_look(struct loop_task *task)
+{
+	struct connection *connection = container_of(task, struct connection, task);
+	if (!connection->closed && connection->stream.ops == &detect_ops && !connection->dialled)
+		detect_readable(&connection->stream);
+}
+
+// --- acceptance ---------------------------------------------------------------------------------------------
+static void log_lost_destination(const struct addr *peer, int err)
+{
+	static atomic_flag said = ATOMIC_FLAG_INIT;
+	stats_inc(STAT_LOST_DESTINATION);
+	if (!atomic_flag_test_and_set(&said))
+		log_warn("the original destination of a connection is unknown; further ones are only counted",
+			 LOG_ADDR("peer", peer), LOG_ERR(err));
+}
+
+// Recovers where the connection was going. 0, or a negative error: then it must be closed.
+static int find_destination(const struct dataplane *dataplane, int fd, const struct addr *peer, struct addr *ret_addr)
+{
+	struct addr local = {0};
+	int err = sock_local_addr(fd, &local);
+	if (err)
+		return err;
+	err = original_destination(fd, ret_addr);
+	if (err) {
+		log_lost_destination(peer, err);
+		if (dataplane_model(dataplane)->lost_destination == LOST_DESTINATION_CLOSE)
+			return err;
+		*ret_addr = local;
+	}
+	bool own_port = ret_addr->port == dataplane->settings.outbound_port ||
+			ret_addr->port == dataplane->settings.inbound_port;
+	if (own_port && addr_eq(ret_addr, &local)) {
+		stats_inc(STAT_LOOP_REFUSED);
+		return ERR_UNSUPPORTED;
+	}
+	return 0;
+}
+
+void connection_accept(struct dataplane *dataplane, int fd, const struct addr *peer, bool inbound)
+{
+	struct addr destination;
+	struct connection *connection = NULL;
+	if (find_destination(dataplane, fd, peer, &destination) == 0)
+		connection = pool_zget(&dataplane->connection_pool);
+	if (!connection) {
+		sock_set_reset(fd);
+		close(fd);
+		return;
+	}
+	stream_init(&connection->stream, dataplane->loop, &detect_ops);
+	connection->dataplane = dataplane;
+	connection->inbound = inbound;
+	connection->peer = *peer;
+	connection->destination = destination;
+	// The worker is in the id, so that an id is enough to find a connection.
+	connection->id = dataplane->next_id++ << 8 | dataplane->index;
+	connection->opened_ns = loop_now(dataplane->loop);
+	loop_timer_init(&connection->timer, on_timeout);
+	list_append(&dataplane->connections, &connection->node);
+	dataplane->connection_count++;
+	stats_inc(inbound ? STAT_INBOUND_CONNECTIONS : STAT_OUTBOUND_CONNECTIONS);
+	stats_inc(inbound ? STAT_INBOUND_ACTIVE : STAT_OUTBOUND_ACTIVE);
+	if (stream_accept(&connection->stream, fd)) {
+		connection_close(connection);
+		return;
+	}
+	connection_idle(connection);
+	loop_defer(dataplane->loop, &connection->task, first_look);
+}
+
+// --- for the admin ------------------------------------------------------------------------------------------
+void connection_describe_tls(const struct tls_conn *tls, const char **ret_version, struct str *ret_peer)
+{
+	if (!tls)
+		return;
+	*ret_version = tls_conn_version(tls);
+	*ret_peer = tls_conn_peer_id(tls);
+}
+
+// What the pool knows of the endpoint that served it last.
+static void describe_idle(const struct connection *connection, struct conn_info *info)
+{
+	struct endpoint_state *endpoint = connection->endpoint;
+	if (!endpoint)
+		return;
+	info->endpoint = endpoint->addr;
+	info->cluster = endpoint->cluster_name;
+	list_for_each(node, &endpoint->idle)
+		connection_describe_tls(container_of(node, struct upstream, node)->stream.tls,
+					&info->upstream_tls_version, &info->upstream_tls_peer);
+}
+
+static void describe(const struct connection *connection, struct conn_info *info)
+{
+	const struct virtual_host *host = current_host(connection);
+	*info = (struct conn_info){
+		.id = connection->id,
+		.inbound = connection->inbound,
+		.peer = connection->peer,
+		.destination = connection->destination,
+		.virtual_host = host ? host->name : STR(""),
+		.cluster = STR(""),
+		.protocol = connection->protocol,
+		.tls_peer = STR(""),
+		.upstream_tls_peer = STR(""),
+		.bytes_received = connection->stream.received,
+		.bytes_sent = connection->stream.sent,
+		.requests = connection->requests,
+		.opened_ns = connection->opened_ns,
+		.state = connection->tunnel	? "tunnel"
+			 : connection->exchange ? "request"
+			 : connection->closing	? "closing"
+			 : connection->protocol ? "idle"
+						: "detecting",
+	};
+	connection_describe_tls(connection->stream.tls, &info->tls_version, &info->tls_peer);
+	describe_idle(connection, info);
+	if (connection->tunnel)
+		tunnel_describe(connection->tunnel, info);
+	if (connection->exchange)
+		http1_server_describe(connection, info);
+}
+
+void connection_each(struct dataplane *dataplane, conn_info_fn fn, void *arg)
+{
+	struct conn_info info;
+	list_for_each(node, &dataplane->connections)
+	{
+		describe(container_of(node, struct connection, node), &info);
+		fn(&info, arg);
+	}
+}
+
+int connection_kill(struct dataplane *dataplane, uint64_t id)
+{
+	list_for_each(node, &dataplane->connections)
+	{
+		struct connection *connection = container_of(node, struct connection, node);
+		if (connection->id == id) {
+			connection_reset(connection);
+			return 0;
+		}
+	}
+	return ERR_NOT_FOUND;
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// A downstream connection: from accept to close, on one worker. It recovers the original destination, finds the
+// virtual host, tells TLS from plaintext and one protocol from another, and hands the stream to what speaks it: the
+// HTTP/1 server (exchange/http1_server.h) or a tunnel (exchange/tunnel.h). The state is stream.ops: whoever owns the
+// stream now.
+#pragma once
+
+#include "base/buf.h"
+#include "exchange/dataplane.h"
+#include "exchange/conn_info.h"
+#include "net/stream.h"
+
+struct exchange;
+struct tunnel;
+struct upstream;
+
+struct connection {
+	struct stream stream;
+	struct dataplane *dataplane;
+	struct list node; // dataplane.connections
+	struct loop_timer timer;
+	struct loop_task task; // the first look, the next request
+	struct loop_task free_task;
+	struct bufq in;		   // bytes read and not used yet
+	struct exchange *exchange; // the request under way (HTTP)
+	struct tunnel *tunnel;	   // the other half (TCP)
+	struct upstream *early;	   // dialled before the protocol was known
+	struct endpoint_state *endpoint; // the last one used; a reference
+	struct addr peer, destination;
+	uint64_t id, opened_ns;
+	uint32_t requests;
+	uint32_t linger_bytes;
+	uint8_t protocol; // enum protocol
+	bool inbound : 1;
+	bool closing : 1; // no further request
+	bool closed : 1;
+	bool dialled : 1;  // an early upstream connection was begun
+	bool greeting : 1; // the application spoke first, and the client may still be about to start TLS
+};
+
+// Takes over an accepted socket: from here on all is automatic.
+void connection_accept(struct dataplane *dataplane, int fd, const struct addr *peer, bool inbound);
+// Closes both halves at once and frees at the end of the turn. Safe to call again.
+void connection_close(struct connection *connection);
+// The same with RST to the client.
+void connection_reset(struct connection *connection);
+// Sends what is queued and our end, then waits a little for the client's, so that it can read the answer
+// (RFC 9112 9.6), then closes.
+void connection_linger(struct connection *connection);
+// (Re)starts the idle timer; it closes the connection.
+void connection_idle(struct connection *connection);
+// The virtual host that the original destination names in the model; NULL if none.
+const struct virtual_host *connection_host(const struct connection *connection, const struct model *model);
+// Adds to connection.in, in one piece: what a parser that wanted more gets to see next. 0 or -ENOMEM.
+int connection_keep(struct connection *connection, struct slice bytes);
+// Remembers the endpoint that serves it.
+void connection_set_endpoint(struct connection *connection, struct endpoint_state *endpoint);
+
+// Calls fn for each connection of the worker.
+void connection_each(struct dataplane *dataplane, conn_info_fn fn, void *arg);
+// 0 or ERR_NOT_FOUND.
+int connection_kill(struct dataplane *dataplane, uint64_t id);
+// Version ("TLSv1.3") and peer identity of a TLS connection; both stay as they are for NULL.
+void connection_describe_tls(const struct tls_conn *tls, const char **ret_version, struct str *ret_peer);

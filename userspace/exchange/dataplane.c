@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "exchange/dataplane.h"
+
+#include "base/mem.h"
+#include "exchange/connection.h"
+#include "exchange/listener.h"
+#include "exchange/tunnel.h"
+#include "exchange/upstream.h"
+#include "net/tls.h"
+
+#include <errno.h>
+
+enum { SPARE_CONNECTIONS = 64 };
+
+// --- snapshots ----------------------------------------------------------------------------------------------
+static struct snapshot *snapshot_new(struct model *model)
+{
+	struct snapshot *snapshot = mem_alloc(sizeof *snapshot);
+	if (snapshot)
+		*snapshot = (struct snapshot){model_ref(model), 1};
+	return snapshot;
+}
+
+struct snapshot *snapshot_ref(struct snapshot *snapshot)
+{
+	snapshot->refs++;
+	return snapshot;
+}
+
+void snapshot_unref(struct snapshot *snapshot)
+{
+	if (!snapshot || --snapshot->refs)
+		return;
+	model_unref(snapshot->model);
+	mem_free(snapshot);
+}
+
+static void on_retire(struct endpoint_state *endpoint, void *arg)
+{
+	(void)arg;
+	upstream_pool_clear(endpoint);
+}
+
+int dataplane_publish(struct dataplane *dataplane, struct model *model)
+{
+	struct snapshot *snapshot = snapshot_new(model);
+	int err = snapshot ? balancer_update(dataplane->balancer, model, on_retire, NULL) : -ENOMEM;
+	if (err) {
+		snapshot_unref(snapshot);
+		return err;
+	}
+	snapshot_unref(dataplane->snapshot);
+	dataplane->snapshot = snapshot;
+	return 0;
+}
+
+void dataplane_set_tls(struct dataplane *dataplane, struct tls_context *tls)
+{
+	struct tls_context *old = dataplane->tls;
+	dataplane->tls = tls ? tls_context_ref(tls) : NULL;
+	if (old)
+		tls_context_unref(old);
+}
+
+// --- life ---------------------------------------------------------------------------------------------------
+int dataplane_new(struct loop *loop, unsigned index, const struct dataplane_settings *settings, struct model *model,
+		  struct tls_context *tls, struct dataplane **ret_dataplane)
+{
+	struct dataplane *dataplane = mem_zalloc(sizeof *dataplane);
+	if (!dataplane)
+		return -ENOMEM;
+	dataplane->loop = loop;
+	dataplane->index = index;
+	dataplane->settings = *settings;
+	dataplane->next_id = 1;
+	list_init(&dataplane->connections);
+	list_init(&dataplane->listeners);
+	list_init(&dataplane->spare_pipes);
+	dataplane->connection_pool = POOL_INIT(struct connection, SPARE_CONNECTIONS);
+	dataplane->upstream_pool = POOL_INIT(struct upstream, SPARE_CONNECTIONS);
+	dataplane->tunnel_pool = tunnel_pool_init();
+	int err = balancer_new(&dataplane->balancer);
+	if (!err)
+		err = dataplane_publish(dataplane, model);
+	if (err) {
+		dataplane_free(dataplane);
+		return err;
+	}
+	dataplane_set_tls(dataplane, tls);
+	*ret_dataplane = dataplane;
+	return 0;
+}
+
+int dataplane_listen(struct dataplane *dataplane)
+{
+	return listeners_open(dataplane);
+}
+
+static void clear_pool(const struct cluster *cluster, struct endpoint_state *endpoint, void *arg)
+{
+	(void)cluster;
+	(void)arg;
+	upstream_pool_clear(endpoint);
+}
+
+void dataplane_free(struct dataplane *dataplane)
+{
+	if (!dataplane)
+		return;
+	dataplane->on_idle = NULL;
+	listeners_close(dataplane);
+	list_for_each_safe(node, &dataplane->connections)
+		connection_close(container_of(node, struct connection, node));
+	dataplane->draining = true; // connections on their way into a pool are closed instead
+	if (dataplane->balancer)
+		balancer_each(dataplane->balancer, clear_pool, NULL);
+	loop_turn(dataplane->loop, 0); // runs the deferred frees
+	tunnel_pipes_free(dataplane);
+	balancer_free(dataplane->balancer);
+	snapshot_unref(dataplane->snapshot);
+	dataplane_set_tls(dataplane, NULL);
+	pool_trim(&dataplane->connection_pool);
+	pool_trim(&dataplane->upstream_pool);
+	pool_trim(&dataplane->tunnel_pool);
+	mem_free(dataplane);
+}
+
+// --- drain --------------------------------------------------------------------------------------------------
+static bool is_idle(const struct connection *connection)
+{
+	return !connection->exchange && !connection->tunnel && bufq_empty(&connection->in) &&
+	       !stream_is_connecting(&connection->stream);
+}
+
+void dataplane_drain(struct dataplane *dataplane, void (*on_idle)(struct dataplane *, void *), void *arg)
+{
+	dataplane->draining = true;
+	dataplane->on_idle = on_idle;
+	dataplane->on_idle_arg = arg;
+	listeners_close(dataplane);
+	list_for_each_safe(node, &dataplane->connections)
+	{
+		struct connection *connection = container_of(node, struct connection, node);
+		if (is_idle(connection))
+			connection_close(connection);
+	}
+	if (dataplane->connection_count == 0)
+		on_idle(dataplane, arg);
+}

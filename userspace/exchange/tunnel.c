@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "exchange/tunnel.h"
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "net/tls.h"
+#include "run/stats.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+enum {
+	SPLICE_FROM = 16 * 1024, // a read of this size starts splicing
+	SPLICE_MAX = 256 * 1024,
+	SPARE_PIPES = 8,
+	SPARE_TUNNELS = 64,
+	ATTEMPTS = 3,
+};
+
+struct pipe {
+	struct list node; // among the spare ones
+	int read_fd, write_fd;
+	size_t bytes;
+};
+
+// One direction. The pipe is there only while it is of use.
+struct flow {
+	struct stream *from, *to;
+	struct pipe *pipe;
+	bool bulk;  // reads were big: splice
+	bool ended; // the end was passed on
+};
+
+struct tunnel {
+	struct connection *connection;
+	struct upstream *upstream;
+	struct snapshot *snapshot;
+	const struct virtual_host *host; // NULL: passed through to the original destination
+	const struct cluster *cluster;
+	struct flow up, down;
+	uint8_t attempts;
+	bool joined;
+};
+
+static void tunnel_try(struct tunnel *tunnel, const struct endpoint_state *except);
+
+// --- pipes --------------------------------------------------------------------------------------------------
+static struct pipe *pipe_get(struct dataplane *dataplane)
+{
+	int fds[2];
+	if (!list_empty(&dataplane->spare_pipes)) {
+		struct pipe *pipe = container_of(dataplane->spare_pipes.next, struct pipe, node);
+		list_del(&pipe->node);
+		dataplane->spare_pipe_count--;
+		return pipe;
+	}
+	if (pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0)
+		return NULL;
+	struct pipe *pipe = mem_zalloc(sizeof *pipe);
+	if (!pipe) {
+		close(fds[0]);
+		close(fds[1]);
+		return NULL;
+	}
+	list_init(&pipe->node);
+	pipe->read_fd = fds[0];
+	pipe->write_fd = fds[1];
+	// More than the default of 64 KiB where the limits allow; it works without, too.
+	fcntl(fds[1], F_SETPIPE_SZ, SPLICE_MAX);
+	return pipe;
+}
+
+static void pipe_free(struct pipe *pipe)
+{
+	close(pipe->read_fd);
+	close(pipe->write_fd);
+	mem_free(pipe);
+}
+
+// A pipe that still holds bytes must never serve another connection.
+static void pipe_put(struct dataplane *dataplane, struct pipe *pipe)
+{
+	if (!pipe)
+		return;
+	if (pipe->bytes || dataplane->spare_pipe_count >= SPARE_PIPES) {
+		pipe_free(pipe);
+		return;
+	}
+	list_prepend(&dataplane->spare_pipes, &pipe->node);
+	dataplane->spare_pipe_count++;
+}
+
+void tunnel_pipes_free(struct dataplane *dataplane)
+{
+	list_for_each_safe(node, &dataplane->spare_pipes)
+	{
+		list_del(node);
+		pipe_free(container_of(node, struct pipe, node));
+	}
+	dataplane->spare_pipe_count = 0;
+}
+
+struct pool tunnel_pool_init(void)
+{
+	return POOL_INIT(struct tunnel, SPARE_TUNNELS);
+}
+
+// --- one direction ------------------------------------------------------------------------------------------
+static int drain_pipe(struct flow *flow)
+{
+	while (flow->pipe->bytes) {
+		int n = stream_splice_out(flow->to, flow->pipe->read_fd, flow->pipe->bytes);
+		if (n < 0)
+			return n;
+		flow->pipe->bytes -= (size_t)n;
+	}
+	return 0;
+}
+
+// Both ends plain and nothing in the queue: then bytes may go around it without overtaking any.
+static bool may_splice(const struct flow *flow)
+{
+	return flow->bulk && stream_can_splice(flow->from) && stream_can_splice(flow->to);
+}
+
+static int move_spliced(struct dataplane *dataplane, struct flow *flow)
+{
+	if (!flow->pipe)
+		flow->pipe = pipe_get(dataplane);
+	if (!flow->pipe) {
+		flow->bulk = false;
+		return 0;
+	}
+	int n = stream_splice_in(flow->from, flow->pipe->write_fd, SPLICE_MAX);
+	if (n < 0)
+		return n;
+	flow->pipe->bytes += (size_t)n;
+	flow->bulk = n >= SPLICE_FROM / 4;
+	return drain_pipe(flow);
+}
+
+static int move_buffered(struct flow *flow)
+{
+	struct slice slice;
+	struct bufq bytes = {0};
+	int n = stream_read(flow->from, &slice);
+	if (n < 0)
+		return n;
+	flow->bulk = n >= SPLICE_FROM;
+	int err = bufq_add_slice(&bytes, slice);
+	stream_write(flow->to, &bytes);
+	return err;
+}
+
+static int flow_move(struct dataplane *dataplane, struct flow *flow)
+{
+	if (flow->pipe && flow->pipe->bytes)
+		return drain_pipe(flow);
+	if (may_splice(flow))
+		return move_spliced(dataplane, flow);
+	return move_buffered(flow);
+}
+
+static void tunnel_finish(struct tunnel *tunnel, int err);
+
+// Moves what can be moved; carries the end over; returns false when the tunnel is gone.
+static bool flow_pump(struct tunnel *tunnel, struct flow *flow)
+{
+	int err = 0;
+	if (flow->ended || !tunnel->joined)
+		return true;
+	while (!err && !stream_congested(flow->to))
+		err = flow_move(tunnel->connection->dataplane, flow);
+	if (!err || err == ERR_NEED_MORE) {
+		connection_idle(tunnel->connection);
+		return true;
+	}
+	if (err == ERR_EOF) {
+		flow->ended = true;
+		stream_shutdown(flow->to);
+		pipe_put(tunnel->connection->dataplane, flow->pipe);
+		flow->pipe = NULL;
+		if (!tunnel->up.ended || !tunnel->down.ended)
+			return true;
+	}
+	tunnel_finish(tunnel, err);
+	return false;
+}
+
+static bool unsent(const struct stream *stream)
+{
+	return stream_is_open(stream) && !stream_is_flushed(stream);
+}
+
+// Both ends were passed on, or one side failed: an error on one side is a reset on the other.
+static void tunnel_finish(struct tunnel *tunnel, int err)
+{
+	struct connection *connection = tunnel->connection;
+	if (err != ERR_EOF) {
+		upstream_reset(tunnel->upstream);
+		tunnel->upstream = NULL;
+		connection_reset(connection);
+		return;
+	}
+	if (unsent(&connection->stream) || unsent(&tunnel->upstream->stream)) {
+		// What is queued leaves at the end of the turn, or when the peer reads on: on_drained comes back here.
+		stream_want_drained(&connection->stream);
+		stream_want_drained(&tunnel->upstream->stream);
+		return;
+	}
+	connection_close(connection);
+}
+
+static void tunnel_pump(struct tunnel *tunnel)
+{
+	if (tunnel->up.ended && tunnel->down.ended)
+		tunnel_finish(tunnel, ERR_EOF);
+	else if (flow_pump(tunnel, &tunnel->up))
+		flow_pump(tunnel, &tunnel->down);
+}
+
+// --- events -------------------------------------------------------------------------------------------------
+static struct tunnel *of_connection(struct stream *stream)
+{
+	return container_of(stream, struct connection, stream)->tunnel;
+}
+
+static void on_downstream_event(struct stream *stream)
+{
+	struct tunnel *tunnel = of_connection(stream);
+	if (tunnel->joined)
+		tunnel_pump(tunnel);
+}
+
+static void on_downstream_error(struct stream *stream, int err)
+{
+	tunnel_finish(of_connection(stream), err);
+}
+
+static const struct stream_ops downstream_ops = {
+	.on_readable = on_downstream_event, .on_drained = on_downstream_event, .on_write_error = on_downstream_error};
+
+static void on_upstream_event(struct upstream *upstream)
+{
+	tunnel_pump(upstream->owner);
+}
+
+static void on_upstream_error(struct upstream *upstream, int err)
+{
+	tunnel_finish(upstream->owner, err);
+}
+
+static void tunnel_established(struct tunnel *tunnel)
+{
+	struct connection *connection = tunnel->connection;
+	tunnel->joined = true;
+	tunnel->up = (struct flow){.from = &connection->stream, .to = &tunnel->upstream->stream};
+	tunnel->down = (struct flow){.from = &tunnel->upstream->stream, .to = &connection->stream};
+	if (connection->in.bytes)
+		stream_write(&tunnel->upstream->stream, &connection->in);
+	tunnel_pump(tunnel);
+}
+
+static void on_upstream_ready(struct upstream *upstream, int err)
+{
+	struct tunnel *tunnel = upstream->owner;
+	if (!err) {
+		tunnel_established(tunnel);
+		return;
+	}
+	struct endpoint_state *failed = endpoint_state_ref(upstream->endpoint);
+	upstream_close(upstream);
+	tunnel->upstream = NULL;
+	tunnel_try(tunnel, failed);
+	endpoint_state_unref(failed);
+}
+
+static const struct upstream_ops tunnel_upstream_ops = {on_upstream_ready, on_upstream_event, on_upstream_event,
+							on_upstream_error};
+
+// --- starting -----------------------------------------------------------------------------------------------
+static void tunnel_give_up(struct tunnel *tunnel, int err)
+{
+	struct connection *connection = tunnel->connection;
+	log_warn("no upstream connection", LOG_UINT("connection", connection->id), LOG_ADDR("peer", &connection->peer),
+		 LOG_ADDR("destination", &connection->destination),
+		 LOG_STR("cluster", tunnel->cluster ? tunnel->cluster->name : STR("")), LOG_ERR(err));
+	connection_reset(connection);
+}
+
+// The endpoint to try next; a reference. NULL: none.
+static struct endpoint_state *tunnel_pick(struct tunnel *tunnel, const struct endpoint_state *except)
+{
+	struct dataplane *dataplane = tunnel->connection->dataplane;
+	if (!tunnel->cluster)
+		return balancer_address(dataplane->balancer, &tunnel->connection->destination);
+	struct endpoint_state *endpoint =
+		balancer_pick(dataplane->balancer, tunnel->cluster, except, loop_now(dataplane->loop));
+	return endpoint ? endpoint_state_ref(endpoint) : NULL;
+}
+
+// A connection that was never made can be tried again elsewhere without harm.
+static void tunnel_try(struct tunnel *tunnel, const struct endpoint_state *except)
+{
+	struct connection *connection = tunnel->connection;
+	int err = -ECONNREFUSED;
+	while (tunnel->attempts < (tunnel->cluster ? ATTEMPTS : 1)) {
+		struct endpoint_state *endpoint = tunnel_pick(tunnel, except);
+		tunnel->attempts++;
+		if (!endpoint) {
+			err = ERR_NO_ENDPOINT;
+			break;
+		}
+		struct upstream_target target = {endpoint, tunnel->cluster, connection->inbound};
+		err = upstream_connect(connection->dataplane, &target, &tunnel_upstream_ops, tunnel, &tunnel->upstream);
+		if (!err)
+			connection_set_endpoint(connection, endpoint);
+		endpoint_state_unref(endpoint);
+		if (!err)
+			return;
+	}
+	tunnel_give_up(tunnel, err);
+}
+
+static struct tunnel *tunnel_new(struct connection *connection)
+{
+	struct tunnel *tunnel = pool_zget(&connection->dataplane->tunnel_pool);
+	if (!tunnel) {
+		connection_reset(connection);
+		return NULL;
+	}
+	tunnel->connection = connection;
+	tunnel->snapshot = snapshot_ref(connection->dataplane->snapshot);
+	connection->tunnel = tunnel;
+	connection->stream.ops = &downstream_ops;
+	connection_idle(connection);
+	return tunnel;
+}
+
+void tunnel_start(struct connection *connection, const struct virtual_host *host)
+{
+	struct tunnel *tunnel = tunnel_new(connection);
+	if (!tunnel)
+		return;
+	tunnel->host = host;
+	if (host && !host->default_route) {
+		tunnel_give_up(tunnel, ERR_NOT_FOUND);
+		return;
+	}
+	if (host)
+		tunnel->cluster = route_pick(host->default_route, random_u64());
+	else if (!connection->inbound)
+		stats_inc(STAT_PASSTHROUGH);
+	if (connection->protocol == PROTOCOL_UNKNOWN)
+		connection->protocol = PROTOCOL_TCP;
+	if (!connection->early) {
+		tunnel_try(tunnel, NULL);
+		return;
+	}
+	tunnel->upstream = connection->early;
+	connection->early = NULL;
+	connection_set_endpoint(connection, tunnel->upstream->endpoint);
+	if (tunnel->cluster) // dialling picked one already; another pick would name the wrong one
+		tunnel->cluster = model_cluster(tunnel->snapshot->model, tunnel->upstream->endpoint->cluster_name);
+	upstream_adopt(tunnel->upstream, &tunnel_upstream_ops, tunnel);
+	if (tunnel->upstream->ready)
+		tunnel_established(tunnel);
+}
+
+void tunnel_join(struct connection *connection, struct upstream *upstream, struct bufq *leftover)
+{
+	struct tunnel *tunnel = tunnel_new(connection);
+	if (!tunnel) {
+		upstream_close(upstream);
+		bufq_clear(leftover);
+		return;
+	}
+	tunnel->upstream = upstream;
+	upstream_adopt(upstream, &tunnel_upstream_ops, tunnel);
+	stream_write(&connection->stream, leftover);
+	tunnel_established(tunnel);
+}
+
+void tunnel_free(struct connection *connection)
+{
+	struct tunnel *tunnel = connection->tunnel;
+	if (!tunnel)
+		return;
+	pipe_put(connection->dataplane, tunnel->up.pipe);
+	pipe_put(connection->dataplane, tunnel->down.pipe);
+	upstream_close(tunnel->upstream);
+	snapshot_unref(tunnel->snapshot);
+	pool_put(&connection->dataplane->tunnel_pool, tunnel);
+	connection->tunnel = NULL;
+}
+
+void tunnel_describe(const struct tunnel *tunnel, struct conn_info *info)
+{
+	if (tunnel->host)
+		info->virtual_host = tunnel->host->name;
+	if (tunnel->cluster)
+		info->cluster = tunnel->cluster->name;
+	if (!tunnel->upstream)
+		return;
+	info->endpoint = tunnel->upstream->endpoint->addr;
+	connection_describe_tls(tunnel->upstream->stream.tls, &info->upstream_tls_version, &info->upstream_tls_peer);
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "exchange/upstream.h"
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/mem.h"
+#include "net/tls.h"
+#include "run/stats.h"
+
+#include <errno.h>
+
+static const uint32_t DEFAULT_CONNECT_TIMEOUT_MS = 5000;
+
+static struct upstream *from_stream(struct stream *stream)
+{
+	return container_of(stream, struct upstream, stream);
+}
+
+// --- an owned connection: events go to the owner -------------------------------------------------------------
+static void on_connected(struct stream *stream, int err)
+{
+	struct upstream *upstream = from_stream(stream);
+	loop_timer_stop(&upstream->timer);
+	if (err) {
+		stats_inc(STAT_UPSTREAM_FAILED);
+		if (stream->tls)
+			stats_inc(STAT_TLS_FAILED);
+		endpoint_mark_failure(upstream->endpoint, loop_now(stream->loop));
+	} else {
+		upstream->ready = true;
+		endpoint_mark_success(upstream->endpoint);
+		if (stream->tls)
+			stats_inc(STAT_TLS_CLIENT_HANDSHAKES);
+		if (stream->tls && tls_conn_resumed(stream->tls))
+			stats_inc(STAT_TLS_RESUMED);
+	}
+	upstream->ops->on_ready(upstream, err);
+}
+
+static void on_readable(struct stream *stream)
+{
+	struct upstream *upstream = from_stream(stream);
+	if (upstream->ready)
+		upstream->ops->on_readable(upstream);
+}
+
+static void on_drained(struct stream *stream)
+{
+	struct upstream *upstream = from_stream(stream);
+	upstream->ops->on_drained(upstream);
+}
+
+static void on_write_error(struct stream *stream, int err)
+{
+	struct upstream *upstream = from_stream(stream);
+	upstream->ops->on_write_error(upstream, err);
+}
+
+static const struct stream_ops owned_ops = {on_connected, on_readable, on_drained, on_write_error};
+
+static void on_connect_timeout(struct loop_timer *timer)
+{
+	struct upstream *upstream = container_of(timer, struct upstream, timer);
+	on_connected(&upstream->stream, -ETIMEDOUT);
+}
+
+// --- a pooled connection: whatever happens, it is of no more use ---------------------------------------------
+static void on_idle_event(struct stream *stream)
+{
+	struct slice slice;
+	int n = stream_read(stream, &slice);
+	if (n != ERR_NEED_MORE) // the end, an error, or bytes that nobody asked for
+		upstream_close(from_stream(stream));
+}
+
+static void on_idle_drained(struct stream *stream)
+{
+	(void)stream;
+}
+
+static void on_idle_write_error(struct stream *stream, int err)
+{
+	(void)err;
+	upstream_close(from_stream(stream));
+}
+
+static void on_idle_timeout(struct loop_timer *timer)
+{
+	upstream_close(container_of(timer, struct upstream, timer));
+}
+
+static const struct stream_ops idle_ops = {.on_readable = on_idle_event,
+					   .on_drained = on_idle_drained,
+					   .on_write_error = on_idle_write_error};
+
+static void leave_pool(struct upstream *upstream)
+{
+	if (list_empty(&upstream->node))
+		return;
+	list_del(&upstream->node);
+	upstream->endpoint->idle_count--;
+}
+
+void upstream_release(struct upstream *upstream)
+{
+	struct endpoint_state *endpoint = upstream->endpoint;
+	struct dataplane *dataplane = upstream->dataplane;
+	uint32_t idle_ms = dataplane_model(dataplane)->timeouts.pool_idle_ms;
+	if (endpoint->retired || dataplane->draining || endpoint->idle_count >= LIMIT_POOL_IDLE) {
+		upstream_close(upstream);
+		return;
+	}
+	upstream->owner = NULL;
+	upstream->reused = true;
+	upstream->stream.ops = &idle_ops;
+	list_prepend(&endpoint->idle, &upstream->node);
+	endpoint->idle_count++;
+	upstream->timer.fn = on_idle_timeout;
+	loop_timer_start(dataplane->loop, &upstream->timer, idle_ms);
+}
+
+void upstream_pool_clear(struct endpoint_state *endpoint)
+{
+	list_for_each_safe(node, &endpoint->idle) upstream_close(container_of(node, struct upstream, node));
+}
+
+// --- getting one --------------------------------------------------------------------------------------------
+static bool wants_tls(const struct dataplane *dataplane, const struct upstream_target *target)
+{
+	const struct cluster *cluster = target->cluster;
+	if (!cluster || cluster->tls != TLS_ORIGINATE_MESH || !dataplane->tls)
+		return false;
+	return cluster->tls_percent >= 100 || random_below(100) < cluster->tls_percent;
+}
+
+static uint32_t connect_timeout(const struct upstream_target *target)
+{
+	uint32_t configured = target->cluster ? target->cluster->connect_timeout_ms : 0;
+	return configured ? configured : DEFAULT_CONNECT_TIMEOUT_MS;
+}
+
+void upstream_adopt(struct upstream *upstream, const struct upstream_ops *ops, void *owner)
+{
+	upstream->ops = ops;
+	upstream->owner = owner;
+	upstream->stream.ops = &owned_ops;
+}
+
+struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstream_target *target,
+				const struct upstream_ops *ops, void *owner)
+{
+	if (list_empty(&target->endpoint->idle))
+		return NULL;
+	bool tls = wants_tls(dataplane, target);
+	list_for_each(node, &target->endpoint->idle)
+	{
+		struct upstream *upstream = container_of(node, struct upstream, node);
+		if ((upstream->stream.tls != NULL) != tls)
+			continue;
+		leave_pool(upstream);
+		loop_timer_stop(&upstream->timer);
+		upstream_adopt(upstream, ops, owner);
+		stats_inc(STAT_UPSTREAM_REUSED);
+		return upstream;
+	}
+	return NULL;
+}
+
+// A cluster that asks for TLS while there is no certificate is an error, not plaintext.
+static int make_tls(struct dataplane *dataplane, const struct upstream_target *target, struct tls_conn **ret_tls)
+{
+	const struct cluster *cluster = target->cluster;
+	if (cluster && cluster->tls == TLS_ORIGINATE_MESH && cluster->tls_percent && !dataplane->tls)
+		return ERR_TLS;
+	if (!wants_tls(dataplane, target))
+		return 0;
+	struct tls_peer_rules rules = {
+		.allow = cluster->tls_allow,
+		.allow_count = cluster->tls_allow_count,
+		.endpoint = target->endpoint->addr,
+	};
+	return tls_conn_new(dataplane->tls, TLS_CLIENT, &rules, ret_tls);
+}
+
+int upstream_connect(struct dataplane *dataplane, const struct upstream_target *target, const struct upstream_ops *ops,
+		     void *owner, struct upstream **ret_upstream)
+{
+	struct sock_options options = {.mark = dataplane->settings.outbound_mark};
+	struct tls_conn *tls = NULL;
+	struct upstream *upstream = pool_zget(&dataplane->upstream_pool);
+	if (!upstream)
+		return -ENOMEM;
+	stream_init(&upstream->stream, dataplane->loop, &owned_ops);
+	list_init(&upstream->node);
+	loop_timer_init(&upstream->timer, on_connect_timeout);
+	upstream->dataplane = dataplane;
+	upstream->ops = ops;
+	upstream->owner = owner;
+	upstream->endpoint = endpoint_state_ref(target->endpoint);
+	if (target->inbound) {
+		options.mark = dataplane->settings.inbound_mark;
+		options.source = dataplane->settings.inbound_source;
+	}
+	int err = make_tls(dataplane, target, &tls);
+	if (!err)
+		err = stream_connect(&upstream->stream, &target->endpoint->addr, &options, tls);
+	if (err) {
+		tls_conn_free(tls);
+		endpoint_state_unref(upstream->endpoint);
+		pool_put(&dataplane->upstream_pool, upstream);
+		stats_inc(STAT_UPSTREAM_FAILED);
+		endpoint_mark_failure(target->endpoint, loop_now(dataplane->loop));
+		return err;
+	}
+	loop_timer_start(dataplane->loop, &upstream->timer, connect_timeout(target));
+	stats_inc(STAT_UPSTREAM_CONNECTIONS);
+	stats_inc(STAT_UPSTREAM_ACTIVE);
+	*ret_upstream = upstream;
+	return 0;
+}
+
+static void upstream_free(struct loop_task *task)
+{
+	struct upstream *upstream = container_of(task, struct upstream, task);
+	endpoint_state_unref(upstream->endpoint);
+	pool_put(&upstream->dataplane->upstream_pool, upstream);
+}
+
+void upstream_close(struct upstream *upstream)
+{
+	if (!upstream || upstream->task._queued)
+		return;
+	leave_pool(upstream);
+	loop_timer_stop(&upstream->timer);
+	stream_close(&upstream->stream);
+	stats_dec(STAT_UPSTREAM_ACTIVE);
+	loop_defer(upstream->dataplane->loop, &upstream->task, upstream_free);
+}
+
+void upstream_reset(struct upstream *upstream)
+{
+	if (upstream && stream_is_open(&upstream->stream))
+		sock_set_reset(stream_fd(&upstream->stream));
+	upstream_close(upstream);
+}

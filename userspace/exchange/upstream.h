@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Upstream connections: made to one endpoint, used by one owner at a time, and kept for the next when they are clean.
+// The pool is the endpoint state's idle list (mesh/balance.h), most recently used first. One worker each.
+#pragma once
+
+#include "exchange/dataplane.h"
+#include "net/stream.h"
+
+struct upstream;
+
+struct upstream_ops {
+	// The connection is ready (0) or could not be made; then it is the owner's to free.
+	void (*on_ready)(struct upstream *upstream, int err);
+	void (*on_readable)(struct upstream *upstream);
+	void (*on_drained)(struct upstream *upstream);
+	void (*on_write_error)(struct upstream *upstream, int err);
+};
+
+struct upstream {
+	struct stream stream;
+	struct dataplane *dataplane;
+	struct endpoint_state *endpoint; // one reference
+	struct list node;		 // endpoint->idle while pooled
+	struct loop_timer timer;	 // to connect, or to stay idle
+	struct loop_task task;
+	const struct upstream_ops *ops;
+	void *owner;
+	bool reused; // it has served before
+	bool ready;
+};
+
+// How to reach an endpoint.
+struct upstream_target {
+	struct endpoint_state *endpoint;
+	const struct cluster *cluster; // for TLS and timeouts; NULL: an original destination, plaintext
+	bool inbound;		       // serves the inbound side: towards the application
+};
+
+// A pooled connection to the target, or NULL. Ready at once.
+struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstream_target *target,
+				const struct upstream_ops *ops, void *owner);
+// A new one; on_ready will be called (never from inside this). 0 or a negative error.
+int upstream_connect(struct dataplane *dataplane, const struct upstream_target *target, const struct upstream_ops *ops,
+		     void *owner, struct upstream **ret_upstream);
+// Gives it to another owner.
+void upstream_adopt(struct upstream *upstream, const struct upstream_ops *ops, void *owner);
+// Puts a clean connection (ready, nothing to read, nothing queued) into the pool, or closes it when that is full.
+void upstream_release(struct upstream *upstream);
+// Closes; memory goes at the end of the turn. NULL is fine.
+void upstream_close(struct upstream *upstream);
+void upstream_reset(struct upstream *upstream);
+// Closes all that is idle on an endpoint.
+void upstream_pool_clear(struct endpoint_state *endpoint);

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "net/sock.h"
+
+#include "base/error.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <unistd.h>
+
+enum { LISTEN_BACKLOG = 4096, KEEPALIVE_IDLE_S = 60, KEEPALIVE_INTERVAL_S = 15, KEEPALIVE_PROBES = 4 };
+
+static int set_int(int fd, int level, int option, int value)
+{
+	return setsockopt(fd, level, option, &value, sizeof value) < 0 ? -errno : 0;
+}
+
+int sock_set_mark(int fd, uint32_t mark)
+{
+	return mark ? set_int(fd, SOL_SOCKET, SO_MARK, (int)mark) : 0;
+}
+
+void sock_set_stream_options(int fd)
+{
+	set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+	set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
+	set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S);
+	set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
+}
+
+int sock_listen(const struct addr *addr, int *ret_fd)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = addr_to_sockaddr(addr, &sa);
+	int fd = socket(addr->ip.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	int err = set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	if (!err)
+		err = set_int(fd, SOL_SOCKET, SO_REUSEPORT, 1);
+	if (!err && addr->ip.family == AF_INET6)
+		err = set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
+	if (!err && (bind(fd, (struct sockaddr *)&sa, len) < 0 || listen(fd, LISTEN_BACKLOG) < 0))
+		err = -errno;
+	if (err) {
+		close(fd);
+		return err;
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
+static int bind_source(int fd, const struct ip *source)
+{
+	struct sockaddr_storage sa;
+	struct addr addr = {.ip = *source};
+	if (!source->family)
+		return 0;
+	// The port is chosen at connect, when the whole 4-tuple is known: bind does not use one up.
+	int err = set_int(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
+	socklen_t len = addr_to_sockaddr(&addr, &sa);
+	if (!err && bind(fd, (struct sockaddr *)&sa, len) < 0)
+		err = -errno;
+	return err;
+}
+
+int sock_connect(const struct addr *addr, const struct sock_options *options, int *ret_fd)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = addr_to_sockaddr(addr, &sa);
+	if (!len)
+		return ERR_UNSUPPORTED;
+	int fd = socket(addr->ip.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	int err = sock_set_mark(fd, options->mark);
+	if (!err && options->source.family == addr->ip.family)
+		err = bind_source(fd, &options->source);
+	sock_set_stream_options(fd);
+	if (!err && connect(fd, (struct sockaddr *)&sa, len) < 0 && errno != EINPROGRESS)
+		err = -errno;
+	if (err) {
+		close(fd);
+		return err;
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
+int sock_error(int fd)
+{
+	int value = 0;
+	socklen_t len = sizeof value;
+	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &value, &len) < 0)
+		return -errno;
+	return -value;
+}
+
+void sock_set_reset(int fd)
+{
+	struct linger linger = {.l_onoff = 1, .l_linger = 0};
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+}
+
+bool sock_is_quiet(int fd)
+{
+	char byte;
+	return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+}
+
+int sock_local_addr(int fd, struct addr *ret_addr)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof sa;
+	if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0)
+		return -errno;
+	return addr_from_sockaddr(&sa, ret_addr);
+}

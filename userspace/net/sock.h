@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sockets: listening and connecting with the options that interception needs. All descriptors are non-blocking and
+// close-on-exec, and belong to the caller.
+#pragma once
+
+#include "base/addr.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+// What a socket of the proxy is made with.
+struct sock_options {
+	uint32_t mark;	  // SO_MARK, so that interception leaves it alone; 0: none
+	struct ip source; // bound without a port (IP_BIND_ADDRESS_NO_PORT); family 0: the kernel's choice
+};
+
+// A TCP listener with SO_REUSEPORT (one a worker) and, for [::], IPv6 only. 0 or a negative error.
+int sock_listen(const struct addr *addr, int *ret_fd);
+// Starts connecting. *ret_fd is set on 0 (connected or in progress). Otherwise a negative error.
+int sock_connect(const struct addr *addr, const struct sock_options *options, int *ret_fd);
+// Sets SO_MARK if the mark is not 0. 0 or a negative error (-EPERM: neither CAP_NET_RAW nor CAP_NET_ADMIN).
+int sock_set_mark(int fd, uint32_t mark);
+// What every proxied connection gets: no delay, keep-alive probes.
+void sock_set_stream_options(int fd);
+// The error of a finished connect (SO_ERROR): 0 or a negative error.
+int sock_error(int fd);
+// The next close sends RST and drops what is unsent.
+void sock_set_reset(int fd);
+// Whether an idle connection is still open with nothing to read: false if the peer closed it or sent something.
+bool sock_is_quiet(int fd);
+int sock_local_addr(int fd, struct addr *ret_addr);

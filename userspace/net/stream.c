@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "net/stream.h"
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/mem.h"
+#include "net/tls.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+enum {
+	READ_ROOM = 8192,	 // a read is never smaller
+	FLUSH_IOV = 64,		 // slices one system call takes
+	TLS_OUT_HIGH = 64 * 1024, // ciphertext waiting, above which nothing is encrypted
+	OUT_LOW = LIMIT_OUT_HIGH / 4,
+};
+
+static void stream_flush(struct loop_task *task);
+
+void stream_init(struct stream *stream, struct loop *loop, const struct stream_ops *ops)
+{
+	*stream = (struct stream){._io.fd = -1, .loop = loop, .ops = ops};
+}
+
+bool stream_is_open(const struct stream *stream)
+{
+	return stream->_io.fd >= 0;
+}
+
+bool stream_is_connecting(const struct stream *stream)
+{
+	return stream->_connecting || stream->_handshaking;
+}
+
+int stream_fd(const struct stream *stream)
+{
+	return stream->_io.fd;
+}
+
+size_t stream_queued(const struct stream *stream)
+{
+	return stream->_out.bytes + (stream->tls ? tls_conn_out(stream->tls)->bytes : 0);
+}
+
+bool stream_congested(struct stream *stream)
+{
+	if (stream_queued(stream) > LIMIT_OUT_HIGH)
+		stream->_congested = true;
+	return stream->_congested;
+}
+
+static void schedule_flush(struct stream *stream)
+{
+	loop_defer(stream->loop, &stream->_flush, stream_flush);
+}
+
+// --- events -------------------------------------------------------------------------------------------------
+static void handshake_step(struct stream *stream);
+
+static void on_connect_event(struct stream *stream)
+{
+	int err = sock_error(stream->_io.fd);
+	stream->_connecting = false;
+	stream->_writable = true;
+	if (err || !stream->tls) {
+		stream->_handshaking = false;
+		stream->ops->on_connected(stream, err);
+		if (!err && stream_is_open(stream) && stream->_out.bytes)
+			schedule_flush(stream);
+		return;
+	}
+	handshake_step(stream);
+}
+
+static void on_event(struct loop_io *io, uint32_t events)
+{
+	struct stream *stream = container_of(io, struct stream, _io);
+	if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+		stream->_readable = true;
+	if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+		stream->_hangup = true;
+	stream->_failed |= (events & EPOLLERR) != 0;
+	if (stream->_connecting) {
+		if (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))
+			on_connect_event(stream);
+		return;
+	}
+	if ((events & EPOLLOUT) && !stream->_writable) {
+		stream->_writable = true;
+		schedule_flush(stream);
+	}
+	if (!stream->_readable)
+		return;
+	if (stream->_handshaking)
+		handshake_step(stream);
+	else
+		stream->ops->on_readable(stream);
+}
+
+static int stream_register(struct stream *stream, int fd)
+{
+	return loop_io_add(stream->loop, &stream->_io, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP, on_event);
+}
+
+int stream_accept(struct stream *stream, int fd)
+{
+	int err = stream_register(stream, fd);
+	if (err) {
+		close(fd);
+		stream->_io.fd = -1;
+		return err;
+	}
+	stream->_writable = true;
+	stream->_readable = true; // worth a try: clients that speak first mostly have
+	return 0;
+}
+
+int stream_connect(struct stream *stream, const struct addr *addr, const struct sock_options *options,
+		   struct tls_conn *tls)
+{
+	int fd, err = sock_connect(addr, options, &fd);
+	if (err)
+		return err;
+	err = stream_register(stream, fd);
+	if (err) {
+		close(fd);
+		stream->_io.fd = -1;
+		return err;
+	}
+	stream->_connecting = true;
+	stream->tls = tls;
+	stream->_handshaking = tls != NULL;
+	return 0;
+}
+
+void stream_close(struct stream *stream)
+{
+	int fd = stream->_io.fd;
+	if (fd < 0)
+		return;
+	loop_io_del(stream->loop, &stream->_io);
+	close(fd);
+	bufq_clear(&stream->_out);
+	tls_conn_free(stream->tls);
+	stream->tls = NULL;
+	stream->_congested = false;
+}
+
+void stream_reset(struct stream *stream)
+{
+	if (stream_is_open(stream))
+		sock_set_reset(stream->_io.fd);
+	stream_close(stream);
+}
+
+// --- reading ------------------------------------------------------------------------------------------------
+// One recv into the thread's chunk. A short read says that the socket is empty (the next bytes raise an event),
+// unless the peer's end is behind them.
+static int receive(struct stream *stream, struct slice *ret_slice)
+{
+	if (!stream->_readable)
+		return stream->_eof ? ERR_EOF : ERR_NEED_MORE;
+	struct chunk *chunk = buf_rx(READ_ROOM);
+	if (!chunk)
+		return -ENOMEM;
+	size_t room = chunk->cap - chunk->used;
+	ssize_t n = recv(stream->_io.fd, chunk->data + chunk->used, room, 0);
+	if (n > 0) {
+		*ret_slice = (struct slice){chunk, chunk->data + chunk->used, (size_t)n};
+		chunk->used += (uint32_t)n;
+		if ((size_t)n < room && !stream->_hangup)
+			stream->_readable = false;
+		return (int)n;
+	}
+	if (n < 0 && errno == EINTR)
+		return receive(stream, ret_slice);
+	stream->_readable = false;
+	if (n < 0)
+		return errno == EAGAIN ? ERR_NEED_MORE : -errno;
+	stream->_eof = true;
+	return ERR_EOF;
+}
+
+static int receive_plain(struct stream *stream, struct slice *ret_slice)
+{
+	int n = receive(stream, ret_slice);
+	if (n > 0)
+		stream->received += (uint64_t)n;
+	return n;
+}
+
+static int feed_ciphertext(struct stream *stream)
+{
+	struct slice cipher;
+	int n = receive(stream, &cipher);
+	return n > 0 ? tls_conn_feed(stream->tls, cipher) : n;
+}
+
+// The end of the socket without close_notify is no end of the stream: somebody may have cut it (RFC 8446 6.1).
+static int receive_tls(struct stream *stream, struct slice *ret_slice)
+{
+	for (;;) {
+		struct chunk *chunk = buf_rx(READ_ROOM);
+		if (!chunk)
+			return -ENOMEM;
+		int n = tls_conn_read(stream->tls, chunk->data + chunk->used, chunk->cap - chunk->used);
+		if (tls_conn_out(stream->tls)->bytes)
+			schedule_flush(stream);
+		if (n > 0) {
+			*ret_slice = (struct slice){chunk, chunk->data + chunk->used, (size_t)n};
+			chunk->used += (uint32_t)n;
+			stream->received += (uint64_t)n;
+			return n;
+		}
+		if (n == ERR_EOF)
+			stream->_eof = true;
+		if (n != ERR_NEED_MORE)
+			return n;
+		int err = feed_ciphertext(stream);
+		if (err)
+			return err == ERR_EOF ? -ECONNRESET : err;
+	}
+}
+
+int stream_read(struct stream *stream, struct slice *ret_slice)
+{
+	if (!stream_is_open(stream))
+		return ERR_CLOSED;
+	if (stream_is_connecting(stream))
+		return ERR_NEED_MORE;
+	if (stream->_eof)
+		return ERR_EOF;
+	return stream->tls ? receive_tls(stream, ret_slice) : receive_plain(stream, ret_slice);
+}
+
+// --- TLS handshake ------------------------------------------------------------------------------------------
+static void handshake_step(struct stream *stream)
+{
+	int err;
+	while ((err = tls_conn_handshake(stream->tls)) == ERR_NEED_MORE) {
+		err = feed_ciphertext(stream);
+		if (err)
+			break;
+	}
+	if (tls_conn_out(stream->tls)->bytes)
+		schedule_flush(stream);
+	if (err == ERR_NEED_MORE)
+		return;
+	stream->_handshaking = false;
+	if (err == ERR_EOF)
+		err = -ECONNRESET;
+	stream->ops->on_connected(stream, err);
+	if (err || !stream_is_open(stream))
+		return;
+	if (stream->_out.bytes)
+		schedule_flush(stream);
+	// Payload may have come with the last bytes of the handshake.
+	stream->ops->on_readable(stream);
+}
+
+static void start_handshake(struct loop_task *task)
+{
+	struct stream *stream = container_of(task, struct stream, _flush);
+	if (stream_is_open(stream) && stream->_handshaking)
+		handshake_step(stream);
+}
+
+int stream_accept_tls(struct stream *stream, struct tls_conn *tls, struct bufq *first)
+{
+	stream->tls = tls;
+	stream->_handshaking = true;
+	while (!bufq_empty(first)) {
+		struct slice slice = bufq_first(first);
+		int err = tls_conn_feed(tls, slice);
+		if (err)
+			return err;
+		bufq_drop(first, slice.len);
+	}
+	loop_defer(stream->loop, &stream->_flush, start_handshake);
+	return 0;
+}
+
+// --- writing ------------------------------------------------------------------------------------------------
+void stream_write(struct stream *stream, struct bufq *bytes)
+{
+	if (!stream_is_open(stream) || stream->_write_error || stream->_shut) {
+		bufq_clear(bytes);
+		return;
+	}
+	if (bufq_move(&stream->_out, bytes, bytes->bytes)) {
+		bufq_clear(bytes);
+		stream->_write_error = -ENOMEM;
+	}
+	if (!stream->_connecting)
+		schedule_flush(stream);
+}
+
+void stream_shutdown(struct stream *stream)
+{
+	if (!stream_is_open(stream) || stream->_shut)
+		return;
+	stream->_shut = true;
+	if (!stream->_connecting)
+		schedule_flush(stream);
+}
+
+bool stream_is_flushed(const struct stream *stream)
+{
+	return stream_queued(stream) == 0 && (!stream->_shut || stream->_shut_done);
+}
+
+void stream_want_drained(struct stream *stream)
+{
+	if (!stream_is_open(stream))
+		return;
+	stream->_congested = true;
+	if (!stream->_connecting)
+		schedule_flush(stream);
+}
+
+bool stream_has_failed(const struct stream *stream)
+{
+	return stream->_failed;
+}
+
+// Little enough to be sent at once is encrypted together; of more, a part at a time, so that the ciphertext waiting
+// stays bounded.
+static int encrypt(struct stream *stream)
+{
+	struct bufq *cipher = tls_conn_out(stream->tls);
+	while (stream->_out.bytes && cipher->bytes < TLS_OUT_HIGH) {
+		struct bufq part = {0};
+		int err = bufq_move(&part, &stream->_out, TLS_OUT_HIGH);
+		uint64_t bytes = part.bytes;
+		if (!err)
+			err = tls_conn_write_queue(stream->tls, &part);
+		stream->sent += bytes - part.bytes;
+		bufq_clear(&part);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static int send_queue(struct stream *stream, struct bufq *queue)
+{
+	while (queue->bytes && stream->_writable) {
+		struct iovec iov[FLUSH_IOV];
+		struct msghdr message = {.msg_iov = iov, .msg_iovlen = (size_t)bufq_iov(queue, iov, FLUSH_IOV)};
+		ssize_t n = message.msg_iovlen == 1
+				    ? send(stream->_io.fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
+				    : sendmsg(stream->_io.fd, &message, MSG_NOSIGNAL);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			stream->_writable = false;
+		else if (n < 0)
+			return -errno;
+		else
+			bufq_drop(queue, (size_t)n);
+		if (n >= 0 && queue == &stream->_out)
+			stream->sent += (uint64_t)n;
+	}
+	return 0;
+}
+
+static int flush_tls(struct stream *stream)
+{
+	struct bufq *cipher = tls_conn_out(stream->tls);
+	int err = 0;
+	do {
+		if (!stream->_handshaking)
+			err = encrypt(stream);
+		if (!err && stream->_shut && !stream->_out.bytes && !stream->_shut_done) {
+			stream->_shut_done = true;
+			// After a failed handshake there is nothing to close; its alert is still to be sent.
+			tls_conn_shutdown(stream->tls);
+		}
+		if (!err)
+			err = send_queue(stream, cipher);
+	} while (!err && stream->_writable && stream->_out.bytes && !stream->_handshaking);
+	return err;
+}
+
+static int flush_plain(struct stream *stream)
+{
+	return send_queue(stream, &stream->_out);
+}
+
+static void send_end(struct stream *stream)
+{
+	if (!stream->_shut || stream->_handshaking || stream_queued(stream))
+		return;
+	stream->_shut_done = true;
+	shutdown(stream->_io.fd, SHUT_WR);
+}
+
+static void stream_flush(struct loop_task *task)
+{
+	struct stream *stream = container_of(task, struct stream, _flush);
+	if (!stream_is_open(stream) || stream->_connecting)
+		return;
+	int err = stream->_write_error;
+	if (!err)
+		err = stream->tls ? flush_tls(stream) : flush_plain(stream);
+	if (err && err != ERR_NEED_MORE) {
+		stream->_write_error = err;
+		stream->_congested = false;
+		bufq_clear(&stream->_out);
+		stream->ops->on_write_error(stream, err);
+		return;
+	}
+	send_end(stream);
+	if (stream->_congested && stream->_writable && stream_queued(stream) <= OUT_LOW) {
+		stream->_congested = false;
+		stream->ops->on_drained(stream);
+	}
+}
+
+// --- without copies -----------------------------------------------------------------------------------------
+bool stream_can_splice(const struct stream *stream)
+{
+	return !stream->tls && !stream_is_connecting(stream) && bufq_empty(&stream->_out);
+}
+
+int stream_splice_in(struct stream *stream, int pipe_write_fd, size_t len)
+{
+	if (stream->_eof)
+		return ERR_EOF;
+	if (!stream->_readable)
+		return ERR_NEED_MORE;
+	ssize_t n = splice(stream->_io.fd, NULL, pipe_write_fd, NULL, len, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+	if (n > 0) {
+		stream->received += (uint64_t)n;
+		return (int)n;
+	}
+	stream->_readable = false;
+	if (n < 0)
+		return errno == EAGAIN ? ERR_NEED_MORE : -errno;
+	stream->_eof = true;
+	return ERR_EOF;
+}
+
+int stream_splice_out(struct stream *stream, int pipe_read_fd, size_t len)
+{
+	if (!stream->_writable) {
+		stream->_congested = true;
+		return ERR_NEED_MORE;
+	}
+	ssize_t n = splice(pipe_read_fd, NULL, stream->_io.fd, NULL, len, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+	if (n > 0) {
+		stream->sent += (uint64_t)n;
+		return (int)n;
+	}
+	if (n < 0 && errno != EAGAIN)
+		return -errno;
+	stream->_writable = false;
+	stream->_congested = true;
+	return ERR_NEED_MORE;
+}
