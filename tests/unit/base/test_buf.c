@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "test.h"
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/mem.h"
+
+#include <errno.h>
+
+static int done(void **state)
+{
+	(void)state;
+	buf_thread_done();
+	return 0;
+}
+
+static void assert_queue(const struct bufq *q, const char *text)
+{
+	char bytes[4096];
+	assert_int_equal(q->bytes, strlen(text));
+	assert_int_equal(bufq_peek(q, 0, bytes, sizeof bytes), strlen(text));
+	assert_memory_equal(bytes, text, strlen(text));
+}
+
+static void appending_and_dropping(void **state)
+{
+	(void)state;
+	struct bufq q = {0};
+	assert_int_equal(bufq_add_static(&q, STR("head ")), 0);
+	assert_int_equal(bufq_add_copy(&q, "body", 4), 0);
+	assert_int_equal(bufq_add_copy(&q, " more", 5), 0);
+	assert_queue(&q, "head body more");
+	struct iovec iov[8];
+	assert_int_equal(bufq_iov(&q, iov, 8), 2); // copies adjoin
+	bufq_drop(&q, 7);
+	assert_queue(&q, "dy more");
+	bufq_drop(&q, 100);
+	assert_true(bufq_empty(&q));
+	assert_null(bufq_first(&q).p);
+}
+
+static void slices_share_a_chunk(void **state)
+{
+	(void)state;
+	struct bufq a = {0}, b = {0};
+	struct chunk *chunk = chunk_new(16);
+	memcpy(chunk->data, "0123456789", 10);
+	chunk->used = 10;
+	assert_int_equal(bufq_add_slice(&a, (struct slice){chunk, chunk->data, 4}), 0);
+	assert_int_equal(bufq_add_slice(&a, (struct slice){chunk, chunk->data + 4, 3}), 0);
+	assert_int_equal(chunk->refs, 2); // joined with the one before
+	assert_int_equal(bufq_clone(&b, &a), 0);
+	assert_int_equal(chunk->refs, 3);
+	chunk_unref(chunk);
+	bufq_clear(&a);
+	assert_queue(&b, "0123456");
+	bufq_clear(&b);
+}
+
+static void moving_parts(void **state)
+{
+	(void)state;
+	struct bufq from = {0}, to = {0};
+	bufq_add_static(&from, STR("abc"));
+	bufq_add_static(&from, STR("def"));
+	assert_int_equal(bufq_move(&to, &from, 4), 0);
+	assert_queue(&to, "abcd");
+	assert_queue(&from, "ef");
+	assert_int_equal(bufq_move(&to, &from, 100), 0);
+	assert_queue(&to, "abcdef");
+	assert_true(bufq_empty(&from));
+	bufq_clear(&to);
+}
+
+static void flattening(void **state)
+{
+	(void)state;
+	struct bufq q = {0};
+	struct slice slice;
+	bufq_add_static(&q, STR("ab"));
+	bufq_add_static(&q, STR("cd"));
+	assert_int_equal(bufq_flatten(&q, &slice), 0);
+	assert_int_equal(slice.len, 4);
+	assert_memory_equal(slice.p, "abcd", 4);
+	bufq_clear(&q);
+	// Byte by byte, and always one piece.
+	for (int i = 0; i < 3000; i++) {
+		uint8_t byte = (uint8_t)i;
+		assert_int_equal(bufq_append_flat(&q, (struct slice){NULL, &byte, 1}), 0);
+		assert_int_equal(bufq_first(&q).len, i + 1);
+	}
+	for (int i = 0; i < 3000; i++)
+		assert_int_equal(bufq_first(&q).p[i], (uint8_t)i);
+	bufq_clear(&q);
+}
+
+static void a_few_bytes_do_not_hold_a_chunk(void **state)
+{
+	(void)state;
+	struct bufq q = {0};
+	struct chunk *rx = buf_rx(CHUNK_SIZE);
+	memcpy(rx->data, "GET ", 4);
+	rx->used = 4;
+	assert_int_equal(bufq_add_slice(&q, (struct slice){rx, rx->data, 4}), 0);
+	assert_int_equal(bufq_compact(&q), 0);
+	assert_int_equal(rx->refs, 1);
+	assert_queue(&q, "GET ");
+	bufq_clear(&q);
+}
+
+static void the_receive_chunk_starts_over(void **state)
+{
+	(void)state;
+	struct chunk *rx = buf_rx(100);
+	rx->used = 500;
+	assert_ptr_equal(buf_rx(100), rx);
+	assert_int_equal(rx->used, 0); // nobody referred to it
+	rx->used = CHUNK_SIZE - 50;
+	chunk_ref(rx);
+	assert_ptr_not_equal(buf_rx(100), rx);
+	chunk_unref(rx);
+}
+
+static void without_memory(void **state)
+{
+	(void)state;
+	struct bufq q = {0};
+	buf_thread_done();
+	bufq_add_static(&q, STR("kept"));
+	buf_thread_done();
+	for (long n = 0; n < 2; n++) {
+		mem_fail_set(n);
+		int err = bufq_add_copy(&q, "more", 4);
+		mem_fail_set(-1);
+		assert_int_equal(err, -ENOMEM);
+		assert_queue(&q, "kept");
+		buf_thread_done();
+	}
+	bufq_clear(&q);
+}
+
+static void random_operations_keep_the_bytes(void **state)
+{
+	(void)state;
+	struct bufq q = {0};
+	char model[1 << 16];
+	size_t start = 0, end = 0;
+	random_seed(1);
+	for (int i = 0; i < 4000 && end + 64 < sizeof model; i++) {
+		char piece[64];
+		size_t len = random_below(sizeof piece);
+		for (size_t j = 0; j < len; j++)
+			piece[j] = (char)random_u64();
+		if (random_below(3)) {
+			assert_int_equal(bufq_add_copy(&q, piece, len), 0);
+			memcpy(model + end, piece, len);
+			end += len;
+		} else {
+			len = len < end - start ? len : end - start;
+			bufq_drop(&q, len);
+			start += len;
+		}
+		char now[1 << 16];
+		assert_int_equal(bufq_peek(&q, 0, now, sizeof now), end - start);
+		assert_memory_equal(now, model + start, end - start);
+	}
+	bufq_clear(&q);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_teardown(appending_and_dropping, done),
+		cmocka_unit_test_teardown(slices_share_a_chunk, done),
+		cmocka_unit_test_teardown(moving_parts, done),
+		cmocka_unit_test_teardown(flattening, done),
+		cmocka_unit_test_teardown(a_few_bytes_do_not_hold_a_chunk, done),
+		cmocka_unit_test_teardown(the_receive_chunk_starts_over, done),
+		cmocka_unit_test_teardown(without_memory, done),
+		cmocka_unit_test_teardown(random_operations_keep_the_bytes, done),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
