@@ -44,5 +44,13 @@ enum {
 	LIMIT_OUT_HIGH = 128 * 1024, // bytes waiting to be written, above which the other side is not read
 	LIMIT_POOL_IDLE = 128,	     // idle upstream connections kept for one endpoint, per worker
 	LIMIT_TLS_HANDSHAKE_MS = 10000,
-	LIMIT_TLS_SESSIONS = 20480,
+	LIMIT_TLS_SESSIONS = 2048,	     // sessions that a client keeps for resumption, per worker
+	LIMIT_TLS_ENDPOINT_SESSIONS = 8,     // of them with one endpoint
+	LIMIT_TLS_HANDSHAKE_BYTES = 128 * 1024, // received before the handshake is done
+	LIMIT_TLS_CERT_LIST = 64 * 1024,     // the peer's certificates
+	LIMIT_TLS_CHAIN = 5,		     // certificates between a workload's and the anchor
+	LIMIT_TLS_EXTRA_MESSAGES = 64,	     // key updates, tickets, renegotiation attempts; one more a megabyte read
+	LIMIT_TLS_FILE = 1024 * 1024,	     // a PEM file
+	LIMIT_TLS_ANCHORS = 1024,
+	LIMIT_SPIFFE_ID = 2048,
 };

@@ -117,8 +117,8 @@ int tls_conn_read(struct tls_conn *conn, void *ret_bytes, size_t len);
 int tls_conn_read_queue(struct tls_conn *conn, struct bufq *ret_queue, size_t max);
 // Whether read might return something without another feed: for an owner that stopped reading and resumes.
 bool tls_conn_readable(const struct tls_conn *conn);
-// How many bytes were taken (> 0: all of them, at most INT_MAX), ERR_NEED_MORE (handshake not done), or an
-// error. There is no limit here: hold back while tls_conn_out holds much.
+// `len` > 0. How many bytes were taken (> 0: all of them, at most INT_MAX), ERR_NEED_MORE (handshake not
+// done), or an error. There is no limit here: hold back while tls_conn_out holds much.
 int tls_conn_write(struct tls_conn *conn, const void *bytes, size_t len);
 // The same for a whole queue, gathered into few records; what was taken is dropped from it. 0 or an error.
 int tls_conn_write_queue(struct tls_conn *conn, struct bufq *queue);
