@@ -345,6 +345,39 @@ static void test_context_describe(void **state)
 	tls_context_unref(NULL);
 }
 
+// What scripts/mesh-ca issues is good for both sides, whatever the kind of key; a second run keeps it.
+static void test_mesh_ca(void **state)
+{
+	(void)state;
+	static const char *const options[] = {"", "--rsa"};
+	for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
+		char command[1024], paths[3][128];
+		struct tls_context *made;
+		char *error = NULL;
+		snprintf(
+		    command, sizeof command,
+		    "set -e; cd $(dirname %s)/../../../scripts; for run in 1 2; do ./mesh-ca %s/pki init;"
+		    " ./mesh-ca %s/pki issue web spiffe://mesh/web %s --force; done >/dev/null",
+		    __FILE__, dir, dir, options[i]);
+		assert_int_equal(system(command), 0);
+		snprintf(paths[0], sizeof paths[0], "%s/pki/web/cert.pem", dir);
+		snprintf(paths[1], sizeof paths[1], "%s/pki/web/key.pem", dir);
+		snprintf(paths[2], sizeof paths[2], "%s/pki/web/ca.pem", dir);
+		struct tls_options files = {str_from(paths[0]), str_from(paths[1]), str_from(paths[2]), NULL,
+					    0};
+		if (tls_context_new(&files, &made, &error))
+			fail_msg("%s", error);
+		assert_string_equal(tls_context_describe(made)->id, "spiffe://mesh/web");
+		assert_string_equal(tls_context_describe(made)->anchors[0].domain, "mesh");
+		assert_false(tls_context_describe(made)->key_exposed);
+		struct pair pair = pair_new(made, made, NULL);
+		handshake(&pair, 0);
+		assert_int_equal(pair.server_err, 0);
+		pair_free(&pair);
+		tls_context_unref(made);
+	}
+}
+
 static void test_context_exposed_key(void **state)
 {
 	(void)state;
@@ -1059,6 +1092,7 @@ int main(void)
 	    cmocka_unit_test(test_patterns),
 	    cmocka_unit_test(test_context_refusals),
 	    cmocka_unit_test(test_context_describe),
+	    cmocka_unit_test(test_mesh_ca),
 	    cmocka_unit_test(test_context_exposed_key),
 	    cmocka_unit_test(test_context_out_of_memory),
 	    cmocka_unit_test(test_handshake),
