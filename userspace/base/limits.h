@@ -36,6 +36,11 @@ enum {
 	LIMIT_REGEX_STEPS = 10000, // pcre2 match limit
 	LIMIT_REGEX_BYTES = 1024,
 
+	// interception (intercept/)
+	LIMIT_CAPTURE_RANGES = 1024,	// entries of one list of ports, networks, users or groups
+	LIMIT_CAPTURE_INTERFACES = 32,	// names in one list
+	LIMIT_CAPTURE_MARKS = 32,	// excluded marks
+
 	// admin (admin/)
 	LIMIT_ADMIN_REQUEST = 8192,
 	LIMIT_ADMIN_CLIENTS = 32,

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "intercept/plan.h"
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "intercept/marks.h"
+
+#include <net/if.h>
+#include <stdio.h>
+
+void capture_plan_init(struct capture_plan *ret_plan)
+{
+	*ret_plan = (struct capture_plan){
+	    .ipv4 = true,
+	    .ipv6 = true,
+	    .outbound_port = 15001,
+	    .inbound_port = 15006,
+	    .dns_port = 15053,
+	    .outbound_mark = WEIR_MARK_OUTBOUND,
+	    .inbound_mark = WEIR_MARK_INBOUND,
+	    .mark_mask = WEIR_MARK_MASK,
+	    .outbound.enabled = true,
+	    .inbound.enabled = true,
+	    .dns.enabled = true,
+	};
+}
+
+static int invalid(struct strbuf *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static int invalid(struct strbuf *error, const char *format, ...)
+{
+	va_list args;
+	va_start(args, format);
+	strbuf_vprintf(error, format, args);
+	va_end(args);
+	return ERR_CONFIG;
+}
+
+static int check_proxy(const struct capture_plan *plan, struct strbuf *error)
+{
+	if (!plan->ipv4 && !plan->ipv6)
+		return invalid(error, "neither IPv4 nor IPv6 is to be captured");
+	if (!plan->outbound.enabled && !plan->inbound.enabled && !plan->dns.enabled)
+		return invalid(error, "nothing is to be captured: outbound, inbound and DNS are all off");
+	if (!plan->outbound_port || !plan->inbound_port || !plan->dns_port)
+		return invalid(error, "a port of the proxy is 0");
+	if (plan->outbound_port == plan->inbound_port || plan->outbound_port == plan->dns_port ||
+	    plan->inbound_port == plan->dns_port)
+		return invalid(error, "the proxy's ports must differ: outbound %u, inbound %u, DNS %u",
+			       plan->outbound_port, plan->inbound_port, plan->dns_port);
+	return 0;
+}
+
+static int check_marks(const struct capture_plan *plan, struct strbuf *error)
+{
+	uint32_t outbound = plan->outbound_mark & plan->mark_mask,
+		 inbound = plan->inbound_mark & plan->mark_mask;
+	if (outbound != plan->outbound_mark || inbound != plan->inbound_mark)
+		return invalid(error, "the proxy's marks have bits outside of their mask 0x%08x",
+			       plan->mark_mask);
+	// Unmarked sockets have 0: every application would pass for the proxy.
+	if (!outbound || !inbound || outbound == inbound)
+		return invalid(error, "the proxy's marks must differ from each other and from 0");
+	for (size_t i = 0; i < plan->exclude_mark_count; i++) {
+		const struct mark_match *match = &plan->exclude_marks[i];
+		if (!match->mask || match->value & ~match->mask)
+			return invalid(
+			    error,
+			    "excluded mark 0x%x/0x%x can never match: its value has bits outside of its mask",
+			    match->value, match->mask);
+	}
+	return 0;
+}
+
+static int check_ports(const struct capture_ports *ports, const char *what, struct strbuf *error)
+{
+	if (ports->count > LIMIT_CAPTURE_RANGES)
+		return invalid(error, "%s: more than %d entries", what, LIMIT_CAPTURE_RANGES);
+	for (size_t i = 0; i < ports->count; i++) {
+		if (!ports->ranges[i].first)
+			return invalid(error, "%s: port 0 does not exist", what);
+		if (ports->ranges[i].first > ports->ranges[i].last)
+			return invalid(error, "%s: the range %u-%u ends before it begins", what,
+				       ports->ranges[i].first, ports->ranges[i].last);
+	}
+	return 0;
+}
+
+static int check_ids(const struct capture_ids *ids, const char *what, struct strbuf *error)
+{
+	if (ids->count > LIMIT_CAPTURE_RANGES)
+		return invalid(error, "%s: more than %d entries", what, LIMIT_CAPTURE_RANGES);
+	for (size_t i = 0; i < ids->count; i++)
+		if (ids->ranges[i].first > ids->ranges[i].last)
+			return invalid(error, "%s: the range %u-%u ends before it begins", what,
+				       ids->ranges[i].first, ids->ranges[i].last);
+	return 0;
+}
+
+static bool interface_is_valid(const char *name)
+{
+	size_t len = strlen(name);
+	if (len == 0 || len >= IFNAMSIZ || strcmp(name, "*") == 0)
+		return false;
+	for (const char *c = name; *c; c++)
+		if (*c <= ' ' || *c == '/' || *c == '"' || *c == '\\' || *c == 0x7f || (*c == '*' && c[1]))
+			return false;
+	return true;
+}
+
+static int check_interfaces(const struct capture_interfaces *interfaces, const char *what,
+			    struct strbuf *error)
+{
+	if (interfaces->count > LIMIT_CAPTURE_INTERFACES)
+		return invalid(error, "%s: more than %d entries", what, LIMIT_CAPTURE_INTERFACES);
+	for (size_t i = 0; i < interfaces->count; i++)
+		if (!interface_is_valid(interfaces->names[i]))
+			return invalid(error, "%s: '%s' is no name of an interface", what,
+				       interfaces->names[i]);
+	return 0;
+}
+
+static int check_direction(const struct capture_direction *direction, const char *name, struct strbuf *error)
+{
+	char what[64];
+	int err = 0;
+	const struct {
+		const char *text;
+		const struct capture_ports *ports;
+		const struct capture_cidrs *cidrs;
+		const struct capture_interfaces *interfaces;
+	} lists[] = {
+	    {"included", &direction->include_ports, &direction->include_cidrs,
+	     &direction->include_interfaces},
+	    {"excluded", &direction->exclude_ports, &direction->exclude_cidrs,
+	     &direction->exclude_interfaces},
+	};
+	for (size_t i = 0; i < 2 && !err; i++) {
+		snprintf(what, sizeof what, "%s ports, %s", lists[i].text, name);
+		err = check_ports(lists[i].ports, what, error);
+		if (err == 0 && lists[i].cidrs->count > LIMIT_CAPTURE_RANGES)
+			err = invalid(error, "%s networks, %s: more than %d entries", lists[i].text, name,
+				      LIMIT_CAPTURE_RANGES);
+		snprintf(what, sizeof what, "%s interfaces, %s", lists[i].text, name);
+		if (err == 0)
+			err = check_interfaces(lists[i].interfaces, what, error);
+	}
+	return err;
+}
+
+static int check_lists(const struct capture_plan *plan, struct strbuf *error)
+{
+	const struct {
+		const struct capture_ids *ids;
+		const char *what;
+	} ids[] = {{&plan->include_users, "included users"},
+		   {&plan->exclude_users, "excluded users"},
+		   {&plan->include_groups, "included groups"},
+		   {&plan->exclude_groups, "excluded groups"}};
+	int err = check_direction(&plan->outbound, "outbound", error);
+	if (err == 0)
+		err = check_direction(&plan->inbound, "inbound", error);
+	for (size_t i = 0; i < 4 && !err; i++)
+		err = check_ids(ids[i].ids, ids[i].what, error);
+	if (err == 0 && plan->exclude_mark_count > LIMIT_CAPTURE_MARKS)
+		err = invalid(error, "excluded marks: more than %d entries", LIMIT_CAPTURE_MARKS);
+	if (err == 0 &&
+	    (plan->vip_count > LIMIT_CAPTURE_RANGES || plan->dns.server_count > LIMIT_CAPTURE_RANGES))
+		err = invalid(error, "ranges of virtual IPs, DNS servers: more than %d entries",
+			      LIMIT_CAPTURE_RANGES);
+	return err;
+}
+
+static int check_vips(const struct capture_plan *plan, struct strbuf *error)
+{
+	char text[ADDR_TEXT_MAX];
+	for (size_t i = 0; i < plan->vip_count; i++) {
+		const struct cidr *vip = &plan->vips[i];
+		if (vip->bits < 4 || ip_is_loopback(&vip->ip))
+			return invalid(error, "%s cannot be a range of virtual IPs", cidr_format(vip, text));
+	}
+	return 0;
+}
+
+int capture_plan_validate(const struct capture_plan *plan, struct strbuf *ret_error)
+{
+	int err = check_proxy(plan, ret_error);
+	if (err == 0)
+		err = check_marks(plan, ret_error);
+	if (err == 0)
+		err = check_lists(plan, ret_error);
+	return err ? err : check_vips(plan, ret_error);
+}
