@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of all integration tests. The programs under test are those of the build folder in WEIR_BUILD (default:
+build/release). See netns.py for what a `network` can do."""
+
+import os
+import pathlib
+
+import pytest
+
+from netns import Network
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def build_dir():
+    path = pathlib.Path(os.environ.get("WEIR_BUILD", ROOT / "build" / "release"))
+    return path if path.is_absolute() else ROOT / path
+
+
+def _program(build_dir, folder, name):
+    path = build_dir / "userspace" / folder / name
+    assert path.is_file(), f"{path} is not built"
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def weir(build_dir):
+    """The path of the command line program."""
+    return _program(build_dir, "cli", "weir")
+
+
+@pytest.fixture(scope="session")
+def weir_proxy(build_dir):
+    """The path of the proxy."""
+    return _program(build_dir, "proxy", "weir-proxy")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    setattr(item, "report_" + call.when, report)
+    network = getattr(item, "funcargs", {}).get("network")
+    if report.failed and network:
+        report.sections.append(("output of the daemons", network.logs()))
+
+
+@pytest.fixture
+def network():
+    """A network of the test's own, gone with all that runs in it when the test ends."""
+    with Network() as net:
+        yield net
