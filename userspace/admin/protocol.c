@@ -25,8 +25,7 @@ static bool is_word_char(char c)
 	return c > 0x20 && c < 0x7f;
 }
 
-// --- requests
-// -----------------------------------------------------------------------------------------------
+// --- requests ---------------------------------------------------------------------------------------------
 static int hex_digit(char c)
 {
 	if (c >= '0' && c <= '9')
@@ -125,8 +124,7 @@ void admin_request_end(struct strbuf *out)
 	strbuf_add_char(out, '\n');
 }
 
-// --- responses
-// ----------------------------------------------------------------------------------------------
+// --- responses --------------------------------------------------------------------------------------------
 void admin_response_write(struct strbuf *out, enum admin_status status, struct str body)
 {
 	strbuf_printf(out, "%s %zu\n", status_words[status], body.len);

@@ -60,8 +60,8 @@ void command_param_usage(struct strbuf *out, const struct command_param *param)
 		strbuf_add_text(out, "...");
 }
 
-// --- did you mean
-// ------------------------------------------------------------------------------------------- A third of the
+// --- did you mean -----------------------------------------------------------------------------------------
+// A third of the
 // letters may differ, at least one.
 static unsigned tolerance(struct str word)
 {

@@ -52,8 +52,7 @@ const struct command_param *command_missing(const struct command *command, const
 // "[direction=inbound|outbound]", "--header NAME:VALUE...", as usage lines have it.
 void command_param_usage(struct strbuf *out, const struct command_param *param);
 
-// --- did you mean
-// -------------------------------------------------------------------------------------------
+// --- did you mean -----------------------------------------------------------------------------------------
 struct suggestion {
 	struct str word;
 	const char *best; // NULL: nothing comes close

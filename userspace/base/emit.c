@@ -60,8 +60,7 @@ static void level_pop(struct emit *emit)
 	emit->_depth--;
 }
 
-// --- text
-// ---------------------------------------------------------------------------------------------------
+// --- text -------------------------------------------------------------------------------------------------
 static void add_printable(struct strbuf *out, struct str value)
 {
 	for (size_t i = 0; i < value.len; i++) {
@@ -88,8 +87,7 @@ static void add_key(struct strbuf *out, const char *key, bool heading)
 	}
 }
 
-// --- blocks
-// -------------------------------------------------------------------------------------------------
+// --- blocks -----------------------------------------------------------------------------------------------
 static size_t block_indent(const struct emit *emit)
 {
 	return (size_t)emit->_depth * INDENT;
@@ -163,8 +161,7 @@ static void lone_caption(struct emit *emit)
 	emit->_lone = NULL;
 }
 
-// --- tables
-// -------------------------------------------------------------------------------------------------
+// --- tables -----------------------------------------------------------------------------------------------
 static int column_find(struct emit *emit, struct str name)
 {
 	for (size_t i = 0; i < emit->_column_count; i++)
@@ -287,8 +284,7 @@ static void table_open(struct emit *emit, const char *name, bool first)
 	level_push(emit, LEVEL_TABLE);
 }
 
-// --- inline cells
-// -------------------------------------------------------------------------------------------
+// --- inline cells -----------------------------------------------------------------------------------------
 static void inline_separate(struct emit *emit)
 {
 	if (emit->_later[emit->_depth])
@@ -322,8 +318,7 @@ static void inline_close(struct emit *emit)
 	emit->out->failed = emit->out->failed || emit->_cell.failed;
 }
 
-// --- structure, plain
-// ---------------------------------------------------------------------------------------
+// --- structure, plain -------------------------------------------------------------------------------------
 static void plain_record_begin(struct emit *emit, const char *name)
 {
 	unsigned kind = level_kind(emit);
@@ -370,8 +365,7 @@ static void plain_value(struct emit *emit, const char *key, struct str value, bo
 	}
 }
 
-// --- structure
-// ----------------------------------------------------------------------------------------------
+// --- structure --------------------------------------------------------------------------------------------
 void emit_record_begin(struct emit *emit, const char *name)
 {
 	start(emit);
@@ -470,8 +464,7 @@ void emit_done(struct emit *emit)
 	strbuf_done(&emit->_cells);
 }
 
-// --- values
-// -------------------------------------------------------------------------------------------------
+// --- values -----------------------------------------------------------------------------------------------
 void emit_str(struct emit *emit, const char *key, struct str value)
 {
 	start(emit);

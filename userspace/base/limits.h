@@ -44,6 +44,8 @@ enum {
 	// admin (admin/)
 	LIMIT_ADMIN_REQUEST = 8192,
 	LIMIT_ADMIN_CLIENTS = 32,
+	LIMIT_METRICS_REQUEST = 8192,
+	LIMIT_METRICS_CLIENTS = 32,
 
 	// connections
 	LIMIT_OUT_HIGH = 128 * 1024, // bytes waiting to be written, above which the other side is not read

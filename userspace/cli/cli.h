@@ -46,8 +46,8 @@ struct cli {
 // Runs `weir` with these arguments; returns the exit status. Writes to stdout and stderr.
 int cli_main(int argc, char **argv);
 
-// --- for handlers
-// ------------------------------------------------------------------------------------------- The value of a
+// --- for handlers -----------------------------------------------------------------------------------------
+// The value of a
 // parameter, terminated; NULL if it was not given.
 const char *cli_get(const struct cli *cli, const char *name);
 // One value after the other of a parameter that may be given several times; *at starts at 0.
@@ -58,8 +58,7 @@ int cli_fail(const struct cli *cli, const char *format, ...) __attribute__((form
 // The same with a hint at the command's help; returns CLI_USAGE.
 int cli_usage(const struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-// --- parts, for tests
-// ---------------------------------------------------------------------------------------
+// --- parts, for tests -------------------------------------------------------------------------------------
 const struct cli_object *cli_object_find(struct str name);
 // Command number i of an object: its own or the admin server's; NULL behind the last. *ret_run is the
 // handler.

@@ -5,8 +5,8 @@
 
 #include "base/mem.h"
 
-// --- version
-// ------------------------------------------------------------------------------------------------ The
+// --- version ----------------------------------------------------------------------------------------------
+// The
 // proxy's fields, as its plain answer lists them.
 static void proxy_fields(struct cli *cli, struct str body)
 {
@@ -39,8 +39,7 @@ static const struct cli_command version_commands[] = {
     {{0}, NULL},
 };
 
-// --- objects
-// ------------------------------------------------------------------------------------------------
+// --- objects ----------------------------------------------------------------------------------------------
 const struct cli_object cli_objects[] = {
     {"vhost", "Virtual hosts: what services are there", NULL, NULL},
     {"route", "Routes: which cluster gets a request", NULL, NULL},

@@ -131,8 +131,7 @@ void cli_help_command(struct strbuf *out, const struct command *command)
 	add_globals(out);
 }
 
-// --- the manual page
-// ----------------------------------------------------------------------------------------
+// --- the manual page --------------------------------------------------------------------------------------
 static void man_heading(struct strbuf *out, const char *text, char line)
 {
 	strbuf_printf(out, "\n%s\n", text);
@@ -201,8 +200,7 @@ void cli_help_manual(struct strbuf *out)
 	strbuf_add_text(out, "``WEIR_ADMIN``\n    The proxy's admin socket.\n");
 }
 
-// --- completion
-// ---------------------------------------------------------------------------------------------
+// --- completion -------------------------------------------------------------------------------------------
 static void completion_param(struct strbuf *out, const struct command_param *param)
 {
 	struct str choices = str_from(param->value);

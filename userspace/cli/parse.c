@@ -8,8 +8,7 @@
 
 #include <stdio.h>
 
-// --- objects and commands
-// -----------------------------------------------------------------------------------
+// --- objects and commands ---------------------------------------------------------------------------------
 const struct cli_object *cli_object_find(struct str name)
 {
 	for (const struct cli_object *object = cli_objects; object->name; object++)
@@ -46,8 +45,7 @@ const struct command *cli_object_command(const struct cli_object *object, size_t
 	return NULL;
 }
 
-// --- global options
-// -----------------------------------------------------------------------------------------
+// --- global options ---------------------------------------------------------------------------------------
 const struct cli_global_option cli_global_options[] = {
     {'j', "json", NULL, "Write JSON"},
     {'p', "pretty", NULL, "Write JSON, indented"},
@@ -86,8 +84,7 @@ static void global_apply(struct cli *cli, const struct cli_global_option *option
 	}
 }
 
-// --- words
-// --------------------------------------------------------------------------------------------------
+// --- words ------------------------------------------------------------------------------------------------
 struct words {
 	struct cli *cli;
 	int argc, at;
@@ -262,8 +259,7 @@ int cli_parse(struct cli *cli, int argc, char **argv, struct strbuf *ret_error)
 	return 0;
 }
 
-// --- for handlers
-// -------------------------------------------------------------------------------------------
+// --- for handlers -----------------------------------------------------------------------------------------
 const char *cli_next(const struct cli *cli, const char *name, size_t *at)
 {
 	// The words come from argv, and an option's value reaches to the end of its word: all are terminated.

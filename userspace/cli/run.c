@@ -47,8 +47,7 @@ static int print(const struct cli *cli, const struct strbuf *text)
 	return CLI_DONE;
 }
 
-// --- help
-// ---------------------------------------------------------------------------------------------------
+// --- help -------------------------------------------------------------------------------------------------
 static int unknown_object(const struct cli *cli, const char *word)
 {
 	autostrbuf struct strbuf text = {0};
@@ -134,8 +133,7 @@ static int show_usage(const struct cli_object *object)
 	return CLI_USAGE;
 }
 
-// --- running
-// ------------------------------------------------------------------------------------------------
+// --- running ----------------------------------------------------------------------------------------------
 static int run_command(struct cli *cli, int (*run)(struct cli *))
 {
 	autostrbuf struct strbuf out = {0};

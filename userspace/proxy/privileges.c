@@ -23,8 +23,7 @@ static uint64_t bit(unsigned capability)
 	return 1ULL << capability;
 }
 
-// --- system calls that glibc has no wrapper for
-// -------------------------------------------------------------
+// --- system calls that glibc has no wrapper for -----------------------------------------------------------
 static int caps_get(uint64_t *ret_permitted, uint64_t *ret_effective)
 {
 	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
@@ -45,8 +44,8 @@ static int caps_set(uint64_t caps)
 	return syscall(SYS_capset, &header, data) < 0 ? -errno : 0;
 }
 
-// --- what to keep
-// ------------------------------------------------------------------------------------------- CAP_NET_RAW
+// --- what to keep -----------------------------------------------------------------------------------------
+// CAP_NET_RAW
 // suffices for SO_MARK since Linux 5.17.
 static unsigned mark_capability(void)
 {
@@ -66,8 +65,7 @@ static bool can_mark(void)
 	return fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof mark) == 0;
 }
 
-// --- the user
-// -----------------------------------------------------------------------------------------------
+// --- the user ---------------------------------------------------------------------------------------------
 int privileges_user(const char *user, uid_t *ret_uid, gid_t *ret_gid, struct strbuf *ret_error)
 {
 	struct passwd entry, *found = NULL;
@@ -107,8 +105,8 @@ static int become(const char *user, uid_t uid, gid_t gid, struct strbuf *ret_err
 	return 0;
 }
 
-// --- capabilities
-// ------------------------------------------------------------------------------------------- Nothing outside
+// --- capabilities -----------------------------------------------------------------------------------------
+// Nothing outside
 // `keep` can come back by an exec. Ends at the first number that this kernel does not know.
 static int drop_bounding(uint64_t keep, struct strbuf *ret_error)
 {

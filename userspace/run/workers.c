@@ -58,8 +58,7 @@ static void await_answers(struct workers *workers)
 	pthread_mutex_unlock(&workers->lock);
 }
 
-// --- life
-// ---------------------------------------------------------------------------------------------------
+// --- life -------------------------------------------------------------------------------------------------
 static void *thread_main(void *arg)
 {
 	struct thread *thread = arg;
@@ -149,8 +148,7 @@ void workers_stop(struct workers *workers)
 	mem_free(workers);
 }
 
-// --- calls
-// --------------------------------------------------------------------------------------------------
+// --- calls ------------------------------------------------------------------------------------------------
 static void call_unref(struct call *call)
 {
 	struct workers *workers = call->workers;

@@ -26,8 +26,7 @@ static struct addr address(const char *text)
 	return addr;
 }
 
-// --- a table
-// ------------------------------------------------------------------------------------------------
+// --- a table ----------------------------------------------------------------------------------------------
 static void connection(struct emit *emit, uint64_t id, const char *peer, const char *tls, uint64_t bytes)
 {
 	struct addr addr = {0};
@@ -112,8 +111,7 @@ static void tables_get_captions(void **state)
 	expect(two_tables, EMIT_PLAIN, "things:\nA  B\n1  -\n-  2\n\nvirtual hosts:\nno virtual hosts\n");
 }
 
-// --- cells made of tables and lists
-// -------------------------------------------------------------------------
+// --- cells made of tables and lists -----------------------------------------------------------------------
 static void routes(struct emit *emit)
 {
 	emit_table_begin(emit, "routes");
@@ -142,8 +140,7 @@ static void inline_cells(void **state)
 	       "{\"cluster\":\"two\",\"weight\":2}],\"methods\":[]}]}\n");
 }
 
-// --- records
-// ------------------------------------------------------------------------------------------------
+// --- records ----------------------------------------------------------------------------------------------
 static void settings(struct emit *emit)
 {
 	emit_uint(emit, "generation", 3);
@@ -205,8 +202,7 @@ static void nothing_emitted(void **state)
 	expect(nothing, EMIT_JSON, "");
 }
 
-// --- values
-// -------------------------------------------------------------------------------------------------
+// --- values -----------------------------------------------------------------------------------------------
 static void hostile(struct emit *emit)
 {
 	emit_str(emit, "name", STR("a\x1b[2J\n\0\xc3\xa4"));

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+// The small server with a protocol of its own: a request is a line, the answer is the line many times over.
+#include "admin/serve.h"
+#include "base/error.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+enum { REQUEST_MAX = 64, CLIENTS_MAX = 2 };
+
+struct fixture {
+	struct loop *loop;
+	struct serve *serve;
+	struct sockaddr_un where;
+	socklen_t size;
+	size_t times;
+	bool refuse;
+};
+
+static int answer(void *arg, char *bytes, size_t len, struct strbuf *ret_answer)
+{
+	const struct fixture *fixture = arg;
+	assert_true(len <= REQUEST_MAX);
+	if (len && bytes[0] == '!')
+		return ERR_MALFORMED;
+	if (!memchr(bytes, '\n', len))
+		return ERR_NEED_MORE;
+	for (size_t i = 0; i < fixture->times; i++)
+		strbuf_add(ret_answer, bytes, len);
+	return 0;
+}
+
+static bool admit(void *arg, int fd, struct strbuf *ret_answer)
+{
+	const struct fixture *fixture = arg;
+	assert_true(fd >= 0);
+	if (fixture->refuse)
+		strbuf_add_text(ret_answer, "no\n");
+	return !fixture->refuse;
+}
+
+static void start(struct fixture *fixture, uint32_t idle_ms)
+{
+	*fixture = (struct fixture){.times = 1, .where.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	// An abstract name that the kernel chooses.
+	assert_int_equal(bind(fd, (struct sockaddr *)&fixture->where, sizeof(sa_family_t)), 0);
+	fixture->size = sizeof fixture->where;
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&fixture->where, &fixture->size), 0);
+	assert_int_equal(listen(fd, 16), 0);
+	const struct serve_ops ops = {admit, answer, fixture, CLIENTS_MAX, REQUEST_MAX, idle_ms};
+	assert_int_equal(loop_new(&fixture->loop), 0);
+	assert_int_equal(serve_new(fixture->loop, fd, &ops, &fixture->serve), 0);
+}
+
+static void stop(struct fixture *fixture)
+{
+	serve_free(fixture->serve);
+	loop_free(fixture->loop);
+}
+
+static int dial(const struct fixture *fixture)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(connect(fd, (const struct sockaddr *)&fixture->where, fixture->size), 0);
+	fcntl(fd, F_SETFL, O_NONBLOCK);
+	return fd;
+}
+
+static void turn(const struct fixture *fixture)
+{
+	for (int i = 0; i < 4; i++)
+		assert_int_equal(loop_turn(fixture->loop, 0), 0);
+}
+
+// Receives until the end, turning the loop meanwhile; closes.
+static void expect_answer(const struct fixture *fixture, int fd, struct strbuf *ret_text)
+{
+	for (;;) {
+		char piece[4096];
+		ssize_t n = read(fd, piece, sizeof piece);
+		if (n == 0)
+			break;
+		if (n > 0)
+			strbuf_add(ret_text, piece, (size_t)n);
+		else
+			assert_int_equal(errno, EAGAIN);
+		turn(fixture);
+	}
+	close(fd);
+}
+
+static void expect_text(const struct fixture *fixture, int fd, const char *expected)
+{
+	autostrbuf struct strbuf text = {0};
+	expect_answer(fixture, fd, &text);
+	assert_string_equal(text.p ? text.p : "", expected);
+}
+
+static void whole_and_bytewise(void **state)
+{
+	struct fixture fixture;
+	(void)state;
+	start(&fixture, 10000);
+	int fd = dial(&fixture);
+	assert_int_equal(write(fd, "hello\n", 6), 6);
+	expect_text(&fixture, fd, "hello\n");
+	fd = dial(&fixture);
+	for (const char *p = "hello\n"; *p; p++) {
+		assert_int_equal(write(fd, p, 1), 1);
+		turn(&fixture);
+	}
+	expect_text(&fixture, fd, "hello\n");
+	stop(&fixture);
+}
+
+static void long_answers_and_slow_readers(void **state)
+{
+	struct fixture fixture;
+	autostrbuf struct strbuf text = {0};
+	(void)state;
+	start(&fixture, 10000);
+	fixture.times = 500000;
+	int slow = dial(&fixture), quick = dial(&fixture);
+	assert_int_equal(write(slow, "0123456789\n", 11), 11);
+	turn(&fixture);
+	fixture.times = 1;
+	// The slow reader has read nothing yet; another is answered all the same.
+	assert_int_equal(write(quick, "hello\n", 6), 6);
+	expect_text(&fixture, quick, "hello\n");
+	expect_answer(&fixture, slow, &text);
+	assert_int_equal(text.len, 11 * 500000);
+	stop(&fixture);
+}
+
+static void what_is_unread_does_not_hurt(void **state)
+{
+	struct fixture fixture;
+	(void)state;
+	start(&fixture, 10000);
+	fixture.refuse = true;
+	int fd = dial(&fixture);
+	assert_int_equal(write(fd, "ignored\n", 8), 8);
+	expect_text(&fixture, fd, "no\n");
+	stop(&fixture);
+}
+
+static void hopeless_requests_are_dropped(void **state)
+{
+	struct fixture fixture;
+	char blank[REQUEST_MAX + 1];
+	(void)state;
+	start(&fixture, 10000);
+	memset(blank, ' ', sizeof blank);
+	int fd = dial(&fixture);
+	assert_int_equal(write(fd, "!", 1), 1);
+	expect_text(&fixture, fd, "");
+	fd = dial(&fixture);
+	assert_int_equal(write(fd, blank, REQUEST_MAX), REQUEST_MAX);
+	expect_text(&fixture, fd, "");
+	fd = dial(&fixture);
+	assert_int_equal(shutdown(fd, SHUT_WR), 0);
+	expect_text(&fixture, fd, "");
+	stop(&fixture);
+}
+
+static void silent_clients_make_room(void **state)
+{
+	struct fixture fixture;
+	(void)state;
+	start(&fixture, 30);
+	int silent[CLIENTS_MAX];
+	for (int i = 0; i < CLIENTS_MAX; i++)
+		silent[i] = dial(&fixture);
+	int waiting = dial(&fixture);
+	assert_int_equal(write(waiting, "hello\n", 6), 6);
+	turn(&fixture);
+	expect_text(&fixture, waiting, "hello\n");
+	for (int i = 0; i < CLIENTS_MAX; i++)
+		expect_text(&fixture, silent[i], "");
+	stop(&fixture);
+}
+
+static void freed_with_clients(void **state)
+{
+	struct fixture fixture;
+	(void)state;
+	start(&fixture, 10000);
+	int fd = dial(&fixture);
+	turn(&fixture);
+	stop(&fixture);
+	close(fd);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(whole_and_bytewise),	    cmocka_unit_test(long_answers_and_slow_readers),
+	    cmocka_unit_test(what_is_unread_does_not_hurt), cmocka_unit_test(hopeless_requests_are_dropped),
+	    cmocka_unit_test(silent_clients_make_room),	    cmocka_unit_test(freed_with_clients),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

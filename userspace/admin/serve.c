@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "admin/serve.h"
+
+#include "base/error.h"
+#include "base/list.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { LINGER_MS = 1000, LINGER_READS = 16, ACCEPT_RETRY_MS = 200 };
+
+struct serve {
+	struct loop *loop;
+	struct loop_io io;
+	struct loop_timer retry; // accepting, after it failed for want of descriptors or memory
+	struct loop_task resume; // accepting, after a client made room
+	struct serve_ops ops;
+	struct list clients;
+	unsigned client_count;
+};
+
+enum client_state { CLIENT_READS, CLIENT_WRITES, CLIENT_LINGERS };
+
+struct client {
+	struct serve *serve;
+	struct list node;
+	struct loop_io io;
+	struct loop_timer timer;
+	struct loop_task freeing;
+	enum client_state state;
+	struct strbuf answer;
+	size_t sent;
+	size_t len;
+	char request[];
+};
+
+static void on_resume(struct loop_task *task);
+
+// --- one client -------------------------------------------------------------------------------------------
+static void client_free(struct loop_task *task)
+{
+	struct client *client = container_of(task, struct client, freeing);
+	strbuf_done(&client->answer);
+	mem_free(client);
+}
+
+static void client_unlink(struct client *client)
+{
+	int fd = client->io.fd;
+	loop_timer_stop(&client->timer);
+	loop_io_del(client->serve->loop, &client->io);
+	close(fd);
+	list_del(&client->node);
+	client->serve->client_count--;
+}
+
+static void client_close(struct client *client)
+{
+	struct serve *serve = client->serve;
+	bool was_full = serve->client_count == serve->ops.clients_max;
+	client_unlink(client);
+	loop_defer(serve->loop, &client->freeing, client_free);
+	if (was_full)
+		loop_defer(serve->loop, &serve->resume, on_resume);
+}
+
+static void on_idle(struct loop_timer *timer)
+{
+	client_close(container_of(timer, struct client, timer));
+}
+
+// Reads and forgets what the peer still sends: closing with bytes unread would reset the connection, and the
+// peer might lose the answer.
+static void client_linger(struct client *client)
+{
+	char scrap[4096];
+	for (int i = 0; i < LINGER_READS; i++) {
+		ssize_t n = read(client->io.fd, scrap, sizeof scrap);
+		if (n < 0 && errno == EAGAIN)
+			return;
+		if (n == 0 || (n < 0 && errno != EINTR))
+			break;
+	}
+	client_close(client);
+}
+
+static void client_write(struct client *client)
+{
+	while (client->sent < client->answer.len) {
+		ssize_t n = send(client->io.fd, client->answer.p + client->sent,
+				 client->answer.len - client->sent, MSG_NOSIGNAL);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			return;
+		if (n < 0) {
+			client_close(client);
+			return;
+		}
+		client->sent += (size_t)n;
+		loop_timer_start(client->serve->loop, &client->timer, client->serve->ops.idle_ms);
+	}
+	shutdown(client->io.fd, SHUT_WR);
+	client->state = CLIENT_LINGERS;
+	loop_timer_start(client->serve->loop, &client->timer, LINGER_MS);
+	client_linger(client);
+}
+
+static void client_respond(struct client *client)
+{
+	if (client->answer.failed) {
+		client_close(client);
+		return;
+	}
+	client->state = CLIENT_WRITES;
+	client_write(client);
+}
+
+// Hands the request on whenever it has grown.
+static void client_read(struct client *client)
+{
+	const struct serve_ops *ops = &client->serve->ops;
+	for (;;) {
+		ssize_t n =
+		    read(client->io.fd, client->request + client->len, ops->request_max - client->len);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			return;
+		if (n <= 0)
+			break;
+		client->len += (size_t)n;
+		int err = ops->answer(ops->arg, client->request, client->len, &client->answer);
+		if (err == 0) {
+			client_respond(client);
+			return;
+		}
+		if (err != ERR_NEED_MORE || client->len == ops->request_max)
+			break;
+	}
+	client_close(client);
+}
+
+static void on_client(struct loop_io *io, uint32_t events)
+{
+	struct client *client = container_of(io, struct client, io);
+	(void)events;
+	if (client->state == CLIENT_READS)
+		client_read(client);
+	else if (client->state == CLIENT_WRITES)
+		client_write(client);
+	else
+		client_linger(client);
+}
+
+static int client_new(struct serve *serve, int fd)
+{
+	struct client *client = mem_alloc(sizeof *client + serve->ops.request_max);
+	if (!client)
+		return -ENOMEM;
+	*client = (struct client){.serve = serve};
+	loop_timer_init(&client->timer, on_idle);
+	int err = loop_io_add(serve->loop, &client->io, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP, on_client);
+	if (err) {
+		mem_free(client);
+		return err;
+	}
+	list_append(&serve->clients, &client->node);
+	serve->client_count++;
+	loop_timer_start(serve->loop, &client->timer, serve->ops.idle_ms);
+	if (serve->ops.admit && !serve->ops.admit(serve->ops.arg, fd, &client->answer))
+		client_respond(client);
+	return 0;
+}
+
+// --- the listener -----------------------------------------------------------------------------------------
+// Accepts until
+// nobody waits or the limit is reached; then the client that ends calls it again.
+static void serve_accept(struct serve *serve)
+{
+	while (serve->client_count < serve->ops.clients_max) {
+		int fd = accept4(serve->io.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))
+			continue;
+		if (fd < 0) {
+			if (errno != EAGAIN)
+				loop_timer_start(serve->loop, &serve->retry, ACCEPT_RETRY_MS);
+			return;
+		}
+		if (client_new(serve, fd))
+			close(fd);
+	}
+}
+
+static void on_resume(struct loop_task *task)
+{
+	serve_accept(container_of(task, struct serve, resume));
+}
+
+static void on_retry(struct loop_timer *timer)
+{
+	serve_accept(container_of(timer, struct serve, retry));
+}
+
+static void on_listener(struct loop_io *io, uint32_t events)
+{
+	(void)events;
+	serve_accept(container_of(io, struct serve, io));
+}
+
+int serve_new(struct loop *loop, int fd, const struct serve_ops *ops, struct serve **ret_serve)
+{
+	struct serve *serve = mem_zalloc(sizeof *serve);
+	if (!serve)
+		return -ENOMEM;
+	*serve = (struct serve){.loop = loop, .ops = *ops};
+	list_init(&serve->clients);
+	loop_timer_init(&serve->retry, on_retry);
+	int err = loop_io_add(loop, &serve->io, fd, EPOLLIN, on_listener);
+	if (err) {
+		mem_free(serve);
+		return err;
+	}
+	*ret_serve = serve;
+	return 0;
+}
+
+void serve_free(struct serve *serve)
+{
+	if (!serve)
+		return;
+	while (!list_empty(&serve->clients)) {
+		struct client *client = container_of(serve->clients.next, struct client, node);
+		client_unlink(client);
+		client_free(&client->freeing);
+	}
+	loop_timer_stop(&serve->retry);
+	int fd = serve->io.fd;
+	loop_io_del(serve->loop, &serve->io);
+	close(fd);
+	mem_free(serve);
+}
