@@ -560,7 +560,9 @@ void emit_bytes(struct emit *emit, const char *key, uint64_t bytes)
 static void format_duration(char text[32], uint64_t ns)
 {
 	unsigned long long ms = ns / NS_PER_MS, s = ms / 1000;
-	if (ns < NS_PER_MS)
+	if (ns == 0)
+		snprintf(text, 32, "0s");
+	else if (ns < NS_PER_MS)
 		snprintf(text, 32, "%lluus", (unsigned long long)ns / 1000);
 	else if (s == 0)
 		snprintf(text, 32, "%llums", ms);

@@ -224,7 +224,7 @@ static void units(struct emit *emit)
 	emit_bytes(emit, "a", 1023);
 	emit_bytes(emit, "b", 1024 * 1024 - 1);
 	emit_bytes(emit, "c", UINT64_MAX);
-	emit_duration(emit, "d", 900);
+	emit_duration(emit, "d", 0);
 	emit_duration(emit, "e", 12 * NS_PER_MS);
 	emit_duration(emit, "f", 1500 * NS_PER_MS);
 	emit_duration(emit, "g", 7260 * NS_PER_S);
@@ -237,7 +237,7 @@ static void human_units(void **state)
 	(void)state;
 	expect(
 	    units, EMIT_PLAIN,
-	    "ip: -\na:  1023 B\nb:  1.0 MiB\nc:  16.0 EiB\nd:  0us\ne:  12ms\nf:  1.5s\ng:  2h1m\nh:  1d1h\n"
+	    "ip: -\na:  1023 B\nb:  1.0 MiB\nc:  16.0 EiB\nd:  0s\ne:  12ms\nf:  1.5s\ng:  2h1m\nh:  1d1h\n"
 	    "i:  2023-11-14T22:13:20Z\n");
 }
 
