@@ -12,9 +12,7 @@
 #include <pthread.h>
 
 enum {
-	RECORD_HEADER = 5,
-	RECORD_PLAIN = SSL3_RT_MAX_PLAIN_LENGTH,
-	RECORD_MAX = RECORD_PLAIN + 2048, // RFC 5246, 6.2.3; RFC 8446 allows less
+	RECORD_MAX = TLS_RECORD_PLAIN + 2048, // RFC 5246, 6.2.3; RFC 8446 allows less
 	// Less than this of an unfinished record is copied out, so as not to hold a whole receive chunk.
 	RECORD_SMALL_REST = 1024,
 };
@@ -48,20 +46,30 @@ void tls_thread_done(void)
 	tls_session_thread_done();
 }
 
-static int out_append(struct bufq *out, const uint8_t *bytes, size_t len)
+uint8_t *tls_out_reserve(size_t len)
 {
-	while (len) {
-		size_t n = MIN(len, (size_t)CHUNK_SIZE);
-		struct chunk *chunk = chunk_with(&tx, n);
-		if (!chunk)
+	struct chunk *chunk = chunk_with(&tx, len);
+	return chunk ? chunk->data + chunk->used : NULL;
+}
+
+int tls_out_commit(struct tls_conn *conn, const uint8_t *at, size_t len)
+{
+	int err = bufq_add_slice(&conn->out, (struct slice){tx, at, len});
+	if (err == 0)
+		tx->used += (uint32_t)len;
+	return err;
+}
+
+static int out_append(struct tls_conn *conn, const uint8_t *bytes, size_t len)
+{
+	for (size_t at = 0, n; at < len; at += n) {
+		n = MIN(len - at, (size_t)CHUNK_SIZE);
+		uint8_t *to = tls_out_reserve(n);
+		if (!to)
 			return -ENOMEM;
-		uint8_t *to = chunk->data + chunk->used;
-		memcpy(to, bytes, n);
-		if (bufq_add_slice(out, (struct slice){chunk, to, n}))
+		memcpy(to, bytes + at, n);
+		if (tls_out_commit(conn, to, n))
 			return -ENOMEM;
-		chunk->used += (uint32_t)n;
-		bytes += n;
-		len -= n;
 	}
 	return 0;
 }
@@ -75,7 +83,7 @@ static int bio_write(BIO *bio, const char *bytes, int len)
 	BIO_clear_retry_flags(bio);
 	if (len <= 0)
 		return 0;
-	return out_append(&conn->out, (const uint8_t *)bytes, (size_t)len) ? -1 : len;
+	return out_append(conn, (const uint8_t *)bytes, (size_t)len) ? -1 : len;
 }
 
 static int bio_read(BIO *bio, char *ret_bytes, int len)
@@ -133,15 +141,32 @@ static BIO *bio_for(struct tls_conn *conn)
 // --- hooks
 // --------------------------------------------------------------------------------------------------
 
+// Our own record layer wants to know how many records passed since the keys for data were set: with the
+// client's Finished.
+static void count_record(struct tls_conn *conn, bool sent)
+{
+	if (sent)
+		conn->records_written++;
+	else
+		conn->records_read++;
+}
+
 // Handshake messages after the handshake cost the receiver much and the sender little: key updates, tickets.
 static void on_message(int sent, int version, int type, const void *bytes, size_t len, SSL *ssl, void *arg)
 {
-	(void)version, (void)bytes, (void)len, (void)arg;
-	if (sent || type != SSL3_RT_HANDSHAKE)
-		return;
 	struct tls_conn *conn = SSL_get_app_data(ssl);
-	if (conn->done)
+	(void)version, (void)arg;
+	if (type == SSL3_RT_HEADER)
+		count_record(conn, sent);
+	if (type != SSL3_RT_HANDSHAKE || len == 0)
+		return;
+	uint8_t message = *(const uint8_t *)bytes;
+	if (conn->done && !sent)
 		conn->extra_messages++;
+	if (message == SSL3_MT_KEY_UPDATE)
+		conn->key_updated = true;
+	if (message == SSL3_MT_FINISHED && (conn->side == TLS_CLIENT) == (sent == 1))
+		conn->records_read = conn->records_written = 0;
 }
 
 static int on_session(SSL *ssl, SSL_SESSION *session)
@@ -156,6 +181,7 @@ static int on_session(SSL *ssl, SSL_SESSION *session)
 void tls_conn_hook(SSL_CTX *ctx, enum tls_side side)
 {
 	SSL_CTX_set_msg_callback(ctx, on_message);
+	SSL_CTX_set_keylog_callback(ctx, tls_native_on_secret);
 	if (side == TLS_SERVER) {
 		SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
 		return;
@@ -213,6 +239,8 @@ int tls_conn_new(struct tls_context *context, enum tls_side side, const struct t
 	if (!conn)
 		return -ENOMEM;
 	conn->context = tls_context_ref(context);
+	conn->side = side;
+	conn->version = conn->cipher = "-";
 	int err = conn_prepare(conn, side, rules);
 	if (err) {
 		ERR_clear_error();
@@ -234,6 +262,9 @@ void tls_conn_free(struct tls_conn *conn)
 	SSL_free(conn->ssl);
 	bufq_clear(&conn->in);
 	bufq_clear(&conn->out);
+	bufq_clear(&conn->plain);
+	tls_direction_done(&conn->reading);
+	tls_direction_done(&conn->writing);
 	tls_patterns_done(&conn->allow);
 	mem_free((void *)conn->peer_id.p);
 	strbuf_done(&conn->reason);
@@ -244,7 +275,7 @@ void tls_conn_free(struct tls_conn *conn)
 // --- failures
 // -----------------------------------------------------------------------------------------------
 
-static int conn_fail(struct tls_conn *conn, int err, const char *reason)
+int tls_conn_fail(struct tls_conn *conn, int err, const char *reason)
 {
 	conn->err = err;
 	if (reason) {
@@ -259,12 +290,12 @@ static bool starts_like_tls(const struct tls_conn *conn)
 	return conn->first_byte == SSL3_RT_HANDSHAKE || conn->first_byte == SSL3_RT_ALERT;
 }
 
-static int explain_alert(struct tls_conn *conn, int alert)
+int tls_conn_alerted(struct tls_conn *conn, int alert)
 {
 	strbuf_clear(&conn->reason);
 	strbuf_printf(&conn->reason, "the peer ended it with the alert '%s'",
 		      SSL_alert_desc_string_long(alert));
-	return conn_fail(conn, ERR_TLS, NULL);
+	return tls_conn_fail(conn, ERR_TLS, NULL);
 }
 
 // Turns the error queue into a reason, and empties it.
@@ -275,13 +306,13 @@ static int explain_queue(struct tls_conn *conn)
 	const char *text = ERR_reason_error_string(code);
 	ERR_clear_error();
 	if (reason == SSL_R_CERTIFICATE_VERIFY_FAILED)
-		return conn_fail(conn, ERR_TLS_PEER,
-				 conn->reason.len ? NULL : "the certificate was not accepted");
+		return tls_conn_fail(conn, ERR_TLS_PEER,
+				     conn->reason.len ? NULL : "the certificate was not accepted");
 	if (reason == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE)
-		return conn_fail(conn, ERR_TLS_PEER, "the peer showed no certificate");
+		return tls_conn_fail(conn, ERR_TLS_PEER, "the peer showed no certificate");
 	if (reason > SSL_AD_REASON_OFFSET && reason < SSL_AD_REASON_OFFSET + 256)
-		return explain_alert(conn, reason - SSL_AD_REASON_OFFSET);
-	return conn_fail(conn, ERR_TLS, text ? text : "protocol failure");
+		return tls_conn_alerted(conn, reason - SSL_AD_REASON_OFFSET);
+	return tls_conn_fail(conn, ERR_TLS, text ? text : "protocol failure");
 }
 
 static int explain_failure(struct tls_conn *conn)
@@ -290,26 +321,28 @@ static int explain_failure(struct tls_conn *conn)
 		if (conn->done || conn->handshake_bytes <= LIMIT_TLS_HANDSHAKE_BYTES)
 			return explain_queue(conn);
 		ERR_clear_error();
-		return conn_fail(conn, ERR_LIMIT, "the handshake is too long");
+		return tls_conn_fail(conn, ERR_LIMIT, "the handshake is too long");
 	}
 	ERR_clear_error();
-	return conn_fail(conn, ERR_TLS, "the peer does not speak TLS: its first byte begins no TLS record");
+	return tls_conn_fail(conn, ERR_TLS,
+			     "the peer does not speak TLS: its first byte begins no TLS record");
 }
 
 // The transport ended; a peer that closes instead of answering gets the reason told apart.
-static int conn_truncated(struct tls_conn *conn)
+static int truncated(struct tls_conn *conn)
 {
-	return conn_fail(conn, ERR_CLOSED,
-			 conn->done ? "the connection was closed without close_notify"
-				    : "the connection was closed during the handshake");
+	return tls_conn_fail(conn, ERR_CLOSED,
+			     conn->done ? "the connection was closed without close_notify"
+					: "the connection was closed during the handshake");
 }
 
 static int outcome(struct tls_conn *conn, int result)
 {
 	switch (SSL_get_error(conn->ssl, result)) {
 	case SSL_ERROR_WANT_READ:
-		return conn->eof_fed && !conn->done ? conn_truncated(conn) : ERR_NEED_MORE;
+		return conn->eof_fed && !conn->done ? truncated(conn) : ERR_NEED_MORE;
 	case SSL_ERROR_ZERO_RETURN:
+		conn->peer_closed = true;
 		return ERR_EOF;
 	default:
 		return explain_failure(conn);
@@ -321,19 +354,27 @@ static int outcome(struct tls_conn *conn, int result)
 
 static int established(struct tls_conn *conn)
 {
-	if (SSL_session_reused(conn->ssl)) {
+	const unsigned char *alpn = NULL;
+	unsigned alpn_len = 0;
+	conn->resumed = SSL_session_reused(conn->ssl);
+	if (conn->resumed) {
 		int err = tls_peer_recheck(conn);
 		if (err)
-			return conn_fail(conn, err, NULL);
+			return tls_conn_fail(conn, err, NULL);
 	}
+	SSL_get0_alpn_selected(conn->ssl, &alpn, &alpn_len);
+	conn->mesh_alpn = tls_alpn_is_mesh((struct str){(const char *)alpn, alpn_len});
+	conn->version = SSL_get_version(conn->ssl);
+	conn->cipher = SSL_get_cipher_name(conn->ssl);
 	conn->done = true;
+	tls_patterns_done(&conn->allow);
 	return 0;
 }
 
 // A session of TLS 1.2 serves again, and the server need not have sent another ticket.
 static void keep_session_1_2(struct tls_conn *conn)
 {
-	if (SSL_is_server(conn->ssl) || conn->endpoint.ip.family == 0 || !SSL_session_reused(conn->ssl) ||
+	if (conn->side == TLS_SERVER || conn->endpoint.ip.family == 0 || !conn->resumed ||
 	    SSL_version(conn->ssl) != TLS1_2_VERSION)
 		return;
 	SSL_SESSION *session = SSL_get1_session(conn->ssl);
@@ -348,12 +389,15 @@ int tls_conn_handshake(struct tls_conn *conn)
 	int result = SSL_do_handshake(conn->ssl);
 	int err = result == 1 ? established(conn) : outcome(conn, result);
 	if (err == ERR_EOF)
-		err = conn_truncated(conn);
+		err = truncated(conn);
 	if (conn->done)
 		keep_session_1_2(conn);
 	// OpenSSL leaves remarks behind on success as well; read and write rely on an empty queue.
 	if (ERR_peek_error())
 		ERR_clear_error();
+	// A client that wants to resume waits for its tickets, which OpenSSL has to read.
+	if (conn->done && (conn->side == TLS_SERVER || conn->endpoint.ip.family == 0))
+		tls_native_take_over(conn);
 	return err;
 }
 
@@ -379,23 +423,21 @@ void tls_conn_feed_eof(struct tls_conn *conn)
 	conn->eof_fed = true;
 }
 
-// The length of the first record if it is there whole; 0 if not. What only OpenSSL can refuse counts as
-// whole.
-static size_t whole_record(const struct tls_conn *conn)
+size_t tls_conn_whole_record(const struct tls_conn *conn)
 {
-	uint8_t header[RECORD_HEADER];
+	uint8_t header[TLS_RECORD_HEADER];
 	if (bufq_peek(&conn->in, 0, header, sizeof header) < sizeof header)
 		return 0;
-	size_t len = RECORD_HEADER + ((size_t)header[3] << 8 | header[4]);
-	if (len > RECORD_HEADER + RECORD_MAX)
+	size_t len = TLS_RECORD_HEADER + ((size_t)header[3] << 8 | header[4]);
+	if (len > TLS_RECORD_HEADER + RECORD_MAX)
 		return conn->in.bytes;
 	return conn->in.bytes >= len ? len : 0;
 }
 
 bool tls_conn_readable(const struct tls_conn *conn)
 {
-	return !conn->done || conn->err || conn->eof_fed || SSL_pending(conn->ssl) > 0 ||
-	       whole_record(conn) > 0 || (SSL_get_shutdown(conn->ssl) & SSL_RECEIVED_SHUTDOWN);
+	return !conn->done || conn->err || conn->eof_fed || conn->peer_closed || !bufq_empty(&conn->plain) ||
+	       tls_conn_whole_record(conn) > 0 || (conn->ssl && SSL_pending(conn->ssl) > 0);
 }
 
 // A few bytes of an unfinished record would hold a whole receive chunk: they move to a block of their own.
@@ -414,52 +456,60 @@ static void release_rest(struct tls_conn *conn)
 	conn->in = rest;
 }
 
-// No whole record is there: what follows from that.
-static int read_nothing(struct tls_conn *conn)
+int tls_conn_read_nothing(struct tls_conn *conn)
 {
-	if (SSL_get_shutdown(conn->ssl) & SSL_RECEIVED_SHUTDOWN)
+	if (conn->peer_closed)
 		return ERR_EOF;
 	if (conn->eof_fed)
-		return conn_truncated(conn);
+		return truncated(conn);
 	release_rest(conn);
 	return ERR_NEED_MORE;
 }
 
-static int check_extra_messages(struct tls_conn *conn)
+uint32_t tls_conn_extra_allowed(const struct tls_conn *conn)
 {
-	if (likely(conn->extra_messages <= LIMIT_TLS_EXTRA_MESSAGES + (conn->read_bytes >> 20)))
-		return 0;
-	return conn_fail(conn, ERR_LIMIT, "too many handshake messages after the handshake");
+	return LIMIT_TLS_EXTRA_MESSAGES + (uint32_t)MIN(conn->read_bytes >> 20, (uint64_t)UINT32_MAX / 2);
+}
+
+// OpenSSL is given whole records only, so it never holds a buffer for the beginning of one.
+static int openssl_read(struct tls_conn *conn, void *ret_bytes, size_t len)
+{
+	size_t n;
+	while (SSL_pending(conn->ssl) > 0 || (conn->grant = tls_conn_whole_record(conn)) > 0) {
+		if (likely(SSL_read_ex(conn->ssl, ret_bytes, len, &n) == 1)) {
+			conn->read_bytes += n;
+			tls_native_take_over(conn);
+			return (int)n;
+		}
+		int err = outcome(conn, 0);
+		if (err == ERR_NEED_MORE && conn->extra_messages > tls_conn_extra_allowed(conn))
+			err = tls_conn_fail(conn, ERR_LIMIT, TLS_TOO_MANY_MESSAGES);
+		if (err != ERR_NEED_MORE)
+			return err;
+		if (conn->extra_messages > 0)
+			tls_native_take_over(conn);
+		if (conn->native)
+			return tls_native_read(conn, ret_bytes, len);
+	}
+	return tls_conn_read_nothing(conn);
 }
 
 int tls_conn_read(struct tls_conn *conn, void *ret_bytes, size_t len)
 {
-	size_t n;
 	if (unlikely(!conn->done || conn->err)) {
 		int err = tls_conn_handshake(conn);
 		if (err)
 			return err;
 	}
-	// OpenSSL is given whole records only, so it never holds a buffer for the beginning of one.
-	while (SSL_pending(conn->ssl) > 0 || (conn->grant = whole_record(conn)) > 0) {
-		if (likely(SSL_read_ex(conn->ssl, ret_bytes, MIN(len, (size_t)INT_MAX), &n) == 1)) {
-			conn->read_bytes += n;
-			return (int)n;
-		}
-		int err = outcome(conn, 0);
-		if (err == ERR_NEED_MORE)
-			err = check_extra_messages(conn);
-		if (err)
-			return err;
-	}
-	return read_nothing(conn);
+	len = MIN(len, (size_t)INT_MAX);
+	return conn->native ? tls_native_read(conn, ret_bytes, len) : openssl_read(conn, ret_bytes, len);
 }
 
 int tls_conn_read_queue(struct tls_conn *conn, struct bufq *ret_queue, size_t max)
 {
 	size_t total = 0;
 	while (total < max) {
-		struct chunk *chunk = chunk_with(&plain, RECORD_PLAIN);
+		struct chunk *chunk = chunk_with(&plain, TLS_RECORD_PLAIN + 1);
 		if (!chunk)
 			return -ENOMEM;
 		uint8_t *to = chunk->data + chunk->used;
@@ -468,39 +518,41 @@ int tls_conn_read_queue(struct tls_conn *conn, struct bufq *ret_queue, size_t ma
 			return total ? (int)total : n;
 		int err = bufq_add_slice(ret_queue, (struct slice){chunk, to, (size_t)n});
 		if (err)
-			return conn_fail(conn, err, err_text(err));
+			return tls_conn_fail(conn, err, err_text(err));
 		chunk->used += (uint32_t)n;
 		total += (size_t)n;
 	}
 	return (int)total;
 }
 
+static int write_begin(struct tls_conn *conn)
+{
+	assert(!conn->shutdown_sent);
+	return likely(conn->done && !conn->err) ? 0 : tls_conn_handshake(conn);
+}
+
 int tls_conn_write(struct tls_conn *conn, const void *bytes, size_t len)
 {
 	size_t n;
-	assert(!conn->shutdown_sent && len > 0);
-	if (unlikely(!conn->done || conn->err)) {
-		int err = tls_conn_handshake(conn);
-		if (err)
-			return err;
-	}
-	if (likely(SSL_write_ex(conn->ssl, bytes, MIN(len, (size_t)INT_MAX), &n) == 1))
-		return (int)n;
-	return outcome(conn, 0);
+	int err = write_begin(conn);
+	if (unlikely(err))
+		return err;
+	len = MIN(len, (size_t)INT_MAX);
+	if (conn->native)
+		return tls_native_write(conn, bytes, len);
+	return SSL_write_ex(conn->ssl, bytes, len, &n) == 1 ? (int)n : outcome(conn, 0);
 }
 
-int tls_conn_write_queue(struct tls_conn *conn, struct bufq *queue)
+static int openssl_write_queue(struct tls_conn *conn, struct bufq *queue)
 {
-	uint8_t gathered[RECORD_PLAIN];
+	uint8_t gathered[TLS_RECORD_PLAIN];
 	while (!bufq_empty(queue)) {
 		struct slice first = bufq_first(queue);
-		size_t len = first.len;
 		const uint8_t *bytes = first.p;
-		if (len < queue->bytes && len < RECORD_PLAIN) {
+		size_t len = first.len;
+		if (len < queue->bytes && len < sizeof gathered) {
 			len = bufq_peek(queue, 0, gathered, sizeof gathered);
 			bytes = gathered;
-		} else if (len > RECORD_PLAIN && len < queue->bytes) {
-			len -= len % RECORD_PLAIN; // the rest shares a record with what follows
 		}
 		int n = tls_conn_write(conn, bytes, len);
 		if (n < 0)
@@ -508,6 +560,14 @@ int tls_conn_write_queue(struct tls_conn *conn, struct bufq *queue)
 		bufq_drop(queue, (size_t)n);
 	}
 	return 0;
+}
+
+int tls_conn_write_queue(struct tls_conn *conn, struct bufq *queue)
+{
+	int err = write_begin(conn);
+	if (unlikely(err))
+		return err;
+	return conn->native ? tls_native_write_queue(conn, queue) : openssl_write_queue(conn, queue);
 }
 
 struct bufq *tls_conn_out(struct tls_conn *conn)
@@ -522,6 +582,8 @@ int tls_conn_shutdown(struct tls_conn *conn)
 	if (!conn->done || conn->shutdown_sent)
 		return 0;
 	conn->shutdown_sent = true;
+	if (conn->native)
+		return tls_native_shutdown(conn);
 	return SSL_shutdown(conn->ssl) >= 0 ? 0 : outcome(conn, -1);
 }
 
@@ -535,26 +597,22 @@ bool tls_conn_shutdown_sent(const struct tls_conn *conn)
 
 const char *tls_conn_version(const struct tls_conn *conn)
 {
-	return conn->done ? SSL_get_version(conn->ssl) : "-";
+	return conn->version;
 }
 
 const char *tls_conn_cipher(const struct tls_conn *conn)
 {
-	return conn->done ? SSL_get_cipher_name(conn->ssl) : "-";
+	return conn->cipher;
 }
 
 struct str tls_conn_alpn(const struct tls_conn *conn)
 {
-	const unsigned char *name = NULL;
-	unsigned len = 0;
-	if (conn->done)
-		SSL_get0_alpn_selected(conn->ssl, &name, &len);
-	return (struct str){(const char *)name, len};
+	return conn->mesh_alpn ? STR(TLS_ALPN_MESH) : STR("");
 }
 
 bool tls_conn_resumed(const struct tls_conn *conn)
 {
-	return conn->done && SSL_session_reused(conn->ssl);
+	return conn->done && conn->resumed;
 }
 
 struct str tls_conn_peer_id(const struct tls_conn *conn)
