@@ -204,7 +204,7 @@ static int feed_ciphertext(struct stream *stream)
 static int receive_tls(struct stream *stream, struct slice *ret_slice)
 {
 	for (;;) {
-		struct chunk *chunk = buf_rx(READ_ROOM);
+		struct chunk *chunk = buf_rx(TLS_READ_ROOM);
 		if (!chunk)
 			return -ENOMEM;
 		int n = tls_conn_read(stream->tls, chunk->data + chunk->used, chunk->cap - chunk->used);

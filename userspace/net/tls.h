@@ -85,6 +85,7 @@ void tls_thread_done(void);
 // --- connections
 // --------------------------------------------------------------------------------------------
 enum tls_side { TLS_SERVER, TLS_CLIENT };
+enum { TLS_READ_ROOM = 16384 + 1 };
 
 // All may be empty; nothing is kept beyond tls_conn_new. `allow` narrows the context's list for this
 // connection (both must match). A client's sessions are cached by `endpoint` (family 0: no resumption).
@@ -111,6 +112,7 @@ void tls_conn_feed_eof(struct tls_conn *conn);
 int tls_conn_handshake(struct tls_conn *conn);
 // Plaintext: how many bytes (> 0), or ERR_NEED_MORE, ERR_EOF (close_notify: writing goes on), and as for the
 // handshake. Read until ERR_NEED_MORE; what is left unread waits here (see tls_conn_readable).
+// With TLS_READ_ROOM no record has to be put aside and copied.
 int tls_conn_read(struct tls_conn *conn, void *ret_bytes, size_t len);
 // The same into a queue: appends at most `max` bytes or the record that crosses it; returns how many (> 0) or
 // an error.

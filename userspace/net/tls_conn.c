@@ -509,7 +509,7 @@ int tls_conn_read_queue(struct tls_conn *conn, struct bufq *ret_queue, size_t ma
 {
 	size_t total = 0;
 	while (total < max) {
-		struct chunk *chunk = chunk_with(&plain, TLS_RECORD_PLAIN + 1);
+		struct chunk *chunk = chunk_with(&plain, TLS_READ_ROOM);
 		if (!chunk)
 			return -ENOMEM;
 		uint8_t *to = chunk->data + chunk->used;
