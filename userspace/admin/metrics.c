@@ -167,14 +167,10 @@ int metrics_answer(const struct admin_backend *backend, struct str bytes, struct
 	int taken = http1_request_parse(bytes, LIMIT_METRICS_REQUEST, FIELDS_MAX, &head, &fault);
 	if (taken == ERR_NEED_MORE)
 		return taken;
-	if (taken < 0) {
-		const struct http1_fault_row *row = http1_fault_describe(fault);
-		autostrbuf struct strbuf status = {0};
-		strbuf_printf(&status, "%u Bad Request", row->status);
-		add_message(ret_answer, status.p ? status.p : "400 Bad Request", false);
-		return 0;
-	}
-	respond(backend, &head.head, ret_answer);
+	if (taken < 0)
+		add_message(ret_answer, "400 Bad Request", false);
+	else
+		respond(backend, &head.head, ret_answer);
 	return 0;
 }
 

@@ -162,11 +162,16 @@ static void lone_caption(struct emit *emit)
 }
 
 // --- tables -----------------------------------------------------------------------------------------------
+// Rows mostly name their columns in the same order: the one behind the last is tried first.
 static int column_find(struct emit *emit, struct str name)
 {
-	for (size_t i = 0; i < emit->_column_count; i++)
-		if (str_eq(str_from(emit->_columns[i].name), name))
-			return (int)i;
+	for (size_t i = 0; i < emit->_column_count; i++) {
+		size_t at = (emit->_column_hint + i) % emit->_column_count;
+		if (str_eq(str_from(emit->_columns[at].name), name)) {
+			emit->_column_hint = at + 1;
+			return (int)at;
+		}
+	}
 	char *copy = mem_strndup(name.p, name.len);
 	if (!copy || emit->_column_count == ROW_END ||
 	    mem_grow((void **)&emit->_columns, &emit->_column_cap, emit->_column_count + 1,

@@ -48,7 +48,7 @@ struct emit {
 	const char *_lone;  // name of a table that stands alone so far
 	size_t _start;	    // of this document in `out`
 	struct emit_column *_columns;
-	size_t _column_count, _column_cap;
+	size_t _column_count, _column_cap, _column_hint;
 	struct strbuf _cells; // of the table under way: column number and text, a row ends with a marker
 	size_t _rows;
 };
