@@ -41,17 +41,6 @@ static const struct tls_suite *suite_find(uint16_t number)
 	return NULL;
 }
 
-bool tls_suite_is_known(uint16_t number)
-{
-	return suite_find(number) != NULL;
-}
-
-size_t tls_suite_secret_len(uint16_t number)
-{
-	const struct tls_suite *suite = suite_find(number);
-	return suite ? suite->secret_len : 0;
-}
-
 // --- keys
 // ---------------------------------------------------------------------------------------------------
 

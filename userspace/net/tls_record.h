@@ -36,11 +36,6 @@ struct tls_direction {
 	uint8_t secret[TLS_SECRET_MAX];
 };
 
-// Whether the cipher suite (IANA number) is known here.
-bool tls_suite_is_known(uint16_t suite);
-// The length of its secrets.
-size_t tls_suite_secret_len(uint16_t suite);
-
 // Keys from a traffic secret; `sequence` records have passed under it. 0, -ENOMEM or ERR_UNSUPPORTED.
 int tls_direction_init(struct tls_direction *direction, uint16_t suite, const uint8_t *secret,
 		       uint64_t sequence, bool seals);
