@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs that are compared, configured as somebody who knows them would: one worker, no access log, connections
+to the origin kept alive. Each is started in a namespace of its own, with the origin beside it."""
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "integration"))
+
+from netns import listening  # noqa: E402
+
+import measure  # noqa: E402
+
+TOOLS = ROOT / "build" / "release" / "tests"
+ORIGIN_HTTP, ORIGIN_STREAM = 9000, 9001
+HTTP, STREAM, TLS, DNS = 8080, 8081, 8443, 5353
+NAMES = 1000
+
+
+@dataclasses.dataclass
+class Target:
+    """What a client connects to."""
+
+    address: str
+    port: int
+    host: str = "bench.mesh"
+
+    @property
+    def url(self):
+        return f"http://{self.address}:{self.port}/"
+
+
+class Direct:
+    """No proxy: what there is without one."""
+
+    name = "direct"
+    needs = None
+
+    def local(self, pod, stage):
+        return Target("127.0.0.1", ORIGIN_HTTP), Target("127.0.0.1", ORIGIN_STREAM), []
+
+    def inbound(self, pod, stage):
+        return Target(pod.ipv4, ORIGIN_HTTP), []
+
+
+class Nginx:
+    name = "nginx"
+
+    def _start(self, pod, stage, name, http, stream="", ready=HTTP):
+        config = stage.folder / f"{pod.name}-{name}.conf"
+        pid = stage.folder / f"{pod.name}-{name}.pid"
+        config.write_text(
+            f"""
+daemon off; user root; pid {pid}; worker_processes 1; worker_rlimit_nofile 20000;
+{"load_module /usr/lib/nginx/modules/ngx_stream_module.so;" if stream else ""}
+error_log stderr error;
+events {{ worker_connections {2 * stage.connections + 500}; }}
+http {{
+  access_log off; keepalive_requests 1000000000; keepalive_timeout 1h; tcp_nodelay on; server_tokens off;
+  {http}
+}}
+{"stream { " + stream + " }" if stream else ""}
+"""
+        )
+        daemon = pod.start(["nginx", "-c", config, "-p", stage.folder, "-e", "stderr"], ready=listening(ready))
+        return measure.family(daemon.pid)
+
+    @staticmethod
+    def _upstream(address):
+        return f"upstream origin {{ server {address}; keepalive 128; keepalive_requests 1000000000; }}"
+
+    _pass = 'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host;'
+
+    def local(self, pod, stage):
+        pids = self._start(
+            pod,
+            stage,
+            "local",
+            f"{self._upstream(f'127.0.0.1:{ORIGIN_HTTP}')}"
+            f"server {{ listen {HTTP} backlog=4096; location / {{ proxy_pass http://origin; {self._pass} }} }}",
+            f"server {{ listen {STREAM}; proxy_pass 127.0.0.1:{ORIGIN_STREAM}; }}",
+        )
+        return Target("127.0.0.1", HTTP), Target("127.0.0.1", STREAM), pids
+
+    def inbound(self, pod, stage):
+        return Target(pod.ipv4, HTTP), self.local(pod, stage)[2]
+
+    def pair(self, near, far, stage):
+        client, server = stage.certificates("client"), stage.certificates("server")
+        tls = "ssl_protocols TLSv1.3;"
+        second = self._start(
+            far,
+            stage,
+            "far",
+            f"{self._upstream(f'127.0.0.1:{ORIGIN_HTTP}')}"
+            f"server {{ listen {TLS} ssl backlog=4096; {tls} ssl_certificate {server}/cert.pem;"
+            f"ssl_certificate_key {server}/key.pem; ssl_client_certificate {server}/ca.pem; ssl_verify_client on;"
+            f"location / {{ proxy_pass http://origin; {self._pass} }} }}",
+            ready=TLS,
+        )
+        first = self._start(
+            near,
+            stage,
+            "near",
+            f"{self._upstream(f'{far.ipv4}:{TLS}')}"
+            f"server {{ listen {HTTP} backlog=4096; location / {{ proxy_pass https://origin; {self._pass}"
+            f"proxy_ssl_protocols TLSv1.3; proxy_ssl_certificate {client}/cert.pem; proxy_ssl_name server;"
+            f"proxy_ssl_certificate_key {client}/key.pem; proxy_ssl_trusted_certificate {client}/ca.pem;"
+            f"proxy_ssl_verify on; }} }}",
+        )
+        return Target("127.0.0.1", HTTP), first, second
+
+
+class Haproxy:
+    name = "HAProxy"
+
+    def _start(self, pod, stage, name, sections, ready=HTTP):
+        config = stage.folder / f"{pod.name}-{name}.cfg"
+        config.write_text(
+            f"""
+global
+  nbthread 1
+  maxconn {stage.connections}
+  maxpipes 256
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 1h
+  timeout server 1h
+  timeout http-keep-alive 1h
+  http-reuse always
+{sections}
+"""
+        )
+        daemon = pod.start(["haproxy", "-db", "-f", config], ready=listening(ready))
+        return measure.family(daemon.pid)
+
+    def local(self, pod, stage):
+        pids = self._start(
+            pod,
+            stage,
+            "local",
+            f"""
+listen http
+  bind :{HTTP} backlog 4096
+  server origin 127.0.0.1:{ORIGIN_HTTP}
+listen stream
+  bind :{STREAM}
+  mode tcp
+  option splice-request
+  option splice-response
+  server origin 127.0.0.1:{ORIGIN_STREAM}
+""",
+        )
+        return Target("127.0.0.1", HTTP), Target("127.0.0.1", STREAM), pids
+
+    def inbound(self, pod, stage):
+        return Target(pod.ipv4, HTTP), self.local(pod, stage)[2]
+
+    def pair(self, near, far, stage):
+        client, server = stage.certificates("client"), stage.certificates("server")
+        second = self._start(
+            far,
+            stage,
+            "far",
+            f"""
+listen http
+  bind :{TLS} backlog 4096 ssl crt {server}/both.pem ca-file {server}/ca.pem verify required ssl-min-ver TLSv1.3
+  server origin 127.0.0.1:{ORIGIN_HTTP}
+""",
+            ready=TLS,
+        )
+        first = self._start(
+            near,
+            stage,
+            "near",
+            f"""
+listen http
+  bind :{HTTP} backlog 4096
+  server far {far.ipv4}:{TLS} ssl crt {client}/both.pem ca-file {client}/ca.pem verify required ssl-min-ver TLSv1.3
+""",
+        )
+        return Target("127.0.0.1", HTTP), first, second
+
+
+class Unbound:
+    name = "unbound"
+
+    def names(self, pod, stage):
+        records = "".join(f'  local-data: "n{i}.mesh. 30 IN A 240.240.1.{i % 250}"\n' for i in range(NAMES))
+        config = stage.folder / f"{pod.name}.conf"
+        config.write_text(
+            f"""
+server:
+  interface: 127.0.0.1@{DNS}
+  num-threads: 1
+  so-reuseport: no
+  do-daemonize: no
+  use-syslog: no
+  verbosity: 0
+  username: ""
+  chroot: ""
+  pidfile: ""
+  directory: "{stage.folder}"
+  module-config: "iterator"
+  minimal-responses: yes
+  local-zone: "mesh." static
+{records}
+"""
+        )
+        daemon = pod.start(["unbound", "-d", "-c", config], ready=listening(DNS, udp=True))
+        return Target("127.0.0.1", DNS), measure.family(daemon.pid)
+
+
+class Stage:
+    """What all programs of a row share: a network of namespaces, a folder, an authority."""
+
+    def __init__(self, network, connections=8500):
+        self.connections = connections  # for how many the programs are configured
+        self.network = network
+        self.folder = network.folder
+
+    def origin(self, pod):
+        daemon = pod.start([TOOLS / "bench_origin", ORIGIN_HTTP, ORIGIN_STREAM], ready=listening(ORIGIN_STREAM))
+        return [daemon.pid]
+
+    def link(self, near, far):
+        """A wire between two pods, so that no bridge is measured: near.ipv4 and far.ipv4 become its ends."""
+        near.ip(f"link add wire type veth peer name wire netns {far.netns}")
+        for pod, address in ((near, "10.78.0.1"), (far, "10.78.0.2")):
+            pod.ip(f"addr add {address}/24 dev wire", "link set wire up")
+            pod.ipv4 = address
+
+    def certificates(self, name):
+        pki = self.folder / "pki"
+        if not (pki / name).is_dir():
+            for words in (["init"], ["issue", name, f"spiffe://mesh/bench/{name}"]):
+                subprocess.run([ROOT / "scripts" / "mesh-ca", pki, *words], check=True, stdout=subprocess.DEVNULL)
+            (pki / name / "both.pem").write_bytes(
+                (pki / name / "cert.pem").read_bytes() + (pki / name / "key.pem").read_bytes()
+            )
+        return pki / name
+
+    def queries(self):
+        path = self.folder / "queries"
+        if not path.exists():
+            path.write_text("".join(f"n{i}.mesh A\n" for i in range(NAMES)))
+        return path
