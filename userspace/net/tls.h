@@ -33,17 +33,15 @@ static inline bool tls_alpn_is_mesh(struct str protocol)
 	return str_eq(protocol, STR(TLS_ALPN_MESH));
 }
 
-// --- identities
-// --------------------------------------------------------------------------------------------- Whether it is
-// a SPIFFE id of a workload: "spiffe://", a trust domain, a path with at least one segment.
+// --- identities ----------------------------------------------------------------------------------
+// Whether it is a SPIFFE id of a workload: "spiffe://", a trust domain, a path with at least one segment.
 bool tls_id_is_valid(struct str id);
 // A pattern is an id, or ends in '*', which stands for any rest: "spiffe://mesh/ns/default/*".
 bool tls_id_matches(struct str id, struct str pattern);
 
-// --- contexts
-// ----------------------------------------------------------------------------------------------- Paths of
-// PEM files: the certificate with its chain, its key, the trust anchors. An empty allow list accepts every
-// identity of the trust domains that the anchors name (by a SPIFFE URI of their own), else of the
+// --- contexts ------------------------------------------------------------------------------------
+// Paths of PEM files: the certificate with its chain, its key, the trust anchors. An empty allow list accepts
+// every identity of the trust domains that the anchors name (by a SPIFFE URI of their own), else of the
 // certificate's own.
 struct tls_options {
 	struct str certificate, private_key, trust;
@@ -82,8 +80,7 @@ const struct tls_cert_info *tls_context_describe(const struct tls_context *conte
 // Frees the calling thread's cached sessions and buffers (at its end, and by tests before looking for leaks).
 void tls_thread_done(void);
 
-// --- connections
-// --------------------------------------------------------------------------------------------
+// --- connections ---------------------------------------------------------------------------------
 enum tls_side { TLS_SERVER, TLS_CLIENT };
 enum { TLS_READ_ROOM = 16384 + 1 };
 

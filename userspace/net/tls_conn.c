@@ -17,8 +17,7 @@ enum {
 	RECORD_SMALL_REST = 1024,
 };
 
-// --- output
-// -------------------------------------------------------------------------------------------------
+// --- output --------------------------------------------------------------------------------------
 
 // Chunks that this thread's connections fill one after the other: with records to be sent, and with plaintext
 // that was read (the two go on at once: reading may have to answer). A full one lives on while somebody's
@@ -74,8 +73,7 @@ static int out_append(struct tls_conn *conn, const uint8_t *bytes, size_t len)
 	return 0;
 }
 
-// --- the BIO over both queues
-// ---------------------------------------------------------------------------------
+// --- the BIO over both queues --------------------------------------------------------------------
 
 static int bio_write(BIO *bio, const char *bytes, int len)
 {
@@ -138,8 +136,7 @@ static BIO *bio_for(struct tls_conn *conn)
 	return bio;
 }
 
-// --- hooks
-// --------------------------------------------------------------------------------------------------
+// --- hooks ---------------------------------------------------------------------------------------
 
 // Our own record layer wants to know how many records passed since the keys for data were set: with the
 // client's Finished.
@@ -190,8 +187,7 @@ void tls_conn_hook(SSL_CTX *ctx, enum tls_side side)
 	SSL_CTX_sess_set_new_cb(ctx, on_session);
 }
 
-// --- life
-// ---------------------------------------------------------------------------------------------------
+// --- life ----------------------------------------------------------------------------------------
 
 static int client_prepare(struct tls_conn *conn, struct str sni)
 {
@@ -272,8 +268,7 @@ void tls_conn_free(struct tls_conn *conn)
 	mem_free(conn);
 }
 
-// --- failures
-// -----------------------------------------------------------------------------------------------
+// --- failures ------------------------------------------------------------------------------------
 
 int tls_conn_fail(struct tls_conn *conn, int err, const char *reason)
 {
@@ -349,8 +344,7 @@ static int outcome(struct tls_conn *conn, int result)
 	}
 }
 
-// --- handshake
-// ----------------------------------------------------------------------------------------------
+// --- handshake -----------------------------------------------------------------------------------
 
 static int established(struct tls_conn *conn)
 {
@@ -406,8 +400,7 @@ bool tls_conn_handshake_done(const struct tls_conn *conn)
 	return conn->done;
 }
 
-// --- data
-// ---------------------------------------------------------------------------------------------------
+// --- data ----------------------------------------------------------------------------------------
 
 int tls_conn_feed(struct tls_conn *conn, struct slice ciphertext)
 {
@@ -592,8 +585,7 @@ bool tls_conn_shutdown_sent(const struct tls_conn *conn)
 	return conn->shutdown_sent;
 }
 
-// --- what it is
-// ---------------------------------------------------------------------------------------------
+// --- what it is ----------------------------------------------------------------------------------
 
 const char *tls_conn_version(const struct tls_conn *conn)
 {

@@ -53,8 +53,7 @@ static const char *openssl_reason(void)
 	return reason ? reason : "OpenSSL failed";
 }
 
-// --- files
-// --------------------------------------------------------------------------------------------------
+// --- files ---------------------------------------------------------------------------------------
 
 static int read_all(int fd, struct file *file)
 {
@@ -163,8 +162,7 @@ static int load_key(struct loader *loader, const char *path)
 			    : "no PEM private key in it");
 }
 
-// --- what is shown
-// ------------------------------------------------------------------------------------------
+// --- what is shown -------------------------------------------------------------------------------
 
 static const char *keep(struct loader *loader, const char *text, size_t len)
 {
@@ -271,8 +269,7 @@ static int describe(struct loader *loader)
 	return describe_anchors(loader);
 }
 
-// --- our own certificate
-// --------------------------------------------------------------------------------------
+// --- our own certificate -------------------------------------------------------------------------
 
 static int take_identity(struct loader *loader)
 {
@@ -364,8 +361,7 @@ static int check_own(struct loader *loader)
 	return err;
 }
 
-// --- the SSL_CTXs
-// -------------------------------------------------------------------------------------------
+// --- the SSL_CTXs --------------------------------------------------------------------------------
 
 static bool has_aes_instructions(void)
 {
@@ -473,8 +469,7 @@ static int make_sides(struct loader *loader)
 	return 0;
 }
 
-// --- life
-// ---------------------------------------------------------------------------------------------------
+// --- life ----------------------------------------------------------------------------------------
 
 static int take_options(struct tls_context *context, const struct tls_options *options)
 {

@@ -56,8 +56,7 @@ struct tls_conn {
 	uint32_t message_left; // of its body
 };
 
-// --- patterns and identities (tls_peer.c)
-// ---------------------------------------------------------------------
+// --- patterns and identities (tls_peer.c) --------------------------------------------------------
 int tls_patterns_copy(const struct str *list, size_t count, struct tls_patterns *ret_patterns);
 void tls_patterns_done(struct tls_patterns *patterns);
 // The only URI name of a certificate, if it is a SPIFFE id with a path (`leaf`), or without one (an anchor's
@@ -73,15 +72,14 @@ int tls_peer_recheck(struct tls_conn *conn);
 // Whether the session's peer would be accepted now.
 bool tls_peer_session_fits(const struct tls_conn *conn, SSL_SESSION *session);
 
-// --- a client's sessions (tls_session.c)
-// ------------------------------------------------------------------------ Takes over the reference.
+// --- a client's sessions (tls_session.c) ---------------------------------------------------------
+// Takes over the reference.
 void tls_session_put(const struct tls_context *context, const struct addr *endpoint, SSL_SESSION *session);
 // The latest session with the endpoint, taken out; NULL when there is none. The caller frees it.
 SSL_SESSION *tls_session_take(const struct tls_context *context, const struct addr *endpoint);
 void tls_session_thread_done(void);
 
-// --- connections (tls_conn.c)
-// -----------------------------------------------------------------------------------
+// --- connections (tls_conn.c) --------------------------------------------------------------------
 #define TLS_TOO_MANY_MESSAGES "too many handshake messages after the handshake"
 
 // Hooks both kinds of SSL_CTX up with connections: BIO, counting of messages, sessions.
@@ -102,8 +100,8 @@ uint32_t tls_conn_extra_allowed(const struct tls_conn *conn);
 uint8_t *tls_out_reserve(size_t len);
 int tls_out_commit(struct tls_conn *conn, const uint8_t *at, size_t len);
 
-// --- our own record layer (tls_native.c)
-// ------------------------------------------------------------------------ For SSL_CTX_set_keylog_callback.
+// --- our own record layer (tls_native.c) ---------------------------------------------------------
+// For SSL_CTX_set_keylog_callback.
 void tls_native_on_secret(const SSL *ssl, const char *line);
 // Goes over from OpenSSL, if it can be done: TLS 1.3, a known suite, nothing half-read. Otherwise all stays
 // as it is.

@@ -18,8 +18,7 @@ enum {
 	RECORD_FILL = 16384 - 32, // payload of a full record: two of them fit one chunk
 };
 
-// --- taking over
-// ----------------------------------------------------------------------------------------------
+// --- taking over ---------------------------------------------------------------------------------
 
 static int hex_digit(char c)
 {
@@ -95,8 +94,7 @@ void tls_native_take_over(struct tls_conn *conn)
 	conn->ssl = NULL;
 }
 
-// --- sending
-// --------------------------------------------------------------------------------------------------
+// --- sending -------------------------------------------------------------------------------------
 
 static int seal(struct tls_conn *conn, enum tls_record_type type, const struct iovec *pieces, int count,
 		size_t len)
@@ -196,8 +194,7 @@ static int fail_with_alert(struct tls_conn *conn, int err, uint8_t alert, const 
 	return tls_conn_fail(conn, err, reason);
 }
 
-// --- receiving
-// ------------------------------------------------------------------------------------------------
+// --- receiving -----------------------------------------------------------------------------------
 
 static int unexpected(struct tls_conn *conn)
 {

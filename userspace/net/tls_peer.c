@@ -7,8 +7,7 @@
 
 #include <errno.h>
 
-// --- identities
-// ---------------------------------------------------------------------------------------------
+// --- identities ----------------------------------------------------------------------------------
 
 static bool is_domain_byte(char c)
 {
@@ -98,8 +97,7 @@ int tls_cert_id(X509 *cert, bool leaf, GENERAL_NAMES **ret_names, struct str *re
 	return 0;
 }
 
-// --- allow lists
-// --------------------------------------------------------------------------------------------
+// --- allow lists ---------------------------------------------------------------------------------
 
 int tls_patterns_copy(const struct str *list, size_t count, struct tls_patterns *ret_patterns)
 {
@@ -143,8 +141,7 @@ static bool both_allow(const struct tls_conn *conn, struct str id)
 	return patterns_allow(&conn->context->allow, id) && patterns_allow(&conn->allow, id);
 }
 
-// --- the verdict
-// --------------------------------------------------------------------------------------------
+// --- the verdict ---------------------------------------------------------------------------------
 
 // The domain that the anchor at the chain's end names binds the id; an anchor that names none vouches for our
 // own domain, and for others only as far as the allow list goes.

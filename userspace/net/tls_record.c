@@ -41,8 +41,7 @@ static const struct tls_suite *suite_find(uint16_t number)
 	return NULL;
 }
 
-// --- keys
-// ---------------------------------------------------------------------------------------------------
+// --- keys ----------------------------------------------------------------------------------------
 
 // HKDF-Expand-Label (section 7.1) without a context, for outputs of one block of the hash at most.
 static int expand_label(const struct tls_suite *suite, const uint8_t *secret, const char *label, uint8_t *ret,
@@ -116,8 +115,7 @@ void tls_direction_done(struct tls_direction *direction)
 	OPENSSL_cleanse(direction, sizeof *direction);
 }
 
-// --- records
-// ------------------------------------------------------------------------------------------------
+// --- records -------------------------------------------------------------------------------------
 
 // Begins the AEAD for the next record: the nonce (section 5.3), then the header as additional data.
 static bool begin(struct tls_direction *direction, const uint8_t header[TLS_RECORD_HEADER])

@@ -7,14 +7,14 @@
 #include "net/tls_certs.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <cmocka.h>
 #include <openssl/err.h>
 
-// --- a folder of certificates
-// -----------------------------------------------------------------------------------
+// --- a folder of certificates --------------------------------------------------------------------
 static char dir[64];
 static struct test_cert ca, other_ca, domain_ca;
 
@@ -63,6 +63,8 @@ static int setup_all(void **state)
 						     .names = "URI:spiffe://mesh/one,URI:spiffe://mesh/two"});
 	issue("webserver", &(struct test_cert_options){
 			       .issuer = &ca, .names = "URI:spiffe://mesh/web", .usage = "serverAuth"});
+	issue("authority",
+	      &(struct test_cert_options){.issuer = &ca, .ca = 1, .names = "URI:spiffe://mesh/ca"});
 	issue("foreign", &(struct test_cert_options){.issuer = &ca, .names = "URI:spiffe://elsewhere/a"});
 	issue("in-domain",
 	      &(struct test_cert_options){.issuer = &domain_ca, .names = "URI:spiffe://mesh/in"});
@@ -86,8 +88,7 @@ static int teardown_all(void **state)
 	return system(command);
 }
 
-// --- contexts and pairs
-// -----------------------------------------------------------------------------------------
+// --- contexts and pairs --------------------------------------------------------------------------
 static int context_try(const char *cert, const char *key, const char *trust, struct tls_context **ret_context,
 		       char **ret_error)
 {
@@ -209,8 +210,7 @@ static void exchange(struct tls_conn *from, struct tls_conn *to, const char *tex
 	assert_int_equal(tls_conn_read(to, got, sizeof got), ERR_NEED_MORE);
 }
 
-// --- identities
-// -------------------------------------------------------------------------------------------------
+// --- identities ----------------------------------------------------------------------------------
 static void test_ids(void **state)
 {
 	(void)state;
@@ -260,8 +260,7 @@ static void test_patterns(void **state)
 	assert_false(tls_alpn_is_mesh(STR("weir/10")));
 }
 
-// --- contexts
-// ---------------------------------------------------------------------------------------------------
+// --- contexts ------------------------------------------------------------------------------------
 static void expect_refused(const char *cert, const char *key, const char *trust, const char *file,
 			   const char *reason)
 {
@@ -309,7 +308,13 @@ static void test_context_refusals(void **state)
 	expect_refused("missing", "a", "ca", "missing.pem", "No such file");
 	expect_refused("a", "missing", "ca", "missing.key", "No such file");
 	expect_refused("a", "a", "missing", "missing.pem", "No such file");
-	expect_refused("../", "a", "ca", "/../", "");
+	char path[128];
+	snprintf(path, sizeof path, "%s/folder.pem", dir);
+	assert_int_equal(mkdir(path, 0700), 0);
+	expect_refused("folder", "a", "ca", "folder.pem", "Is a directory");
+	snprintf(path, sizeof path, "%s/huge.pem", dir);
+	assert_int_equal(close(creat(path, 0600)) | truncate(path, LIMIT_TLS_FILE + 1), 0);
+	expect_refused("huge", "a", "ca", "huge.pem", "limit");
 	expect_refused("empty", "a", "ca", "empty.pem", "no PEM certificate");
 	expect_refused("broken", "a", "ca", "broken.pem", "");
 	expect_refused("a", "empty", "ca", "empty.key", "no PEM private key");
@@ -410,8 +415,7 @@ static void test_context_out_of_memory(void **state)
 	}
 }
 
-// --- handshakes
-// -------------------------------------------------------------------------------------------------
+// --- handshakes ----------------------------------------------------------------------------------
 static void check_handshake(int version, size_t step)
 {
 	struct tls_context *client = context("a"), *server = context("b");
@@ -476,8 +480,7 @@ static void test_chain(void **state)
 	tls_context_unref(server);
 }
 
-// --- identities refused
-// -----------------------------------------------------------------------------------------
+// --- identities refused --------------------------------------------------------------------------
 static void expect_client_refused(const char *show, int version, const char *reason)
 {
 	struct tls_context *client = context_showing("a", show), *server = context("b");
@@ -522,6 +525,7 @@ static void test_peers_refused(void **state)
 	    {"early", "certificate is not yet valid (spiffe://mesh/new)"},
 	    {"nameless", "no SPIFFE id"},
 	    {"twofold", "no SPIFFE id"},
+	    {"authority", "that of an authority, not of a workload (spiffe://mesh/ca)"},
 	    {"foreign", "not of a trust domain of ours (spiffe://elsewhere/a)"},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
@@ -596,9 +600,10 @@ static void test_rules_narrow(void **state)
 	struct tls_context *client = context("a"), *server = context("b");
 	char pattern[] = "spiffe://mesh/ns/default/sa/b";
 	struct str allow = str_from(pattern);
-	struct tls_peer_rules rules = {.allow = &allow, .allow_count = 1};
+	struct tls_peer_rules rules = {.allow = &allow, .allow_count = 1, .sni = STR("web.mesh")};
 	struct pair pair = pair_new(client, server, &rules);
 	pattern[0] = 'x'; // the connection has a copy
+	assert_string_equal(SSL_get_servername(pair.client->ssl, TLSEXT_NAMETYPE_host_name), "web.mesh");
 	handshake(&pair, 0);
 	assert_int_equal(pair.client_err, 0);
 	pair_free(&pair);
@@ -613,9 +618,8 @@ static void test_rules_narrow(void **state)
 	tls_context_unref(server);
 }
 
-// --- resumption
-// ------------------------------------------------------------------------------------------------- One
-// connection with some data each way; whether it was resumed.
+// --- resumption ----------------------------------------------------------------------------------
+// One connection with some data each way; whether it was resumed.
 static bool connect_once(struct tls_context *client, struct tls_context *server, int version,
 			 const struct tls_peer_rules *rules)
 {
@@ -700,8 +704,7 @@ static void test_session_bounds(void **state)
 	tls_context_unref(client);
 }
 
-// --- data
-// -------------------------------------------------------------------------------------------------------
+// --- data ----------------------------------------------------------------------------------------
 static void fill(uint8_t *bytes, size_t len)
 {
 	for (size_t i = 0; i < len; i++)
@@ -849,8 +852,7 @@ static void test_write_before_handshake(void **state)
 	tls_context_unref(client);
 }
 
-// --- ends
-// -------------------------------------------------------------------------------------------------------
+// --- ends ----------------------------------------------------------------------------------------
 static void test_half_close(void **state)
 {
 	(void)state;
@@ -927,6 +929,31 @@ static void test_tampering(void **state)
 		assert_int_equal(tls_conn_read(pair.client, &byte, 1), ERR_TLS);
 		assert_non_null(strstr(tls_conn_error(pair.client), "alert 'bad record mac'"));
 		pair_free(&pair);
+	}
+}
+
+// A record may lie in more pieces than are looked at together.
+static void test_scattered_record(void **state)
+{
+	(void)state;
+	uint8_t record[256], got[256];
+	for (enum make make = NATIVE; make < MAKES; make++) {
+		for (int patient = 0; patient < 2; patient++) {
+			struct pair pair = pair_make(make, NULL);
+			assert_int_equal(tls_conn_write(pair.client, sent_bytes, 200), 200);
+			size_t len = bufq_peek(tls_conn_out(pair.client), 0, record, sizeof record);
+			for (size_t i = 0; i < len; i++) {
+				if (!patient)
+					assert_int_equal(tls_conn_read(pair.server, got, sizeof got),
+							 ERR_NEED_MORE);
+				feed_bytes(pair.server, record + i, 1);
+			}
+			assert_int_equal(tls_conn_read(pair.server, got, 50), 50);
+			assert_true(tls_conn_readable(pair.server));
+			assert_int_equal(tls_conn_read(pair.server, got + 50, 200), 150);
+			assert_memory_equal(got, sent_bytes, 200);
+			pair_free(&pair);
+		}
 	}
 }
 
@@ -1091,8 +1118,7 @@ static void test_random_bytes(void **state)
 	tls_context_unref(server);
 }
 
-// --- floods
-// -----------------------------------------------------------------------------------------------------
+// --- floods --------------------------------------------------------------------------------------
 // The client (by OpenSSL) asks for key updates without end; both record layers of the server draw a line.
 static void check_key_update_flood(enum make make)
 {
@@ -1237,9 +1263,8 @@ static void test_long_handshake(void **state)
 	tls_context_unref(server);
 }
 
-// --- out of memory
-// ---------------------------------------------------------------------------------------------- Every
-// allocation of ours fails once: no leak, no crash, and either an error or success.
+// --- out of memory -------------------------------------------------------------------------------
+// Every allocation of ours fails once: no leak, no crash, and either an error or success.
 static void test_conn_out_of_memory(void **state)
 {
 	(void)state;
@@ -1280,8 +1305,39 @@ static void test_conn_out_of_memory(void **state)
 	tls_context_unref(server);
 }
 
-// --- threads
-// ----------------------------------------------------------------------------------------------------
+// The same while data goes to and fro: what was taken arrives, or the connection has failed.
+static void test_data_out_of_memory(void **state)
+{
+	(void)state;
+	for (enum make make = NATIVE; make < MAKES; make++) {
+		bool failed = true;
+		for (long after = 0; failed; after++) {
+			struct pair pair = pair_make(make, NULL);
+			struct bufq queue = {0};
+			int n = ERR_NEED_MORE;
+			tls_thread_done();
+			buf_thread_done();
+			mem_fail_set(after);
+			int err = bufq_add_copy(&queue, sent_bytes, 20000);
+			if (!err)
+				err = tls_conn_write_queue(pair.client, &queue);
+			for (struct bufq *out = tls_conn_out(pair.client); !err && !bufq_empty(out);) {
+				err = tls_conn_feed(pair.server, bufq_first(out));
+				bufq_drop(out, bufq_first(out).len);
+			}
+			for (size_t total = 0; !err && total < 20000; total += (size_t)n)
+				if ((n = tls_conn_read(pair.server, got_bytes + total, 3000)) < 0)
+					err = n;
+			failed = mem_fail_count() > after;
+			mem_fail_set(-1);
+			assert_int_equal(err != 0, failed);
+			bufq_clear(&queue);
+			pair_free(&pair);
+		}
+	}
+}
+
+// --- threads -------------------------------------------------------------------------------------
 static void *connect_many(void *arg)
 {
 	struct tls_context **contexts = arg;
@@ -1339,6 +1395,7 @@ int main(void)
 	    cmocka_unit_test(test_random_bytes),
 	    cmocka_unit_test(test_key_update_flood),
 	    cmocka_unit_test(test_suites),
+	    cmocka_unit_test(test_scattered_record),
 	    cmocka_unit_test(test_replay),
 	    cmocka_unit_test(test_records),
 	    cmocka_unit_test(test_split_messages),
@@ -1350,6 +1407,7 @@ int main(void)
 	    cmocka_unit_test(test_renegotiation),
 	    cmocka_unit_test(test_long_handshake),
 	    cmocka_unit_test(test_conn_out_of_memory),
+	    cmocka_unit_test(test_data_out_of_memory),
 	    cmocka_unit_test(test_threads),
 	};
 	return cmocka_run_group_tests(tests, setup_all, teardown_all);

@@ -52,7 +52,8 @@ static inline struct test_cert test_cert_make(const char *name, const struct tes
 	test_cert_extension(made.cert, issuer->cert, NID_basic_constraints,
 			    options->ca ? "critical,CA:TRUE" : "CA:FALSE");
 	test_cert_extension(made.cert, issuer->cert, NID_key_usage,
-			    options->ca ? "critical,keyCertSign,cRLSign" : "critical,digitalSignature");
+			    options->ca ? "critical,keyCertSign,cRLSign,digitalSignature"
+					: "critical,digitalSignature");
 	if (!options->ca)
 		test_cert_extension(made.cert, issuer->cert, NID_ext_key_usage,
 				    options->usage ? options->usage : "serverAuth,clientAuth");
