@@ -1,0 +1,543 @@
+// SPDX-License-Identifier: Apache-2.0
+// From the plan to the rules. What comes first decides: first whose connection it is (the proxy's, an exempt
+// program's), then what cannot be meant otherwise (DNS, virtual IPs, the host itself), then where it goes.
+#include "intercept/rules.h"
+
+#include "base/mem.h"
+
+#include <errno.h>
+#include <linux/rtnetlink.h>
+#include <netinet/in.h>
+#include <stdio.h>
+
+// The zone in which captured DNS queries are tracked.
+enum { DNS_ZONE = 0x771, SSH_PORT = 22, DNS_PORT = 53 };
+
+// A set that two rules use, one a family.
+struct set_pair {
+	int ipv4, ipv6; // negative: no such set
+};
+
+struct compiler {
+	const struct capture_plan *plan;
+	struct ruleset *ruleset;
+	struct rule *rule; // under way
+	struct rule _lost; // when there is no memory
+	int err;
+	struct set_pair loopback, vips, dns_servers;
+};
+
+// --- building a rule
+// ----------------------------------------------------------------------------------------
+static void begin(struct compiler *c, enum rule_chain chain)
+{
+	c->rule = ruleset_add_rule(c->ruleset, chain);
+	if (!c->rule) {
+		c->err = -ENOMEM;
+		c->rule = &c->_lost;
+	}
+}
+
+static struct rule_match *add_match(struct compiler *c, enum rule_field field)
+{
+	struct rule *rule = c->rule;
+	if (rule == &c->_lost)
+		rule->match_count = 0;
+	struct rule_match *match = &rule->matches[rule->match_count++];
+	*match = (struct rule_match){.field = field, .set = -1, .mask = UINT32_MAX};
+	return match;
+}
+
+static void match_value(struct compiler *c, enum rule_field field, uint32_t value)
+{
+	add_match(c, field)->value = value;
+}
+
+static void match_mark(struct compiler *c, uint32_t value, uint32_t mask)
+{
+	struct rule_match *match = add_match(c, RULE_MARK);
+	match->value = value;
+	match->mask = mask;
+}
+
+static void match_set(struct compiler *c, enum rule_field field, int set, bool negated)
+{
+	struct rule_match *match = add_match(c, field);
+	match->set = set;
+	match->negated = negated;
+}
+
+static void match_interface(struct compiler *c, enum rule_field field, const char *name, bool negated)
+{
+	struct rule_match *match = add_match(c, field);
+	strncpy(match->name, name, sizeof match->name - 1);
+	match->negated = negated;
+}
+
+static void end(struct compiler *c, enum rule_action action, uint32_t value, const char *comment)
+{
+	c->rule->action = action;
+	c->rule->value = value;
+	strncpy(c->rule->comment, comment, sizeof c->rule->comment - 1);
+}
+
+// --- sets
+// ---------------------------------------------------------------------------------------------------
+static void add_range(struct compiler *c, int set, const struct rule_range *range)
+{
+	if (set >= 0 && rule_set_add(&c->ruleset->sets[set], range))
+		c->err = -ENOMEM;
+}
+
+static int new_set(struct compiler *c, const char *name, enum rule_set_type type)
+{
+	int set = ruleset_add_set(c->ruleset, name, type);
+	if (set < 0)
+		c->err = set;
+	return set;
+}
+
+static int finish_set(struct compiler *c, int set)
+{
+	if (set >= 0)
+		rule_set_normalise(&c->ruleset->sets[set]);
+	return set;
+}
+
+static void add_port(struct compiler *c, int set, uint16_t first, uint16_t last)
+{
+	struct rule_range range = {{(uint8_t)(first >> 8), (uint8_t)first},
+				   {(uint8_t)(last >> 8), (uint8_t)last}};
+	add_range(c, set, &range);
+}
+
+// The set of some ports, or -1 if there are none. `extra`: one port more, if not 0.
+static int port_set(struct compiler *c, const char *name, const struct capture_ports *ports, uint16_t extra)
+{
+	if (ports->count == 0 && !extra)
+		return -1;
+	int set = new_set(c, name, SET_PORT);
+	for (size_t i = 0; i < ports->count; i++)
+		add_port(c, set, ports->ranges[i].first, ports->ranges[i].last);
+	if (extra)
+		add_port(c, set, extra, extra);
+	return finish_set(c, set);
+}
+
+static void put_u32(uint8_t bytes[4], uint32_t value)
+{
+	uint32_t net = htonl(value);
+	memcpy(bytes, &net, sizeof net);
+}
+
+static int id_set(struct compiler *c, const char *name, enum rule_set_type type,
+		  const struct capture_ids *ids)
+{
+	if (ids->count == 0)
+		return -1;
+	int set = new_set(c, name, type);
+	for (size_t i = 0; i < ids->count; i++) {
+		struct rule_range range = {0};
+		put_u32(range.first, ids->ranges[i].first);
+		put_u32(range.last, ids->ranges[i].last);
+		add_range(c, set, &range);
+	}
+	return finish_set(c, set);
+}
+
+static struct rule_range cidr_range(const struct cidr *cidr)
+{
+	struct rule_range range = {0};
+	size_t len = cidr->ip.family == AF_INET6 ? 16 : 4;
+	memcpy(range.first, cidr->ip.bytes, len);
+	memcpy(range.last, cidr->ip.bytes, len);
+	for (size_t bit = cidr->bits; bit < len * 8; bit++)
+		range.last[bit / 8] |= (uint8_t)(0x80u >> (bit % 8));
+	return range;
+}
+
+static bool has_family(const struct cidr *cidrs, size_t count, uint8_t family)
+{
+	for (size_t i = 0; i < count; i++)
+		if (cidrs[i].ip.family == family)
+			return true;
+	return false;
+}
+
+static int family_set(struct compiler *c, const char *name, uint8_t family, const struct cidr *cidrs,
+		      size_t count)
+{
+	char full[32];
+	if (!has_family(cidrs, count, family))
+		return -1;
+	snprintf(full, sizeof full, "%s_%s", name, family == AF_INET ? "ipv4" : "ipv6");
+	int set = new_set(c, full, family == AF_INET ? SET_IPV4 : SET_IPV6);
+	for (size_t i = 0; i < count; i++) {
+		struct rule_range range = cidr_range(&cidrs[i]);
+		if (cidrs[i].ip.family == family)
+			add_range(c, set, &range);
+	}
+	return finish_set(c, set);
+}
+
+static struct set_pair cidr_sets(struct compiler *c, const char *name, const struct cidr *cidrs, size_t count)
+{
+	return (struct set_pair){
+	    .ipv4 = c->plan->ipv4 ? family_set(c, name, AF_INET, cidrs, count) : -1,
+	    .ipv6 = c->plan->ipv6 ? family_set(c, name, AF_INET6, cidrs, count) : -1,
+	};
+}
+
+// --- rules that several chains have
+// --------------------------------------------------------------------------
+static void family_rules(struct compiler *c, enum rule_chain chain)
+{
+	if (c->plan->ipv4 && c->plan->ipv6)
+		return;
+	begin(c, chain);
+	match_value(c, RULE_FAMILY, c->plan->ipv4 ? AF_INET6 : AF_INET);
+	end(c, RULE_RETURN, 0, c->plan->ipv4 ? "IPv6 is not captured" : "IPv4 is not captured");
+}
+
+// The proxy's own connections, and what is exempt whatever its destination.
+static void owner_rules(struct compiler *c, enum rule_chain chain)
+{
+	const struct capture_plan *plan = c->plan;
+	begin(c, chain);
+	match_mark(c, plan->outbound_mark, plan->mark_mask);
+	end(c, RULE_RETURN, 0, "proxy: to endpoints");
+	if (plan->has_proxy_uid) {
+		begin(c, chain);
+		match_value(c, RULE_USER, plan->proxy_uid);
+		end(c, RULE_RETURN, 0, "proxy: by its user");
+	}
+	if (plan->has_proxy_gid) {
+		begin(c, chain);
+		match_value(c, RULE_GROUP, plan->proxy_gid);
+		end(c, RULE_RETURN, 0, "proxy: by its group");
+	}
+	for (size_t i = 0; i < plan->exclude_mark_count; i++) {
+		begin(c, chain);
+		match_mark(c, plan->exclude_marks[i].value, plan->exclude_marks[i].mask);
+		end(c, RULE_RETURN, 0, "excluded mark");
+	}
+}
+
+struct program_sets {
+	int exclude_users, exclude_groups, include_users, include_groups;
+};
+
+static void program_rules(struct compiler *c, enum rule_chain chain, const struct program_sets *sets)
+{
+	if (sets->exclude_users >= 0) {
+		begin(c, chain);
+		match_set(c, RULE_USER, sets->exclude_users, false);
+		end(c, RULE_RETURN, 0, "excluded user");
+	}
+	if (sets->exclude_groups >= 0) {
+		begin(c, chain);
+		match_set(c, RULE_GROUP, sets->exclude_groups, false);
+		end(c, RULE_RETURN, 0, "excluded group");
+	}
+	if (sets->include_users < 0 && sets->include_groups < 0)
+		return;
+	begin(c, chain);
+	if (sets->include_users >= 0)
+		match_set(c, RULE_USER, sets->include_users, true);
+	if (sets->include_groups >= 0)
+		match_set(c, RULE_GROUP, sets->include_groups, true);
+	end(c, RULE_RETURN, 0, "neither an included user nor group");
+}
+
+static void proxy_inbound_rule(struct compiler *c, enum rule_chain chain)
+{
+	begin(c, chain);
+	match_mark(c, c->plan->inbound_mark, c->plan->mark_mask);
+	end(c, RULE_RETURN, 0, "proxy: to the application, DNS servers and others");
+}
+
+// --- DNS
+// ---------------------------------------------------------------------------------------------------- One
+// rule, or one a family if there is a list of servers.
+static void dns_rules(struct compiler *c, enum rule_chain chain, enum rule_field port,
+		      enum rule_action action, uint32_t value, const char *comment)
+{
+	const struct set_pair *servers = &c->dns_servers;
+	const struct {
+		enum rule_field field;
+		int set;
+	} families[] = {{RULE_DEST4, servers->ipv4}, {RULE_DEST6, servers->ipv6}};
+	bool to_all = c->plan->dns.server_count == 0;
+	for (size_t i = 0; i < (to_all ? 1 : 2); i++) {
+		if (!to_all && families[i].set < 0)
+			continue;
+		begin(c, chain);
+		match_value(c, port, DNS_PORT);
+		if (!to_all)
+			match_set(c, families[i].field, families[i].set, false);
+		end(c, action, value, comment);
+	}
+}
+
+// The proxy and an application may well use the same source port to the same DNS server, one after the other.
+// UDP entries of connection tracking outlive the sockets, so the second one would be taken for the first: the
+// application's query would pass the proxy by, or the proxy's would come back to itself. Hence captured
+// queries and their answers, and they alone, are tracked in a zone of their own.
+static void zone_rules(struct compiler *c, const struct program_sets *programs)
+{
+	begin(c, CHAIN_OUTPUT_RAW);
+	match_value(c, RULE_UDP_SOURCE_PORT, c->plan->dns_port);
+	end(c, RULE_ZONE, DNS_ZONE, "answers to captured DNS queries");
+	begin(c, CHAIN_OUTPUT_RAW);
+	match_value(c, RULE_UDP_DEST_PORT, DNS_PORT);
+	end(c, RULE_GOTO, CHAIN_DNS_ZONE, "DNS queries");
+	family_rules(c, CHAIN_DNS_ZONE);
+	proxy_inbound_rule(c, CHAIN_DNS_ZONE);
+	owner_rules(c, CHAIN_DNS_ZONE);
+	program_rules(c, CHAIN_DNS_ZONE, programs);
+	dns_rules(c, CHAIN_DNS_ZONE, RULE_UDP_DEST_PORT, RULE_ZONE, DNS_ZONE, "captured DNS queries");
+}
+
+static struct set_pair dns_server_sets(struct compiler *c)
+{
+	const struct capture_dns *dns = &c->plan->dns;
+	struct set_pair sets = {-1, -1};
+	if (!dns->enabled || dns->server_count == 0)
+		return sets;
+	struct cidr *cidrs = mem_array(dns->server_count, sizeof *cidrs);
+	if (!cidrs) {
+		c->err = -ENOMEM;
+		return sets;
+	}
+	for (size_t i = 0; i < dns->server_count; i++)
+		cidrs[i] = (struct cidr){dns->servers[i], dns->servers[i].family == AF_INET6 ? 128 : 32};
+	sets = cidr_sets(c, "dns_servers", cidrs, dns->server_count);
+	mem_free(cidrs);
+	return sets;
+}
+
+// --- where it goes
+// ------------------------------------------------------------------------------------------
+static void interface_rules(struct compiler *c, enum rule_chain chain, enum rule_field field,
+			    const struct capture_direction *direction)
+{
+	for (size_t i = 0; i < direction->exclude_interfaces.count; i++) {
+		begin(c, chain);
+		match_interface(c, field, direction->exclude_interfaces.names[i], false);
+		end(c, RULE_RETURN, 0, "excluded interface");
+	}
+	if (direction->include_interfaces.count == 0)
+		return;
+	begin(c, chain);
+	for (size_t i = 0; i < direction->include_interfaces.count; i++)
+		match_interface(c, field, direction->include_interfaces.names[i], true);
+	end(c, RULE_RETURN, 0, "not an included interface");
+}
+
+static void port_rules(struct compiler *c, enum rule_chain chain, const char *direction,
+		       const struct capture_direction *ports, uint16_t exclude)
+{
+	char name[32];
+	snprintf(name, sizeof name, "%s_exclude_ports", direction);
+	int set = port_set(c, name, &ports->exclude_ports, exclude);
+	if (set >= 0) {
+		begin(c, chain);
+		match_set(c, RULE_TCP_DEST_PORT, set, false);
+		end(c, RULE_RETURN, 0, "excluded port");
+	}
+	snprintf(name, sizeof name, "%s_include_ports", direction);
+	set = port_set(c, name, &ports->include_ports, 0);
+	if (set >= 0) {
+		begin(c, chain);
+		match_set(c, RULE_TCP_DEST_PORT, set, true);
+		end(c, RULE_RETURN, 0, "not an included port");
+	}
+}
+
+static void exclude_cidr_rules(struct compiler *c, enum rule_chain chain, const char *name,
+			       const struct cidr *cidrs, size_t count, enum rule_field ipv4)
+{
+	struct set_pair sets = cidr_sets(c, name, cidrs, count);
+	if (sets.ipv4 >= 0) {
+		begin(c, chain);
+		match_set(c, ipv4, sets.ipv4, false);
+		end(c, RULE_RETURN, 0, "excluded network");
+	}
+	if (sets.ipv6 >= 0) {
+		begin(c, chain);
+		match_set(c, ipv4 + 1, sets.ipv6, false);
+		end(c, RULE_RETURN, 0, "excluded network");
+	}
+}
+
+// With networks of one family alone, all of the other is left alone.
+static void include_cidr_rules(struct compiler *c, enum rule_chain chain, const char *name,
+			       const struct capture_cidrs *cidrs, enum rule_field ipv4)
+{
+	if (cidrs->count == 0)
+		return;
+	struct set_pair sets = cidr_sets(c, name, cidrs->cidrs, cidrs->count);
+	if (c->plan->ipv4) {
+		begin(c, chain);
+		if (sets.ipv4 >= 0)
+			match_set(c, ipv4, sets.ipv4, true);
+		else
+			match_value(c, RULE_FAMILY, AF_INET);
+		end(c, RULE_RETURN, 0, "not an included network");
+	}
+	if (c->plan->ipv6) {
+		begin(c, chain);
+		if (sets.ipv6 >= 0)
+			match_set(c, ipv4 + 1, sets.ipv6, true);
+		else
+			match_value(c, RULE_FAMILY, AF_INET6);
+		end(c, RULE_RETURN, 0, "not an included network");
+	}
+}
+
+static void redirect_rule(struct compiler *c, enum rule_chain chain, uint16_t port, const char *comment)
+{
+	begin(c, chain);
+	match_value(c, RULE_PROTOCOL, IPPROTO_TCP);
+	end(c, RULE_REDIRECT, port, comment);
+}
+
+// --- the chains
+// --------------------------------------------------------------------------------------------- The outbound
+// proxy's connections to this very host go on to the inbound proxy, which ends the TLS.
+static void self_call_rule(struct compiler *c, enum rule_field field, int loopback)
+{
+	if (loopback < 0)
+		return;
+	begin(c, CHAIN_OUTPUT);
+	match_mark(c, c->plan->outbound_mark, c->plan->mark_mask);
+	match_interface(c, RULE_OUT_INTERFACE, "lo", false);
+	match_set(c, field, loopback, true);
+	end(c, RULE_GOTO, CHAIN_INBOUND, "proxy: to an endpoint on this host");
+}
+
+static void vip_rule(struct compiler *c, enum rule_field field, int vips)
+{
+	if (vips < 0)
+		return;
+	begin(c, CHAIN_OUTPUT);
+	match_value(c, RULE_PROTOCOL, IPPROTO_TCP);
+	match_set(c, field, vips, false);
+	end(c, RULE_REDIRECT, c->plan->outbound_port, "outbound: virtual IP");
+}
+
+static void outbound_cidr_rules(struct compiler *c)
+{
+	static const struct cidr metadata[] = {
+	    {{AF_INET, {169, 254, 169, 254}}, 32},
+	    {{AF_INET6, {0xfd, 0x00, 0x0e, 0xc2, [14] = 0x02, 0x54}}, 128},
+	};
+	const struct capture_cidrs *exclude = &c->plan->outbound.exclude_cidrs;
+	size_t extra = c->plan->capture_metadata ? 0 : ARRAY_SIZE(metadata), count = exclude->count + extra;
+	struct cidr *all = mem_array(count + 1, sizeof *all);
+	if (!all) {
+		c->err = -ENOMEM;
+		return;
+	}
+	memcpy(all, metadata, extra * sizeof *all);
+	if (exclude->count)
+		memcpy(all + extra, exclude->cidrs, exclude->count * sizeof *all);
+	exclude_cidr_rules(c, CHAIN_OUTPUT, "outbound_exclude", all, count, RULE_DEST4);
+	include_cidr_rules(c, CHAIN_OUTPUT, "outbound_include", &c->plan->outbound.include_cidrs, RULE_DEST4);
+	mem_free(all);
+}
+
+static void outbound_rules(struct compiler *c)
+{
+	vip_rule(c, RULE_DEST4, c->vips.ipv4);
+	vip_rule(c, RULE_DEST6, c->vips.ipv6);
+	begin(c, CHAIN_OUTPUT);
+	match_interface(c, RULE_OUT_INTERFACE, "lo", false);
+	end(c, RULE_RETURN, 0, "a program's connections to its own host");
+	interface_rules(c, CHAIN_OUTPUT, RULE_OUT_INTERFACE, &c->plan->outbound);
+	port_rules(c, CHAIN_OUTPUT, "outbound", &c->plan->outbound, 0);
+	outbound_cidr_rules(c);
+	redirect_rule(c, CHAIN_OUTPUT, c->plan->outbound_port, "outbound");
+}
+
+static void output_chain(struct compiler *c, const struct program_sets *programs)
+{
+	const struct capture_plan *plan = c->plan;
+	family_rules(c, CHAIN_OUTPUT);
+	proxy_inbound_rule(c, CHAIN_OUTPUT);
+	if (plan->inbound.enabled) {
+		self_call_rule(c, RULE_DEST4, c->loopback.ipv4);
+		self_call_rule(c, RULE_DEST6, c->loopback.ipv6);
+	}
+	owner_rules(c, CHAIN_OUTPUT);
+	program_rules(c, CHAIN_OUTPUT, programs);
+	if (plan->dns.enabled) {
+		dns_rules(c, CHAIN_OUTPUT, RULE_UDP_DEST_PORT, RULE_REDIRECT, plan->dns_port, "DNS over UDP");
+		dns_rules(c, CHAIN_OUTPUT, RULE_TCP_DEST_PORT, RULE_REDIRECT, plan->dns_port, "DNS over TCP");
+	}
+	if (plan->outbound.enabled)
+		outbound_rules(c);
+}
+
+static void prerouting_chain(struct compiler *c)
+{
+	const struct capture_direction *inbound = &c->plan->inbound;
+	family_rules(c, CHAIN_PREROUTING);
+	begin(c, CHAIN_PREROUTING);
+	match_interface(c, RULE_IN_INTERFACE, "lo", false);
+	end(c, RULE_RETURN, 0, "from this host itself");
+	begin(c, CHAIN_PREROUTING);
+	match_value(c, RULE_DEST_TYPE, RTN_LOCAL);
+	c->rule->matches[0].negated = true;
+	end(c, RULE_RETURN, 0, "only forwarded by this host");
+	interface_rules(c, CHAIN_PREROUTING, RULE_IN_INTERFACE, inbound);
+	exclude_cidr_rules(c, CHAIN_PREROUTING, "inbound_exclude", inbound->exclude_cidrs.cidrs,
+			   inbound->exclude_cidrs.count, RULE_SOURCE4);
+	include_cidr_rules(c, CHAIN_PREROUTING, "inbound_include", &inbound->include_cidrs, RULE_SOURCE4);
+	begin(c, CHAIN_PREROUTING);
+	match_value(c, RULE_PROTOCOL, IPPROTO_TCP);
+	end(c, RULE_GOTO, CHAIN_INBOUND, "inbound, from other hosts");
+	port_rules(c, CHAIN_INBOUND, "inbound", inbound, c->plan->capture_ssh ? 0 : SSH_PORT);
+	redirect_rule(c, CHAIN_INBOUND, c->plan->inbound_port, "inbound");
+}
+
+static struct program_sets program_sets(struct compiler *c)
+{
+	const struct capture_plan *plan = c->plan;
+	return (struct program_sets){
+	    .exclude_users = id_set(c, "exclude_users", SET_USER, &plan->exclude_users),
+	    .exclude_groups = id_set(c, "exclude_groups", SET_GROUP, &plan->exclude_groups),
+	    .include_users = id_set(c, "include_users", SET_USER, &plan->include_users),
+	    .include_groups = id_set(c, "include_groups", SET_GROUP, &plan->include_groups),
+	};
+}
+
+static void compile(struct compiler *c)
+{
+	static const struct cidr loopback[] = {{{AF_INET, {127}}, 8}, {{AF_INET6, {[15] = 1}}, 128}};
+	const struct capture_plan *plan = c->plan;
+	if (plan->inbound.enabled)
+		c->loopback = cidr_sets(c, "loopback", loopback, ARRAY_SIZE(loopback));
+	if (plan->outbound.enabled)
+		c->vips = cidr_sets(c, "vips", plan->vips, plan->vip_count);
+	c->dns_servers = dns_server_sets(c);
+	struct program_sets programs = program_sets(c);
+	if (plan->dns.enabled)
+		zone_rules(c, &programs);
+	output_chain(c, &programs);
+	if (plan->inbound.enabled)
+		prerouting_chain(c);
+}
+
+int ruleset_compile(const struct capture_plan *plan, struct ruleset *ret_ruleset)
+{
+	struct ruleset ruleset = {0};
+	struct compiler c = {.plan = plan, .ruleset = &ruleset, .loopback = {-1, -1}, .vips = {-1, -1}};
+	compile(&c);
+	if (c.err) {
+		ruleset_done(&ruleset);
+		return c.err;
+	}
+	*ret_ruleset = ruleset;
+	return 0;
+}

@@ -1,0 +1,498 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "intercept/nft.h"
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/mem.h"
+#include "intercept/nft_rule.h"
+
+#include <errno.h>
+#include <libmnl/libmnl.h>
+#include <libnftnl/batch.h>
+#include <libnftnl/chain.h>
+#include <libnftnl/common.h>
+#include <libnftnl/table.h>
+#include <linux/netfilter.h>
+#include <linux/netfilter/nf_tables.h>
+#include <linux/netfilter/nfnetlink.h>
+#include <stdlib.h>
+
+enum {
+	BATCH_PAGE = 64 * 1024,
+	MESSAGE_MAX = 80 * 1024, // one message: a list of elements is at most 64 KiB
+	ANSWER_MAX = 64 * 1024,
+	DUMP_RETRIES = 8,
+};
+
+static int say(struct strbuf *error, int err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static int say(struct strbuf *error, int err, const char *format, ...)
+{
+	va_list args;
+	va_start(args, format);
+	strbuf_vprintf(error, format, args);
+	va_end(args);
+	return err;
+}
+
+// What holds for every request, whatever it is about.
+static int say_request(struct strbuf *error, int err, const char *what)
+{
+	if (err == -EPERM)
+		return say(
+		    error, err,
+		    "%s: not permitted; it needs the capability CAP_NET_ADMIN in this network namespace",
+		    what);
+	if (err == -EINVAL || err == -EOPNOTSUPP || err == -EPROTONOSUPPORT)
+		return say(error, err,
+			   "%s: this kernel has no nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET; module "
+			   "nf_tables)",
+			   what);
+	return say(error, err, "%s: %s", what, err_text(err));
+}
+
+// --- asking
+// -------------------------------------------------------------------------------------------------
+static int nft_open(struct mnl_socket **ret_socket, struct strbuf *error)
+{
+	struct mnl_socket *nl = mnl_socket_open2(NETLINK_NETFILTER, SOCK_CLOEXEC);
+	if (!nl)
+		return say_request(error, -errno, "cannot reach the kernel's packet filter");
+	if (mnl_socket_bind(nl, 0, MNL_SOCKET_AUTOPID) < 0) {
+		int err = -errno;
+		mnl_socket_close(nl);
+		return say_request(error, err, "cannot reach the kernel's packet filter");
+	}
+	*ret_socket = nl;
+	return 0;
+}
+
+// Sends one request and hands every answer to fn. 0 or a negative errno; -EINTR: the table changed meanwhile.
+static int query(struct mnl_socket *nl, const struct nlmsghdr *request, mnl_cb_t fn, void *arg)
+{
+	char *answer = mem_alloc(ANSWER_MAX);
+	int done = MNL_CB_OK;
+	if (!answer)
+		return -ENOMEM;
+	if (mnl_socket_sendto(nl, request, request->nlmsg_len) < 0)
+		done = MNL_CB_ERROR;
+	while (done == MNL_CB_OK) {
+		ssize_t n = mnl_socket_recvfrom(nl, answer, ANSWER_MAX);
+		done = n < 0 ? MNL_CB_ERROR
+			     : mnl_cb_run(answer, (size_t)n, request->nlmsg_seq, mnl_socket_get_portid(nl),
+					  fn, arg);
+	}
+	int err = done == MNL_CB_ERROR ? -errno : 0;
+	mem_free(answer);
+	return err;
+}
+
+static uint32_t next_sequence(void)
+{
+	return (uint32_t)random_u64() | 1;
+}
+
+// --- reading
+// ------------------------------------------------------------------------------------------------
+struct reading {
+	struct mnl_socket *nl;
+	struct ruleset *ruleset;
+	bool dormant;
+	int err;
+};
+
+static struct nlmsghdr *begin_query(char *buf, uint16_t type, uint16_t flags)
+{
+	return nftnl_nlmsg_build_hdr(buf, type, NFPROTO_INET, flags, next_sequence());
+}
+
+static int take_table(const struct nlmsghdr *nlh, void *arg)
+{
+	struct reading *reading = arg;
+	struct nftnl_table *table = nftnl_table_alloc();
+	if (table && nftnl_table_nlmsg_parse(nlh, table) == 0)
+		reading->dormant = nftnl_table_get_u32(table, NFTNL_TABLE_FLAGS) & NFT_TABLE_F_DORMANT;
+	if (table)
+		nftnl_table_free(table);
+	return MNL_CB_OK;
+}
+
+static int read_table(struct reading *reading)
+{
+	char buf[MNL_NLMSG_HDRLEN + 256];
+	struct nlmsghdr *nlh = begin_query(buf, NFT_MSG_GETTABLE, NLM_F_ACK);
+	mnl_attr_put_strz(nlh, NFTA_TABLE_NAME, NFT_TABLE);
+	return query(reading->nl, nlh, take_table, reading);
+}
+
+static int take_set(const struct nlmsghdr *nlh, void *arg)
+{
+	struct reading *reading = arg;
+	struct nftnl_set *set = nftnl_set_alloc();
+	if (!set)
+		reading->err = -ENOMEM;
+	else if (nftnl_set_nlmsg_parse(nlh, set) < 0)
+		reading->err = ERR_MALFORMED;
+	else {
+		int index = nft_set_decode(set, reading->ruleset);
+		// Somebody else's set: a rule that uses it turns out foreign.
+		reading->err = index == -ENOMEM ? index : 0;
+	}
+	if (set)
+		nftnl_set_free(set);
+	return reading->err ? MNL_CB_STOP : MNL_CB_OK;
+}
+
+static int take_elements(const struct nlmsghdr *nlh, void *arg)
+{
+	struct nftnl_set *set = arg;
+	return nftnl_set_elems_nlmsg_parse(nlh, set) < 0 ? MNL_CB_ERROR : MNL_CB_OK;
+}
+
+static int read_elements(struct reading *reading, struct rule_set *set)
+{
+	char buf[MNL_NLMSG_HDRLEN + 256];
+	struct nlmsghdr *nlh = begin_query(buf, NFT_MSG_GETSETELEM, NLM_F_DUMP);
+	struct nftnl_set *nls = nftnl_set_alloc();
+	if (!nls)
+		return -ENOMEM;
+	mnl_attr_put_strz(nlh, NFTA_SET_ELEM_LIST_TABLE, NFT_TABLE);
+	mnl_attr_put_strz(nlh, NFTA_SET_ELEM_LIST_SET, set->name);
+	int err = query(reading->nl, nlh, take_elements, nls);
+	if (err == 0)
+		err = nft_set_decode_elements(nls, set);
+	nftnl_set_free(nls);
+	return err;
+}
+
+static int take_rule(const struct nlmsghdr *nlh, void *arg)
+{
+	struct reading *reading = arg;
+	struct nftnl_rule *rule = nftnl_rule_alloc();
+	if (!rule)
+		reading->err = -ENOMEM;
+	else if (nftnl_rule_nlmsg_parse(nlh, rule) < 0)
+		reading->err = ERR_MALFORMED;
+	else if (strcmp(nftnl_rule_get_str(rule, NFTNL_RULE_TABLE), NFT_TABLE) == 0) // old kernels dump all
+		reading->err = nft_rule_decode(rule, reading->ruleset);
+	if (rule)
+		nftnl_rule_free(rule);
+	return reading->err ? MNL_CB_STOP : MNL_CB_OK;
+}
+
+static int dump(struct reading *reading, uint16_t type, uint16_t table_attribute, mnl_cb_t fn)
+{
+	char buf[MNL_NLMSG_HDRLEN + 256];
+	struct nlmsghdr *nlh = begin_query(buf, type, NLM_F_DUMP);
+	mnl_attr_put_strz(nlh, table_attribute, NFT_TABLE);
+	int err = query(reading->nl, nlh, fn, reading);
+	return err ? err : reading->err;
+}
+
+static int read_all(struct reading *reading)
+{
+	int err = read_table(reading);
+	if (err == 0)
+		err = dump(reading, NFT_MSG_GETSET, NFTA_SET_TABLE, take_set);
+	for (size_t i = 0; i < reading->ruleset->set_count && err == 0; i++)
+		err = read_elements(reading, &reading->ruleset->sets[i]);
+	if (err == 0)
+		err = dump(reading, NFT_MSG_GETRULE, NFTA_RULE_TABLE, take_rule);
+	// A table that sleeps does nothing of what its rules say.
+	for (size_t i = 0; i < reading->ruleset->rule_count && reading->dormant; i++)
+		reading->ruleset->rules[i].foreign = true;
+	return err;
+}
+
+int nft_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
+{
+	struct ruleset ruleset = {0};
+	struct reading reading = {.ruleset = &ruleset};
+	int err = nft_open(&reading.nl, ret_error);
+	if (err)
+		return err;
+	for (int i = 0; i < DUMP_RETRIES; i++) {
+		ruleset_done(&ruleset);
+		reading.err = 0;
+		err = read_all(&reading);
+		if (err != -EINTR)
+			break;
+	}
+	mnl_socket_close(reading.nl);
+	if (err)
+		ruleset_done(&ruleset);
+	if (err == -ENOENT)
+		return ERR_NOT_FOUND;
+	if (err)
+		return say_request(ret_error, err, "cannot read the rules");
+	*ret_ruleset = ruleset;
+	return 0;
+}
+
+// --- writing
+// ------------------------------------------------------------------------------------------------ A
+// transaction under construction. Every message is known by its sequence number: first + index.
+struct batch {
+	struct nftnl_batch *nlb;
+	uint32_t first, next;
+	const struct ruleset *ruleset;
+	uint32_t first_rule; // sequence number of rule 0
+	int err;
+};
+
+static char *batch_room(struct batch *batch)
+{
+	return nftnl_batch_buffer(batch->nlb);
+}
+
+static void batch_next(struct batch *batch)
+{
+	batch->next++;
+	if (nftnl_batch_update(batch->nlb) < 0)
+		batch->err = -ENOMEM;
+}
+
+static int batch_begin(struct batch *batch)
+{
+	batch->nlb = nftnl_batch_alloc(BATCH_PAGE, MESSAGE_MAX);
+	if (!batch->nlb)
+		return -ENOMEM;
+	batch->first = batch->next = next_sequence() & 0x7fffffff;
+	nftnl_batch_begin(batch_room(batch), batch->next);
+	batch_next(batch);
+	return 0;
+}
+
+static struct nlmsghdr *batch_message(struct batch *batch, uint16_t type, uint16_t flags)
+{
+	return nftnl_nlmsg_build_hdr(batch_room(batch), type, NFPROTO_INET, flags, batch->next);
+}
+
+static void batch_table(struct batch *batch, uint16_t type, uint16_t flags)
+{
+	struct nlmsghdr *nlh = batch_message(batch, type, flags);
+	mnl_attr_put_strz(nlh, NFTA_TABLE_NAME, NFT_TABLE);
+	batch_next(batch);
+}
+
+static void batch_chain(struct batch *batch, const struct rule_chain_info *info)
+{
+	struct nftnl_chain *chain = nftnl_chain_alloc();
+	if (!chain) {
+		batch->err = -ENOMEM;
+		return;
+	}
+	nftnl_chain_set_str(chain, NFTNL_CHAIN_TABLE, NFT_TABLE);
+	nftnl_chain_set_str(chain, NFTNL_CHAIN_NAME, info->name);
+	if (info->type) {
+		nftnl_chain_set_str(chain, NFTNL_CHAIN_TYPE, info->type);
+		nftnl_chain_set_u32(chain, NFTNL_CHAIN_HOOKNUM, (uint32_t)info->hook_number);
+		nftnl_chain_set_s32(chain, NFTNL_CHAIN_PRIO, info->priority);
+		nftnl_chain_set_u32(chain, NFTNL_CHAIN_POLICY, NF_ACCEPT);
+	}
+	struct nlmsghdr *nlh = batch_message(batch, NFT_MSG_NEWCHAIN, NLM_F_CREATE);
+	nftnl_chain_nlmsg_build_payload(nlh, chain);
+	nftnl_chain_free(chain);
+	batch_next(batch);
+}
+
+// Elements go in several messages if they are too many for one.
+static void batch_elements(struct batch *batch, struct nftnl_set *set)
+{
+	struct nftnl_set_elems_iter *iter = nftnl_set_elems_iter_create(set);
+	if (!iter) {
+		batch->err = -ENOMEM;
+		return;
+	}
+	int more = 1;
+	while (more > 0 && !batch->err) {
+		struct nlmsghdr *nlh = batch_message(batch, NFT_MSG_NEWSETELEM, NLM_F_CREATE);
+		more = nftnl_set_elems_nlmsg_build_payload_iter(nlh, iter);
+		batch_next(batch);
+	}
+	nftnl_set_elems_iter_destroy(iter);
+}
+
+static void batch_set(struct batch *batch, const struct rule_set *set, uint32_t id)
+{
+	struct nftnl_set *nls;
+	batch->err = nft_set_encode(set, id, &nls);
+	if (batch->err)
+		return;
+	struct nlmsghdr *nlh = batch_message(batch, NFT_MSG_NEWSET, NLM_F_CREATE);
+	nftnl_set_nlmsg_build_payload(nlh, nls);
+	batch_next(batch);
+	batch_elements(batch, nls);
+	nftnl_set_free(nls);
+}
+
+static void batch_rule(struct batch *batch, const struct rule *rule)
+{
+	struct nftnl_rule *nlr;
+	batch->err = nft_rule_encode(batch->ruleset, rule, &nlr);
+	if (batch->err)
+		return;
+	struct nlmsghdr *nlh = batch_message(batch, NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND);
+	nftnl_rule_nlmsg_build_payload(nlh, nlr);
+	nftnl_rule_free(nlr);
+	batch_next(batch);
+}
+
+static void batch_ruleset(struct batch *batch)
+{
+	const struct ruleset *ruleset = batch->ruleset;
+	for (enum rule_chain chain = 0; chain < CHAIN_COUNT && !batch->err; chain++)
+		if (ruleset_has_chain(ruleset, chain))
+			batch_chain(batch, &rule_chains[chain]);
+	for (size_t i = 0; i < ruleset->set_count && !batch->err; i++)
+		batch_set(batch, &ruleset->sets[i], (uint32_t)i + 1);
+	batch->first_rule = batch->next;
+	for (size_t i = 0; i < ruleset->rule_count && !batch->err; i++)
+		batch_rule(batch, &ruleset->rules[i]);
+}
+
+// --- committing
+// ---------------------------------------------------------------------------------------------
+struct refusal {
+	int err;
+	uint32_t sequence; // of the message that was refused
+};
+
+static int send_batch(struct mnl_socket *nl, struct nftnl_batch *nlb)
+{
+	int count = nftnl_batch_iovec_len(nlb), size = 0;
+	struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
+	struct iovec *iov = mem_array((size_t)count, sizeof *iov);
+	if (!iov)
+		return -ENOMEM;
+	nftnl_batch_iovec(nlb, iov, (uint32_t)count);
+	for (int i = 0; i < count; i++)
+		size += (int)iov[i].iov_len;
+	// A transaction is one datagram. Where that much is not granted, sending says so.
+	setsockopt(mnl_socket_get_fd(nl), SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size);
+	struct msghdr msg = {
+	    .msg_name = &kernel, .msg_namelen = sizeof kernel, .msg_iov = iov, .msg_iovlen = (size_t)count};
+	int err = sendmsg(mnl_socket_get_fd(nl), &msg, 0) < 0 ? -errno : 0;
+	mem_free(iov);
+	return err;
+}
+
+// The kernel has answered by the time that sendmsg returns; it answers refusals alone. The first one counts.
+static void read_refusals(struct mnl_socket *nl, struct refusal *ret_refusal)
+{
+	union {
+		struct nlmsghdr header;
+		char bytes[8192];
+	} answer;
+	ssize_t n;
+	while ((n = recv(mnl_socket_get_fd(nl), &answer, sizeof answer, MSG_DONTWAIT)) > 0) {
+		int len = (int)n;
+		for (struct nlmsghdr *nlh = &answer.header; mnl_nlmsg_ok(nlh, len);
+		     nlh = mnl_nlmsg_next(nlh, &len)) {
+			const struct nlmsgerr *e = mnl_nlmsg_get_payload(nlh);
+			if (nlh->nlmsg_type == NLMSG_ERROR && e->error && !ret_refusal->err)
+				*ret_refusal = (struct refusal){e->error, e->msg.nlmsg_seq};
+		}
+	}
+}
+
+static int commit(struct mnl_socket *nl, struct batch *batch, struct refusal *ret_refusal)
+{
+	*ret_refusal = (struct refusal){0};
+	if (batch->err)
+		return batch->err;
+	nftnl_batch_end(batch_room(batch), batch->next);
+	batch_next(batch);
+	if (batch->err)
+		return batch->err;
+	int err = send_batch(nl, batch->nlb);
+	if (err)
+		return err;
+	read_refusals(nl, ret_refusal);
+	return ret_refusal->err;
+}
+
+// --- what was refused, in words
+// -----------------------------------------------------------------------------
+static const char *rule_needs(const struct rule *rule)
+{
+	for (size_t i = 0; i < rule->match_count; i++)
+		if (rule->matches[i].field == RULE_DEST_TYPE)
+			return "CONFIG_NFT_FIB_INET (module nft_fib_inet)";
+	if (rule->action == RULE_REDIRECT)
+		return "CONFIG_NFT_REDIR (module nft_redir)";
+	if (rule->action == RULE_ZONE)
+		return "CONFIG_NFT_CT with CONFIG_NF_CONNTRACK_ZONES (module nft_ct)";
+	return "nftables expressions for it";
+}
+
+static int say_refusal(const struct batch *batch, const struct refusal *refusal, struct strbuf *error)
+{
+	const struct ruleset *ruleset = batch->ruleset;
+	uint32_t index = refusal->sequence - batch->first_rule;
+	if (refusal->err == -EPERM || !ruleset || refusal->sequence <= batch->first + 1)
+		return say_request(error, refusal->err, "cannot change the rules");
+	if (refusal->sequence < batch->first_rule)
+		return say(error, refusal->err,
+			   "the kernel refuses chains for address translation: %s; it needs CONFIG_NFT_NAT "
+			   "in tables of the "
+			   "family inet (Linux 5.2; modules nft_chain_nat, nf_nat)",
+			   err_text(refusal->err));
+	if (index >= ruleset->rule_count)
+		return say_request(error, refusal->err, "cannot change the rules");
+	autostrbuf struct strbuf text = {0};
+	rule_print(ruleset, &ruleset->rules[index], &text);
+	return say(error, refusal->err, "the kernel refuses the rule \"%s\": %s; it needs %s",
+		   text.p ? text.p : "", err_text(refusal->err), rule_needs(&ruleset->rules[index]));
+}
+
+static int transact(struct batch *batch, void (*fill)(struct batch *batch), struct strbuf *error)
+{
+	struct mnl_socket *nl;
+	struct refusal refusal;
+	int err = nft_open(&nl, error);
+	if (err)
+		return err;
+	err = batch_begin(batch);
+	if (err == 0) {
+		fill(batch);
+		err = commit(nl, batch, &refusal);
+		if (err && refusal.err)
+			say_refusal(batch, &refusal, error);
+		else if (err)
+			say_request(error, err, "cannot change the rules");
+		nftnl_batch_free(batch->nlb);
+	}
+	mnl_socket_close(nl);
+	return err;
+}
+
+// Created if it is not there, so that it can be deleted in any case.
+static void fill_apply(struct batch *batch)
+{
+	batch_table(batch, NFT_MSG_NEWTABLE, NLM_F_CREATE);
+	batch_table(batch, NFT_MSG_DELTABLE, 0);
+	batch_table(batch, NFT_MSG_NEWTABLE, NLM_F_CREATE);
+	batch_ruleset(batch);
+}
+
+static void fill_remove(struct batch *batch)
+{
+	batch_table(batch, NFT_MSG_DELTABLE, 0);
+}
+
+int nft_apply(const struct ruleset *ruleset, struct strbuf *ret_error)
+{
+	struct batch batch = {.ruleset = ruleset};
+	return transact(&batch, fill_apply, ret_error);
+}
+
+int nft_remove(struct strbuf *ret_error)
+{
+	struct batch batch = {0};
+	autostrbuf struct strbuf error = {0};
+	int err = transact(&batch, fill_remove, &error);
+	if (err == -ENOENT)
+		return ERR_NOT_FOUND;
+	strbuf_add_str(ret_error, strbuf_str(&error));
+	return err;
+}

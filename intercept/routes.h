@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Routes for virtual IPs. A connection is redirected only after the kernel found a route for it; in a
+// namespace without a default route (or without one for a family) connect() to a virtual IP would fail
+// before. There a route through the loopback interface is laid. Our routes carry a routing protocol number of
+// their own: by that they are found and removed. Blocking; for the namespace of the calling thread.
+#pragma once
+
+#include "base/addr.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum { ROUTE_PROTOCOL_WEIR = 0x77 };
+
+struct vip_route {
+	struct cidr destination;
+	struct ip source; // preferred; absent: the kernel chooses
+};
+
+// Which of the ranges cannot be reached without a route of ours: writes at most `count` flags. A family that
+// this kernel or namespace does not have needs none. 0 or a negative error with a sentence in ret_error.
+int routes_needed(const struct cidr *vips, size_t count, bool *ret_needed, struct strbuf *ret_error);
+// Lays the routes that are needed for the ranges and removes those of ours that are for none of them. 0 or a
+// negative error with a sentence in ret_error.
+int routes_apply(const struct cidr *vips, size_t count, struct strbuf *ret_error);
+// The routes of ours. The caller frees *ret_routes with mem_free. 0 or a negative error.
+int routes_list(struct vip_route **ret_routes, size_t *ret_count, struct strbuf *ret_error);
+// Removes them all. 0 or a negative error.
+int routes_remove(struct strbuf *ret_error);

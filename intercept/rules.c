@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rulesets as data: sets, comparison.
+#include "intercept/rules.h"
+
+#include "base/mem.h"
+
+#include <errno.h>
+#include <linux/netfilter.h>
+#include <stdlib.h>
+
+// Raw comes before connection tracking (-200), which NAT needs.
+const struct rule_chain_info rule_chains[CHAIN_COUNT] = {
+    [CHAIN_OUTPUT_RAW] = {"output_raw", "filter", "output", NF_INET_LOCAL_OUT, -300},
+    [CHAIN_DNS_ZONE] = {.name = "dns_zone"},
+    [CHAIN_OUTPUT] = {"output", "nat", "output", NF_INET_LOCAL_OUT, -100},
+    [CHAIN_PREROUTING] = {"prerouting", "nat", "prerouting", NF_INET_PRE_ROUTING, -100},
+    [CHAIN_INBOUND] = {.name = "inbound"},
+};
+
+void ruleset_done(struct ruleset *ruleset)
+{
+	for (size_t i = 0; i < ruleset->set_count; i++)
+		mem_free(ruleset->sets[i].ranges);
+	mem_free(ruleset->sets);
+	mem_free(ruleset->rules);
+	*ruleset = (struct ruleset){0};
+}
+
+size_t rule_set_key_len(enum rule_set_type type)
+{
+	static const uint8_t lens[SET_TYPE_COUNT] = {
+	    [SET_IPV4] = 4, [SET_IPV6] = 16, [SET_PORT] = 2, [SET_USER] = 4, [SET_GROUP] = 4};
+	return lens[type];
+}
+
+int ruleset_add_set(struct ruleset *ruleset, const char *name, enum rule_set_type type)
+{
+	int err = mem_grow((void **)&ruleset->sets, &ruleset->_set_cap, ruleset->set_count + 1,
+			   sizeof *ruleset->sets);
+	if (err)
+		return err;
+	struct rule_set *set = &ruleset->sets[ruleset->set_count];
+	*set = (struct rule_set){.type = type};
+	strncpy(set->name, name, sizeof set->name - 1);
+	return (int)ruleset->set_count++;
+}
+
+int rule_set_add(struct rule_set *set, const struct rule_range *range)
+{
+	int err = mem_grow((void **)&set->ranges, &set->_cap, set->count + 1, sizeof *set->ranges);
+	if (err == 0)
+		set->ranges[set->count++] = *range;
+	return err;
+}
+
+static int compare_ranges(const void *a, const void *b)
+{
+	return memcmp(((const struct rule_range *)a)->first, ((const struct rule_range *)b)->first, 16);
+}
+
+// The key behind `last`, or zeros behind the highest.
+static void next_key(const uint8_t last[16], size_t len, uint8_t ret_next[16])
+{
+	memcpy(ret_next, last, 16);
+	for (size_t i = len; i-- > 0 && ++ret_next[i] == 0;)
+		;
+}
+
+void rule_set_normalise(struct rule_set *set)
+{
+	static const uint8_t zero[16];
+	size_t len = rule_set_key_len(set->type), kept = 0;
+	if (set->count == 0)
+		return;
+	qsort(set->ranges, set->count, sizeof *set->ranges, compare_ranges);
+	for (size_t i = 1; i < set->count; i++) {
+		struct rule_range *last = &set->ranges[kept];
+		uint8_t next[16];
+		next_key(last->last, len, next);
+		bool apart = memcmp(set->ranges[i].first, next, len) > 0 && memcmp(next, zero, len) != 0;
+		if (apart)
+			set->ranges[++kept] = set->ranges[i];
+		else if (memcmp(set->ranges[i].last, last->last, len) > 0)
+			memcpy(last->last, set->ranges[i].last, 16);
+	}
+	set->count = kept + 1;
+}
+
+int ruleset_find_set(const struct ruleset *ruleset, const char *name)
+{
+	for (size_t i = 0; i < ruleset->set_count; i++)
+		if (strcmp(ruleset->sets[i].name, name) == 0)
+			return (int)i;
+	return -1;
+}
+
+struct rule *ruleset_add_rule(struct ruleset *ruleset, enum rule_chain chain)
+{
+	if (mem_grow((void **)&ruleset->rules, &ruleset->_rule_cap, ruleset->rule_count + 1,
+		     sizeof *ruleset->rules))
+		return NULL;
+	struct rule *rule = &ruleset->rules[ruleset->rule_count++];
+	memset(rule, 0, sizeof *rule);
+	rule->chain = chain;
+	return rule;
+}
+
+bool ruleset_has_chain(const struct ruleset *ruleset, enum rule_chain chain)
+{
+	for (size_t i = 0; i < ruleset->rule_count; i++)
+		if (ruleset->rules[i].chain == chain)
+			return true;
+	return false;
+}
+
+// --- comparison
+// ---------------------------------------------------------------------------------------------
+static bool set_equal(const struct rule_set *a, const struct rule_set *b)
+{
+	size_t len = rule_set_key_len(a->type);
+	if (a->type != b->type || a->count != b->count)
+		return false;
+	for (size_t i = 0; i < a->count; i++)
+		if (memcmp(a->ranges[i].first, b->ranges[i].first, len) ||
+		    memcmp(a->ranges[i].last, b->ranges[i].last, len))
+			return false;
+	return true;
+}
+
+// Sets are compared by their names here, and by contents once.
+static bool match_equal(const struct ruleset *a, const struct rule_match *x, const struct ruleset *b,
+			const struct rule_match *y)
+{
+	if (x->field != y->field || x->negated != y->negated || (x->set < 0) != (y->set < 0))
+		return false;
+	if (x->set >= 0)
+		return strcmp(a->sets[x->set].name, b->sets[y->set].name) == 0;
+	return x->value == y->value && x->mask == y->mask && strcmp(x->name, y->name) == 0;
+}
+
+static bool rule_equal(const struct ruleset *a, const struct rule *x, const struct ruleset *b,
+		       const struct rule *y)
+{
+	if (x->match_count != y->match_count || x->action != y->action || x->value != y->value ||
+	    x->foreign || y->foreign || strcmp(x->comment, y->comment) != 0)
+		return false;
+	for (size_t i = 0; i < x->match_count; i++)
+		if (!match_equal(a, &x->matches[i], b, &y->matches[i]))
+			return false;
+	return true;
+}
+
+// The next rule of the chain from *at on; NULL behind the last.
+static const struct rule *next_rule(const struct ruleset *ruleset, enum rule_chain chain, size_t *at)
+{
+	while (*at < ruleset->rule_count) {
+		const struct rule *rule = &ruleset->rules[(*at)++];
+		if (rule->chain == chain)
+			return rule;
+	}
+	return NULL;
+}
+
+static bool chain_equal(const struct ruleset *a, const struct ruleset *b, enum rule_chain chain)
+{
+	size_t i = 0, j = 0;
+	for (;;) {
+		const struct rule *x = next_rule(a, chain, &i), *y = next_rule(b, chain, &j);
+		if (!x || !y)
+			return !x && !y;
+		if (!rule_equal(a, x, b, y))
+			return false;
+	}
+}
+
+bool ruleset_equal(const struct ruleset *a, const struct ruleset *b)
+{
+	if (a->set_count != b->set_count)
+		return false;
+	for (size_t i = 0; i < a->set_count; i++) {
+		int other = ruleset_find_set(b, a->sets[i].name);
+		if (other < 0 || !set_equal(&a->sets[i], &b->sets[other]))
+			return false;
+	}
+	for (enum rule_chain chain = 0; chain < CHAIN_COUNT; chain++)
+		if (!chain_equal(a, b, chain))
+			return false;
+	return true;
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rules: what a capture plan means, before any back end. A ruleset is a few sets and an ordered list of rules
+// in chains; the order is the design. Back ends translate it one rule at a time, and read back from the
+// kernel what is there in the same form, so that both can be compared and printed by the same code. Pure
+// data; no I/O.
+#pragma once
+
+#include "base/addr.h"
+#include "base/str.h"
+#include "intercept/plan.h"
+
+#include <net/if.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum rule_chain {
+	CHAIN_OUTPUT_RAW, // before connection tracking
+	CHAIN_DNS_ZONE,	  // reached from there
+	CHAIN_OUTPUT,	  // connections that leave
+	CHAIN_PREROUTING, // connections that arrive
+	CHAIN_INBOUND,	  // reached from both
+	CHAIN_COUNT,
+};
+
+struct rule_chain_info {
+	const char *name;
+	const char *type; // "nat", "filter"; NULL: reached from other chains only
+	const char *hook;
+	int hook_number; // enum nf_inet_hooks
+	int priority;
+};
+extern const struct rule_chain_info rule_chains[CHAIN_COUNT];
+
+enum rule_set_type { SET_IPV4, SET_IPV6, SET_PORT, SET_USER, SET_GROUP, SET_TYPE_COUNT };
+
+// Inclusive; the first bytes, in network order, as many as the type has.
+struct rule_range {
+	uint8_t first[16], last[16];
+};
+
+struct rule_set {
+	char name[32];
+	enum rule_set_type type;
+	struct rule_range *ranges; // sorted; neither overlapping nor adjoining
+	size_t count, _cap;
+};
+
+// What a match looks at. Ports imply their protocol, addresses their family.
+enum rule_field {
+	RULE_FAMILY,   // value: AF_INET or AF_INET6
+	RULE_PROTOCOL, // value: IPPROTO_*
+	RULE_MARK,     // value and mask
+	RULE_USER,
+	RULE_GROUP,
+	RULE_IN_INTERFACE, // name
+	RULE_OUT_INTERFACE,
+	RULE_SOURCE4,
+	RULE_SOURCE6,
+	RULE_DEST4,
+	RULE_DEST6,
+	RULE_TCP_DEST_PORT,
+	RULE_UDP_DEST_PORT,
+	RULE_UDP_SOURCE_PORT,
+	RULE_DEST_TYPE, // value: RTN_LOCAL
+};
+
+// A field against a set of the ruleset, or else against a value.
+struct rule_match {
+	enum rule_field field;
+	bool negated;
+	int set; // index; negative: none
+	uint32_t value, mask;
+	char name[IFNAMSIZ]; // of an interface; "eth*": all that begin so
+};
+
+enum rule_action {
+	RULE_RETURN,   // leave alone
+	RULE_REDIRECT, // value: port, on this host
+	RULE_ZONE,     // value: track the connection in this zone
+	RULE_GOTO,     // value: enum rule_chain
+};
+
+enum { RULE_MATCHES_MAX = 40, RULE_COMMENT_MAX = 80 };
+
+struct rule {
+	enum rule_chain chain;
+	struct rule_match matches[RULE_MATCHES_MAX];
+	size_t match_count;
+	enum rule_action action;
+	uint32_t value;
+	char comment[RULE_COMMENT_MAX];
+	uint64_t packets, bytes; // counted by the kernel
+	bool foreign;		 // read back, but not of a kind that weir makes
+};
+
+struct ruleset {
+	struct rule_set *sets;
+	size_t set_count, _set_cap;
+	struct rule *rules; // of each chain in their order
+	size_t rule_count, _rule_cap;
+};
+
+// Compiles a valid plan. 0 or -ENOMEM.
+int ruleset_compile(const struct capture_plan *plan, struct ruleset *ret_ruleset);
+void ruleset_done(struct ruleset *ruleset);
+// Whether both do the same: counters do not matter.
+bool ruleset_equal(const struct ruleset *a, const struct ruleset *b);
+// Whether the chain has rules (else it does not exist).
+bool ruleset_has_chain(const struct ruleset *ruleset, enum rule_chain chain);
+
+// The text that nft lists for the whole table (with numeric priorities: nft -y), and that it would take.
+void ruleset_print(const struct ruleset *ruleset, struct strbuf *out);
+// One rule's matches and action, without its counter and comment.
+void rule_print(const struct ruleset *ruleset, const struct rule *rule, struct strbuf *out);
+
+// --- for back ends
+// ------------------------------------------------------------------------------------------ Bytes of a set's
+// keys.
+size_t rule_set_key_len(enum rule_set_type type);
+// A new empty set; its index or -ENOMEM.
+int ruleset_add_set(struct ruleset *ruleset, const char *name, enum rule_set_type type);
+int rule_set_add(struct rule_set *set, const struct rule_range *range);
+// Sorts and joins what was added.
+void rule_set_normalise(struct rule_set *set);
+// The index of a set by its name, or -1.
+int ruleset_find_set(const struct ruleset *ruleset, const char *name);
+// A new rule at the end, zeroed but for its chain; NULL when out of memory. Valid until the next call.
+struct rule *ruleset_add_rule(struct ruleset *ruleset, enum rule_chain chain);
