@@ -140,6 +140,15 @@ static void print_range(enum rule_set_type type, const struct rule_range *range,
 	}
 }
 
+void rule_set_print(const struct rule_set *set, struct strbuf *out)
+{
+	for (size_t i = 0; i < set->count; i++) {
+		if (i)
+			strbuf_add_text(out, ", ");
+		print_range(set->type, &set->ranges[i], out);
+	}
+}
+
 static void print_set(const struct rule_set *set, struct strbuf *out)
 {
 	static const char *const types[SET_TYPE_COUNT] = {[SET_IPV4] = "ipv4_addr",
@@ -149,11 +158,7 @@ static void print_set(const struct rule_set *set, struct strbuf *out)
 							  [SET_GROUP] = "gid"};
 	strbuf_printf(out, "\tset %s {\n\t\ttype %s\n\t\tflags interval\n\t\telements = { ", set->name,
 		      types[set->type]);
-	for (size_t i = 0; i < set->count; i++) {
-		if (i)
-			strbuf_add_text(out, ", ");
-		print_range(set->type, &set->ranges[i], out);
-	}
+	rule_set_print(set, out);
 	strbuf_add_text(out, " }\n\t}\n\n");
 }
 

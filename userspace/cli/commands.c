@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The objects of the command line, and the commands that need no file of their own.
 #include "cli/cli.h"
+#include "cli/intercept_commands.h"
 #include "cli/options.h"
 
 #include "base/mem.h"
@@ -41,6 +42,7 @@ static const struct cli_command version_commands[] = {
 
 // --- objects ----------------------------------------------------------------------------------------------
 const struct cli_object cli_objects[] = {
+    {"intercept", "Interception: which connections go through the proxy", intercept_commands, NULL},
     {"vhost", "Virtual hosts: what services are there", NULL, NULL},
     {"route", "Routes: which cluster gets a request", NULL, NULL},
     {"cluster", "Clusters: groups of endpoints", NULL, NULL},

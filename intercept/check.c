@@ -1,0 +1,533 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "intercept/check.h"
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/mem.h"
+#include "intercept/nft.h"
+#include "intercept/origdst.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ifaddrs.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { PATIENCE_MS = 2000, DNS_PORT = 53, SOME_PORT = 80 };
+
+// What the rules say, as far as the checks need it.
+struct promises {
+	const struct ruleset *ruleset;
+	uint16_t outbound_port, inbound_port, dns_port; // 0: not captured
+	uint32_t outbound_mark, inbound_mark;		// 0: unknown
+};
+
+struct checker {
+	struct promises promises;
+	struct check_result *results;
+	size_t count;
+};
+
+// --- reading the rules
+// --------------------------------------------------------------------------------------
+static bool rule_has(const struct rule *rule, enum rule_field field)
+{
+	for (size_t i = 0; i < rule->match_count; i++)
+		if (rule->matches[i].field == field)
+			return true;
+	return false;
+}
+
+static void note_output_rule(struct promises *promises, const struct rule *rule)
+{
+	bool marked = rule->match_count && rule->matches[0].field == RULE_MARK;
+	if (rule->action == RULE_REDIRECT && rule_has(rule, RULE_UDP_DEST_PORT))
+		promises->dns_port = (uint16_t)rule->value;
+	else if (rule->action == RULE_REDIRECT && rule_has(rule, RULE_PROTOCOL))
+		promises->outbound_port = (uint16_t)rule->value;
+	else if (marked && rule->action == RULE_GOTO)
+		promises->outbound_mark = rule->matches[0].value;
+	else if (marked && rule->action == RULE_RETURN && !promises->inbound_mark)
+		promises->inbound_mark = rule->matches[0].value;
+}
+
+static struct promises find_promises(const struct ruleset *ruleset)
+{
+	struct promises promises = {.ruleset = ruleset};
+	for (size_t i = 0; i < ruleset->rule_count; i++) {
+		const struct rule *rule = &ruleset->rules[i];
+		if (rule->foreign)
+			continue;
+		if (rule->chain == CHAIN_OUTPUT)
+			note_output_rule(&promises, rule);
+		else if (rule->chain == CHAIN_INBOUND && rule->action == RULE_REDIRECT)
+			promises.inbound_port = (uint16_t)rule->value;
+	}
+	return promises;
+}
+
+static const struct rule_set *find_set(const struct ruleset *ruleset, const char *name)
+{
+	int set = ruleset_find_set(ruleset, name);
+	return set < 0 || !ruleset->sets[set].count ? NULL : &ruleset->sets[set];
+}
+
+static uint16_t key_port(const uint8_t *key)
+{
+	return (uint16_t)(key[0] << 8 | key[1]);
+}
+
+// The first address in the first of the sets that exists; false if none does.
+static bool address_in(const struct ruleset *ruleset, int family, const char *const *names, struct ip *ret_ip)
+{
+	char full[32];
+	for (; *names; names++) {
+		snprintf(full, sizeof full, "%s_%s", *names, family == AF_INET6 ? "ipv6" : "ipv4");
+		const struct rule_set *set = find_set(ruleset, full);
+		if (!set)
+			continue;
+		*ret_ip = (struct ip){.family = (uint8_t)family};
+		memcpy(ret_ip->bytes, set->ranges[0].first, rule_set_key_len(set->type));
+		return true;
+	}
+	return false;
+}
+
+// A port that the lists allow.
+static uint16_t port_in(const struct ruleset *ruleset, const char *include, const char *exclude)
+{
+	const struct rule_set *set = find_set(ruleset, include);
+	uint16_t port = set ? key_port(set->ranges[0].first) : SOME_PORT;
+	set = find_set(ruleset, exclude);
+	for (size_t i = 0; set && i < set->count; i++)
+		if (port >= key_port(set->ranges[i].first) && port <= key_port(set->ranges[i].last))
+			port = (uint16_t)(key_port(set->ranges[i].last) + 1);
+	return port ? port : SOME_PORT;
+}
+
+// Where captured connections may go: a virtual IP, an included network, or else an address kept for
+// documentation.
+static struct addr outbound_target(const struct ruleset *ruleset, int family)
+{
+	static const char *const sets[] = {"vips", "outbound_include", NULL};
+	struct addr target = {.port = port_in(ruleset, "outbound_include_ports", "outbound_exclude_ports")};
+	if (address_in(ruleset, family, sets, &target.ip)) {
+		target.ip.bytes[family == AF_INET6 ? 15 : 3] |= 1;
+		return target;
+	}
+	target.ip = family == AF_INET6 ? (struct ip){AF_INET6, {0x20, 0x01, 0x0d, 0xb8, [15] = 1}}
+				       : (struct ip){AF_INET, {192, 0, 2, 1}};
+	return target;
+}
+
+static struct ip loopback(int family)
+{
+	return family == AF_INET6 ? (struct ip){AF_INET6, {[15] = 1}} : (struct ip){AF_INET, {127, 0, 0, 1}};
+}
+
+// The DNS server to ask; false if only servers of the other family are captured.
+static bool dns_target(const struct ruleset *ruleset, int family, struct addr *ret_target)
+{
+	static const char *const sets[] = {"dns_servers", NULL};
+	struct ip ip;
+	bool listed = address_in(ruleset, AF_INET, sets, &ip) || address_in(ruleset, AF_INET6, sets, &ip);
+	*ret_target = (struct addr){.ip = loopback(family), .port = DNS_PORT};
+	return !listed || address_in(ruleset, family, sets, &ret_target->ip);
+}
+
+// An address of this host that others may connect to; false if there is none.
+static bool own_address(int family, struct ip *ret_ip)
+{
+	struct ifaddrs *all;
+	bool found = false;
+	if (getifaddrs(&all) < 0)
+		return false;
+	for (const struct ifaddrs *i = all; i && !found; i = i->ifa_next) {
+		struct sockaddr_storage sa = {0};
+		struct addr addr;
+		if (!i->ifa_addr || i->ifa_addr->sa_family != family)
+			continue;
+		memcpy(&sa, i->ifa_addr,
+		       family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in));
+		bool usable = addr_from_sockaddr(&sa, &addr) == 0 && !ip_is_loopback(&addr.ip);
+		bool link_local =
+		    family == AF_INET6 && addr.ip.bytes[0] == 0xfe && (addr.ip.bytes[1] & 0xc0) == 0x80;
+		found = usable && !link_local;
+		if (found)
+			*ret_ip = addr.ip;
+	}
+	freeifaddrs(all);
+	return found;
+}
+
+// --- sockets
+// ------------------------------------------------------------------------------------------------
+static int open_socket(int family, int type)
+{
+	int fd = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int on = 1;
+	if (fd >= 0 && family == AF_INET6)
+		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+	return fd < 0 ? -errno : fd;
+}
+
+static int bind_to(int fd, const struct addr *addr)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = addr_to_sockaddr(addr, &sa);
+	return bind(fd, (struct sockaddr *)&sa, len) < 0 ? -errno : 0;
+}
+
+static int local_addr(int fd, struct addr *ret_addr)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof sa;
+	return getsockname(fd, (struct sockaddr *)&sa, &len) < 0 ? -errno : addr_from_sockaddr(&sa, ret_addr);
+}
+
+static int wait_for(int fd, short events)
+{
+	struct pollfd pfd = {.fd = fd, .events = events};
+	int n = poll(&pfd, 1, PATIENCE_MS);
+	return n > 0 ? 0 : n == 0 ? -ETIMEDOUT : -errno;
+}
+
+// Listens on the address; *ret_fd is -1 if somebody else does already.
+static int listen_on(const struct addr *addr, int type, int *ret_fd)
+{
+	int fd = open_socket(addr->ip.family, type);
+	if (fd < 0)
+		return fd;
+	int err = bind_to(fd, addr);
+	if (err == 0 && type == SOCK_STREAM && listen(fd, 16) < 0)
+		err = -errno;
+	if (err) {
+		close(fd);
+		fd = -1;
+	}
+	if (err && err != -EADDRINUSE)
+		return err;
+	*ret_fd = fd;
+	return 0;
+}
+
+// A connected socket in *ret_fd, or a negative error.
+static int connect_to(const struct addr *target, int type, uint32_t mark, int *ret_fd)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = addr_to_sockaddr(target, &sa), error_len = sizeof(int);
+	int error = 0, fd = open_socket(target->ip.family, type);
+	if (fd < 0)
+		return fd;
+	if (mark && setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof mark) < 0)
+		error = errno;
+	else if (connect(fd, (struct sockaddr *)&sa, len) < 0)
+		error = errno;
+	if (error == EINPROGRESS) {
+		error = -wait_for(fd, POLLOUT);
+		if (!error && getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &error_len) < 0)
+			error = errno;
+	}
+	if (error) {
+		close(fd);
+		return -error;
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
+// --- where a connection arrived
+// -----------------------------------------------------------------------------
+static void hex_address(const struct addr *addr, char ret_text[48])
+{
+	size_t len = addr->ip.family == AF_INET6 ? 16 : 4, at = 0;
+	for (size_t word = 0; word < len; word += 4) {
+		uint32_t value;
+		memcpy(&value, addr->ip.bytes + word, sizeof value);
+		at += (size_t)snprintf(ret_text + at, 48 - at, "%08X", value);
+	}
+	snprintf(ret_text + at, 48 - at, ":%04X", addr->port);
+}
+
+// Whether a socket of this namespace has the local port and the remote address: the other end of our
+// connection.
+static bool has_socket(uint16_t port, const struct addr *remote)
+{
+	char wanted[48], line[512], local[48], peer[48];
+	unsigned number;
+	FILE *file = fopen(remote->ip.family == AF_INET6 ? "/proc/net/tcp6" : "/proc/net/tcp", "re");
+	bool found = false;
+	if (!file)
+		return false;
+	hex_address(remote, wanted);
+	while (!found && fgets(line, sizeof line, file)) {
+		if (sscanf(line, " %*u: %47s %47s", local, peer) != 2 || strcmp(peer, wanted) != 0)
+			continue;
+		const char *colon = strchr(local, ':');
+		found = colon && sscanf(colon, ":%X", &number) == 1 && number == port;
+	}
+	fclose(file);
+	return found;
+}
+
+// Whether our connection arrives at the listener; *ret_original is where it was going.
+static int accept_from(int listener, const struct addr *client, struct addr *ret_original)
+{
+	for (;;) {
+		struct sockaddr_storage sa;
+		socklen_t len = sizeof sa;
+		struct addr peer = {0};
+		int err = wait_for(listener, POLLIN);
+		if (err)
+			return err;
+		autoclose int fd = accept4(listener, (struct sockaddr *)&sa, &len, SOCK_CLOEXEC);
+		if (fd < 0)
+			return -errno;
+		// Others may be captured meanwhile.
+		if (addr_from_sockaddr(&sa, &peer) == 0 && addr_eq(&peer, client))
+			return original_destination_family(fd, client->ip.family, ret_original);
+	}
+}
+
+// --- results
+// ------------------------------------------------------------------------------------------------
+static struct check_result *begin(struct checker *checker, const char *what, const struct addr *target)
+{
+	struct check_result *result = &checker->results[checker->count++];
+	*result = (struct check_result){.what = what, .family = target->ip.family, .target = *target};
+	return result;
+}
+
+static void finish(struct check_result *result, enum check_verdict verdict, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static void finish(struct check_result *result, enum check_verdict verdict, const char *format, ...)
+{
+	va_list args;
+	va_start(args, format);
+	vsnprintf(result->detail, sizeof result->detail, format, args);
+	va_end(args);
+	result->verdict = verdict;
+}
+
+// A connection that could not be made: not every host has both families and a route to everywhere.
+static void finish_unconnected(struct check_result *result, int err)
+{
+	if (err == -ENETUNREACH || err == -EHOSTUNREACH || err == -EAFNOSUPPORT || err == -EADDRNOTAVAIL)
+		finish(result, CHECK_SKIPPED, "no route: nothing could be captured");
+	else if (err == -EPERM)
+		finish(result, CHECK_SKIPPED,
+		       "sockets cannot be marked without CAP_NET_RAW or CAP_NET_ADMIN");
+	else if (err == -ETIMEDOUT)
+		finish(result, CHECK_FAILED, "not captured: it left the host, and nobody answered");
+	else
+		finish(result, CHECK_FAILED, "not captured: %s", err_text(err));
+}
+
+static void finish_stand_in(struct check_result *result, int listener, const struct addr *client,
+			    uint16_t port)
+{
+	char text[ADDR_TEXT_MAX];
+	struct addr original;
+	int err = accept_from(listener, client, &original);
+	if (err == -ETIMEDOUT)
+		finish(result, CHECK_FAILED, "not captured: it did not arrive at port %u", port);
+	else if (err)
+		finish(result, CHECK_FAILED, "captured, but the destination is lost: %s", err_text(err));
+	else if (!addr_eq(&original, &result->target))
+		finish(result, CHECK_FAILED, "captured, but the destination is said to be %s",
+		       addr_format(&original, text));
+	else
+		finish(result, CHECK_OK, "captured to port %u (the proxy is not running)", port);
+}
+
+// The connection must arrive at the port of the proxy, or of its stand-in.
+static void check_captured(struct checker *checker, const char *what, const struct addr *target,
+			   uint32_t mark, uint16_t port)
+{
+	struct check_result *result = begin(checker, what, target);
+	struct addr proxy = {.ip = loopback(target->ip.family), .port = port}, client = {0};
+	autoclose int listener = -1, fd = -1;
+	int err = listen_on(&proxy, SOCK_STREAM, &listener);
+	if (err == 0)
+		err = connect_to(target, SOCK_STREAM, mark, &fd);
+	if (err == 0)
+		err = local_addr(fd, &client);
+	if (err)
+		finish_unconnected(result, err);
+	else if (listener >= 0)
+		finish_stand_in(result, listener, &client, port);
+	else if (has_socket(port, &client))
+		finish(result, CHECK_OK, "captured to port %u", port);
+	else
+		finish(result, CHECK_FAILED, "not captured: it did not arrive at port %u", port);
+}
+
+// The connection must arrive at a listener of ours.
+static void check_spared(struct checker *checker, const char *what, const struct ip *ip, uint32_t mark)
+{
+	struct addr target = {.ip = *ip}, client = {0}, original;
+	autoclose int listener = -1, fd = -1;
+	int err = listen_on(&target, SOCK_STREAM, &listener);
+	if (err == 0)
+		err = local_addr(listener, &target);
+	struct check_result *result = begin(checker, what, &target);
+	if (err == 0)
+		err = connect_to(&target, SOCK_STREAM, mark, &fd);
+	if (err == 0)
+		err = local_addr(fd, &client);
+	if (err)
+		finish_unconnected(result, err);
+	else if (accept_from(listener, &client, &original) == -ETIMEDOUT)
+		finish(result, CHECK_FAILED, "captured, though it should not be");
+	else
+		finish(result, CHECK_OK, "left alone");
+}
+
+// --- DNS
+// ----------------------------------------------------------------------------------------------------
+static uint64_t dns_packets(const struct ruleset *ruleset)
+{
+	uint64_t packets = 0;
+	for (size_t i = 0; i < ruleset->rule_count; i++) {
+		const struct rule *rule = &ruleset->rules[i];
+		if (rule->chain == CHAIN_OUTPUT && rule->action == RULE_REDIRECT &&
+		    rule_has(rule, RULE_UDP_DEST_PORT))
+			packets += rule->packets;
+	}
+	return packets;
+}
+
+static bool dns_was_counted(uint64_t before)
+{
+	autostrbuf struct strbuf ignored = {0};
+	struct ruleset now;
+	if (nft_read(&now, &ignored))
+		return false;
+	bool counted = dns_packets(&now) > before;
+	ruleset_done(&now);
+	return counted;
+}
+
+// Answers one query of ours with itself, as the proxy would.
+static void answer_query(int listener)
+{
+	uint8_t query[512];
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof sa;
+	if (wait_for(listener, POLLIN))
+		return;
+	ssize_t n = recvfrom(listener, query, sizeof query, 0, (struct sockaddr *)&sa, &len);
+	if (n > 2) {
+		query[2] |= 0x80;
+		sendto(listener, query, (size_t)n, 0, (struct sockaddr *)&sa, len);
+	}
+}
+
+// A query of the operation STATUS, which nobody implements: every server answers so at once, by itself.
+static int ask(int fd, int listener)
+{
+	uint8_t query[12] = {0, 0, 2 << 3}, answer[512];
+	uint16_t id = (uint16_t)random_u64();
+	memcpy(query, &id, sizeof id);
+	if (send(fd, query, sizeof query, 0) < 0)
+		return -errno;
+	if (listener >= 0)
+		answer_query(listener);
+	int err = wait_for(fd, POLLIN);
+	if (err)
+		return err;
+	ssize_t n = recv(fd, answer, sizeof answer, 0);
+	return n < 0 ? -errno : n >= 12 && memcmp(answer, &id, sizeof id) == 0 ? 0 : ERR_MALFORMED;
+}
+
+static void check_dns_udp(struct checker *checker, const struct addr *target)
+{
+	uint16_t port = checker->promises.dns_port;
+	struct addr proxy = {.ip = loopback(target->ip.family), .port = port};
+	struct check_result *result = begin(checker, "DNS over UDP", target);
+	uint64_t before = 0;
+	autostrbuf struct strbuf ignored = {0};
+	struct ruleset ruleset;
+	if (nft_read(&ruleset, &ignored) == 0) {
+		before = dns_packets(&ruleset);
+		ruleset_done(&ruleset);
+	}
+	autoclose int listener = -1, fd = -1;
+	int err = listen_on(&proxy, SOCK_DGRAM, &listener);
+	if (err == 0)
+		err = connect_to(target, SOCK_DGRAM, 0, &fd);
+	if (err) {
+		finish_unconnected(result, err);
+		return;
+	}
+	err = ask(fd, listener);
+	bool counted = dns_was_counted(before);
+	if (!counted)
+		finish(result, CHECK_FAILED, "not captured");
+	else if (err)
+		finish(result, CHECK_FAILED, "captured, but there is no answer: %s", err_text(err));
+	else
+		finish(result, CHECK_OK, "captured to port %u%s", port,
+		       listener >= 0 ? " (the proxy is not running)" : "");
+}
+
+// --- all
+// ----------------------------------------------------------------------------------------------------
+static void check_own_host(struct checker *checker, int family)
+{
+	const struct promises *promises = &checker->promises;
+	struct ip own, lo = loopback(family);
+	if (promises->outbound_port)
+		check_spared(checker, "to a loopback address", &lo, 0);
+	if (!own_address(family, &own))
+		return;
+	if (promises->outbound_port)
+		check_spared(checker, "to its own address", &own, 0);
+	if (promises->inbound_mark)
+		check_spared(checker, "proxy to application", &own, promises->inbound_mark);
+	if (promises->inbound_port && promises->outbound_mark) {
+		struct addr target = {
+		    .ip = own,
+		    .port = port_in(promises->ruleset, "inbound_include_ports", "inbound_exclude_ports")};
+		check_captured(checker, "inbound TCP", &target, promises->outbound_mark,
+			       promises->inbound_port);
+	}
+}
+
+static void check_family(struct checker *checker, int family)
+{
+	const struct promises *promises = &checker->promises;
+	struct addr target = outbound_target(promises->ruleset, family);
+	if (promises->outbound_port)
+		check_captured(checker, "outbound TCP", &target, 0, promises->outbound_port);
+	if (promises->dns_port && dns_target(promises->ruleset, family, &target)) {
+		check_dns_udp(checker, &target);
+		check_captured(checker, "DNS over TCP", &target, 0, promises->dns_port);
+	}
+	check_own_host(checker, family);
+}
+
+// Whether the first rule leaves the whole family alone.
+static bool spares_family(const struct ruleset *ruleset, int family)
+{
+	for (size_t i = 0; i < ruleset->rule_count; i++) {
+		const struct rule *rule = &ruleset->rules[i];
+		if (rule->chain == CHAIN_OUTPUT)
+			return rule->match_count == 1 && rule->matches[0].field == RULE_FAMILY &&
+			       rule->matches[0].value == (uint32_t)family && rule->action == RULE_RETURN;
+	}
+	return false;
+}
+
+size_t intercept_check(const struct installed *installed, struct check_result ret_results[CHECK_RESULTS_MAX])
+{
+	struct checker checker = {.promises = find_promises(&installed->ruleset), .results = ret_results};
+	static const int families[] = {AF_INET, AF_INET6};
+	for (size_t i = 0; i < ARRAY_SIZE(families); i++)
+		if (!spares_family(&installed->ruleset, families[i]))
+			check_family(&checker, families[i]);
+	return checker.count;
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+// weir intercept: what the init container and an administrator use. No proxy needs to run.
+#include "cli/intercept_commands.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+#include "intercept/check.h"
+#include "intercept/install.h"
+#include "intercept/options.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#define PARAM(name, kind, field, value, help)                                                                \
+	{(kind) <= PLAN_OFF ? PARAM_FLAG : PARAM_OPTION, name, value, help, false, (kind) >= PLAN_PORTS},
+static const struct command_param plan_params[] = {PLAN_OPTIONS(PARAM)};
+#undef PARAM
+
+static int fail(const struct cli *cli, int err, const struct strbuf *error)
+{
+	return cli_fail(cli, "%s", error->len ? error->p : err_text(err));
+}
+
+// --- the plan
+// -----------------------------------------------------------------------------------------------
+static int read_options(const struct cli *cli, struct plan_builder *builder, struct strbuf *error)
+{
+	for (size_t i = 0; i < cli->value_count; i++) {
+		const struct command_value *value = &cli->values[i];
+		int err = plan_builder_set(builder, value->param->name, value->value, error);
+		if (err)
+			return err;
+	}
+	return capture_plan_validate(&builder->plan, error);
+}
+
+// Runs `fn` with the plan that the options describe.
+static int with_plan(struct cli *cli, int (*fn)(struct cli *cli, const struct capture_plan *plan))
+{
+	struct plan_builder builder;
+	autostrbuf struct strbuf error = {0};
+	plan_builder_init(&builder);
+	int err = read_options(cli, &builder, &error);
+	int status = err == ERR_CONFIG ? cli_usage(cli, "%s", error.len ? error.p : err_text(err))
+		     : err ? fail(cli, err, &error)
+				       : fn(cli, &builder.plan);
+	plan_builder_done(&builder);
+	return status;
+}
+
+// Of the ranges, those that a route would be laid for here and now.
+static int planned_routes(const struct capture_plan *plan, bool *ret_needed, struct strbuf *error)
+{
+	int err = routes_needed(plan->vips, plan->vip_count, ret_needed, error);
+	for (size_t i = 0; i < plan->vip_count && err == 0; i++)
+		ret_needed[i] &=
+		    plan->outbound.enabled && (plan->vips[i].ip.family == AF_INET6 ? plan->ipv6 : plan->ipv4);
+	return err;
+}
+
+static void print_plan(const struct capture_plan *plan, const bool *needed, struct str rules)
+{
+	char text[ADDR_TEXT_MAX];
+	printf("%.*s", STR_ARG(rules));
+	for (size_t i = 0; i < plan->vip_count; i++)
+		if (needed[i])
+			printf("# and a route: ip route add %s dev lo proto %d\n",
+			       cidr_format(&plan->vips[i], text), ROUTE_PROTOCOL_WEIR);
+}
+
+static void emit_plan(struct emit *emit, const struct capture_plan *plan, const bool *needed,
+		      struct str rules)
+{
+	char text[ADDR_TEXT_MAX];
+	emit_str(emit, "rules", rules);
+	emit_list_begin(emit, "routes");
+	for (size_t i = 0; i < plan->vip_count; i++)
+		if (needed[i])
+			emit_text(emit, NULL, cidr_format(&plan->vips[i], text));
+	emit_list_end(emit);
+}
+
+static int show_plan(struct cli *cli, const struct capture_plan *plan)
+{
+	struct ruleset ruleset;
+	autostrbuf struct strbuf rules = {0}, error = {0};
+	autofree bool *needed = mem_array(plan->vip_count + 1, sizeof *needed);
+	int err = needed ? ruleset_compile(plan, &ruleset) : -ENOMEM;
+	if (err)
+		return fail(cli, err, &error);
+	ruleset_print(&ruleset, &rules);
+	ruleset_done(&ruleset);
+	err = planned_routes(plan, needed, &error);
+	if (err)
+		return fail(cli, err, &error);
+	if (cli->format == EMIT_PLAIN)
+		print_plan(plan, needed, strbuf_str(&rules));
+	else
+		emit_plan(cli->emit, plan, needed, strbuf_str(&rules));
+	return CLI_DONE;
+}
+
+static int intercept_plan(struct cli *cli)
+{
+	return with_plan(cli, show_plan);
+}
+
+static int apply_plan(struct cli *cli, const struct capture_plan *plan)
+{
+	autostrbuf struct strbuf error = {0};
+	bool changed;
+	int err = intercept_apply(plan, &changed, &error);
+	if (err)
+		return fail(cli, err, &error);
+	emit_text(cli->emit, "interception", changed ? "installed" : "unchanged");
+	return CLI_DONE;
+}
+
+static int intercept_apply_command(struct cli *cli)
+{
+	return with_plan(cli, apply_plan);
+}
+
+// --- what is there
+// ------------------------------------------------------------------------------------------
+static void emit_rule(struct emit *emit, const struct ruleset *ruleset, const struct rule *rule)
+{
+	autostrbuf struct strbuf text = {0};
+	rule_print(ruleset, rule, &text);
+	emit_row_begin(emit);
+	emit_text(emit, "chain", rule->chain < CHAIN_COUNT ? rule_chains[rule->chain].name : "other");
+	emit_uint(emit, "packets", rule->packets);
+	emit_uint(emit, "bytes", rule->bytes);
+	emit_text(emit, "purpose", rule->comment);
+	emit_str(emit, "rule", strbuf_str(&text));
+	emit_row_end(emit);
+}
+
+static void emit_set(struct emit *emit, const struct rule_set *set)
+{
+	autostrbuf struct strbuf text = {0};
+	rule_set_print(set, &text);
+	emit_row_begin(emit);
+	emit_text(emit, "set", set->name);
+	emit_str(emit, "elements", strbuf_str(&text));
+	emit_row_end(emit);
+}
+
+static void emit_routes(struct emit *emit, const struct installed *installed)
+{
+	emit_table_begin(emit, "routes");
+	for (size_t i = 0; i < installed->route_count; i++) {
+		char text[ADDR_TEXT_MAX];
+		const struct vip_route *route = &installed->routes[i];
+		emit_row_begin(emit);
+		emit_text(emit, "route", cidr_format(&route->destination, text));
+		emit_ip(emit, "source", &route->source);
+		emit_row_end(emit);
+	}
+	emit_table_end(emit);
+}
+
+static void emit_installed(struct emit *emit, const struct installed *installed)
+{
+	emit_bool(emit, "installed", installed->ruleset.rule_count > 0);
+	emit_table_begin(emit, "rules");
+	for (size_t i = 0; i < installed->ruleset.rule_count; i++)
+		emit_rule(emit, &installed->ruleset, &installed->ruleset.rules[i]);
+	emit_table_end(emit);
+	emit_table_begin(emit, "sets");
+	for (size_t i = 0; i < installed->ruleset.set_count; i++)
+		emit_set(emit, &installed->ruleset.sets[i]);
+	emit_table_end(emit);
+	emit_routes(emit, installed);
+}
+
+static int intercept_show(struct cli *cli)
+{
+	struct installed installed = {0};
+	autostrbuf struct strbuf error = {0};
+	int err = intercept_read(&installed, &error);
+	if (err && err != ERR_NOT_FOUND)
+		return fail(cli, err, &error);
+	emit_installed(cli->emit, &installed);
+	installed_done(&installed);
+	return CLI_DONE;
+}
+
+// --- proof
+// --------------------------------------------------------------------------------------------------
+static int emit_results(struct emit *emit, const struct check_result *results, size_t count)
+{
+	static const char *const verdicts[] = {
+	    [CHECK_OK] = "ok", [CHECK_FAILED] = "failed", [CHECK_SKIPPED] = "skipped"};
+	size_t failed = 0, proven = 0;
+	emit_table_begin(emit, "checks");
+	for (size_t i = 0; i < count; i++) {
+		emit_row_begin(emit);
+		emit_text(emit, "check", results[i].what);
+		emit_text(emit, "family", results[i].family == AF_INET6 ? "IPv6" : "IPv4");
+		emit_text(emit, "result", verdicts[results[i].verdict]);
+		emit_addr(emit, "to", &results[i].target);
+		emit_text(emit, "found", results[i].detail);
+		emit_row_end(emit);
+		failed += results[i].verdict == CHECK_FAILED;
+		proven += results[i].verdict == CHECK_OK;
+	}
+	emit_table_end(emit);
+	return failed || !proven ? CLI_FAILED : CLI_DONE;
+}
+
+static int intercept_check_command(struct cli *cli)
+{
+	struct installed installed;
+	struct check_result results[CHECK_RESULTS_MAX];
+	autostrbuf struct strbuf error = {0};
+	int err = intercept_read(&installed, &error);
+	if (err == ERR_NOT_FOUND)
+		return cli_fail(cli, "nothing is installed in this network namespace: nothing is captured");
+	if (err)
+		return fail(cli, err, &error);
+	size_t count = intercept_check(&installed, results);
+	installed_done(&installed);
+	return emit_results(cli->emit, results, count);
+}
+
+static int intercept_remove_command(struct cli *cli)
+{
+	autostrbuf struct strbuf error = {0};
+	bool removed;
+	int err = intercept_remove(&removed, &error);
+	if (err)
+		return fail(cli, err, &error);
+	emit_text(cli->emit, "interception", removed ? "removed" : "nothing was installed");
+	return CLI_DONE;
+}
+
+static const char plan_detail[] = "Lists are separated by commas, and options with lists may be given "
+				  "several times. Include lists that are not "
+				  "empty capture nothing else; exclude lists win over them. The proxy's own "
+				  "connections (by mark), those of a "
+				  "program to its own host and inbound SSH are always left alone. Ports, "
+				  "networks and interfaces concern TCP; DNS "
+				  "has dns-servers.";
+
+const struct cli_command intercept_commands[] = {
+    {{"intercept", "plan", "Print the rules that apply would install, as nft lists them", plan_detail,
+      plan_params, ARRAY_SIZE(plan_params)},
+     intercept_plan},
+    {{"intercept", "apply", "Install the interception in this network namespace", plan_detail, plan_params,
+      ARRAY_SIZE(plan_params)},
+     intercept_apply_command},
+    {{"intercept", "show", "List what is installed, with counters", NULL, NULL, 0}, intercept_show},
+    {{"intercept", "check", "Prove by connections what is captured and what is left alone",
+      "Connections are made as the calling user. Exit status 1 if anything is not as the rules promise.",
+      NULL, 0},
+     intercept_check_command},
+    {{"intercept", "remove", "Remove all that is installed", NULL, NULL, 0}, intercept_remove_command},
+    {{0}, NULL},
+};
