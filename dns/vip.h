@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// Virtual IPs: which address belongs to which name. An address is chosen by hashing the name, so that every proxy
-// with the same services tends to the same answer; it is written to a state file and never given to another name.
-// One thread (control).
+// Virtual IPs: which address belongs to which name. An address is chosen by hashing the name, so that every
+// proxy with the same services tends to the same answer; it is written to a state file and never given to
+// another name. One thread (control).
 #pragma once
 
 #include "base/addr.h"
 
 struct vip_pool;
 
-// Opens the pool over at most one IPv4 and one IPv6 range and reads `state_path` (NULL: keep nothing; a missing file
-// is an empty one). A damaged file is an error, never silently dropped. `ret_error` (may be NULL) receives a sentence
-// that says where and what to do; the caller frees it (mem_free). 0 or a negative error.
-int vip_pool_open(const char *state_path, const struct cidr *ranges, size_t range_count, struct vip_pool **ret_pool,
-		  char **ret_error);
+// Opens the pool over at most one IPv4 and one IPv6 range and reads `state_path` (NULL: keep nothing; a
+// missing file is an empty one). A damaged file is an error, never silently dropped. `ret_error` (may be
+// NULL) receives a sentence that says where and what to do, or NULL when out of memory; the caller frees it
+// (mem_free). 0 or a negative error (-ENOMEM, ERR_CONFIG: a range will not do, ERR_MALFORMED: the file is
+// damaged, or an errno).
+int vip_pool_open(const char *state_path, const struct cidr *ranges, size_t range_count,
+		  struct vip_pool **ret_pool, char **ret_error);
 void vip_pool_free(struct vip_pool *pool);
 // The VIPs of a name (lower case), allocating them if it has none. A family without a range yields family 0.
-// 0, ERR_EXHAUSTED, -ENOMEM.
+// 0, ERR_EXHAUSTED, -ENOMEM, ERR_MALFORMED (no name).
 int vip_pool_assign(struct vip_pool *pool, struct str name, struct ip *ret_v4, struct ip *ret_v6);
 // Writes what changed (to a temporary file, fsync, rename). 0 or a negative error.
 int vip_pool_save(struct vip_pool *pool);

@@ -27,6 +27,9 @@ enum {
 	LIMIT_DNS_CACHE_ENTRIES = 16384,   // per worker
 	LIMIT_DNS_DEADLINE_MS = 4500,	   // answered upstream by then, or SERVFAIL: below the clients' 5 s
 
+	LIMIT_DNS_TCP_QUERY = 4096,	   // bytes of one query over TCP
+	LIMIT_VIP_STATE_BYTES = 64 * 1024 * 1024,
+
 	// configuration (control/)
 	LIMIT_CONFIG_BYTES = 16 * 1024 * 1024,
 	LIMIT_CONFIG_SERVICES = 65536,
