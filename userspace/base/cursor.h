@@ -27,8 +27,7 @@ struct reader_tag {
 	int _err;
 };
 
-// --- reading
-// ------------------------------------------------------------------------------------------------
+// --- reading --------------------------------------------------------------------------------
 static inline void reader_init(struct reader *r, const void *bytes, size_t len)
 {
 	*r = (struct reader){._start = bytes, ._len = len};
@@ -76,9 +75,8 @@ struct reader reader_sub(struct reader *r, size_t len);
 // ERR_MALFORMED unless everything was read; then r->err. The last step of reading a whole message.
 int reader_finish(struct reader *r);
 
-// --- positions
-// ---------------------------------------------------------------------------------------------- Offset from
-// the first byte.
+// --- positions ------------------------------------------------------------------------------
+// Offset from the first byte.
 static inline size_t reader_tell(const struct reader *r)
 {
 	return r->_at;
@@ -97,9 +95,8 @@ static inline void reader_rollback(struct reader *r, struct reader_tag tag)
 	r->err = tag._err;
 }
 
-// --- writing
-// ------------------------------------------------------------------------------------------------ Into a
-// bounded piece of memory. What does not fit is not written at all, and the error ERR_LIMIT sticks.
+// --- writing --------------------------------------------------------------------------------
+// Into a bounded piece of memory. What does not fit is not written at all, and the error ERR_LIMIT sticks.
 struct writer {
 	uint8_t *_start;
 	size_t len; // written so far
