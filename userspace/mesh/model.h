@@ -136,6 +136,12 @@ struct model {
 	void *_arena;
 };
 
+// An empty model with one reference and an arena for all that it will point to. NULL when out of memory.
+struct model *model_new(void);
+// Memory of the model's arena, zeroed; only while it is being built. NULL when out of memory.
+void *model_alloc(struct model *model, size_t size);
+// Builds the lookup tables over what is there; the last step of building. 0, -ENOMEM.
+int model_index(struct model *model);
 struct model *model_ref(struct model *model);
 void model_unref(struct model *model);
 
