@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "codecs/detect.h"
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/mem.h"
+
+// What a protocol says of the bytes so far.
+enum verdict { NO, MAYBE, YES };
+
+static uint8_t at(struct str bytes, size_t i)
+{
+	return (uint8_t)bytes.p[i];
+}
+
+// RFC 8446 5.1, 4.1.2: handshake record, version 3.0 to 3.4, a length that a record can have; ClientHello with a length,
+// legacy_version 3.x.
+static enum verdict is_tls(struct str bytes)
+{
+	static const struct {
+		uint8_t low, high;
+	} shape[] = {{0x16, 0x16}, {3, 3}, {0, 4}, {0, 0x40}, {0, 255}, {1, 1}, {0, 1}, {0, 255}, {0, 255}, {3, 3}, {0, 4}};
+	for (size_t i = 0; i < bytes.len && i < ARRAY_SIZE(shape); i++)
+		if (at(bytes, i) < shape[i].low || at(bytes, i) > shape[i].high)
+			return NO;
+	if (bytes.len < ARRAY_SIZE(shape))
+		return MAYBE;
+	unsigned record = at(bytes, 3) << 8 | at(bytes, 4);
+	unsigned hello = (unsigned)at(bytes, 6) << 16 | at(bytes, 7) << 8 | at(bytes, 8);
+	return record >= 4 && record <= 16384 && hello >= 38 ? YES : NO;
+}
+
+static enum verdict is_preface(struct str bytes)
+{
+	static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+	size_t n = MIN(bytes.len, sizeof preface - 1);
+	if (memcmp(bytes.p, preface, n) != 0)
+		return NO;
+	return n == sizeof preface - 1 ? YES : MAYBE;
+}
+
+static bool is_method_char(uint8_t c)
+{
+	return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
+}
+
+// method SP target, the target "/...", "*", a scheme or (CONNECT) an authority, up to " HTTP/".
+static enum verdict is_http1(struct str bytes)
+{
+	size_t i = 0;
+	while (i + 1 < bytes.len && at(bytes, i) == '\r' && at(bytes, i + 1) == '\n' && i < 8)
+		i += 2;
+	if (i + 1 == bytes.len && at(bytes, i) == '\r')
+		return MAYBE;
+	size_t method = i;
+	while (i < bytes.len && is_method_char(at(bytes, i)))
+		i++;
+	if (i - method > LIMIT_HTTP_METHOD)
+		return NO;
+	if (i == bytes.len)
+		return MAYBE;
+	if (i == method || at(bytes, i) != ' ')
+		return NO;
+	size_t target = ++i;
+	while (i < bytes.len && at(bytes, i) > ' ' && at(bytes, i) < 0x7f && i - target <= LIMIT_HTTP_TARGET)
+		i++;
+	if (i == bytes.len)
+		return i == target || at(bytes, target) == '/' ? (i > target ? YES : MAYBE) : MAYBE;
+	if (i == target || at(bytes, i) != ' ')
+		return i > target && at(bytes, target) == '/' ? YES : NO;
+	struct str version = {bytes.p + i + 1, bytes.len - i - 1};
+	size_t n = MIN(version.len, (size_t)5);
+	if (at(bytes, target) == '/')
+		return YES;
+	if (memcmp(version.p, "HTTP/", n) != 0)
+		return NO;
+	return n == 5 ? YES : MAYBE;
+}
+
+// Protocol 1 or 2, type 0 to 2, command 0 to 2 or 100 (SOFABolt).
+static enum verdict is_bolt(struct str bytes)
+{
+	size_t type = at(bytes, 0) == 2 ? 2 : 1;
+	if (at(bytes, 0) != 1 && at(bytes, 0) != 2)
+		return NO;
+	if (type == 2 && bytes.len > 1 && at(bytes, 1) != 1 && at(bytes, 1) != 2)
+		return NO;
+	if (bytes.len > type && at(bytes, type) > 2)
+		return NO;
+	if (bytes.len > type + 1 && at(bytes, type + 1) != 0)
+		return NO;
+	if (bytes.len > type + 2 && at(bytes, type + 2) > 2 && at(bytes, type + 2) != 100)
+		return NO;
+	if (bytes.len > type + 3 && at(bytes, type + 3) != 1)
+		return NO;
+	return bytes.len > type + 3 ? YES : MAYBE;
+}
+
+static enum verdict is_dubbo(struct str bytes)
+{
+	if (at(bytes, 0) != 0xda || (bytes.len > 1 && at(bytes, 1) != 0xbb))
+		return NO;
+	return bytes.len > 1 ? YES : MAYBE;
+}
+
+int detect(struct str bytes, enum protocol *ret_protocol)
+{
+	static const struct {
+		enum protocol protocol;
+		enum verdict (*is)(struct str bytes);
+	} rows[] = {
+		{PROTOCOL_TLS, is_tls},	  {PROTOCOL_HTTP2, is_preface}, {PROTOCOL_HTTP1, is_http1},
+		{PROTOCOL_BOLT, is_bolt}, {PROTOCOL_DUBBO, is_dubbo},
+	};
+	if (bytes.len == 0)
+		return ERR_NEED_MORE;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		enum verdict verdict = rows[i].is(bytes);
+		if (verdict == MAYBE)
+			return ERR_NEED_MORE;
+		if (verdict == YES) {
+			*ret_protocol = rows[i].protocol;
+			return 0;
+		}
+	}
+	*ret_protocol = PROTOCOL_TCP;
+	return 0;
+}
