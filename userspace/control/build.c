@@ -1,0 +1,473 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "control/build.h"
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/mem.h"
+#include "base/table.h"
+#include "dns/names.h"
+#include "dns/vip.h"
+#include "mesh/regex.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+struct builder {
+	const struct config *config;
+	struct vip_pool *vips;
+	struct model *model;
+	struct strbuf *errors;
+	unsigned error_count;
+	bool no_memory;
+};
+
+#define FOR_ITEMS(type, item, list)                                                                             \
+	for (const type *item = (const type *)(list).items, *_end = item + (list).count; item && item < _end; item++)
+
+__attribute__((format(printf, 3, 4))) static void build_error(struct builder *builder, struct config_at at,
+							      const char *format, ...)
+{
+	autostrbuf struct strbuf text = {0};
+	va_list args;
+	if (++builder->error_count > CONFIG_ERRORS_MAX)
+		return;
+	va_start(args, format);
+	strbuf_vprintf(&text, format, args);
+	va_end(args);
+	config_error(builder->config, at, builder->errors, "%s", text.p ? text.p : "");
+}
+
+static void *build_alloc(struct builder *builder, size_t count, size_t size)
+{
+	void *memory = model_alloc(builder->model, count * size + 1);
+	builder->no_memory |= !memory;
+	return memory;
+}
+
+static struct str build_text(struct builder *builder, struct str text, bool lower)
+{
+	char *copy = build_alloc(builder, text.len, 1);
+	for (size_t i = 0; copy && i < text.len; i++)
+		copy[i] = lower ? ascii_lower(text.p[i]) : text.p[i];
+	return copy ? (struct str){copy, text.len} : STR("");
+}
+
+static struct str *build_texts(struct builder *builder, struct config_list list)
+{
+	struct str *texts = build_alloc(builder, list.count, sizeof *texts);
+	const struct config_text *from = list.items;
+	for (size_t i = 0; texts && i < list.count; i++)
+		texts[i] = build_text(builder, from[i].text, false);
+	return texts;
+}
+
+// --- clusters -----------------------------------------------------------------------------------------------
+static void check_spiffe(struct builder *builder, struct config_list patterns)
+{
+	FOR_ITEMS(struct config_text, pattern, patterns)
+	{
+		ptrdiff_t star = str_find(pattern->text, '*');
+		if (!str_starts(pattern->text, STR("spiffe://")) ||
+		    (star >= 0 && (size_t)star + 1 != pattern->text.len))
+			build_error(builder, pattern->at,
+				    "\"%.*s\" is no SPIFFE id: it begins with spiffe://, and a * may stand only at its end",
+				    STR_ARG(pattern->text));
+	}
+}
+
+static void build_cluster(struct builder *builder, const struct config_cluster *from, struct cluster *cluster)
+{
+	*cluster = (struct cluster){
+		.name = build_text(builder, from->name.text, false),
+		.index = (uint32_t)(cluster - builder->model->clusters),
+		.balance = (enum balance_policy)from->balance,
+		.tls = (enum tls_origination)from->tls,
+		.tls_percent = from->tls_percent,
+		.tls_allow = build_texts(builder, from->tls_allow),
+		.tls_allow_count = from->tls_allow.count,
+		.connect_timeout_ms = from->connect_timeout_ms,
+		.endpoints = build_alloc(builder, from->endpoints.count, sizeof(struct endpoint)),
+	};
+	check_spiffe(builder, from->tls_allow);
+	if (from->tls == TLS_ORIGINATE_MESH && from->tls_percent && !builder->config->tls.certificate.text.len)
+		build_error(builder, from->at, "cluster \"%.*s\" asks for mesh TLS, but tls.certificate is not set",
+			    STR_ARG(cluster->name));
+	FOR_ITEMS(struct config_endpoint, endpoint, from->endpoints)
+	{
+		for (uint32_t i = 0; cluster->endpoints && i < cluster->endpoint_count; i++)
+			if (cluster->endpoint_count < 64 && addr_eq(&cluster->endpoints[i].addr, &endpoint->address))
+				build_error(builder, endpoint->at, "this endpoint is in cluster \"%.*s\" twice",
+					    STR_ARG(cluster->name));
+		if (cluster->endpoints)
+			cluster->endpoints[cluster->endpoint_count++] =
+				(struct endpoint){endpoint->address, endpoint->weight};
+	}
+}
+
+static void build_clusters(struct builder *builder)
+{
+	struct model *model = builder->model;
+	struct config_list list = builder->config->clusters;
+	struct table names = {0};
+	model->clusters = build_alloc(builder, list.count, sizeof *model->clusters);
+	if (!model->clusters)
+		return;
+	FOR_ITEMS(struct config_cluster, from, list)
+	{
+		size_t cursor = 0;
+		const struct config_cluster *other;
+		uint64_t hash = str_hash(from->name.text);
+		while ((other = table_find(&names, hash, &cursor)))
+			if (str_eq(other->name.text, from->name.text))
+				build_error(builder, from->name.at, "cluster \"%.*s\" is defined twice, first in line %u",
+					    STR_ARG(from->name.text), other->name.at.line);
+		builder->no_memory |= table_add(&names, hash, (void *)from) != 0;
+		build_cluster(builder, from, &model->clusters[model->cluster_count++]);
+	}
+	table_done(&names);
+}
+
+// By a walk: the model's tables are not built yet, and files with many routes name few clusters.
+static const struct cluster *find_cluster(struct builder *builder, const struct config_text *name)
+{
+	const struct cluster *nearest = NULL;
+	unsigned best = 3;
+	for (size_t i = 0; i < builder->model->cluster_count; i++) {
+		const struct cluster *cluster = &builder->model->clusters[i];
+		if (str_eq(cluster->name, name->text))
+			return cluster;
+		unsigned distance = str_distance(cluster->name, name->text, best);
+		if (distance < best) {
+			best = distance;
+			nearest = cluster;
+		}
+	}
+	if (nearest)
+		build_error(builder, name->at, "there is no cluster \"%.*s\"; did you mean \"%.*s\"?", STR_ARG(name->text),
+			    STR_ARG(nearest->name));
+	else
+		build_error(builder, name->at, "there is no cluster \"%.*s\"", STR_ARG(name->text));
+	return NULL;
+}
+
+// --- routes -------------------------------------------------------------------------------------------------
+static void build_regex(struct builder *builder, const struct config_text *from, struct text_match *match)
+{
+	autostrbuf struct strbuf why = {0};
+	match->kind = MATCH_REGEX;
+	match->text = build_text(builder, from->text, false);
+	if (regex_compile(from->text, &match->regex, &why))
+		build_error(builder, from->at, "the regular expression is not valid: %s", why.p ? why.p : "out of memory");
+}
+
+// Exactly one of the three kinds may be given.
+static void build_text_match(struct builder *builder, const struct config_text *exact, const struct config_text *prefix,
+			     const struct config_text *regex, enum match_kind otherwise, struct text_match *match)
+{
+	int given = (exact->text.len > 0) + (prefix->text.len > 0) + (regex->text.len > 0);
+	if (given > 1)
+		build_error(builder, exact->at.line ? exact->at : prefix->at,
+			    "only one of exact, prefix and regular expression can be matched at a time");
+	if (regex->text.len) {
+		build_regex(builder, regex, match);
+		return;
+	}
+	match->kind = exact->text.len ? MATCH_EXACT : prefix->text.len ? MATCH_PREFIX : otherwise;
+	match->text = build_text(builder, exact->text.len ? exact->text : prefix->text, false);
+}
+
+static void check_path(struct builder *builder, const struct config_text *path)
+{
+	if (path->text.len && path->text.p[0] != '/')
+		build_error(builder, path->at, "\"%.*s\": a path begins with /", STR_ARG(path->text));
+}
+
+static void build_match(struct builder *builder, const struct config_match *from, struct route *route)
+{
+	check_path(builder, &from->path);
+	check_path(builder, &from->path_prefix);
+	build_text_match(builder, &from->path, &from->path_prefix, &from->path_regex, MATCH_ANY, &route->path);
+	route->method = build_text(builder, from->method.text, false);
+	route->headers = build_alloc(builder, from->headers.count, sizeof *route->headers);
+	FOR_ITEMS(struct config_header_match, header, from->headers)
+	{
+		if (!route->headers)
+			return;
+		struct header_match *match = &route->headers[route->header_count++];
+		match->name = build_text(builder, header->name.text, true);
+		match->invert = header->invert;
+		build_text_match(builder, &header->exact, &header->prefix, &header->regex, MATCH_PRESENT, &match->value);
+	}
+}
+
+static void build_targets(struct builder *builder, const struct config_route *from, struct route *route)
+{
+	route->to = build_alloc(builder, from->to.count, sizeof *route->to);
+	FOR_ITEMS(struct config_target, target, from->to)
+	{
+		const struct cluster *cluster = find_cluster(builder, &target->cluster);
+		if (!route->to || !cluster || !target->weight)
+			continue;
+		route->to[route->to_count++] = (struct weighted_cluster){cluster, target->weight};
+		route->total_weight += target->weight;
+	}
+	if (!route->total_weight && !builder->error_count)
+		build_error(builder, from->at, "the route has no cluster with a weight above 0");
+}
+
+static bool matches_all(const struct route *route)
+{
+	return route->path.kind == MATCH_ANY && !route->method.len && !route->header_count;
+}
+
+static void build_route(struct builder *builder, const struct config_route *from, struct virtual_host *host)
+{
+	char name[LIMIT_DNS_NAME + 64];
+	struct route *route = &host->routes[host->route_count];
+	snprintf(name, sizeof name, "%.*s/%zu", STR_ARG(host->name), host->route_count);
+	route->name = build_text(builder, from->name.text.len ? from->name.text : str_from(name), false);
+	route->timeout_ms = from->timeout_ms;
+	route->retries = from->retries;
+	build_match(builder, &from->match, route);
+	build_targets(builder, from, route);
+	host->route_count++;
+	if (!host->default_route && matches_all(route))
+		host->default_route = route;
+}
+
+// `cluster: x` is short for one route.
+static void build_routes(struct builder *builder, const struct config_service *from, struct virtual_host *host)
+{
+	struct config_target target = {.at = from->cluster.at, .cluster = from->cluster, .weight = 1};
+	struct config_route whole = {.at = from->cluster.at, .to = {&target, 1}};
+	size_t count = from->routes.count + (from->cluster.text.len > 0);
+	host->routes = build_alloc(builder, count, sizeof *host->routes);
+	if (!host->routes)
+		return;
+	FOR_ITEMS(struct config_route, route, from->routes)
+	build_route(builder, route, host);
+	if (from->cluster.text.len)
+		build_route(builder, &whole, host);
+}
+
+// --- services -----------------------------------------------------------------------------------------------
+static void build_host(struct builder *builder, const struct config_service *from, struct service *service,
+		       uint16_t port, enum port_protocol protocol)
+{
+	char name[LIMIT_DNS_NAME + 16];
+	struct virtual_host *host = &service->hosts[service->host_count];
+	for (size_t i = 0; i < service->host_count; i++)
+		if (service->hosts[i].port == port)
+			build_error(builder, from->at, "service \"%.*s\" has port %u twice", STR_ARG(service->name), port);
+	service->host_count++;
+	snprintf(name, sizeof name, "%.*s:%u", STR_ARG(service->name), port);
+	host->name = build_text(builder, port ? str_from(name) : service->name, false);
+	host->service = service;
+	host->port = port;
+	host->protocol = protocol;
+	build_routes(builder, from, host);
+}
+
+static void build_hosts(struct builder *builder, const struct config_service *from, struct service *service)
+{
+	service->hosts = build_alloc(builder, MAX(from->ports.count, (size_t)1), sizeof *service->hosts);
+	if (!service->hosts)
+		return;
+	FOR_ITEMS(struct config_port, port, from->ports)
+	build_host(builder, from, service, (uint16_t)port->port, (enum port_protocol)port->protocol);
+	if (!from->ports.count)
+		build_host(builder, from, service, 0, PORT_AUTO);
+}
+
+static void check_name(struct builder *builder, const struct config_text *name)
+{
+	struct str rest = name->text;
+	if (str_eq(rest, STR("*")))
+		return;
+	if (str_starts(rest, STR("*.")))
+		rest = (struct str){rest.p + 2, rest.len - 2};
+	bool valid = rest.len > 0;
+	for (size_t i = 0; i < rest.len; i++)
+		valid &= (rest.p[i] >= '0' && rest.p[i] <= '9') || (ascii_lower(rest.p[i]) >= 'a' && ascii_lower(rest.p[i]) <= 'z') ||
+			 rest.p[i] == '-' || rest.p[i] == '.' || rest.p[i] == '_';
+	while (rest.p && valid) {
+		struct str label = str_split(&rest, '.');
+		valid &= label.len > 0 && label.len <= LIMIT_DNS_LABEL;
+	}
+	if (!valid)
+		build_error(builder, name->at, "\"%.*s\" is no host name", STR_ARG(name->text));
+}
+
+static void assign_vips(struct builder *builder, const struct config_service *from, struct service *service)
+{
+	bool wildcard = service->name.len && service->name.p[0] == '*';
+	if (wildcard || !builder->vips)
+		return;
+	int err = vip_pool_assign(builder->vips, service->name, &service->vip4, &service->vip6);
+	if (err == ERR_EXHAUSTED)
+		build_error(builder, from->name.at, "no virtual IP is left for \"%.*s\": make the ranges in dns.vips larger",
+			    STR_ARG(service->name));
+	else
+		builder->no_memory |= err != 0;
+}
+
+static void build_service(struct builder *builder, const struct config_service *from, struct service *service)
+{
+	check_name(builder, &from->name);
+	service->name = build_text(builder, from->name.text, true);
+	service->addresses = build_alloc(builder, from->addresses.count, sizeof *service->addresses);
+	service->address_count = service->addresses ? from->addresses.count : 0;
+	if (service->address_count)
+		memcpy(service->addresses, from->addresses.items, service->address_count * sizeof *service->addresses);
+	if (!from->routes.count && !from->cluster.text.len)
+		build_error(builder, from->at, "service \"%.*s\" has neither routes nor a cluster", STR_ARG(service->name));
+	assign_vips(builder, from, service);
+	build_hosts(builder, from, service);
+}
+
+static void build_services(struct builder *builder)
+{
+	struct model *model = builder->model;
+	struct config_list list = builder->config->services;
+	struct table names = {0};
+	model->services = build_alloc(builder, list.count, sizeof *model->services);
+	if (!model->services)
+		return;
+	FOR_ITEMS(struct config_service, from, list)
+	{
+		size_t cursor = 0;
+		const struct config_service *other;
+		uint64_t hash = str_hash_nocase(from->name.text);
+		while ((other = table_find(&names, hash, &cursor)))
+			if (str_eq_nocase(other->name.text, from->name.text))
+				build_error(builder, from->name.at, "service \"%.*s\" is defined twice, first in line %u",
+					    STR_ARG(from->name.text), other->name.at.line);
+		builder->no_memory |= table_add(&names, hash, (void *)from) != 0;
+		build_service(builder, from, &model->services[model->service_count++]);
+	}
+	table_done(&names);
+}
+
+// --- the rest -----------------------------------------------------------------------------------------------
+static void add_name(struct builder *builder, const struct service *service)
+{
+	struct dns_port ports[64];
+	struct dns_entry entry = {.name = service->name, .v4 = service->vip4, .v6 = service->vip6, .ports = ports};
+	if (service->name.p[0] == '*')
+		return;
+	for (size_t i = 0; i < service->host_count && i < ARRAY_SIZE(ports); i++) {
+		const struct virtual_host *host = &service->hosts[i];
+		if (host->port)
+			ports[entry.port_count++] = (struct dns_port){
+				host->port, host->protocol == PORT_HTTP ? STR("_http") : STR(""), STR("_tcp")};
+	}
+	builder->no_memory |= dns_names_add(builder->model->names, &entry) == -ENOMEM;
+}
+
+static void build_names(struct builder *builder)
+{
+	const struct config *config = builder->config;
+	if (dns_names_new(config->dns.zone.text, config->dns.ttl, config->dns.vips.items, config->dns.vips.count,
+			  &builder->model->names)) {
+		builder->no_memory = true;
+		return;
+	}
+	for (size_t i = 0; i < builder->model->service_count; i++)
+		add_name(builder, &builder->model->services[i]);
+}
+
+static int by_port(const void *a, const void *b)
+{
+	return (int)((const struct inbound_port *)a)->port - (int)((const struct inbound_port *)b)->port;
+}
+
+static void build_inbound(struct builder *builder)
+{
+	struct model *model = builder->model;
+	struct config_list list = builder->config->inbound;
+	model->inbound = build_alloc(builder, list.count, sizeof *model->inbound);
+	FOR_ITEMS(struct config_inbound, from, list)
+	{
+		enum tls_mode tls = from->tls == CONFIG_TLS_INHERIT ? model->tls.mode : (enum tls_mode)from->tls;
+		for (size_t i = 0; i < model->inbound_count; i++)
+			if (model->inbound[i].port == from->port)
+				build_error(builder, from->at, "inbound port %u is given twice", from->port);
+		if (tls == TLS_MODE_STRICT && !model->tls.certificate.len)
+			build_error(builder, from->at, "inbound port %u is strict, but tls.certificate is not set", from->port);
+		if (model->inbound)
+			model->inbound[model->inbound_count++] =
+				(struct inbound_port){(uint16_t)from->port, (enum port_protocol)from->protocol, tls};
+	}
+	if (model->inbound_count)
+		qsort(model->inbound, model->inbound_count, sizeof *model->inbound, by_port);
+}
+
+static void check_readable(struct builder *builder, const struct config_text *path, const char *key)
+{
+	if (!path->text.len)
+		build_error(builder, path->at, "tls.%s is missing: certificate, private_key and trust belong together", key);
+	else if (access(path->text.p, R_OK) < 0)
+		build_error(builder, path->at, "tls.%s: %s cannot be read: %s", key, path->text.p, err_text(-errno));
+}
+
+static void build_tls(struct builder *builder)
+{
+	const struct config *config = builder->config;
+	struct tls_settings *tls = &builder->model->tls;
+	tls->mode = (enum tls_mode)config->tls.mode;
+	tls->certificate = build_text(builder, config->tls.certificate.text, false);
+	tls->private_key = build_text(builder, config->tls.private_key.text, false);
+	tls->trust = build_text(builder, config->tls.trust.text, false);
+	tls->allow = build_texts(builder, config->tls.allow);
+	tls->allow_count = config->tls.allow.count;
+	check_spiffe(builder, config->tls.allow);
+	if (tls->certificate.len || tls->private_key.len || tls->trust.len) {
+		check_readable(builder, &config->tls.certificate, "certificate");
+		check_readable(builder, &config->tls.private_key, "private_key");
+		check_readable(builder, &config->tls.trust, "trust");
+	} else if (tls->mode == TLS_MODE_STRICT) {
+		build_error(builder, (struct config_at){0}, "tls.mode is strict, but tls.certificate is not set");
+	}
+}
+
+static void build_settings(struct builder *builder)
+{
+	const struct config *config = builder->config;
+	struct model *model = builder->model;
+	model->timeouts = (struct timeouts){config->timeouts.idle_ms, config->timeouts.head_ms, config->timeouts.drain_ms,
+					    config->timeouts.pool_idle_ms};
+	model->lost_destination = (enum lost_destination)config->intercept.lost_destination;
+	model->access_log = config->log.access;
+	model->max_head_bytes = config->limits.head_bytes;
+	if (config->intercept.inbound_source.family == AF_INET6)
+		build_error(builder, (struct config_at){0}, "intercept.inbound_source must be an IPv4 address");
+	uint32_t ports[] = {config->intercept.outbound, config->intercept.inbound, config->intercept.dns};
+	if (ports[0] == ports[1] || ports[0] == ports[2] || ports[1] == ports[2])
+		build_error(builder, (struct config_at){0}, "intercept.outbound, inbound and dns must be different ports");
+}
+
+int model_build(const struct config *config, struct vip_pool *vips, struct model **ret_model, struct strbuf *ret_errors)
+{
+	struct builder builder = {.config = config, .vips = vips, .errors = ret_errors, .model = model_new()};
+	if (!builder.model)
+		return -ENOMEM;
+	build_settings(&builder);
+	build_tls(&builder);
+	build_inbound(&builder);
+	build_clusters(&builder);
+	build_services(&builder);
+	if (!builder.error_count && !builder.no_memory)
+		build_names(&builder);
+	if (!builder.error_count && !builder.no_memory)
+		builder.no_memory = model_index(builder.model) != 0;
+	if (builder.error_count > CONFIG_ERRORS_MAX)
+		strbuf_printf(ret_errors, "%s: and %u errors more\n", config->name, builder.error_count - CONFIG_ERRORS_MAX);
+	if (builder.error_count || builder.no_memory) {
+		model_unref(builder.model);
+		return builder.error_count ? ERR_CONFIG : -ENOMEM;
+	}
+	*ret_model = builder.model;
+	return 0;
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// The configuration file (YAML; JSON is a subset of it), read into plain structs. What may stand in it is one table,
+// config_root (control/keys.c): the reader, the defaults, the JSON schema, the reference page and `weir config show`
+// all come from it. Control thread only.
+//
+// A struct config and everything it points to lives in its arena: config_free frees all.
+#pragma once
+
+#include "base/addr.h"
+#include "base/json.h"
+#include "base/pool.h"
+#include "intercept/plan.h"
+
+// Where something stands in the file; line 0: nowhere, it is a default.
+struct config_at {
+	uint32_t line, column;
+};
+
+struct config_text {
+	struct str text; // empty: not given
+	struct config_at at;
+};
+
+struct config_list {
+	void *items; // of the type that the table says
+	size_t count;
+};
+
+struct config_endpoint {
+	struct config_at at;
+	struct addr address;
+	uint32_t weight;
+};
+
+struct config_cluster {
+	struct config_at at;
+	struct config_text name;
+	uint32_t balance, tls, tls_percent, connect_timeout_ms;
+	struct config_list tls_allow; // config_text
+	struct config_list endpoints;
+};
+
+struct config_header_match {
+	struct config_at at;
+	struct config_text name, exact, prefix, regex;
+	bool invert;
+};
+
+struct config_match {
+	struct config_text path, path_prefix, path_regex, method;
+	struct config_list headers;
+};
+
+struct config_target {
+	struct config_at at;
+	struct config_text cluster;
+	uint32_t weight;
+};
+
+struct config_route {
+	struct config_at at;
+	struct config_text name;
+	struct config_match match;
+	struct config_list to;
+	uint32_t timeout_ms, retries;
+};
+
+struct config_port {
+	struct config_at at;
+	uint32_t port, protocol;
+};
+
+struct config_service {
+	struct config_at at;
+	struct config_text name, cluster;
+	struct config_list addresses; // struct ip
+	struct config_list ports, routes;
+};
+
+enum { CONFIG_TLS_INHERIT = 3 }; // of an inbound port: what tls.mode says
+
+struct config_inbound {
+	struct config_at at;
+	uint32_t port, protocol, tls;
+};
+
+struct config_capture_direction {
+	bool enabled;
+	struct config_list include_ports, exclude_ports; // struct port_range
+	struct config_list include_cidrs, exclude_cidrs; // struct cidr
+	struct config_list include_interfaces, exclude_interfaces; // const char *
+};
+
+struct config_capture {
+	struct config_capture_direction outbound, inbound;
+	bool dns, ssh, metadata, ipv4, ipv6;
+	struct config_list dns_servers; // struct ip
+	struct config_list include_users, exclude_users, include_groups, exclude_groups; // struct id_range
+	struct config_list exclude_marks; // struct mark_match
+};
+
+struct config {
+	const char *name; // of the file, for messages
+	struct {
+		struct config_text id, zone;
+	} node;
+	uint32_t workers;
+	struct config_text user;
+	struct {
+		struct config_text socket, group;
+		struct addr metrics;
+	} admin;
+	struct {
+		uint32_t level, format;
+		bool access;
+	} log;
+	struct {
+		uint32_t outbound, inbound, dns, lost_destination;
+		struct ip inbound_source;
+		struct config_capture capture;
+	} intercept;
+	struct {
+		struct config_text zone, state;
+		struct config_list vips; // struct cidr
+		uint32_t ttl;
+		struct config_list upstream; // struct addr; empty: from resolv.conf
+	} dns;
+	struct {
+		uint32_t mode;
+		struct config_text certificate, private_key, trust;
+		struct config_list allow; // config_text
+	} tls;
+	struct {
+		uint32_t idle_ms, head_ms, drain_ms, pool_idle_ms;
+	} timeouts;
+	struct {
+		uint32_t head_bytes;
+	} limits;
+	struct config_list services, clusters, inbound;
+	struct arena arena;
+};
+
+enum { CONFIG_ERRORS_MAX = 20 };
+
+// Reads a file. 0; or a negative error with one line for each thing that is wrong (at most CONFIG_ERRORS_MAX) appended to
+// ret_errors: "FILE:LINE:COLUMN: where: what, and what to do".
+int config_load(const char *path, struct config **ret_config, struct strbuf *ret_errors);
+// The same for text in memory; `name` stands for the file in messages.
+int config_parse(struct str text, const char *name, struct config **ret_config, struct strbuf *ret_errors);
+void config_free(struct config *config); // NULL is fine
+
+// One more error line about a place in the file, for checks that go beyond the table (control/build.c).
+void config_error(const struct config *config, struct config_at at, struct strbuf *errors, const char *format, ...)
+	__attribute__((format(printf, 4, 5)));
+
+// Fills in a capture plan; its arrays are the configuration's.
+void config_capture_plan(const struct config *config, struct capture_plan *ret_plan);
+
+// What is in force, defaults included. Paths of keys, never their contents.
+void config_show(const struct config *config, struct json *json);
+// The JSON Schema (2020-12) of the file.
+void config_schema(struct json *json);
+// The reference page (Markdown).
+void config_reference(struct strbuf *out);

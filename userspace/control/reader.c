@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: Apache-2.0
+// From YAML (libfyaml) to struct config, by the table of keys.
+#include "control/config.h"
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/mem.h"
+#include "control/keys.h"
+#include "control/values.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libfyaml.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { PATH_MAX_TEXT = 512, DEPTH_MAX = 16 };
+
+struct reader {
+	struct config *config;
+	struct strbuf *errors;
+	unsigned error_count;
+	char path[PATH_MAX_TEXT]; // "services[0].ports[1]", for messages
+	size_t path_len;
+};
+
+// --- errors -------------------------------------------------------------------------------------------------
+static void verror(const struct config *config, struct config_at at, struct strbuf *errors, const char *format,
+		   va_list args)
+{
+	strbuf_add_text(errors, config->name);
+	if (at.line)
+		strbuf_printf(errors, ":%u:%u", at.line, at.column);
+	strbuf_add_text(errors, ": ");
+	strbuf_vprintf(errors, format, args);
+	strbuf_add_char(errors, '\n');
+}
+
+void config_error(const struct config *config, struct config_at at, struct strbuf *errors, const char *format, ...)
+{
+	va_list args;
+	va_start(args, format);
+	verror(config, at, errors, format, args);
+	va_end(args);
+}
+
+__attribute__((format(printf, 3, 4))) static void reader_error(struct reader *reader, struct config_at at,
+							       const char *format, ...)
+{
+	autostrbuf struct strbuf text = {0};
+	va_list args;
+	if (++reader->error_count > CONFIG_ERRORS_MAX)
+		return;
+	va_start(args, format);
+	strbuf_vprintf(&text, format, args);
+	va_end(args);
+	config_error(reader->config, at, reader->errors, "%s%s%s", reader->path, reader->path_len ? ": " : "",
+		     text.p ? text.p : "");
+}
+
+static struct config_at token_at(struct fy_token *token)
+{
+	const struct fy_mark *mark = token ? fy_token_start_mark(token) : NULL;
+	return mark ? (struct config_at){(uint32_t)mark->line + 1, (uint32_t)mark->column + 1} : (struct config_at){0};
+}
+
+// The first thing with a place in the file, in or below a node.
+static struct config_at node_at(struct fy_node *node)
+{
+	void *cursor = NULL;
+	for (int depth = 0; node && depth < DEPTH_MAX; depth++, cursor = NULL) {
+		if (fy_node_is_scalar(node))
+			return token_at(fy_node_get_scalar_token(node));
+		if (fy_node_is_mapping(node)) {
+			struct fy_node_pair *pair = fy_node_mapping_iterate(node, &cursor);
+			node = pair ? fy_node_pair_key(pair) : NULL;
+		} else {
+			node = fy_node_sequence_iterate(node, &cursor);
+		}
+	}
+	return (struct config_at){0};
+}
+
+static size_t path_push(struct reader *reader, const char *format, const char *name, size_t index)
+{
+	size_t before = reader->path_len, room = sizeof reader->path - before;
+	int len = name ? snprintf(reader->path + before, room, format, before ? "." : "", name)
+		       : snprintf(reader->path + before, room, format, index);
+	reader->path_len = MIN(before + (size_t)MAX(len, 0), sizeof reader->path - 1);
+	return before;
+}
+
+static void path_pop(struct reader *reader, size_t before)
+{
+	reader->path_len = before;
+	reader->path[before] = 0;
+}
+
+// --- values -------------------------------------------------------------------------------------------------
+static void read_node(struct reader *reader, const struct key *key, struct fy_node *node, void *base);
+
+static struct str scalar_text(struct fy_node *node)
+{
+	size_t len = 0;
+	const char *text = fy_node_get_scalar(node, &len);
+	return (struct str){text ? text : "", text ? len : 0};
+}
+
+static void read_scalar(struct reader *reader, const struct key *key, struct fy_node *node, void *base)
+{
+	struct config_at at = node_at(node);
+	autostrbuf struct strbuf why = {0};
+	if (!fy_node_is_scalar(node)) {
+		reader_error(reader, at, "expected %s", value_kind(key->type));
+		return;
+	}
+	struct str text = scalar_text(node);
+	int err = value_parse(key, text, &reader->config->arena, (char *)base + key->offset, &why);
+	if (err)
+		reader_error(reader, at, "\"%.*s\" is not valid: %s", (int)MIN(text.len, (size_t)80), text.p,
+			     why.p ? why.p : err_text(err));
+	else if (key->type == KEY_TEXT)
+		((struct config_text *)((char *)base + key->offset))->at = at;
+}
+
+// The default of a key, and of all keys in an object; lists have theirs as words.
+static void set_initial(struct reader *reader, const struct key *key, void *base)
+{
+	autostrbuf struct strbuf why = {0};
+	if (key->type == KEY_OBJECT) {
+		for (const struct key *child = key->keys; child->name; child++)
+			set_initial(reader, child, base);
+		return;
+	}
+	if (!key->initial)
+		return;
+	if (key->type != KEY_LIST) {
+		value_parse(key, str_from(key->initial), &reader->config->arena, (char *)base + key->offset, &why);
+		return;
+	}
+	struct config_list *list = (struct config_list *)((char *)base + key->offset);
+	struct str rest = str_from(key->initial);
+	list->items = arena_alloc(&reader->config->arena, key->item_size * key->items_max);
+	while (list->items && rest.p && list->count < key->items_max) {
+		char *item = (char *)list->items + list->count++ * key->item_size;
+		memset(item, 0, key->item_size);
+		value_parse(key->item, str_split(&rest, ' '), &reader->config->arena, item, &why);
+	}
+}
+
+static void read_list(struct reader *reader, const struct key *key, struct fy_node *node, void *base)
+{
+	struct config_list list = {0};
+	void *cursor = NULL;
+	if (key->item->type == KEY_RESOLVER && fy_node_is_scalar(node) && str_eq(scalar_text(node), STR("auto"))) {
+		*(struct config_list *)((char *)base + key->offset) = list;
+		return;
+	}
+	if (!fy_node_is_sequence(node)) {
+		reader_error(reader, node_at(node), "expected a list");
+		return;
+	}
+	size_t count = (size_t)MAX(fy_node_sequence_item_count(node), 0);
+	if (count > key->items_max) {
+		reader_error(reader, node_at(node), "%zu entries; at most %zu are allowed", count, key->items_max);
+		return;
+	}
+	list.items = arena_alloc(&reader->config->arena, key->item_size * count + 1);
+	if (!list.items) {
+		reader_error(reader, node_at(node), "out of memory");
+		return;
+	}
+	memset(list.items, 0, key->item_size * count);
+	for (struct fy_node *item; (item = fy_node_sequence_iterate(node, &cursor)); list.count++) {
+		size_t before = path_push(reader, "[%zu]", NULL, list.count);
+		char *at = (char *)list.items + list.count * key->item_size;
+		if (key->item->type == KEY_OBJECT)
+			*(struct config_at *)at = node_at(item);
+		set_initial(reader, key->item, at);
+		read_node(reader, key->item, item, at);
+		path_pop(reader, before);
+	}
+	*(struct config_list *)((char *)base + key->offset) = list;
+}
+
+// --- objects ------------------------------------------------------------------------------------------------
+static const struct key *find_key(const struct key *object, struct str name)
+{
+	for (const struct key *key = object->keys; key->name; key++)
+		if (str_eq(name, str_from(key->name)))
+			return key;
+	return NULL;
+}
+
+static const char *nearest_key(const struct key *object, struct str name)
+{
+	const char *nearest = NULL;
+	unsigned best = 3;
+	for (const struct key *key = object->keys; key->name; key++) {
+		unsigned distance = str_distance(name, str_from(key->name), best);
+		if (distance <= best) {
+			best = distance > 0 ? distance - 1 : 0;
+			nearest = key->name;
+		}
+	}
+	return nearest;
+}
+
+static void unknown_key(struct reader *reader, const struct key *object, struct str name, struct config_at at)
+{
+	const char *nearest = nearest_key(object, name);
+	autostrbuf struct strbuf valid = {0};
+	for (const struct key *key = object->keys; key->name; key++)
+		strbuf_printf(&valid, "%s%s", valid.len ? ", " : "", key->name);
+	if (nearest)
+		reader_error(reader, at, "unknown key \"%.*s\"; did you mean \"%s\"?", (int)MIN(name.len, (size_t)80), name.p,
+			     nearest);
+	else
+		reader_error(reader, at, "unknown key \"%.*s\"; valid ones are: %s", (int)MIN(name.len, (size_t)80), name.p,
+			     valid.p ? valid.p : "");
+}
+
+static void read_object(struct reader *reader, const struct key *key, struct fy_node *node, void *base)
+{
+	void *cursor = NULL;
+	uint64_t seen = 0;
+	// "admin:" with nothing behind it is an empty section.
+	if (fy_node_is_scalar(node) && scalar_text(node).len == 0)
+		return;
+	if (!fy_node_is_mapping(node)) {
+		reader_error(reader, node_at(node), "expected a mapping of keys to values");
+		return;
+	}
+	for (struct fy_node_pair *pair; (pair = fy_node_mapping_iterate(node, &cursor));) {
+		struct fy_node *name = fy_node_pair_key(pair), *value = fy_node_pair_value(pair);
+		struct str text = name && fy_node_is_scalar(name) ? scalar_text(name) : STR("");
+		const struct key *child = find_key(key, text);
+		if (!child) {
+			unknown_key(reader, key, text, node_at(name));
+			continue;
+		}
+		uint64_t bit = 1ULL << (child - key->keys);
+		size_t before = path_push(reader, "%s%s", child->name, 0);
+		if (seen & bit)
+			reader_error(reader, node_at(name), "the key is given twice");
+		else if (!value)
+			reader_error(reader, node_at(name), "the value is missing");
+		else
+			read_node(reader, child, value, base);
+		seen |= bit;
+		path_pop(reader, before);
+	}
+	for (const struct key *child = key->keys; child->name; child++)
+		if (child->required && !(seen & (1ULL << (child - key->keys))))
+			reader_error(reader, node_at(node), "\"%s\" is missing", child->name);
+}
+
+static void read_node(struct reader *reader, const struct key *key, struct fy_node *node, void *base)
+{
+	if (fy_node_is_alias(node))
+		reader_error(reader, node_at(node), "anchors and aliases are not supported: write the value out");
+	else if (key->type == KEY_OBJECT)
+		read_object(reader, key, node, base);
+	else if (key->type == KEY_LIST)
+		read_list(reader, key, node, base);
+	else
+		read_scalar(reader, key, node, base);
+}
+
+// --- documents ----------------------------------------------------------------------------------------------
+static void syntax_errors(struct reader *reader, struct fy_diag *diag)
+{
+	void *cursor = NULL;
+	struct fy_diag_error *error;
+	while ((error = fy_diag_errors_iterate(diag, &cursor)))
+		reader_error(reader, (struct config_at){(uint32_t)MAX(error->line, 0) + 0u, (uint32_t)MAX(error->column, 0)},
+			     "%s", error->msg ? error->msg : "syntax error");
+	if (!reader->error_count)
+		reader_error(reader, (struct config_at){0}, "not valid YAML");
+}
+
+static void drop_output(struct fy_diag *diag, void *user, const char *buf, size_t len)
+{
+	(void)diag;
+	(void)user;
+	(void)buf;
+	(void)len;
+}
+
+static void read_document(struct reader *reader, struct str text)
+{
+	struct fy_diag_cfg diag_config;
+	fy_diag_cfg_default(&diag_config);
+	diag_config.fp = NULL;
+	diag_config.output_fn = drop_output;
+	struct fy_diag *diag = fy_diag_create(&diag_config);
+	if (!diag) {
+		reader_error(reader, (struct config_at){0}, "out of memory");
+		return;
+	}
+	fy_diag_set_collect_errors(diag, true);
+	// Duplicate keys are found by read_object, which can say where. Aliases are not resolved, so none can grow.
+	struct fy_parse_cfg parse_config = {.flags = FYPCF_QUIET | FYPCF_JSON_NONE | FYPCF_ALLOW_DUPLICATE_KEYS, .diag = diag};
+	struct fy_document *document = fy_document_build_from_string(&parse_config, text.p, text.len);
+	struct fy_node *root = document ? fy_document_root(document) : NULL;
+	if (!document || fy_diag_got_error(diag))
+		syntax_errors(reader, diag);
+	else if (root)
+		read_object(reader, &config_root, root, reader->config);
+	fy_document_destroy(document);
+	fy_diag_destroy(diag);
+}
+
+int config_parse(struct str text, const char *name, struct config **ret_config, struct strbuf *ret_errors)
+{
+	struct config *config = mem_zalloc(sizeof *config);
+	struct reader reader = {.config = config, .errors = ret_errors};
+	if (!config)
+		return -ENOMEM;
+	config->name = arena_strdup(&config->arena, name, strlen(name));
+	if (!config->name) {
+		config_free(config);
+		return -ENOMEM;
+	}
+	set_initial(&reader, &config_root, config);
+	// libfyaml takes NUL for the end; what follows would go unread.
+	if (memchr(text.p, 0, text.len))
+		reader_error(&reader, (struct config_at){0}, "a NUL byte is in the file");
+	else if (text.len > LIMIT_CONFIG_BYTES)
+		reader_error(&reader, (struct config_at){0}, "longer than %d bytes", LIMIT_CONFIG_BYTES);
+	else
+		read_document(&reader, text);
+	if (reader.error_count > CONFIG_ERRORS_MAX)
+		strbuf_printf(ret_errors, "%s: and %u errors more\n", config->name, reader.error_count - CONFIG_ERRORS_MAX);
+	if (reader.error_count) {
+		config_free(config);
+		return ERR_CONFIG;
+	}
+	*ret_config = config;
+	return 0;
+}
+
+static int read_file(const char *path, struct strbuf *ret_text)
+{
+	struct stat status;
+	autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || fstat(fd, &status) < 0)
+		return -errno;
+	if (S_ISDIR(status.st_mode))
+		return -EISDIR;
+	for (;;) {
+		char *at = strbuf_reserve(ret_text, 65536);
+		ssize_t n = at ? read(fd, at, 65536) : -1;
+		if (n < 0)
+			return at ? -errno : -ENOMEM;
+		if (n == 0)
+			return 0;
+		ret_text->len += (size_t)n;
+		if (ret_text->len > LIMIT_CONFIG_BYTES)
+			return -EFBIG;
+	}
+}
+
+int config_load(const char *path, struct config **ret_config, struct strbuf *ret_errors)
+{
+	autostrbuf struct strbuf text = {0};
+	int err = read_file(path, &text);
+	if (err) {
+		strbuf_printf(ret_errors, "%s: cannot be read: %s\n", path, err_text(err));
+		return err;
+	}
+	return config_parse(strbuf_str(&text), path, ret_config, ret_errors);
+}
+
+void config_free(struct config *config)
+{
+	if (!config)
+		return;
+	arena_done(&config->arena);
+	mem_free(config);
+}

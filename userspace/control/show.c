@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of keys read the other way: what is in force, the JSON Schema, the reference page, the capture plan.
+#include "control/config.h"
+
+#include "base/mem.h"
+#include "control/keys.h"
+#include "control/values.h"
+
+// --- what is in force ---------------------------------------------------------------------------------------
+static void show_key(const struct key *key, const void *base, struct json *json, const char *name)
+{
+	const char *at = (const char *)base + key->offset;
+	if (key->type == KEY_OBJECT) {
+		json_open_object(json, name);
+		for (const struct key *child = key->keys; child->name; child++)
+			show_key(child, base, json, child->name);
+		json_close_object(json);
+	} else if (key->type == KEY_LIST) {
+		const struct config_list *list = (const struct config_list *)at;
+		json_open_array(json, name);
+		for (size_t i = 0; i < list->count; i++)
+			show_key(key->item, (const char *)list->items + i * key->item_size, json, NULL);
+		json_close_array(json);
+	} else {
+		value_show(key, at, json, name);
+	}
+}
+
+void config_show(const struct config *config, struct json *json)
+{
+	show_key(&config_root, config, json, NULL);
+}
+
+// --- JSON Schema --------------------------------------------------------------------------------------------
+static void schema_key(const struct key *key, struct json *json);
+
+static void schema_object(const struct key *key, struct json *json)
+{
+	json_text(json, "type", "object");
+	json_bool(json, "additionalProperties", false);
+	json_open_object(json, "properties");
+	for (const struct key *child = key->keys; child->name; child++) {
+		json_open_object(json, child->name);
+		schema_key(child, json);
+		json_close_object(json);
+	}
+	json_close_object(json);
+	json_open_array(json, "required");
+	for (const struct key *child = key->keys; child->name; child++)
+		if (child->required)
+			json_text(json, NULL, child->name);
+	json_close_array(json);
+}
+
+static void schema_list(const struct key *key, struct json *json)
+{
+	json_text(json, "type", "array");
+	json_uint(json, "maxItems", key->items_max);
+	json_open_object(json, "items");
+	schema_key(key->item, json);
+	json_close_object(json);
+}
+
+static void schema_types(struct json *json, const char *first, const char *second)
+{
+	json_open_array(json, "type");
+	json_text(json, NULL, first);
+	json_text(json, NULL, second);
+	json_close_array(json);
+}
+
+static void schema_scalar(const struct key *key, struct json *json)
+{
+	switch (key->type) {
+	case KEY_BOOL:
+		json_text(json, "type", "boolean");
+		break;
+	case KEY_UINT:
+		json_text(json, "type", "integer");
+		json_uint(json, "minimum", key->min);
+		json_uint(json, "maximum", key->max);
+		break;
+	case KEY_DURATION:
+		json_text(json, "type", "string");
+		json_text(json, "pattern", "^[0-9]+(ms|s|m|h|d)$");
+		break;
+	case KEY_CHOICE:
+		json_open_array(json, "enum");
+		for (uint32_t i = 0; key->choices[i]; i++)
+			json_text(json, NULL, key->choices[i]);
+		json_close_array(json);
+		break;
+	case KEY_PORTS:
+	case KEY_USERS:
+	case KEY_GROUPS:
+	case KEY_MARK:
+		schema_types(json, "integer", "string");
+		break;
+	default:
+		json_text(json, "type", "string");
+		if (key->type == KEY_TEXT || key->type == KEY_NAME) {
+			json_uint(json, "minLength", key->min);
+			json_uint(json, "maxLength", key->max);
+		}
+		break;
+	}
+	if (key->initial)
+		json_text(json, "default", key->initial);
+}
+
+static void schema_key(const struct key *key, struct json *json)
+{
+	if (key->text)
+		json_text(json, "description", key->text);
+	if (key->type == KEY_OBJECT)
+		schema_object(key, json);
+	else if (key->type == KEY_LIST)
+		schema_list(key, json);
+	else
+		schema_scalar(key, json);
+}
+
+void config_schema(struct json *json)
+{
+	json_open_object(json, NULL);
+	json_text(json, "$schema", "https://json-schema.org/draft/2020-12/schema");
+	json_text(json, "title", "weir");
+	schema_key(&config_root, json);
+	json_close_object(json);
+}
+
+// --- reference ----------------------------------------------------------------------------------------------
+static void reference_range(const struct key *key, struct strbuf *out)
+{
+	if (key->type == KEY_UINT)
+		strbuf_printf(out, "%u to %u%s%s", key->min, key->max, key->unit ? " " : "", key->unit ? key->unit : "");
+	else if (key->type == KEY_CHOICE)
+		for (uint32_t i = 0; key->choices[i]; i++)
+			strbuf_printf(out, "%s`%s`", i ? ", " : "", key->choices[i]);
+	else if (key->type == KEY_LIST)
+		strbuf_printf(out, "list of %s", key->item->type == KEY_OBJECT ? key->item->name : value_kind(key->item->type));
+	else if (key->type == KEY_OBJECT)
+		strbuf_add_text(out, "section");
+	else
+		strbuf_add_text(out, value_kind(key->type));
+}
+
+static void reference_row(const struct key *key, struct strbuf *out)
+{
+	strbuf_printf(out, "| `%s` | ", key->name);
+	reference_range(key, out);
+	strbuf_printf(out, " | %s%s%s | %s |\n", key->initial ? "`" : "", key->initial ? key->initial : key->required ? "required" : "",
+		      key->initial ? "`" : "", key->text);
+}
+
+static void reference_object(const struct key *object, const char *path, struct strbuf *out)
+{
+	strbuf_printf(out, "\n## %s\n\n| key | value | default | meaning |\n| --- | --- | --- | --- |\n", path);
+	for (const struct key *key = object->keys; key->name; key++)
+		reference_row(key, out);
+	for (const struct key *key = object->keys; key->name; key++) {
+		autostrbuf struct strbuf below = {0};
+		bool list = key->type == KEY_LIST && key->item->type == KEY_OBJECT;
+		strbuf_printf(&below, "%s%s%s%s", object == &config_root ? "" : path, object == &config_root ? "" : ".",
+			      key->name, list ? "[]" : "");
+		if (key->type == KEY_OBJECT || list)
+			reference_object(list ? key->item : key, below.p ? below.p : "", out);
+	}
+}
+
+void config_reference(struct strbuf *out)
+{
+	strbuf_add_text(out, "# Configuration\n\n"
+			     "One file, YAML or JSON. `weir config check FILE` says what is wrong with one, `weir config schema`\n"
+			     "prints its JSON Schema, and `weir config reload` (or SIGHUP) applies a change without dropping a\n"
+			     "connection. Ports, workers, the user, the admin socket and the DNS servers are read at the start only.\n"
+			     "This page is printed by `weir config reference`.\n");
+	reference_object(&config_root, "Top level", out);
+}
+
+// --- capture plan -------------------------------------------------------------------------------------------
+static struct capture_direction capture_direction(const struct config_capture_direction *from)
+{
+	return (struct capture_direction){
+		.enabled = from->enabled,
+		.include_ports = {from->include_ports.items, from->include_ports.count},
+		.exclude_ports = {from->exclude_ports.items, from->exclude_ports.count},
+		.include_cidrs = {from->include_cidrs.items, from->include_cidrs.count},
+		.exclude_cidrs = {from->exclude_cidrs.items, from->exclude_cidrs.count},
+		.include_interfaces = {from->include_interfaces.items, from->include_interfaces.count},
+		.exclude_interfaces = {from->exclude_interfaces.items, from->exclude_interfaces.count},
+	};
+}
+
+void config_capture_plan(const struct config *config, struct capture_plan *ret_plan)
+{
+	const struct config_capture *capture = &config->intercept.capture;
+	capture_plan_init(ret_plan);
+	ret_plan->ipv4 = capture->ipv4;
+	ret_plan->ipv6 = capture->ipv6;
+	ret_plan->outbound_port = (uint16_t)config->intercept.outbound;
+	ret_plan->inbound_port = (uint16_t)config->intercept.inbound;
+	ret_plan->dns_port = (uint16_t)config->intercept.dns;
+	ret_plan->outbound = capture_direction(&capture->outbound);
+	ret_plan->inbound = capture_direction(&capture->inbound);
+	ret_plan->capture_ssh = capture->ssh;
+	ret_plan->capture_metadata = capture->metadata;
+	ret_plan->dns = (struct capture_dns){capture->dns && config->intercept.dns, capture->dns_servers.items,
+					     capture->dns_servers.count};
+	ret_plan->include_users = (struct capture_ids){capture->include_users.items, capture->include_users.count};
+	ret_plan->exclude_users = (struct capture_ids){capture->exclude_users.items, capture->exclude_users.count};
+	ret_plan->include_groups = (struct capture_ids){capture->include_groups.items, capture->include_groups.count};
+	ret_plan->exclude_groups = (struct capture_ids){capture->exclude_groups.items, capture->exclude_groups.count};
+	ret_plan->exclude_marks = capture->exclude_marks.items;
+	ret_plan->exclude_mark_count = capture->exclude_marks.count;
+	ret_plan->vips = config->dns.vips.items;
+	ret_plan->vip_count = config->dns.vips.count;
+}
