@@ -176,36 +176,52 @@ static enum port_protocol declared_protocol(const struct connection *connection)
 }
 
 // --- handing over -------------------------------------------------------------------------------------------
-static void donate_ready(struct upstream *upstream, int err)
+static void spare_lost(struct upstream *upstream)
+{
+	struct connection *connection = upstream->owner;
+	connection->early = NULL;
+	upstream_close(upstream);
+}
+
+static void spare_ready(struct upstream *upstream, int err)
 {
 	if (err)
-		upstream_close(upstream);
-	else
-		upstream_release(upstream);
+		spare_lost(upstream);
 }
 
-static void donate_event(struct upstream *upstream)
-{
-	upstream_close(upstream);
-}
-
-static void donate_error(struct upstream *upstream, int err)
+static void spare_error(struct upstream *upstream, int err)
 {
 	(void)err;
-	upstream_close(upstream);
+	spare_lost(upstream);
 }
 
-// A connection that was dialled early and is not needed goes to the pool, when it is made.
-static const struct upstream_ops donate_ops = {donate_ready, donate_event, donate_event, donate_error};
+// Dialled early, and now it waits whether the first request can use it. Bytes that nobody asked for, or the end, make it
+// useless.
+static const struct upstream_ops spare_ops = {spare_ready, spare_lost, spare_lost, spare_error};
 
-static void become_http(struct connection *connection)
+void connection_drop_early(struct connection *connection)
 {
 	struct upstream *early = connection->early;
 	connection->early = NULL;
 	if (early && early->ready)
 		upstream_release(early);
-	else if (early)
-		upstream_adopt(early, &donate_ops, NULL);
+	else
+		upstream_close(early);
+}
+
+struct upstream *connection_take_early(struct connection *connection, const struct cluster *cluster)
+{
+	struct upstream *early = connection->early;
+	if (!early || !str_eq(early->endpoint->cluster_name, cluster ? cluster->name : STR("")))
+		return NULL;
+	connection->early = NULL;
+	return early;
+}
+
+static void become_http(struct connection *connection)
+{
+	if (connection->early)
+		upstream_adopt(connection->early, &spare_ops, connection);
 	connection->protocol = PROTOCOL_HTTP1;
 	http1_server_start(connection);
 }
@@ -398,7 +414,7 @@ static void decide_mesh_tls(struct connection *connection, enum tls_mode mode)
 	int err = mode == TLS_MODE_STRICT ? 0 : tls_hello_parse(first_bytes(connection), &hello);
 	if (err == ERR_NEED_MORE)
 		return;
-	if (mode == TLS_MODE_STRICT || (!err && tls_alpn_is_mesh(hello.alpn)))
+	if (mode == TLS_MODE_STRICT || (!err && tls_hello_offers(&hello, STR(TLS_ALPN_MESH))))
 		become_tls(connection);
 	else
 		decide_protocol(connection, PROTOCOL_TLS);

@@ -53,6 +53,11 @@ void connection_idle(struct connection *connection);
 const struct virtual_host *connection_host(const struct connection *connection, const struct model *model);
 // Adds to connection.in, in one piece: what a parser that wanted more gets to see next. 0 or -ENOMEM.
 int connection_keep(struct connection *connection, struct slice bytes);
+// The upstream connection that was dialled before the protocol was known, if it leads into this cluster (NULL: to the
+// original destination); the caller adopts it. NULL: there is none.
+struct upstream *connection_take_early(struct connection *connection, const struct cluster *cluster);
+// There is no use for it: to the pool if it is ready, else closed.
+void connection_drop_early(struct connection *connection);
 // Remembers the endpoint that serves it.
 void connection_set_endpoint(struct connection *connection, struct endpoint_state *endpoint);
 

@@ -165,10 +165,30 @@ static bool try_pooled(struct exchange *exchange, const struct upstream_target *
 	return false;
 }
 
+// The connection that was dialled while the protocol was not known yet serves the first request, if it leads there.
+static bool try_early(struct exchange *exchange)
+{
+	struct connection *connection = exchange->connection;
+	struct upstream *early = connection_take_early(connection, exchange->cluster);
+	connection_drop_early(connection);
+	if (!early)
+		return false;
+	exchange->upstream = early;
+	exchange->attempts++;
+	set_endpoint(exchange, endpoint_state_ref(early->endpoint));
+	connection_set_endpoint(connection, early->endpoint);
+	upstream_adopt(early, &http1_client_ops, exchange);
+	if (early->ready)
+		http1_client_start(exchange);
+	return true;
+}
+
 static void dispatch(struct exchange *exchange)
 {
 	struct connection *connection = exchange->connection;
 	int err = ERR_NO_ENDPOINT;
+	if (connection->early && try_early(exchange))
+		return;
 	while (exchange->attempts < connect_attempts(exchange)) {
 		struct endpoint_state *endpoint = pick(exchange);
 		exchange->attempts++;
