@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The objects of the command line, and the commands that need no file of their own.
 #include "cli/cli.h"
+#include "cli/config_commands.h"
 #include "cli/intercept_commands.h"
 #include "cli/options.h"
 
@@ -51,7 +52,7 @@ const struct cli_object cli_objects[] = {
     {"cert", "Certificates of this workload", NULL, NULL},
     {"dns", "Names of the mesh", NULL, NULL},
     {"stats", "Counters", NULL, NULL},
-    {"config", "Configuration", NULL, NULL},
+    {"config", "Configuration", config_commands, NULL},
     {"log", "Log of the proxy", NULL, NULL},
     {"version", "Versions", version_commands, "show"},
     {NULL, NULL, NULL, NULL},

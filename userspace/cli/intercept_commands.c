@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "control/config.h"
 #include "intercept/check.h"
 #include "intercept/install.h"
 #include "intercept/options.h"
@@ -13,7 +14,9 @@
 
 #define PARAM(name, kind, field, value, help)                                                                \
 	{(kind) <= PLAN_OFF ? PARAM_FLAG : PARAM_OPTION, name, value, help, false, (kind) >= PLAN_PORTS},
-static const struct command_param plan_params[] = {PLAN_OPTIONS(PARAM)};
+static const struct command_param plan_params[] = {
+    {PARAM_OPTION, "config", "FILE", "the proxy's configuration, which says it all; no other option then", false, false},
+    PLAN_OPTIONS(PARAM)};
 #undef PARAM
 
 static int fail(const struct cli *cli, int err, const struct strbuf *error)
@@ -34,11 +37,34 @@ static int read_options(const struct cli *cli, struct plan_builder *builder, str
 	return capture_plan_validate(&builder->plan, error);
 }
 
+// The plan that a configuration file describes.
+static int with_config(struct cli *cli, const char *path,
+		       int (*fn)(struct cli *cli, const struct capture_plan *plan))
+{
+	struct capture_plan plan;
+	struct config *config;
+	autostrbuf struct strbuf error = {0};
+	if (cli->value_count > 1)
+		return cli_usage(cli, "--config stands alone: what it leaves out is set in the file");
+	if (config_load(path, &config, &error)) {
+		fputs(error.p ? error.p : "weir: out of memory\n", stderr);
+		return CLI_FAILED;
+	}
+	config_capture_plan(config, &plan);
+	int err = capture_plan_validate(&plan, &error);
+	int status = err ? fail(cli, err, &error) : fn(cli, &plan);
+	config_free(config);
+	return status;
+}
+
 // Runs `fn` with the plan that the options describe.
 static int with_plan(struct cli *cli, int (*fn)(struct cli *cli, const struct capture_plan *plan))
 {
 	struct plan_builder builder;
 	autostrbuf struct strbuf error = {0};
+	const char *path = cli_get(cli, "config");
+	if (path)
+		return with_config(cli, path, fn);
 	plan_builder_init(&builder);
 	int err = read_options(cli, &builder, &error);
 	int status = err == ERR_CONFIG ? cli_usage(cli, "%s", error.len ? error.p : err_text(err))

@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "proxy/proxy.h"
+
+#include "admin/metrics.h"
+#include "admin/server.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "control/build.h"
+#include "control/config.h"
+#include "dns/vip.h"
+#include "intercept/marks.h"
+#include "mesh/regex.h"
+#include "net/tls.h"
+#include "net/tls_watch.h"
+#include "proxy/notify.h"
+#include "proxy/plane.h"
+#include "proxy/privileges.h"
+#include "run/signals.h"
+#include "run/stats.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <libgen.h>
+#include <malloc.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct proxy {
+	const char *config_path;
+	struct loop *loop; // of the control thread
+	struct config *config;
+	struct vip_pool *vips;
+	struct model *model;	 // the current snapshot, one reference
+	struct tls_context *tls; // NULL: none
+	struct tls_watch *tls_watch;
+	struct privileges privileges;
+	struct plane_settings planes;
+	struct workers *workers;
+	struct signals *signals;
+	struct admin_socket *admin_socket;
+	struct admin_server *admin;
+	struct metrics_server *metrics;
+	int metrics_fd;
+	struct loop_timer deadline;
+	unsigned busy_workers; // that still drain
+	bool serving, stopping;
+};
+
+// --- models and certificates --------------------------------------------------------------------------------
+// The context of the model's certificate; *ret_tls stays NULL if none is configured.
+static int load_tls(const struct model *model, struct tls_context **ret_tls, struct strbuf *ret_error)
+{
+	const struct tls_settings *settings = &model->tls;
+	struct tls_options options = {settings->certificate, settings->private_key, settings->trust, settings->allow,
+				      settings->allow_count};
+	char *why = NULL;
+	if (!settings->certificate.len)
+		return 0;
+	int err = tls_context_new(&options, ret_tls, &why);
+	if (err)
+		strbuf_printf(ret_error, "%s\n", why ? why : err_text(err));
+	mem_free(why);
+	return err;
+}
+
+static int load_model(struct proxy *proxy, struct config **ret_config, struct model **ret_model,
+		      struct tls_context **ret_tls, struct strbuf *ret_error)
+{
+	struct config *config;
+	struct model *model;
+	int err = config_load(proxy->config_path, &config, ret_error);
+	if (err)
+		return err;
+	if (!proxy->vips) {
+		char *why = NULL;
+		err = vip_pool_open(config->dns.state.text.p, config->dns.vips.items, config->dns.vips.count, &proxy->vips,
+				    &why);
+		if (err)
+			strbuf_printf(ret_error, "%s\n", why ? why : err_text(err));
+		mem_free(why);
+	}
+	if (!err)
+		err = model_build(config, proxy->vips, &model, ret_error);
+	if (!err) {
+		err = load_tls(model, ret_tls, ret_error);
+		if (err)
+			model_unref(model);
+	}
+	if (err) {
+		config_free(config);
+		return err;
+	}
+	*ret_config = config;
+	*ret_model = model;
+	return 0;
+}
+
+static void save_vips(struct proxy *proxy)
+{
+	int err = vip_pool_save(proxy->vips);
+	if (err)
+		log_error("the virtual IPs could not be written; after a restart they may differ",
+			  LOG_STR("file", proxy->config->dns.state.text), LOG_ERR(err));
+}
+
+static void publish_tls(struct proxy *proxy, struct tls_context *tls)
+{
+	if (workers_call(proxy->workers, plane_publish_tls, tls)) {
+		log_error("out of memory: the old certificate stays");
+		tls_context_unref(tls);
+		return;
+	}
+	if (proxy->tls)
+		tls_context_unref(proxy->tls);
+	proxy->tls = tls;
+}
+
+static void on_tls_files(void *arg)
+{
+	struct proxy *proxy = arg;
+	struct tls_context *tls = NULL;
+	autostrbuf struct strbuf why = {0};
+	if (load_tls(proxy->model, &tls, &why)) {
+		log_error("the certificate changed, but the new one cannot be used; the old one stays",
+			  LOG_STR("reason", strbuf_str(&why)));
+		return;
+	}
+	publish_tls(proxy, tls);
+	log_info("the certificate was read again");
+}
+
+static int watch_tls(struct proxy *proxy)
+{
+	const struct tls_settings *settings = &proxy->model->tls;
+	struct str files[] = {settings->certificate, settings->private_key, settings->trust};
+	tls_watch_free(proxy->tls_watch);
+	proxy->tls_watch = NULL;
+	return settings->certificate.len
+		       ? tls_watch_new(proxy->loop, files, ARRAY_SIZE(files), on_tls_files, proxy, &proxy->tls_watch)
+		       : 0;
+}
+
+static void warn_of_restart(const struct config *old, const struct config *new)
+{
+	if (old->workers != new->workers || old->intercept.outbound != new->intercept.outbound ||
+	    old->intercept.inbound != new->intercept.inbound || old->intercept.dns != new->intercept.dns ||
+	    !str_eq(old->admin.socket.text, new->admin.socket.text) || !str_eq(old->user.text, new->user.text) ||
+	    !addr_eq(&old->admin.metrics, &new->admin.metrics))
+		log_warn("workers, user, admin and the ports of intercept take effect at the next start only");
+}
+
+static void apply_log(const struct config *config)
+{
+	log_set_level((enum log_level)config->log.level);
+	log_set_format((enum log_format)config->log.format);
+}
+
+static int proxy_reload(void *data, struct strbuf *ret_text)
+{
+	struct proxy *proxy = data;
+	struct config *config;
+	struct model *model;
+	struct tls_context *tls = NULL;
+	notify_reloading();
+	int err = load_model(proxy, &config, &model, &tls, ret_text);
+	if (!err) {
+		model->generation = proxy->model->generation + 1;
+		err = workers_call(proxy->workers, plane_publish_model, model);
+		if (err)
+			model_unref(model);
+	}
+	notify_send("READY=1");
+	if (err) {
+		stats_inc(STAT_CONFIG_REJECTED);
+		log_error("the new configuration was rejected; the old one stays", LOG_STR("reason", strbuf_str(ret_text)));
+		return err;
+	}
+	publish_tls(proxy, tls);
+	warn_of_restart(proxy->config, config);
+	apply_log(config);
+	config_free(proxy->config);
+	model_unref(proxy->model);
+	proxy->config = config;
+	proxy->model = model;
+	save_vips(proxy);
+	watch_tls(proxy);
+	stats_inc(STAT_CONFIG_RELOADS);
+	malloc_trim(0);
+	log_info("the configuration was applied", LOG_UINT("generation", model->generation));
+	return 0;
+}
+
+// --- ending -------------------------------------------------------------------------------------------------
+static void on_deadline(struct loop_timer *timer)
+{
+	struct proxy *proxy = container_of(timer, struct proxy, deadline);
+	log_warn("the drain deadline has passed; what is still open is cut");
+	loop_stop(proxy->loop);
+}
+
+static void on_worker_idle(void *arg)
+{
+	struct proxy *proxy = arg;
+	if (--proxy->busy_workers == 0)
+		loop_stop(proxy->loop);
+}
+
+static void on_signal(int number, void *arg)
+{
+	struct proxy *proxy = arg;
+	autostrbuf struct strbuf text = {0};
+	if (number == SIGHUP) {
+		if (!proxy->stopping)
+			proxy_reload(proxy, &text);
+		return;
+	}
+	if (proxy->stopping) {
+		log_info("ending at once");
+		loop_stop(proxy->loop);
+		return;
+	}
+	proxy->stopping = true;
+	proxy->serving = false;
+	notify_send("STOPPING=1");
+	log_info("draining", LOG_TEXT("signal", sigabbrev_np(number)));
+	loop_timer_start(proxy->loop, &proxy->deadline, proxy->model->timeouts.drain_ms);
+	proxy->busy_workers = workers_count(proxy->workers);
+	proxy->planes.on_idle = on_worker_idle;
+	if (workers_call(proxy->workers, plane_drain, NULL))
+		loop_stop(proxy->loop);
+}
+
+// --- admin --------------------------------------------------------------------------------------------------
+static struct model *admin_model(void *data)
+{
+	return ((struct proxy *)data)->model;
+}
+
+static bool admin_ready(void *data)
+{
+	return ((struct proxy *)data)->serving;
+}
+
+static const struct tls_context *admin_tls(void *data)
+{
+	return ((struct proxy *)data)->tls;
+}
+
+static void admin_vip_usage(void *data, int family, uint64_t *ret_used, uint64_t *ret_size)
+{
+	vip_pool_usage(((struct proxy *)data)->vips, family, ret_used, ret_size);
+}
+
+static int start_admin(struct proxy *proxy)
+{
+	struct admin_backend backend = {
+		.data = proxy,
+		.config_path = proxy->config_path,
+		.started_ns = clock_mono_ns(),
+		.model = admin_model,
+		.ready = admin_ready,
+		.workers = proxy->workers,
+		.balancer = plane_balancer,
+		.connections = plane_each_connection,
+		.kill = plane_kill_connection,
+		.tls = admin_tls,
+		.reload = proxy_reload,
+		.dns_listen = proxy->planes.dns_listen,
+		.dns_listen_count = proxy->planes.dns_listen_count,
+		.dns_flush = plane_flush_dns,
+		.vip_usage = admin_vip_usage,
+	};
+	int err = admin_server_new(proxy->loop, &proxy->admin_socket, &backend, &proxy->admin);
+	if (!err && proxy->metrics_fd >= 0) {
+		err = metrics_server_new(proxy->loop, proxy->metrics_fd, &backend, &proxy->metrics);
+		if (!err)
+			proxy->metrics_fd = -1;
+	}
+	return err;
+}
+
+// --- starting -----------------------------------------------------------------------------------------------
+static unsigned worker_count(const struct config *config)
+{
+	cpu_set_t set;
+	if (config->workers)
+		return config->workers;
+	return sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)MAX(CPU_COUNT(&set), 1) : 1;
+}
+
+// As root: the state file's folder, which the user must be able to write to later.
+static int make_state_folder(const struct config *config, uid_t uid, gid_t gid, struct strbuf *ret_error)
+{
+	char path[4097];
+	snprintf(path, sizeof path, "%.*s", STR_ARG(config->dns.state.text));
+	const char *folder = dirname(path);
+	if (mkdir(folder, 0750) < 0 && errno != EEXIST) {
+		strbuf_printf(ret_error, "the folder %s of dns.state cannot be made: %s\n", folder, err_text(-errno));
+		return -errno;
+	}
+	// A folder that was there keeps its owner, unless it is the very one that is ours by default.
+	if (uid && errno != EEXIST && chown(folder, uid, gid) < 0)
+		return -errno;
+	return 0;
+}
+
+static int open_admin(struct proxy *proxy, uid_t uid, gid_t gid, struct strbuf *ret_error)
+{
+	const struct config *config = proxy->config;
+	const struct group *group = NULL;
+	if (config->admin.group.text.len) {
+		group = getgrnam(config->admin.group.text.p);
+		if (!group) {
+			config_error(config, config->admin.group.at, ret_error, "there is no group \"%s\"",
+				     config->admin.group.text.p);
+			return ERR_NOT_FOUND;
+		}
+	}
+	int err = admin_socket_open(config->admin.socket.text.p, uid, group ? group->gr_gid : gid, &proxy->admin_socket,
+				    ret_error);
+	if (!err && config->admin.metrics.ip.family)
+		err = metrics_listen(&config->admin.metrics, &proxy->metrics_fd, ret_error);
+	return err;
+}
+
+// All that wants root, and then giving it up.
+static int start_privileged(struct proxy *proxy, struct strbuf *ret_error)
+{
+	const struct config *config = proxy->config;
+	const char *user = config->user.text.len ? config->user.text.p : NULL;
+	uid_t uid = (uid_t)-1;
+	gid_t gid = (gid_t)-1;
+	int err = user && geteuid() == 0 ? privileges_user(user, &uid, &gid, ret_error) : 0;
+	if (!err)
+		err = make_state_folder(config, uid == (uid_t)-1 ? 0 : uid, gid, ret_error);
+	if (!err)
+		err = open_admin(proxy, uid, gid, ret_error);
+	privileges_raise_files();
+	bool low_ports = config->intercept.outbound < 1024 || config->intercept.inbound < 1024 ||
+			 (config->intercept.dns && config->intercept.dns < 1024);
+	if (!err)
+		err = privileges_drop(user, low_ports, &proxy->privileges, ret_error);
+	if (!err && !proxy->privileges.mark)
+		log_warn("sockets cannot be marked (CAP_NET_RAW is missing): capture must spare the proxy's user instead");
+	return err;
+}
+
+static int configure_planes(struct proxy *proxy)
+{
+	const struct config *config = proxy->config;
+	struct plane_settings *planes = &proxy->planes;
+	planes->dataplane = (struct dataplane_settings){
+		.outbound_port = (uint16_t)config->intercept.outbound,
+		.inbound_port = (uint16_t)config->intercept.inbound,
+		.outbound_mark = proxy->privileges.mark ? WEIR_MARK_OUTBOUND : 0,
+		.inbound_mark = proxy->privileges.mark ? WEIR_MARK_INBOUND : 0,
+		.inbound_source = config->intercept.inbound_source,
+	};
+	planes->control = proxy->loop;
+	planes->owner = proxy;
+	planes->model = proxy->model;
+	planes->tls = proxy->tls;
+	return plane_settings_dns(planes, config);
+}
+
+static int start_workers(struct proxy *proxy, struct strbuf *ret_error)
+{
+	struct worker_ops ops = {plane_init, plane_done, &proxy->planes};
+	unsigned count = worker_count(proxy->config);
+	static const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
+	int err = stats_init(count + 1);
+	if (!err)
+		err = configure_planes(proxy);
+	if (!err)
+		err = signals_new(proxy->loop, numbers, ARRAY_SIZE(numbers), on_signal, proxy, &proxy->signals);
+	if (!err)
+		err = workers_start(count, &ops, &proxy->workers);
+	if (err)
+		strbuf_printf(ret_error, "the workers could not be started (ports %u, %u and %u): %s\n",
+			      proxy->config->intercept.outbound, proxy->config->intercept.inbound,
+			      proxy->config->intercept.dns, err_text(err));
+	return err;
+}
+
+int proxy_start(const struct proxy_options *options, struct proxy **ret_proxy, struct strbuf *ret_error)
+{
+	struct proxy *proxy = mem_zalloc(sizeof *proxy);
+	if (!proxy)
+		return -ENOMEM;
+	signal(SIGPIPE, SIG_IGN);
+	proxy->config_path = options->config_path;
+	proxy->metrics_fd = -1;
+	loop_timer_init(&proxy->deadline, on_deadline);
+	int err = loop_new(&proxy->loop);
+	if (!err)
+		err = load_model(proxy, &proxy->config, &proxy->model, &proxy->tls, ret_error);
+	if (!err) {
+		apply_log(proxy->config);
+		proxy->model->generation = 1;
+		err = start_privileged(proxy, ret_error);
+	}
+	if (!err)
+		err = start_workers(proxy, ret_error);
+	if (!err)
+		err = watch_tls(proxy);
+	if (!err)
+		err = start_admin(proxy);
+	if (err) {
+		if (!ret_error->len)
+			strbuf_printf(ret_error, "weir-proxy: %s\n", err_text(err));
+		proxy_free(proxy);
+		return err;
+	}
+	stats_use_slot(0);
+	save_vips(proxy);
+	malloc_trim(0);
+	*ret_proxy = proxy;
+	return 0;
+}
+
+int proxy_run(struct proxy *proxy)
+{
+	proxy->serving = true;
+	notify_send("READY=1");
+	log_info("serving", LOG_TEXT("version", WEIR_VERSION), LOG_UINT("workers", workers_count(proxy->workers)),
+		 LOG_UINT("services", proxy->model->service_count), LOG_UINT("clusters", proxy->model->cluster_count));
+	loop_run(proxy->loop);
+	log_info("ended");
+	return EXIT_SUCCESS;
+}
+
+void proxy_free(struct proxy *proxy)
+{
+	if (!proxy)
+		return;
+	metrics_server_free(proxy->metrics);
+	admin_server_free(proxy->admin);
+	admin_socket_close(proxy->admin_socket);
+	workers_stop(proxy->workers);
+	tls_watch_free(proxy->tls_watch);
+	signals_free(proxy->signals);
+	if (proxy->metrics_fd >= 0)
+		close(proxy->metrics_fd);
+	if (proxy->tls)
+		tls_context_unref(proxy->tls);
+	model_unref(proxy->model);
+	vip_pool_free(proxy->vips);
+	config_free(proxy->config);
+	loop_free(proxy->loop);
+	mem_free(proxy);
+}
