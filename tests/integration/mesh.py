@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small mesh for integration tests: pods of a `network` that run a weir-proxy each, with capture applied.
+
+    mesh = Mesh(network, weir, weir_proxy)
+    server = mesh.sidecar("server")                         # inbound side only: its pod's ports are captured
+    client = mesh.sidecar("client", services=[service("web.mesh", 80, "web")],
+                          clusters=[cluster("web", [f"{server.ipv4}:8080"])])
+    client.pod.run(["curl", "-s", "http://web.mesh/"])
+
+A Sidecar has .pod (see netns.py), .proxy (the daemon), .config (the dict that was written), .weir(*words) (runs the
+command line against its proxy), .show(*words) (the same with -j, parsed), .reload(config).
+
+Scripted origins: `origin = Origin(pod, port, handler)` listens in the pod and calls handler(Peer) in a thread for every
+connection; errors in handlers fail the test when the origin is closed (use `with`).
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import struct
+import subprocess
+import threading
+
+from netns import unix_socket
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DEFAULT_TIMEOUT = 10.0
+
+
+def endpoint(address, weight=1):
+    return {"address": address, "weight": weight}
+
+
+def cluster(name, addresses, **keys):
+    return {"name": name, "endpoints": [endpoint(address) for address in addresses], **keys}
+
+
+def service(name, port, cluster_name=None, protocol="auto", routes=None, **keys):
+    return {
+        "name": name,
+        "ports": [{"port": port, "protocol": protocol}],
+        "routes": routes if routes is not None else [{"to": [{"cluster": cluster_name}]}],
+        **keys,
+    }
+
+
+class Sidecar:
+    def __init__(self, mesh, pod, config):
+        self.mesh, self.pod, self.config = mesh, pod, config
+        self.ipv4, self.ipv6 = pod.ipv4, pod.ipv6
+        self.folder = mesh.network.folder / f"weir-{pod.name}"
+        self.folder.mkdir(exist_ok=True)
+        self.config_path = self.folder / "weir.yaml"
+        self.socket = str(self.folder / "admin.sock")
+        config.setdefault("workers", 1)
+        config.setdefault("admin", {"socket": self.socket})
+        config.setdefault("dns", {}).setdefault("state", str(self.folder / "vips"))
+        self.write(config)
+        self.proxy = None
+
+    def write(self, config):
+        self.config = config
+        temporary = self.config_path.with_suffix(".new")
+        temporary.write_text(json.dumps(config, indent=1))
+        temporary.rename(self.config_path)
+
+    def start(self, env=None):
+        self.proxy = self.pod.start(
+            [self.mesh.weir_proxy, "--config", self.config_path],
+            ready=unix_socket(self.socket),
+            env={"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", **(env or {})},
+        )
+
+    def intercept(self, verb, *words, check=True):
+        return self.pod.run(
+            [self.mesh.weir_path, "intercept", verb, "--config", self.config_path, *words], check=check
+        )
+
+    def weir(self, *words, check=True):
+        return self.pod.run([self.mesh.weir_path, "--socket", self.socket, *words], check=check)
+
+    def show(self, *words):
+        return json.loads(self.weir(*words, "-j").stdout)
+
+    def connections(self, **wanted):
+        found = self.show("conn", "show")
+        rows = found["connections"] if isinstance(found, dict) else found
+        return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+
+    def reload(self, config):
+        self.write(config)
+        return self.weir("config", "reload")
+
+    def counter(self, name):
+        """The sum of a counter of `weir stats show` over its labels."""
+        found = self.show("stats", "show")
+        rows = found["counters"] if isinstance(found, dict) else found
+        return sum(row["value"] for row in rows if row["name"] in (name, "weir_" + name))
+
+
+class Mesh:
+    def __init__(self, network, weir, weir_proxy):
+        self.network, self.weir_path, self.weir_proxy = network, weir, weir_proxy
+        self.ca = network.folder / "ca"
+        self.sidecars = []
+
+    def certificate(self, name):
+        """The tls section for a workload of that name: its certificate is made on first use."""
+        tool = [ROOT / "scripts" / "mesh-ca", self.ca]
+        if not (self.ca / "ca.pem").exists():
+            subprocess.run([*tool, "init"], check=True, capture_output=True)
+        subprocess.run(
+            [*tool, "issue", name, f"spiffe://mesh/ns/test/sa/{name}"], check=True, capture_output=True
+        )
+        folder = self.ca / name
+        return {
+            "certificate": str(folder / "cert.pem"),
+            "private_key": str(folder / "key.pem"),
+            "trust": str(folder / "ca.pem"),
+        }
+
+    def sidecar(self, name, tls=None, start=True, pod=None, **config):
+        """A pod with proxy and capture. `tls`: a mode; then it has a certificate."""
+        if tls:
+            config["tls"] = {"mode": tls, **self.certificate(name), **config.get("tls", {})}
+        sidecar = Sidecar(self, pod or self.network.pod(name), config)
+        self.sidecars.append(sidecar)
+        if start:
+            sidecar.start()
+            sidecar.intercept("apply")
+            sidecar.pod.resolv_conf("nameserver 10.77.0.1\noptions timeout:2 attempts:1\n")
+        return sidecar
+
+
+class Peer:
+    """A socket with the verbs that scripted conversations need."""
+
+    def __init__(self, sock, timeout=DEFAULT_TIMEOUT):
+        self.sock = sock
+        self.sock.settimeout(timeout)
+        self.buffer = b""
+
+    def send(self, data):
+        self.sock.sendall(data if isinstance(data, bytes) else data.encode())
+        return self
+
+    def end(self):
+        self.sock.shutdown(socket.SHUT_WR)
+        return self
+
+    def reset(self):
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def close(self):
+        self.sock.close()
+
+    def _more(self):
+        data = self.sock.recv(65536)
+        self.buffer += data
+        return bool(data)
+
+    def read(self, count):
+        """Exactly so many bytes."""
+        while len(self.buffer) < count:
+            assert self._more(), f"the end after {self.buffer!r}"
+        data, self.buffer = self.buffer[:count], self.buffer[count:]
+        return data
+
+    def until(self, mark):
+        """Up to and with the mark."""
+        mark = mark if isinstance(mark, bytes) else mark.encode()
+        while mark not in self.buffer:
+            assert self._more(), f"the end after {self.buffer!r}"
+        at = self.buffer.index(mark) + len(mark)
+        data, self.buffer = self.buffer[:at], self.buffer[at:]
+        return data
+
+    def head(self):
+        return self.until(b"\r\n\r\n").decode("latin-1")
+
+    def rest(self):
+        """All up to the orderly end."""
+        while self._more():
+            pass
+        data, self.buffer = self.buffer, b""
+        return data
+
+    def response(self, method="GET"):
+        """(status, head, body) of a response with Content-Length, or to the end."""
+        head = self.head()
+        status = int(head.split()[1])
+        lower = head.lower()
+        if method == "HEAD" or status in (204, 304) or status < 200:
+            return status, head, b""
+        for line in lower.split("\r\n"):
+            if line.startswith("content-length:"):
+                return status, head, self.read(int(line.partition(":")[2]))
+            if line.startswith("transfer-encoding:"):
+                return status, head, self.chunked()
+        return status, head, self.rest()
+
+    def chunked(self):
+        body = b""
+        while True:
+            size = int(self.until(b"\r\n").split(b";")[0], 16)
+            if size == 0:
+                while self.until(b"\r\n") != b"\r\n":
+                    pass
+                return body
+            body += self.read(size)
+            assert self.read(2) == b"\r\n"
+
+
+class Origin:
+    """A scripted server in a pod."""
+
+    def __init__(self, pod, port, handler, address="0.0.0.0"):
+        self.handler, self.errors, self.threads, self.accepted = handler, [], [], 0
+        self.peers, self.closing = [], False
+        with pod.enter():
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            self.listener = socket.socket(family, socket.SOCK_STREAM)
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.listener.bind((address, port))
+            self.listener.listen(128)
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
+
+    def _accept(self):
+        while True:
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            thread = threading.Thread(target=self._serve, args=(sock,), daemon=True)
+            self.threads.append(thread)
+            thread.start()
+
+    def _serve(self, sock):
+        peer = Peer(sock)
+        self.peers.append(peer)
+        try:
+            self.handler(peer)
+        except Exception as error:  # noqa: BLE001 - reported by close()
+            if not self.closing:
+                self.errors.append(error)
+        finally:
+            peer.sock.close()
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.closing = True
+        # Pooled connections stay open for long: handlers that wait on one for a further request see its end.
+        for peer in self.peers:
+            with contextlib.suppress(OSError):
+                peer.sock.shutdown(socket.SHUT_RD)
+        for thread in self.threads:
+            thread.join(DEFAULT_TIMEOUT + 1)
+        if self.errors:
+            raise self.errors[0]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            self.close()
+        else:
+            self.listener.close()
+
+
+def connect(pod, address, port):
+    """A client's connection from the pod."""
+    with pod.enter():
+        return Peer(socket.create_connection((address, port), timeout=DEFAULT_TIMEOUT))
+
+
+def resident_kib(pid):
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise AssertionError("no VmRSS")
+
+
+def open_files(pid):
+    return len(os.listdir(f"/proc/{pid}/fd"))
