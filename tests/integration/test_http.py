@@ -493,7 +493,7 @@ def test_the_client_resets_and_upstream_learns_it(web):
         peer = web.connect().send("GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n")
         wait_until(lambda: any(row["state"] == "request" for row in web.client.connections()))
         peer.reset()
-    assert gone == [b"reset"]
+        assert wait_until(lambda: gone) == [b"reset"]
 
 
 def test_a_client_that_half_closes_gets_its_answer(web):

@@ -24,6 +24,7 @@
 enum {
 	LINGER_MS = 2000,	   // for the client to read the answer and close
 	LINGER_BYTES = 256 * 1024, // read and dropped meanwhile
+	EARLY_PAUSE_MS = 10,	   // before dialling an endpoint to which pooled connections wait for requests
 	EARLY_FAILURE_MS = 1000,   // the endpoint refused while the client is silent: a request may still come
 	GREETING_MIN_MS = 20,	   // an application's greeting waits for the client's TLS hello: four round trips,
 	GREETING_MAX_MS = 500,	   // within these bounds
@@ -334,26 +335,56 @@ static void early_error(struct upstream *upstream, int err)
 
 static const struct upstream_ops early_ops = {early_ready, early_readable, early_drained, early_error};
 
-static void dial_early(struct connection *connection)
+// Where a connection goes whose client says nothing: a reference to the endpoint, and the cluster. Endpoint NULL: nowhere.
+static struct upstream_target early_target(const struct connection *connection)
 {
 	struct dataplane *dataplane = connection->dataplane;
 	const struct virtual_host *host = current_host(connection);
 	struct upstream_target target = {.inbound = connection->inbound};
-	if (connection->dialled || pending_tls(connection) == TLS_MODE_STRICT || (host && !host->default_route))
-		return;
-	connection->dialled = true;
-	if (host) {
-		target.cluster = route_pick(host->default_route, random_u64());
-		target.endpoint = balancer_pick(dataplane->balancer, target.cluster, NULL, loop_now(dataplane->loop));
-		if (target.endpoint)
-			endpoint_state_ref(target.endpoint);
-	} else {
+	if (host && !host->default_route)
+		return target;
+	if (!host) {
 		target.endpoint = balancer_address(dataplane->balancer, &connection->destination);
+		return target;
 	}
+	target.cluster = route_pick(host->default_route, random_u64());
+	target.endpoint = balancer_pick(dataplane->balancer, target.cluster, NULL, loop_now(dataplane->loop));
+	if (target.endpoint)
+		endpoint_state_ref(target.endpoint);
+	return target;
+}
+
+static void dial(struct connection *connection, const struct upstream_target *target)
+{
+	if (upstream_connect(connection->dataplane, target, &early_ops, connection, &connection->early))
+		connection_timer(connection, early_refused, EARLY_FAILURE_MS);
+}
+
+static void dial_after_pause(struct loop_timer *timer)
+{
+	struct connection *connection = container_of(timer, struct connection, timer);
+	struct upstream_target target = early_target(connection);
+	connection_idle(connection);
 	if (!target.endpoint)
 		return;
-	if (upstream_connect(dataplane, &target, &early_ops, connection, &connection->early))
-		connection_timer(connection, early_refused, EARLY_FAILURE_MS);
+	dial(connection, &target);
+	endpoint_state_unref(target.endpoint);
+}
+
+// Where connections are pooled, requests are what is spoken, and one is likely under way: a moment's pause saves a
+// connection that nobody needs. A server that speaks first is waited for that much longer there, no more.
+static void dial_early(struct connection *connection)
+{
+	if (connection->dialled || pending_tls(connection) == TLS_MODE_STRICT)
+		return;
+	connection->dialled = true;
+	struct upstream_target target = early_target(connection);
+	if (!target.endpoint)
+		return;
+	if (list_empty(&target.endpoint->idle))
+		dial(connection, &target);
+	else
+		connection_timer(connection, dial_after_pause, EARLY_PAUSE_MS);
 	endpoint_state_unref(target.endpoint);
 }
 
