@@ -488,26 +488,33 @@ static void decide_at_end(struct connection *connection)
 		become_tunnel(connection, PROTOCOL_TCP, current_host(connection));
 }
 
+static bool undecided(const struct connection *connection)
+{
+	return !connection->closed && connection->stream.ops == &detect_ops && !stream_is_connecting(&connection->stream);
+}
+
+// Decides after every read, so that no more is taken than it needs: all parsers have their limits.
 static void detect_readable(struct stream *stream)
 {
 	struct connection *connection = from_stream(stream);
-	struct slice slice;
-	int n;
-	while ((n = stream_read(stream, &slice)) > 0 && connection->in.bytes < LIMIT_HTTP_HEAD)
-		if (connection_keep(connection, slice))
+	int n = 0;
+	while (undecided(connection)) {
+		struct slice slice;
+		n = stream_read(stream, &slice);
+		if (n > 0 && connection_keep(connection, slice))
 			n = -ENOMEM;
-	if (n > 0) {
-		if (connection_keep(connection, slice) == 0)
-			become_tunnel(connection, PROTOCOL_TCP, current_host(connection));
-		return;
+		if (n <= 0)
+			break;
+		decide(connection);
 	}
-	if (n != ERR_NEED_MORE && n != ERR_EOF) {
-		connection_reset(connection);
+	if (!undecided(connection))
 		return;
-	}
-	decide(connection);
-	if (n == ERR_EOF && !connection->closed && stream->ops == &detect_ops && !stream_is_connecting(stream))
+	if (n == ERR_NEED_MORE)
+		decide(connection);
+	else if (n == ERR_EOF)
 		decide_at_end(connection);
+	else
+		connection_reset(connection);
 }
 
 static void detect_drained(struct stream *stream)
@@ -526,7 +533,12 @@ static const struct stream_ops detect_ops = {on_tls_done, detect_readable, detec
 static void first_look(struct loop_task *task)
 {
 	struct connection *connection = container_of(task, struct connection, task);
-	if (!connection->closed && connection->stream.ops == &detect_ops && !connection->dialled)
+	if (!undecided(connection) || connection->dialled)
+		return;
+	// What is declared needs no look at the bytes.
+	if (pending_tls(connection) == TLS_MODE_OFF && declared_protocol(connection) != PORT_AUTO)
+		decide(connection);
+	else
 		detect_readable(&connection->stream);
 }
 
