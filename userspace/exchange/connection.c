@@ -24,6 +24,7 @@
 enum {
 	LINGER_MS = 2000,	   // for the client to read the answer and close
 	LINGER_BYTES = 256 * 1024, // read and dropped meanwhile
+	STALL_MS = 1000,	   // the first bytes stay ambiguous so long: then they are just bytes
 	EARLY_PAUSE_MS = 10,	   // before dialling an endpoint to which pooled connections wait for requests
 	EARLY_FAILURE_MS = 1000,   // the endpoint refused while the client is silent: a request may still come
 	GREETING_MIN_MS = 20,	   // an application's greeting waits for the client's TLS hello: four round trips,
@@ -381,7 +382,7 @@ static void dial_early(struct connection *connection)
 	struct upstream_target target = early_target(connection);
 	if (!target.endpoint)
 		return;
-	if (list_empty(&target.endpoint->idle))
+	if (list_empty(&target.endpoint->idle) || connection->in.bytes)
 		dial(connection, &target);
 	else
 		connection_timer(connection, dial_after_pause, EARLY_PAUSE_MS);
@@ -389,6 +390,11 @@ static void dial_early(struct connection *connection)
 }
 
 // --- detection ----------------------------------------------------------------------------------------------
+static bool undecided(const struct connection *connection)
+{
+	return !connection->closed && connection->stream.ops == &detect_ops && !stream_is_connecting(&connection->stream);
+}
+
 // Whether this HTTP request names a virtual host: 1, 0 (no, or it is no proper head: then it is not for us to judge),
 // or ERR_NEED_MORE.
 static int names_host(const struct connection *connection)
@@ -403,6 +409,8 @@ static int names_host(const struct connection *connection)
 	return n > 0 && model_host_by_name(model, head.head.authority, connection->destination.port) != NULL;
 }
 
+static void wait_for_more(struct connection *connection, uint64_t limit_ms);
+
 static void decide_http(struct connection *connection)
 {
 	int named = connection->inbound || current_host(connection) ? 1 : names_host(connection);
@@ -410,6 +418,8 @@ static void decide_http(struct connection *connection)
 		become_http(connection);
 	else if (named == 0)
 		become_tunnel(connection, PROTOCOL_HTTP1, NULL);
+	else
+		wait_for_more(connection, dataplane_model(connection->dataplane)->timeouts.head_ms);
 }
 
 // An application's own TLS: passed through, by VIP or by the name it asks for.
@@ -419,8 +429,10 @@ static void decide_app_tls(struct connection *connection)
 	struct tls_hello hello;
 	if (!host && !connection->inbound) {
 		int err = tls_hello_parse(first_bytes(connection), &hello);
-		if (err == ERR_NEED_MORE)
+		if (err == ERR_NEED_MORE) {
+			wait_for_more(connection, LIMIT_TLS_HANDSHAKE_MS);
 			return;
+		}
 		if (!err && hello.sni.len)
 			host = model_host_by_name(dataplane_model(connection->dataplane), hello.sni,
 						  connection->destination.port);
@@ -443,12 +455,41 @@ static void decide_mesh_tls(struct connection *connection, enum tls_mode mode)
 {
 	struct tls_hello hello;
 	int err = mode == TLS_MODE_STRICT ? 0 : tls_hello_parse(first_bytes(connection), &hello);
-	if (err == ERR_NEED_MORE)
+	if (err == ERR_NEED_MORE) {
+		wait_for_more(connection, LIMIT_TLS_HANDSHAKE_MS);
 		return;
+	}
 	if (mode == TLS_MODE_STRICT || (!err && tls_hello_offers(&hello, STR(TLS_ALPN_MESH))))
 		become_tls(connection);
 	else
 		decide_protocol(connection, PROTOCOL_TLS);
+}
+
+// A client that sent the start of what could be a request, and then waits: its protocol has short messages. Passing
+// them on as they are is right for that, and does no harm to a request that is typed by hand.
+static void on_stall(struct loop_timer *timer)
+{
+	struct connection *connection = container_of(timer, struct connection, timer);
+	if (pending_tls(connection) == TLS_MODE_STRICT)
+		refuse_plaintext(connection);
+	else
+		become_tunnel(connection, PROTOCOL_TCP, current_host(connection));
+}
+
+static void wait_for_more(struct connection *connection, uint64_t limit_ms)
+{
+	dial_early(connection);
+	if (connection->in.bytes && !connection->stalling && undecided(connection)) {
+		connection->stalling = true;
+		connection_timer(connection, on_stall, limit_ms);
+	}
+}
+
+// What begins like TLS is never meant to stop there: a lost packet is likelier than a protocol of that kind.
+static uint64_t stall_ms(const struct connection *connection)
+{
+	struct str bytes = first_bytes(connection);
+	return bytes.len && bytes.p[0] == 0x16 ? LIMIT_TLS_HANDSHAKE_MS : STALL_MS;
 }
 
 // Looks at what is there and acts, or waits for more.
@@ -467,7 +508,7 @@ static void decide(struct connection *connection)
 	}
 	int err = connection->in.bytes ? detect(first_bytes(connection), &protocol) : ERR_NEED_MORE;
 	if (err == ERR_NEED_MORE)
-		dial_early(connection);
+		wait_for_more(connection, stall_ms(connection));
 	else if (tls != TLS_MODE_OFF && protocol == PROTOCOL_TLS)
 		decide_mesh_tls(connection, tls);
 	else if (tls == TLS_MODE_STRICT)
@@ -486,11 +527,6 @@ static void decide_at_end(struct connection *connection)
 		connection_close(connection);
 	else
 		become_tunnel(connection, PROTOCOL_TCP, current_host(connection));
-}
-
-static bool undecided(const struct connection *connection)
-{
-	return !connection->closed && connection->stream.ops == &detect_ops && !stream_is_connecting(&connection->stream);
 }
 
 // Decides after every read, so that no more is taken than it needs: all parsers have their limits.

@@ -34,6 +34,7 @@ struct connection {
 	bool inbound : 1;
 	bool closing : 1; // no further request
 	bool closed : 1;
+	bool stalling : 1; // the first bytes did not tell the protocol yet
 	bool dialled : 1;  // an early upstream connection was begun
 	bool greeting : 1; // the application spoke first, and the client may still be about to start TLS
 };

@@ -85,9 +85,12 @@ static void on_event(struct loop_io *io, uint32_t events)
 		stream->_hangup = true;
 	stream->_failed |= (events & EPOLLERR) != 0;
 	if (stream->_connecting) {
-		if (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))
-			on_connect_event(stream);
-		return;
+		if (!(events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
+			return;
+		on_connect_event(stream);
+		// The first bytes may have come with the same event.
+		if (!stream_is_open(stream) || stream_is_connecting(stream))
+			return;
 	}
 	if ((events & EPOLLOUT) && !stream->_writable) {
 		stream->_writable = true;

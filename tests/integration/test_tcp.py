@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TCP through the captured path, outbound and inbound: bytes unchanged, the ends and resets carried over, whoever
+speaks first."""
+
+import hashlib
+import os
+import socket
+import threading
+import time
+
+import pytest
+
+from mesh import Mesh, Origin, cluster, connect, open_files, service
+from netns import wait_until
+
+PORT = 7000
+
+
+@pytest.fixture
+def mesh(network, weir, weir_proxy):
+    return Mesh(network, weir, weir_proxy)
+
+
+def vip(sidecar, name, family=4):
+    rows = sidecar.show("vhost", "show")["virtual_hosts"]
+    return next(row[f"vip{family}"] for row in rows if row["name"].split(":")[0] == name)
+
+
+class Line:
+    """client pod (proxy) -> server pod (with a proxy as well if `far`): db.mesh:5000 is the server's port 7000."""
+
+    def __init__(self, mesh, far=False, tls=None, port_protocol="auto", **config):
+        self.mesh = mesh
+        if far:
+            self.far = mesh.sidecar("server", tls=tls or None, inbound=[{"port": PORT, "protocol": port_protocol}])
+            self.server = self.far.pod
+        else:
+            self.server = mesh.network.pod("server")
+        keys = {"tls": "mesh"} if tls else {}
+        self.client = mesh.sidecar(
+            "client",
+            tls=tls or None,
+            services=[service("db.mesh", 5000, "db", protocol=port_protocol)],
+            clusters=[cluster("db", [f"{self.server.ipv4}:{PORT}"], **keys)],
+            **config,
+        )
+
+    def origin(self, handler, address="0.0.0.0"):
+        return Origin(self.server, PORT, handler, address)
+
+    def connect(self):
+        return connect(self.client.pod, vip(self.client, "db.mesh"), 5000)
+
+
+LINES = {
+    "outbound": {},
+    "outbound-declared": {"port_protocol": "tcp"},
+    "both": {"far": True},
+    "strict": {"far": True, "tls": "strict"},
+    "permissive": {"far": True, "tls": "permissive"},
+}
+
+
+@pytest.fixture(params=LINES)
+def line(request, mesh):
+    return Line(mesh, **LINES[request.param])
+
+
+def test_the_server_speaks_first(line):
+    """No byte of the client, and no waiting for one."""
+
+    def handler(peer):
+        peer.send("220 hello\r\n")
+        assert peer.until(b"\r\n") == b"QUIT\r\n"
+        peer.send("221 bye\r\n")
+
+    with line.origin(handler):
+        for _ in range(5):
+            start = time.monotonic()
+            peer = line.connect()
+            assert peer.until(b"\r\n") == b"220 hello\r\n"
+            assert time.monotonic() - start < 5
+            peer.send("QUIT\r\n")
+            assert peer.until(b"\r\n") == b"221 bye\r\n"
+            assert peer.rest() == b""
+            peer.close()
+
+
+def test_the_client_speaks_first(line):
+    def handler(peer):
+        assert peer.read(3) == b"\x00\x01\x02"
+        peer.send(b"\xff" * 5)
+        peer.rest()
+
+    with line.origin(handler):
+        peer = line.connect().send(b"\x00\x01\x02")
+        assert peer.read(5) == b"\xff" * 5
+        peer.close()
+
+
+def test_a_message_that_could_begin_a_request(line):
+    """One letter, and then the client waits: no protocol is recognised, and the byte gets through all the same."""
+    with line.origin(lambda peer: peer.send(peer.read(1))):
+        peer = line.connect().send("x")
+        assert peer.rest() == b"x"
+
+
+def test_half_close_by_the_client(line):
+    def handler(peer):
+        assert peer.rest() == b"question"
+        time.sleep(0.05)  # the answer comes well after the client's end
+        peer.send("answer")
+
+    with line.origin(handler):
+        peer = line.connect().send("question").end()
+        assert peer.rest() == b"answer"
+        peer.close()
+
+
+def test_half_close_by_the_server(line):
+    def handler(peer):
+        peer.send("all I say").end()
+        assert peer.rest() == b"still talking"
+
+    with line.origin(handler):
+        peer = line.connect()
+        assert peer.rest() == b"all I say"
+        peer.send("still ").send("talking").end()
+        peer.close()
+
+
+def test_a_reset_by_the_client_reaches_the_server(line):
+    seen = []
+
+    def handler(peer):
+        peer.send("x")
+        try:
+            seen.append(peer.sock.recv(10))
+        except ConnectionResetError:
+            seen.append("reset")
+
+    with line.origin(handler):
+        peer = line.connect()
+        peer.read(1)
+        peer.reset()
+        assert wait_until(lambda: seen) == ["reset"]
+
+
+def test_a_reset_by_the_server_reaches_the_client(line):
+    with line.origin(lambda peer: (peer.read(1), peer.reset())):
+        peer = line.connect().send(b"\x00")
+        with pytest.raises(ConnectionResetError):
+            peer.rest()
+
+
+def test_nobody_listens(line):
+    peer = line.connect().send(b"\x00")
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        if peer.rest() == b"":
+            raise ConnectionResetError  # an orderly end is what TLS makes of it
+
+
+@pytest.mark.parametrize("direction", ["up", "down", "both"])
+def test_big_transfers_arrive_whole(line, direction):
+    """32 MiB with checksums, each way, at once: spliced where both ends are plain."""
+    block = os.urandom(1 << 20)
+    count = 32
+    expected = hashlib.sha256(block * count).hexdigest()
+    sums = {}
+
+    def send(peer):
+        for _ in range(count):
+            peer.sock.sendall(block)
+        peer.end()
+
+    def receive(peer, name):
+        digest = hashlib.sha256(peer.buffer)
+        while data := peer.sock.recv(1 << 18):
+            digest.update(data)
+        sums[name] = digest.hexdigest()
+
+    def handler(peer):
+        peer.sock.settimeout(60)
+        peer.read(1)
+        sender = threading.Thread(target=send, args=(peer,))
+        if direction in ("down", "both"):
+            sender.start()
+        else:
+            peer.end()
+        receive(peer, "server")
+        if sender.is_alive():
+            sender.join()
+
+    with line.origin(handler):
+        peer = line.connect().send(b"\x00")
+        peer.sock.settimeout(60)
+        sender = threading.Thread(target=send, args=(peer,))
+        if direction in ("up", "both"):
+            sender.start()
+        else:
+            peer.end()
+        receive(peer, "client")
+        if direction != "down":
+            sender.join()
+        wait_until(lambda: "server" in sums)
+        peer.close()
+    empty = hashlib.sha256(b"").hexdigest()
+    assert sums["server"] == (empty if direction == "down" else expected)
+    assert sums["client"] == (empty if direction == "up" else expected)
+
+
+def test_an_idle_connection_is_closed(mesh):
+    line = Line(mesh, timeouts={"idle": "300ms"})
+    with line.origin(lambda peer: peer.rest()):
+        peer = line.connect().send(b"\x00")
+        assert peer.rest() == b""
+        wait_until(lambda: not line.client.connections())
+
+
+def test_spliced_bytes_are_not_copied(mesh):
+    """A big plain transfer moves by splice: strace sees it, and hardly any recv."""
+    line = Line(mesh)
+    trace = mesh.network.folder / "trace"
+    tracer = line.client.pod.start(
+        ["strace", "-f", "-qq", "-e", "trace=splice,recvfrom", "-o", trace, "-p", str(line.client.proxy.pid)]
+    )
+    wait_until(lambda: f"TracerPid:\t{tracer.pid}" in open(f"/proc/{line.client.proxy.pid}/status").read())
+
+    def handler(peer):
+        peer.read(1)
+        peer.send(b"x" * (8 << 20)).end()
+        peer.rest()
+
+    with line.origin(handler):
+        peer = line.connect().send(b"\x00")
+        assert len(peer.rest()) == 8 << 20
+        peer.close()
+    tracer.stop()
+    spliced = received = 0
+    for text in trace.read_text().splitlines():
+        result = text.rpartition("= ")[2].split()[0]
+        if result.isdigit():
+            spliced += int(result) if "splice(" in text else 0
+            received += int(result) if "recvfrom(" in text else 0
+    assert spliced > 2 * (7 << 20) and received < 1 << 20
+
+
+def test_an_unnamed_destination_passes_through(mesh):
+    other = mesh.network.pod("other")
+    line = Line(mesh)
+    for address, listen in ((other.ipv4, "0.0.0.0"), (other.ipv6, "::")):
+        with Origin(other, 9999, lambda peer: peer.send("SSH-2.0-x\r\n"), listen):
+            assert connect(line.client.pod, address, 9999).rest() == b"SSH-2.0-x\r\n"
+    assert line.client.counter("passthrough_connections_total") == 2
+
+
+def test_the_vip_of_the_other_family(mesh):
+    line = Line(mesh)
+    with line.origin(lambda peer: peer.send("hi")):
+        assert connect(line.client.pod, vip(line.client, "db.mesh", 6), 5000).rest() == b"hi"
+
+
+def test_a_connection_to_the_proxy_itself_is_refused(mesh):
+    line = Line(mesh)
+    for address, port in (("127.0.0.1", 15001), (line.client.ipv4, 15006)):
+        with line.client.pod.enter(), pytest.raises(ConnectionError):
+            sock = socket.create_connection((address, port), timeout=5)
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            if sock.recv(1) == b"":
+                raise ConnectionError
+    assert line.client.counter("loops_refused_total") == 2
+
+
+def test_applications_keep_their_addresses(mesh):
+    """Inbound: an application bound to the pod's address sees a source that is not captured; one on 127.0.0.1 is not
+    reached from outside, with the proxy or without."""
+    far = mesh.sidecar("server")
+    client = mesh.network.pod("client")
+    with Origin(far.pod, PORT, lambda peer: peer.send(peer.sock.getpeername()[0]), far.ipv4):
+        assert connect(client, far.ipv4, PORT).rest() == b"127.0.0.6"
+    with Origin(far.pod, PORT, lambda peer: peer.send("hidden"), "127.0.0.1"):
+        with pytest.raises(ConnectionError):
+            if connect(client, far.ipv4, PORT).rest() == b"":
+                raise ConnectionError
+
+
+def test_two_pods_captured_and_a_call_to_oneself(mesh):
+    """app -> own VIP -> outbound -> inbound -> app, over mutual TLS."""
+    pod = mesh.network.pod("both")
+    both = mesh.sidecar(
+        "both",
+        pod=pod,
+        tls="strict",
+        services=[service("me.mesh", 80, "me")],
+        clusters=[cluster("me", [f"{pod.ipv4}:{PORT}"], tls="mesh")],
+    )
+    with Origin(pod, PORT, lambda peer: (peer.head(), peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nme"))):
+        peer = connect(pod, vip(both, "me.mesh"), 80)
+        assert peer.send("GET / HTTP/1.1\r\nHost: me.mesh\r\n\r\n").response()[2] == b"me"
+        peer.close()
+        for address in (pod.ipv4, "127.0.0.1"):  # by its own address: neither proxy is asked
+            assert connect(pod, address, PORT).send("GET / HTTP/1.1\r\n\r\n").response()[2] == b"me"
+    assert both.counter("tls_handshakes_total") == 2
+    assert both.counter("downstream_connections_total") == 2
+
+
+def test_connections_opened_and_closed_leave_nothing(mesh):
+    line = Line(mesh)
+    with line.origin(lambda peer: peer.send(peer.read(1))):
+        def rounds(count):
+            for _ in range(count):
+                peer = line.connect_fast().send(b"\x00")
+                assert peer.rest() == b"\x00"
+                peer.close()
+
+        address = vip(line.client, "db.mesh")
+        line.connect_fast = lambda: connect(line.client.pod, address, 5000)
+        rounds(50)
+        wait_until(lambda: not line.client.connections())
+        files = open_files(line.client.proxy.pid)
+        rounds(500)
+        wait_until(lambda: open_files(line.client.proxy.pid) <= files)
+
+
+def test_kill_resets_a_connection(mesh):
+    line = Line(mesh)
+    with line.origin(lambda peer: peer.rest()):
+        peer = line.connect().send(b"\x00")
+        row = wait_until(lambda: line.client.connections(state="tunnel"))[0]
+        assert row["virtual_host"] == "db.mesh:5000" and row["cluster"] == "db"
+        assert row["endpoint"] == f"{line.server.ipv4}:{PORT}"
+        line.client.weir("conn", "kill", str(row["id"]))
+        with pytest.raises(ConnectionResetError):
+            peer.rest()
