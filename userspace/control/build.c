@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "control/build.h"
 
+#include "base/command.h"
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/mem.h"
@@ -132,21 +133,16 @@ static void build_clusters(struct builder *builder)
 // By a walk: the model's tables are not built yet, and files with many routes name few clusters.
 static const struct cluster *find_cluster(struct builder *builder, const struct config_text *name)
 {
-	const struct cluster *nearest = NULL;
-	unsigned best = 3;
+	struct suggestion suggestion = suggest_for(name->text);
 	for (size_t i = 0; i < builder->model->cluster_count; i++) {
 		const struct cluster *cluster = &builder->model->clusters[i];
 		if (str_eq(cluster->name, name->text))
 			return cluster;
-		unsigned distance = str_distance(cluster->name, name->text, best);
-		if (distance < best) {
-			best = distance;
-			nearest = cluster;
-		}
+		suggest_consider(&suggestion, cluster->name.p);
 	}
-	if (nearest)
-		build_error(builder, name->at, "there is no cluster \"%.*s\"; did you mean \"%.*s\"?", STR_ARG(name->text),
-			    STR_ARG(nearest->name));
+	if (suggestion.best)
+		build_error(builder, name->at, "there is no cluster \"%.*s\"; did you mean \"%s\"?", STR_ARG(name->text),
+			    suggestion.best);
 	else
 		build_error(builder, name->at, "there is no cluster \"%.*s\"", STR_ARG(name->text));
 	return NULL;

@@ -2,6 +2,7 @@
 // From YAML (libfyaml) to struct config, by the table of keys.
 #include "control/config.h"
 
+#include "base/command.h"
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/mem.h"
@@ -82,11 +83,14 @@ static struct config_at node_at(struct fy_node *node)
 	return (struct config_at){0};
 }
 
-static size_t path_push(struct reader *reader, const char *format, const char *name, size_t index)
+// Lengthens the path; returns what path_pop wants.
+__attribute__((format(printf, 2, 3))) static size_t path_push(struct reader *reader, const char *format, ...)
 {
 	size_t before = reader->path_len, room = sizeof reader->path - before;
-	int len = name ? snprintf(reader->path + before, room, format, before ? "." : "", name)
-		       : snprintf(reader->path + before, room, format, index);
+	va_list args;
+	va_start(args, format);
+	int len = vsnprintf(reader->path + before, room, format, args);
+	va_end(args);
 	reader->path_len = MIN(before + (size_t)MAX(len, 0), sizeof reader->path - 1);
 	return before;
 }
@@ -173,7 +177,7 @@ static void read_list(struct reader *reader, const struct key *key, struct fy_no
 	}
 	memset(list.items, 0, key->item_size * count);
 	for (struct fy_node *item; (item = fy_node_sequence_iterate(node, &cursor)); list.count++) {
-		size_t before = path_push(reader, "[%zu]", NULL, list.count);
+		size_t before = path_push(reader, "[%zu]", list.count);
 		char *at = (char *)list.items + list.count * key->item_size;
 		if (key->item->type == KEY_OBJECT)
 			*(struct config_at *)at = node_at(item);
@@ -195,16 +199,10 @@ static const struct key *find_key(const struct key *object, struct str name)
 
 static const char *nearest_key(const struct key *object, struct str name)
 {
-	const char *nearest = NULL;
-	unsigned best = 3;
-	for (const struct key *key = object->keys; key->name; key++) {
-		unsigned distance = str_distance(name, str_from(key->name), best);
-		if (distance <= best) {
-			best = distance > 0 ? distance - 1 : 0;
-			nearest = key->name;
-		}
-	}
-	return nearest;
+	struct suggestion suggestion = suggest_for(name);
+	for (const struct key *key = object->keys; key->name; key++)
+		suggest_consider(&suggestion, key->name);
+	return suggestion.best;
 }
 
 static void unknown_key(struct reader *reader, const struct key *object, struct str name, struct config_at at)
@@ -241,7 +239,7 @@ static void read_object(struct reader *reader, const struct key *key, struct fy_
 			continue;
 		}
 		uint64_t bit = 1ULL << (child - key->keys);
-		size_t before = path_push(reader, "%s%s", child->name, 0);
+		size_t before = path_push(reader, "%s%s", reader->path_len ? "." : "", child->name);
 		if (seen & bit)
 			reader_error(reader, node_at(name), "the key is given twice");
 		else if (!value)
@@ -274,7 +272,7 @@ static void syntax_errors(struct reader *reader, struct fy_diag *diag)
 	void *cursor = NULL;
 	struct fy_diag_error *error;
 	while ((error = fy_diag_errors_iterate(diag, &cursor)))
-		reader_error(reader, (struct config_at){(uint32_t)MAX(error->line, 0) + 0u, (uint32_t)MAX(error->column, 0)},
+		reader_error(reader, (struct config_at){(uint32_t)MAX(error->line, 0), (uint32_t)MAX(error->column, 0)},
 			     "%s", error->msg ? error->msg : "syntax error");
 	if (!reader->error_count)
 		reader_error(reader, (struct config_at){0}, "not valid YAML");
@@ -288,8 +286,23 @@ static void drop_output(struct fy_diag *diag, void *user, const char *buf, size_
 	(void)len;
 }
 
+// libfyaml knows no document without a node.
+static bool is_blank(struct str text)
+{
+	while (text.p) {
+		struct str line = str_trim(str_split(&text, '\n'));
+		if (line.len && line.p[line.len - 1] == '\r')
+			line.len--;
+		if (line.len && line.p[0] != '#')
+			return false;
+	}
+	return true;
+}
+
 static void read_document(struct reader *reader, struct str text)
 {
+	if (is_blank(text))
+		return;
 	struct fy_diag_cfg diag_config;
 	fy_diag_cfg_default(&diag_config);
 	diag_config.fp = NULL;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "control/values.h"
 
+#include "base/command.h"
 #include "base/error.h"
 #include "base/mem.h"
 #include "control/config.h"
@@ -86,17 +87,16 @@ static int parse_duration(const struct key *key, struct str text, uint32_t *ret_
 
 static int parse_choice(const struct key *key, struct str text, uint32_t *ret_index, struct strbuf *why)
 {
-	const char *nearest = NULL;
+	struct suggestion suggestion = suggest_for(text);
 	for (uint32_t i = 0; key->choices[i]; i++) {
 		if (str_eq(text, str_from(key->choices[i]))) {
 			*ret_index = i;
 			return 0;
 		}
-		if (str_distance(text, str_from(key->choices[i]), 2) <= 2)
-			nearest = key->choices[i];
+		suggest_consider(&suggestion, key->choices[i]);
 	}
-	if (nearest) {
-		strbuf_printf(why, "did you mean \"%s\"?", nearest);
+	if (suggestion.best) {
+		strbuf_printf(why, "did you mean \"%s\"?", suggestion.best);
 		return ERR_NOT_FOUND;
 	}
 	strbuf_add_text(why, "it is one of ");

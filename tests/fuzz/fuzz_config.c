@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Any text is a configuration or a list of errors; and what is accepted is shown in a form that is accepted again.
+#include "control/build.h"
+
+#include "base/mem.h"
+
+#include <stdlib.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct config *config, *again;
+	struct model *model;
+	autostrbuf struct strbuf errors = {0}, shown = {0};
+	struct json json;
+	if (config_parse((struct str){(const char *)data, size}, "fuzz", &config, &errors)) {
+		if (!errors.len)
+			abort();
+		return 0;
+	}
+	json_init(&json, &shown, false);
+	config_show(config, &json);
+	if (config_parse(strbuf_str(&shown), "shown", &again, &errors))
+		abort();
+	config_free(again);
+	if (model_build(config, NULL, &model, &errors) == 0)
+		model_unref(model);
+	config_free(config);
+	return 0;
+}
