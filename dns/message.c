@@ -141,3 +141,209 @@ void dns_name_skip(struct reader *r)
 		reader_skip(r, len);
 	}
 }
+
+// --- records ------------------------------------------------------------------------------------------------
+void dns_record_read(struct reader *r, struct dns_record *ret_record)
+{
+	struct dns_record record = {.start = reader_tell(r)};
+	dns_name_skip(r);
+	record.type = reader_u16(r);
+	record.rclass = reader_u16(r);
+	record.ttl_at = reader_tell(r);
+	record.ttl = reader_u32(r);
+	record.data = reader_bytes(r, reader_u16(r));
+	if (!r->err)
+		*ret_record = record;
+}
+
+// --- queries ------------------------------------------------------------------------------------------------
+// RFC 6891: OPT belongs to the root and stands in the additional section, once.
+static void query_read_opt(struct reader *r, const struct dns_record *opt, bool root, struct dns_query *query)
+{
+	struct reader options;
+	if (!root || query->edns)
+		reader_fail(r, ERR_MALFORMED);
+	reader_init(&options, opt->data.p, opt->data.len);
+	while (reader_remaining(&options) && !options.err) {
+		reader_skip(&options, 2);
+		reader_skip(&options, reader_u16(&options));
+	}
+	if (options.err)
+		reader_fail(r, ERR_MALFORMED);
+	query->edns = true;
+	query->dnssec_ok = opt->ttl & 0x8000;
+	query->payload = MAX(opt->rclass, (uint16_t)DNS_UDP_PLAIN);
+	if ((opt->ttl >> 16 & 0xff) != 0)
+		query->rcode = DNS_BADVERS;
+}
+
+static void query_read_records(struct reader *r, const uint16_t counts[3], struct dns_query *query)
+{
+	struct dns_record record;
+	for (int section = DNS_ANSWER; section <= DNS_ADDITIONAL; section++) {
+		for (unsigned i = 0; i < counts[section] && !r->err; i++) {
+			bool root = reader_remaining(r) && reader_peek_u8(r) == 0;
+			dns_record_read(r, &record);
+			if (r->err || record.type != DNS_TYPE_OPT)
+				continue;
+			if (section != DNS_ADDITIONAL)
+				reader_fail(r, ERR_MALFORMED);
+			query_read_opt(r, &record, root, query);
+		}
+	}
+}
+
+static void query_read_question(struct reader *r, struct dns_query *query)
+{
+	struct reader_tag start = reader_tag(r);
+	size_t at = reader_tell(r);
+	dns_name_read(r, &query->name);
+	query->type = reader_u16(r);
+	query->qclass = reader_u16(r);
+	size_t len = reader_tell(r) - at;
+	if (r->err)
+		return;
+	struct reader_tag end = reader_tag(r);
+	reader_rollback(r, start);
+	query->question = reader_bytes(r, len);
+	reader_rollback(r, end);
+}
+
+int dns_query_parse(const void *bytes, size_t len, struct dns_query *ret_query)
+{
+	struct reader r;
+	uint16_t counts[3];
+	reader_init(&r, bytes, len);
+	ret_query->id = reader_u16(&r);
+	ret_query->flags = reader_u16(&r);
+	uint16_t questions = reader_u16(&r);
+	for (int i = 0; i < 3; i++)
+		counts[i] = reader_u16(&r);
+	if (r.err || ret_query->flags & DNS_FLAG_QR)
+		return ERR_MALFORMED;
+	ret_query->rcode = DNS_NOERROR;
+	ret_query->type = ret_query->qclass = 0;
+	ret_query->name.len = 0;
+	ret_query->question = (struct str){NULL, 0};
+	ret_query->edns = ret_query->dnssec_ok = false;
+	ret_query->payload = DNS_UDP_PLAIN;
+	if (ret_query->flags & DNS_OPCODE_MASK) {
+		ret_query->rcode = DNS_NOTIMP;
+		return 0;
+	}
+	if (questions == 1)
+		query_read_question(&r, ret_query);
+	query_read_records(&r, counts, ret_query);
+	if (questions != 1 || reader_finish(&r) != 0)
+		ret_query->rcode = DNS_FORMERR;
+	return 0;
+}
+
+size_t dns_query_limit(const struct dns_query *query, bool tcp)
+{
+	return tcp ? DNS_MESSAGE_MAX : MIN(query->payload, (uint16_t)LIMIT_DNS_UDP_PAYLOAD);
+}
+
+// --- answers ------------------------------------------------------------------------------------------------
+enum { OPTION_EDE = 15, COPIED_FLAGS = DNS_OPCODE_MASK | DNS_FLAG_RD | DNS_FLAG_CD, EDE_DATA_MAX = 128 };
+
+void dns_reply_begin(struct dns_reply *reply, const struct dns_query *query, void *bytes, size_t cap)
+{
+	size_t reserved = query->edns ? DNS_OPT_BYTES + 4 + EDE_DATA_MAX : 0;
+	*reply = (struct dns_reply){.query = query, ._cap = cap, .ede = DNS_EDE_NONE};
+	writer_init(&reply->w, bytes, cap - reserved);
+	writer_reserve(&reply->w, DNS_HEADER_BYTES);
+	writer_bytes(&reply->w, query->question.p, query->question.len);
+}
+
+// Where in the question's name the longest suffix that both have begins; its length without it: none but the root.
+static size_t common_suffix(const struct dns_name *question, const uint8_t *name, size_t len, size_t *ret_at)
+{
+	for (size_t at = 0; name[at]; at += name[at] + 1u) {
+		size_t suffix_len = len - at;
+		if (suffix_len <= question->len &&
+		    dns_name_is_below(question->bytes, question->len, name + at, suffix_len)) {
+			*ret_at = question->len - suffix_len;
+			return at;
+		}
+	}
+	*ret_at = question->len;
+	return len;
+}
+
+void dns_reply_name(struct dns_reply *reply, const uint8_t *name, size_t len)
+{
+	size_t at = reply->query->name.len, own = len;
+	if (reply->query->question.len)
+		own = common_suffix(&reply->query->name, name, len, &at);
+	writer_bytes(&reply->w, name, own);
+	if (own < len)
+		writer_u16(&reply->w, (uint16_t)(POINTER << 8 | (DNS_HEADER_BYTES + at)));
+}
+
+struct dns_mark dns_reply_record(struct dns_reply *reply, const uint8_t *owner, size_t len, enum dns_type type,
+				 uint32_t ttl)
+{
+	struct dns_mark mark = {.start = reply->w.len};
+	dns_reply_name(reply, owner, len);
+	writer_u16(&reply->w, (uint16_t)type);
+	writer_u16(&reply->w, DNS_CLASS_IN);
+	writer_u32(&reply->w, ttl);
+	writer_u16(&reply->w, 0);
+	mark.data = reply->w.len;
+	return mark;
+}
+
+bool dns_reply_record_end(struct dns_reply *reply, struct dns_mark mark, enum dns_section section)
+{
+	bool truncated = reply->flags & DNS_FLAG_TC;
+	if (reply->w.err || truncated) {
+		writer_truncate(&reply->w, mark.start);
+		reply->flags |= section == DNS_ADDITIONAL ? 0 : DNS_FLAG_TC;
+		return false;
+	}
+	writer_patch_u16(&reply->w, mark.data - 2, (uint16_t)(reply->w.len - mark.data));
+	reply->counts[section]++;
+	return true;
+}
+
+static void reply_put_opt(struct dns_reply *reply)
+{
+	struct writer *w = &reply->w;
+	writer_u8(w, 0);
+	writer_u16(w, DNS_TYPE_OPT);
+	writer_u16(w, LIMIT_DNS_UDP_PAYLOAD);
+	writer_u8(w, (uint8_t)(reply->rcode >> 4));
+	writer_u8(w, 0);
+	writer_u16(w, reply->query->dnssec_ok ? 0x8000 : 0);
+	size_t data = reply->ede_data.len ? reply->ede_data.len : reply->ede == DNS_EDE_NONE ? 0 : 2;
+	writer_u16(w, (uint16_t)(data ? data + 4 : 0));
+	reply->counts[DNS_ADDITIONAL]++;
+	if (!data)
+		return;
+	writer_u16(w, OPTION_EDE);
+	writer_u16(w, (uint16_t)data);
+	if (reply->ede_data.len)
+		writer_bytes(w, reply->ede_data.p, reply->ede_data.len);
+	else
+		writer_u16(w, (uint16_t)reply->ede);
+}
+
+size_t dns_reply_end(struct dns_reply *reply)
+{
+	const struct dns_query *query = reply->query;
+	reply->w._cap = reply->_cap;
+	if (query->edns)
+		reply_put_opt(reply);
+	else if (reply->rcode > DNS_RCODE_MASK)
+		reply->rcode = DNS_SERVFAIL;
+	struct writer header;
+	writer_init(&header, reply->w._start, DNS_HEADER_BYTES);
+	writer_u16(&header, query->id);
+	writer_u16(&header, (uint16_t)(DNS_FLAG_QR | DNS_FLAG_RA | (query->flags & COPIED_FLAGS) | reply->flags |
+				       (reply->rcode & DNS_RCODE_MASK)));
+	writer_u16(&header, query->question.len ? 1 : 0);
+	for (int i = 0; i < 3; i++)
+		writer_u16(&header, reply->counts[i]);
+	return reply->w.len;
+}

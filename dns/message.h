@@ -16,6 +16,7 @@ enum {
 	DNS_NAME_TEXT_MAX = 4 * LIMIT_DNS_NAME + 1, // every byte as \DDD, and the NUL
 	DNS_UDP_PLAIN = 512,			    // payload of a client without EDNS
 	DNS_MESSAGE_MAX = 65535,
+	DNS_OPT_BYTES = 11, // an OPT record without options
 };
 
 // Flags of the header (RFC 1035 4.1.1, RFC 4035 3.1.6).
@@ -93,3 +94,61 @@ bool dns_name_is_below(const uint8_t *name, size_t len, const uint8_t *suffix, s
 void dns_name_read(struct reader *r, struct dns_name *ret_name);
 // Passes over a name.
 void dns_name_skip(struct reader *r);
+
+// --- queries ------------------------------------------------------------------------------------------------
+struct dns_query {
+	uint16_t id;
+	uint16_t flags;
+	enum dns_rcode rcode; // what is wrong with it: FORMERR, NOTIMP, BADVERS; NOERROR: nothing
+	uint16_t type, qclass;
+	struct dns_name name; // folded; len 0 if it could not be read
+	struct str question;  // the question section as it came, for its case; empty if it could not be read
+	bool edns, dnssec_ok;
+	uint16_t payload; // what the client takes over UDP: 512 at least
+};
+
+// Reads a query. 0, or ERR_MALFORMED for what must not be answered at all: no header, or an answer. A query that is
+// wrong otherwise is read as far as that is possible, and `rcode` says with what to answer. Borrows the bytes.
+int dns_query_parse(const void *bytes, size_t len, struct dns_query *ret_query);
+// How long the answer may be.
+size_t dns_query_limit(const struct dns_query *query, bool tcp);
+
+// --- records ------------------------------------------------------------------------------------------------
+struct dns_record {
+	size_t start; // offset of its owner name
+	size_t ttl_at;
+	uint16_t type, rclass;
+	uint32_t ttl;
+	struct str data;
+};
+
+// Reads the fixed part of a record and passes over its name and data.
+void dns_record_read(struct reader *r, struct dns_record *ret_record);
+
+// --- answers ------------------------------------------------------------------------------------------------
+enum dns_section { DNS_ANSWER, DNS_AUTHORITY, DNS_ADDITIONAL };
+
+// An answer being written. Names are compressed against the question's. What does not fit is left out; in the
+// answer and authority sections that sets TC (RFC 2181 9).
+struct dns_reply {
+	struct writer w; // without the room for OPT
+	const struct dns_query *query;
+	size_t _cap;
+	uint16_t flags; // besides QR, RA and what is copied from the query
+	uint16_t rcode; // 12 bits
+	uint16_t counts[3];
+	enum dns_ede ede;
+	struct str ede_data; // the option's content in wire form, in place of `ede`
+};
+
+// `cap` is at least DNS_UDP_PLAIN.
+void dns_reply_begin(struct dns_reply *reply, const struct dns_query *query, void *bytes, size_t cap);
+// Begins a record. The data is written to reply->w next, then comes dns_reply_record_end. Returns a mark for that.
+struct dns_mark {
+	size_t start, data;
+} dns_reply_record(struct dns_reply *reply, const uint8_t *owner, size_t len, enum dns_type type, uint32_t ttl);
+// False if the record did not fit (then nothing of it is there).
+bool dns_reply_record_end(struct dns_reply *reply, struct dns_mark mark, enum dns_section section);
+void dns_reply_name(struct dns_reply *reply, const uint8_t *name, size_t len);
+// Adds OPT if the client sent one, completes the header, returns the length.
+size_t dns_reply_end(struct dns_reply *reply);

@@ -108,6 +108,19 @@ bool sock_is_quiet(int fd)
 	return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
 }
 
+bool sock_can_bind(const struct addr *addr)
+{
+	struct sockaddr_storage sa;
+	struct addr any_port = *addr;
+	any_port.port = 0;
+	socklen_t len = addr_to_sockaddr(&any_port, &sa);
+	int fd = socket(addr->ip.family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	bool can = fd >= 0 && bind(fd, (struct sockaddr *)&sa, len) == 0;
+	if (fd >= 0)
+		close(fd);
+	return can;
+}
+
 int sock_local_addr(int fd, struct addr *ret_addr)
 {
 	struct sockaddr_storage sa;

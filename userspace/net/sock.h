@@ -28,4 +28,6 @@ int sock_error(int fd);
 void sock_set_reset(int fd);
 // Whether an idle connection is still open with nothing to read: false if the peer closed it or sent something.
 bool sock_is_quiet(int fd);
+// Whether the host has the address and a UDP socket can be bound to it: IPv6 may be turned off.
+bool sock_can_bind(const struct addr *addr);
 int sock_local_addr(int fd, struct addr *ret_addr);

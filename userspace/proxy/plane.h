@@ -19,6 +19,8 @@ struct plane_settings {
 	void (*on_idle)(void *owner); // on the control thread, for each worker that has drained
 	struct addr dns_listen[2];
 	size_t dns_listen_count;
+	struct addr dns_servers[8]; // upstream; none: those of resolv.conf
+	size_t dns_server_count;
 };
 
 // Takes over what the configuration says of DNS. 0 or a negative error.

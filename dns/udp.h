@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+// The UDP listener of the responder: queries are taken and answers sent in batches.
+#pragma once
+
+#include "dns/resolver.h"
+
+struct dns_udp;
+
+int dns_udp_new(struct loop *loop, const struct addr *addr, struct dns_resolver *resolver, struct dns_udp **ret_udp);
+void dns_udp_free(struct dns_udp *udp); // NULL is fine
