@@ -11,13 +11,13 @@ import sys
 import measure
 import programs
 from measure import CPUS, LOAD_CPU, PROXY_CPU, Failed
-from programs import Direct, Haproxy, Nginx, Stage, Unbound
+from programs import Direct, Haproxy, Nginx, Stage, Unbound, Weir
 
 from netns import Network
 
 IDLE_CONNECTIONS = 8000
-PROXIES = [Nginx(), Haproxy()]
-NAME_SERVERS = [Unbound()]
+PROXIES = [Nginx(), Haproxy(), Weir()]
+NAME_SERVERS = [Unbound(), Weir()]
 
 
 def note(text):

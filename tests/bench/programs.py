@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The programs that are compared, configured as somebody who knows them would: one worker, no access log, connections
-to the origin kept alive. Each is started in a namespace of its own, with the origin beside it."""
+to the origin kept alive. Each is started in a namespace of its own, with the origin beside it. Clients of weir connect to
+the origin's name or address and are redirected by the kernel; those of the others connect to the proxy."""
 
 import dataclasses
+import json
 import pathlib
 import subprocess
 import sys
@@ -10,11 +12,12 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
 
-from netns import listening  # noqa: E402
+from netns import listening, unix_socket  # noqa: E402
 
 import measure  # noqa: E402
 
-TOOLS = ROOT / "build" / "release" / "tests"
+BUILD = ROOT / "build" / "release"
+TOOLS = BUILD / "tests"
 ORIGIN_HTTP, ORIGIN_STREAM = 9000, 9001
 HTTP, STREAM, TLS, DNS = 8080, 8081, 8443, 5353
 NAMES = 1000
@@ -37,7 +40,6 @@ class Direct:
     """No proxy: what there is without one."""
 
     name = "direct"
-    needs = None
 
     def local(self, pod, stage):
         return Target("127.0.0.1", ORIGIN_HTTP), Target("127.0.0.1", ORIGIN_STREAM), []
@@ -213,6 +215,70 @@ server:
         )
         daemon = pod.start(["unbound", "-d", "-c", config], ready=listening(DNS, udp=True))
         return Target("127.0.0.1", DNS), measure.family(daemon.pid)
+
+
+class Weir:
+    name = "weir"
+    vips = ["240.240.0.0/16", "fd77:65:6972::/112"]
+
+    def _start(self, pod, stage, name, **settings):
+        """The proxy and the interception in the pod."""
+        config = stage.folder / f"{pod.name}-{name}.json"
+        admin = stage.folder / f"{pod.name}-{name}.sock"
+        state = stage.folder / f"{pod.name}-{name}.vips"
+        common = {
+            "workers": 1,
+            "admin": {"socket": str(admin)},
+            "dns": {"zone": "mesh", "vips": self.vips, "state": str(state), "upstream": ["192.0.2.53"]},
+        }
+        config.write_text(json.dumps(common | settings))
+        daemon = pod.start([BUILD / "userspace" / "proxy" / "weir-proxy", "--config", config], ready=unix_socket(admin))
+        weir = BUILD / "userspace" / "cli" / "weir"
+        pod.run([weir, "intercept", "apply", "--vips", ",".join(self.vips)])
+        pod.resolv_conf("nameserver 192.0.2.53\n")
+        return measure.family(daemon.pid)
+
+    @staticmethod
+    def _service(name, port, address, **cluster):
+        return {
+            "services": [{"name": name, "ports": [{"port": port}], "cluster": name}],
+            "clusters": [{"name": name, "endpoints": [{"address": address}], **cluster}],
+        }
+
+    @staticmethod
+    def _vip(pod, name, port):
+        return Target(pod.run(["getent", "ahostsv4", name]).stdout.split()[0], port, name)
+
+    @staticmethod
+    def _tls(stage, name):
+        pki = stage.certificates(name)
+        return {
+            "mode": "strict",
+            "certificate": f"{pki}/cert.pem",
+            "private_key": f"{pki}/key.pem",
+            "trust": f"{pki}/ca.pem",
+        }
+
+    def local(self, pod, stage):
+        http = self._service("bench.mesh", 80, f"127.0.0.1:{ORIGIN_HTTP}")
+        stream = self._service("stream.mesh", 81, f"127.0.0.1:{ORIGIN_STREAM}")
+        pids = self._start(pod, stage, "local", **{key: http[key] + stream[key] for key in http})
+        return self._vip(pod, "bench.mesh", 80), self._vip(pod, "stream.mesh", 81), pids
+
+    def inbound(self, pod, stage):
+        return Target(pod.ipv4, ORIGIN_HTTP), self._start(pod, stage, "inbound")
+
+    def pair(self, near, far, stage):
+        second = self._start(far, stage, "far", tls=self._tls(stage, "server"))
+        cluster = self._service("bench.mesh", 80, f"{far.ipv4}:{ORIGIN_HTTP}", tls="mesh")
+        first = self._start(near, stage, "near", tls=self._tls(stage, "client"), **cluster)
+        return self._vip(near, "bench.mesh", 80), first, second
+
+    def names(self, pod, stage):
+        services = [{"name": f"n{i}.mesh", "ports": [{"port": 80}], "cluster": "any"} for i in range(NAMES)]
+        clusters = [{"name": "any", "endpoints": [{"address": f"127.0.0.1:{ORIGIN_HTTP}"}]}]
+        pids = self._start(pod, stage, "names", services=services, clusters=clusters)
+        return Target("127.0.0.1", 15053), pids
 
 
 class Stage:
