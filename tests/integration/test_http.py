@@ -519,7 +519,8 @@ def test_ten_thousand_connections_leave_nothing(web):
         files, memory = open_files(web.client.proxy.pid), resident_kib(web.client.proxy.pid)
         round_of(10000)
         wait_until(lambda: open_files(web.client.proxy.pid) <= files + 4)
-        assert resident_kib(web.client.proxy.pid) <= memory + 1024
+        if "asan" not in web.client.mesh.weir_proxy:  # whose allocator keeps what was freed
+            assert resident_kib(web.client.proxy.pid) <= memory + 1024
 
 
 def test_a_request_head_that_never_ends(mesh):

@@ -84,7 +84,8 @@ char *arena_strdup(struct arena *arena, const char *bytes, size_t len)
 	char *copy = arena_alloc(arena, len + 1);
 	if (!copy)
 		return NULL;
-	memcpy(copy, bytes, len);
+	if (len)
+		memcpy(copy, bytes, len);
 	copy[len] = 0;
 	return copy;
 }

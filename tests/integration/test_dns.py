@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The DNS responder behind capture: own names, and everything else forwarded. Real resolvers upstream (unbound), a
+scripted one where it must misbehave, dnspython as the client. Queries go to an address that nobody serves: capture
+brings them to the responder."""
+
+import socket
+import struct
+import threading
+import time
+
+import dns.edns
+import dns.flags
+import dns.message
+import dns.query
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+import pytest
+
+from mesh import Mesh, cluster, service
+from netns import listening, wait_until
+
+RESOLVER = {4: "10.77.0.1", 6: "fd00:77::1"}
+
+
+@pytest.fixture
+def mesh(network, weir, weir_proxy):
+    return Mesh(network, weir, weir_proxy)
+
+
+SERVICES = [
+    service("web.mesh", 80, "c", protocol="http"),
+    service("a.b.c.mesh", 80, "c"),
+    service("api.example.com", 443, "c"),
+]
+
+
+class Names:
+    """A client pod with the proxy; `upstream` are the forwarder's servers."""
+
+    def __init__(self, mesh, upstream=(), **dns_keys):
+        self.sidecar = mesh.sidecar(
+            "client",
+            services=SERVICES,
+            clusters=[cluster("c", ["10.0.0.1:80"])],
+            dns={"upstream": list(upstream) or ["127.0.0.1:1"], **dns_keys},
+        )
+        self.pod = self.sidecar.pod
+
+    def ask(self, name, rdtype="A", tcp=False, family=4, timeout=8, **keys):
+        keys.setdefault("use_edns", 0)
+        return self.send(dns.message.make_query(name, rdtype, **keys), tcp, family, timeout)
+
+    def send(self, query, tcp=False, family=4, timeout=8):
+        with self.pod.enter():
+            function = dns.query.tcp if tcp else dns.query.udp
+            return function(query, RESOLVER[family], timeout=timeout)
+
+    def raw(self, data, timeout=2):
+        with self.pod.enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(timeout)
+            sock.sendto(data, (RESOLVER[4], 53))
+            return sock.recv(65535)
+
+
+@pytest.fixture
+def names(mesh):
+    return Names(mesh)
+
+
+def values(answer):
+    return sorted(str(item) for rrset in answer.answer for item in rrset)
+
+
+def soa(answer):
+    return [rrset for rrset in answer.authority if rrset.rdtype == dns.rdatatype.SOA]
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+@pytest.mark.parametrize("family", [4, 6])
+def test_own_names(names, tcp, family):
+    row = next(r for r in names.sidecar.show("vhost", "show")["virtual_hosts"] if r["name"].startswith("web.mesh"))
+    answer = names.ask("web.mesh", "A", tcp, family)
+    assert values(answer) == [row["vip4"]] and answer.flags & dns.flags.AA and answer.flags & dns.flags.RA
+    assert values(names.ask("web.mesh", "AAAA", tcp, family)) == [row["vip6"]]
+    assert answer.answer[0].ttl == 10
+    assert answer.edns == 0
+
+
+def test_what_a_name_does_not_have(names):
+    for rdtype in ("MX", "TXT", "HTTPS", "SVCB", "CNAME"):
+        answer = names.ask("web.mesh", rdtype)
+        assert answer.rcode() == dns.rcode.NOERROR and not answer.answer and soa(answer)
+    answer = names.ask("nothing.mesh")
+    assert answer.rcode() == dns.rcode.NXDOMAIN and soa(answer)
+    answer = names.ask("b.c.mesh")  # only has names below it (RFC 8020)
+    assert answer.rcode() == dns.rcode.NOERROR and not answer.answer and soa(answer)
+    assert names.ask("x.web.mesh").rcode() == dns.rcode.NXDOMAIN
+
+
+def test_reverse_and_services(names):
+    vip = values(names.ask("web.mesh"))[0]
+    reverse = ".".join(reversed(vip.split("."))) + ".in-addr.arpa"
+    assert values(names.ask(reverse, "PTR")) == ["web.mesh."]
+    assert names.ask("9.9.240.240.in-addr.arpa", "PTR").rcode() == dns.rcode.NXDOMAIN
+    answer = names.ask("_http._tcp.web.mesh", "SRV")
+    assert values(answer) == ["0 0 80 web.mesh."]
+    assert {rrset.rdtype for rrset in answer.additional} >= {dns.rdatatype.A, dns.rdatatype.AAAA}
+
+
+def test_a_family_without_a_range(mesh):
+    names = Names(mesh, vips=["240.240.0.0/16"])
+    answer = names.ask("web.mesh", "AAAA")
+    assert answer.rcode() == dns.rcode.NOERROR and not answer.answer and soa(answer)
+    assert values(names.ask("web.mesh"))
+
+
+def test_the_case_of_the_question_is_kept(names):
+    answer = names.ask("WeB.mEsH")
+    assert answer.question[0].name.to_text() == "WeB.mEsH."
+    assert answer.answer
+
+
+def test_edns(names):
+    assert names.ask("web.mesh", use_edns=-1).edns == -1
+    wire = bytearray(dns.message.make_query("web.mesh", "A", use_edns=0).to_wire())
+    wire[-5] = 1  # a version that nobody speaks
+    assert dns.message.from_wire(names.raw(bytes(wire))).rcode() == dns.rcode.BADVERS
+    assert names.ask("web.mesh", want_dnssec=True).ednsflags & dns.flags.DO
+
+
+def test_queries_that_are_wrong(names):
+    def header(flags=0x0100, counts=(1, 0, 0, 0), ident=0x1234):
+        return struct.pack("!6H", ident, flags, *counts)
+
+    question = b"\x03web\x04mesh\x00\x00\x01\x00\x01"
+    rcode = lambda data: names.raw(data)[3] & 15  # noqa: E731
+    assert rcode(header(counts=(0, 0, 0, 0))) == dns.rcode.FORMERR
+    assert rcode(header(counts=(2, 0, 0, 0)) + question * 2) == dns.rcode.FORMERR
+    assert rcode(header() + b"\x03web") == dns.rcode.FORMERR
+    assert rcode(header() + b"\xc0\x0c\x00\x01\x00\x01") == dns.rcode.FORMERR  # a pointer to itself
+    assert rcode(header() + question + b"rest") == dns.rcode.FORMERR
+    assert rcode(header(flags=0x2900) + question) == dns.rcode.NOTIMP  # UPDATE
+    assert rcode(header() + b"\x03web\x04mesh\x00\x00\xfc\x00\x01") == dns.rcode.REFUSED  # AXFR
+    for dropped in (header(flags=0x8100) + question, b"short"):
+        with pytest.raises(TimeoutError):
+            names.raw(dropped, timeout=0.2)
+    assert names.ask("web.mesh").answer
+
+
+def test_localhost_stays_here(names):
+    assert values(names.ask("localhost")) == ["127.0.0.1"]
+    assert values(names.ask("x.localhost", "AAAA")) == ["::1"]
+    assert names.ask("foo.invalid").rcode() == dns.rcode.NXDOMAIN
+
+
+def test_tcp_pipelining_over_partial_writes(names):
+    queries = [dns.message.make_query(name, "A") for name in ("web.mesh", "a.b.c.mesh", "nothing.mesh")]
+    wire = b"".join(struct.pack("!H", len(q.to_wire())) + q.to_wire() for q in queries)
+    with names.pod.enter(), socket.create_connection((RESOLVER[4], 53), timeout=5) as sock:
+        for byte in wire:
+            sock.sendall(bytes([byte]))
+        answers = {}
+        for _ in queries:
+            answer, _ = dns.query.receive_tcp(sock, expiration=time.time() + 5)
+            answers[answer.id] = answer
+    assert [answers[q.id].rcode() for q in queries] == [0, 0, dns.rcode.NXDOMAIN]
+
+
+# --- upstream --------------------------------------------------------------------------------------------------------
+
+
+UNBOUND = """
+server:
+  interface: 127.0.0.1@5300
+  chroot: ""
+  username: ""
+  pidfile: "{folder}/unbound.pid"
+  do-daemonize: no
+  use-syslog: no
+  local-zone: "example.com." static
+  local-data: "example.com. 300 IN SOA ns.example.com. h.example.com. 1 2 3 4 77"
+  local-data: "www.example.com. 300 IN A 192.0.2.7"
+  local-data: "www.example.com. 300 IN A 192.0.2.8"
+  local-data: "api.example.com. 300 IN MX 5 mail.example.com."
+  local-zone: "web.test." static
+{big}
+"""
+
+
+def start_unbound(pod, folder):
+    big = "".join(f'  local-data: "big.example.com. 300 IN TXT {str(i) * 60}"\n' for i in range(10, 40))
+    config = folder / "unbound.conf"
+    config.write_text(UNBOUND.format(folder=folder, big=big))
+    return pod.start(["unbound", "-c", config, "-d"], ready=listening(5300, udp=True))
+
+
+@pytest.fixture
+def forwarding(mesh):
+    pod = mesh.network.pod("client")
+    unbound = start_unbound(pod, mesh.network.folder)
+    sidecar = mesh.sidecar(
+        "client",
+        pod=pod,
+        services=SERVICES,
+        clusters=[cluster("c", ["10.0.0.1:80"])],
+        dns={"upstream": ["127.0.0.1:5300"]},
+    )
+    names = Names.__new__(Names)
+    names.sidecar, names.pod, names.unbound = sidecar, pod, unbound
+    return names
+
+
+def comparable(answer):
+    """What a client sees, without the parts that may differ: id, TTLs, order."""
+    sections = [sorted(f"{r.name} {r.rdtype} {item}" for r in section for item in r) for section in (answer.answer, answer.authority)]
+    return answer.rcode(), bool(answer.flags & dns.flags.TC), sections
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+def test_forwarded_answers_are_those_of_unbound(forwarding, tcp):
+    for name in ("www.example.com", "WWW.Example.com", "nothing.example.com", "example.com", "big.example.com"):
+        for rdtype in ("A", "AAAA", "TXT", "SOA", "MX"):
+            for keys in ({"use_edns": -1}, {"use_edns": 0, "payload": 1232}):
+                query = dns.message.make_query(name, rdtype, **keys)
+                with forwarding.pod.enter():
+                    function = dns.query.tcp if tcp else dns.query.udp
+                    expected = function(query, "127.0.0.1", port=5300, timeout=5)
+                for _ in range(2):  # from upstream, then from the cache
+                    got = forwarding.send(query, tcp)
+                    assert got.question == expected.question
+                    if comparable(expected)[1]:  # truncated: how much is left differs
+                        assert got.flags & dns.flags.TC
+                    else:
+                        assert comparable(got) == comparable(expected), (name, rdtype, keys)
+
+
+def test_a_name_of_ours_outside_the_zone(forwarding):
+    """A and AAAA are the VIP, HTTPS has no data (it would lead around it), the rest is upstream's."""
+    assert values(forwarding.ask("api.example.com"))[0].startswith("240.240.")
+    assert not forwarding.ask("api.example.com", "HTTPS").answer
+    assert values(forwarding.ask("api.example.com", "MX")) == ["5 mail.example.com."]
+    assert values(forwarding.ask("www.example.com")) == ["192.0.2.7", "192.0.2.8"]
+
+
+def test_a_long_answer_is_truncated_and_whole_over_tcp(forwarding):
+    assert forwarding.ask("big.example.com", "TXT").flags & dns.flags.TC
+    answer = forwarding.ask("big.example.com", "TXT", tcp=True)
+    assert not answer.flags & dns.flags.TC and len(values(answer)) == 30
+
+
+def test_cache_flush_and_stale(forwarding):
+    assert values(forwarding.ask("www.example.com"))
+    before = forwarding.sidecar.counter("dns_answers_total")
+    assert values(forwarding.ask("www.example.com"))
+    assert forwarding.sidecar.counter("dns_answers_total") == before + 1
+    forwarding.unbound.kill()
+    assert values(forwarding.ask("www.example.com"))  # still cached
+    assert forwarding.ask("nothing2.example.com").rcode() == dns.rcode.SERVFAIL
+    forwarding.sidecar.weir("dns", "flush")
+    assert forwarding.ask("www.example.com").rcode() == dns.rcode.SERVFAIL
+
+
+class Upstream:
+    """A scripted server in a pod: handler(query) -> answer bytes, or None for silence."""
+
+    def __init__(self, pod, port, handler):
+        self.queries = []
+        with pod.enter():
+            self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self.sock.bind(("127.0.0.1", port))
+        self.handler = handler
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            try:
+                data, peer = self.sock.recvfrom(4096)
+            except OSError:
+                return
+            query = dns.message.from_wire(data)
+            self.queries.append(query)
+            answer = self.handler(query)
+            if answer is not None:
+                self.sock.sendto(answer, peer)
+
+
+def reply(query, *records, rcode=0):
+    answer = dns.message.make_response(query)
+    answer.set_rcode(rcode)
+    for record in records:
+        name, ttl, rdtype, value = record
+        answer.answer.append(dns.rrset.from_text(name, ttl, "IN", rdtype, value))
+    return answer.to_wire()
+
+
+@pytest.mark.parametrize("first", ["silent", "closed", "failing", "lying"])
+def test_failover_within_the_clients_patience(mesh, first):
+    pod = mesh.network.pod("client")
+    handlers = {
+        "silent": lambda query: None,
+        "failing": lambda query: reply(query, rcode=dns.rcode.SERVFAIL),
+        "lying": lambda query: reply(dns.message.make_query("other.example", "A", id=query.id)),
+    }
+    if first in handlers:
+        Upstream(pod, 5301, handlers[first])
+    Upstream(pod, 5302, lambda query: reply(query, (query.question[0].name, 60, "A", "192.0.2.1")))
+    sidecar = mesh.sidecar("client", pod=pod, dns={"upstream": ["127.0.0.1:5301", "127.0.0.1:5302"]})
+    names = Names.__new__(Names)
+    names.sidecar, names.pod = sidecar, pod
+    start = time.monotonic()
+    answer = names.ask("fail.example")
+    assert time.monotonic() - start < 5
+    assert values(answer) == ["192.0.2.1"]
+
+
+def test_identical_queries_share_one_upstream(mesh):
+    pod = mesh.network.pod("client")
+    go = threading.Event()
+
+    def handler(query):
+        go.wait(5)
+        return reply(query, (query.question[0].name, 60, "A", "192.0.2.1"))
+
+    upstream = Upstream(pod, 5301, handler)
+    sidecar = mesh.sidecar("client", pod=pod, dns={"upstream": ["127.0.0.1:5301"]})
+    queries = [dns.message.make_query("Same.example" if i % 2 else "same.EXAMPLE", "A") for i in range(20)]
+    with pod.enter():
+        socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in queries]
+    for sock, query in zip(socks, queries):
+        sock.settimeout(5)
+        sock.sendto(query.to_wire(), (RESOLVER[4], 53))
+    wait_until(lambda: sidecar.counter("dns_queries_total") == 20)
+    go.set()
+    for sock, query in zip(socks, queries):
+        answer = dns.message.from_wire(sock.recv(4096))
+        assert answer.id == query.id and answer.question == query.question and values(answer) == ["192.0.2.1"]
+        assert answer.question[0].name.to_text() == query.question[0].name.to_text()
+    assert len(upstream.queries) == 1
+
+
+def test_ttls_count_down_and_client_subnet_is_not_passed_on(mesh):
+    pod = mesh.network.pod("client")
+    upstream = Upstream(pod, 5301, lambda query: reply(query, (query.question[0].name, 2, "A", "192.0.2.1")))
+    sidecar = mesh.sidecar("client", pod=pod, dns={"upstream": ["127.0.0.1:5301"]})
+    names = Names.__new__(Names)
+    names.sidecar, names.pod = sidecar, pod
+    ecs = dns.edns.ECSOption("198.51.100.0", 24)
+    assert names.ask("t.example", options=[ecs]).answer[0].ttl == 2
+    wait_until(lambda: names.ask("t.example").answer[0].ttl <= 1)
+    wait_until(lambda: len(upstream.queries) == 2 or not names.ask("t.example"), timeout=5)
+    assert all(not query.options for query in upstream.queries)
+
+
+def test_virtual_ips_outlive_the_proxy_and_the_name(mesh):
+    names = Names(mesh)
+    before = {row["name"]: (row["v4"], row["v6"]) for row in names.sidecar.show("dns", "show")["names"]}
+    names.sidecar.proxy.kill()
+    names.sidecar.config["services"] = SERVICES[1:] + [service(f"new{i}.mesh", 80, "c") for i in range(50)]
+    names.sidecar.write(names.sidecar.config)
+    names.sidecar.start()
+    after = {row["name"]: (row["v4"], row["v6"]) for row in names.sidecar.show("dns", "show")["names"]}
+    assert after["a.b.c.mesh"] == before["a.b.c.mesh"]
+    assert before["web.mesh"] not in after.values()
+    names.sidecar.config["services"] = SERVICES
+    names.sidecar.reload(names.sidecar.config)
+    assert {row["name"]: (row["v4"], row["v6"]) for row in names.sidecar.show("dns", "show")["names"]} == before
+    assert values(names.ask("web.mesh")) == [before["web.mesh"][0]]
+
+
+def test_a_range_that_is_exhausted(mesh):
+    pod = mesh.network.pod("client")
+    sidecar = mesh.sidecar("client", pod=pod, start=False, services=SERVICES, clusters=[cluster("c", [])],
+                           dns={"vips": ["240.0.0.0/30"]})
+    done = pod.run([mesh.weir_proxy, "--config", sidecar.config_path], check=False)
+    assert done.returncode == 1 and "no virtual IP is left for" in done.stderr
+
+
+def test_getaddrinfo_of_real_programs(forwarding):
+    found = forwarding.pod.run(["getent", "ahosts", "web.mesh"]).stdout
+    assert "240.240." in found and "fd77:65:6972" in found
+    assert "192.0.2.7" in forwarding.pod.run(["getent", "ahostsv4", "www.example.com"]).stdout
+    dug = forwarding.pod.run(["dig", "+short", f"@{RESOLVER[4]}", "web.mesh"]).stdout
+    assert dug.startswith("240.240.")
