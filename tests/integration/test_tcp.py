@@ -2,6 +2,7 @@
 """TCP through the captured path, outbound and inbound: bytes unchanged, the ends and resets carried over, whoever
 speaks first."""
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -207,6 +208,36 @@ def test_big_transfers_arrive_whole(line, direction):
     empty = hashlib.sha256(b"").hexdigest()
     assert sums["server"] == (empty if direction == "down" else expected)
     assert sums["client"] == (empty if direction == "up" else expected)
+
+
+def test_a_client_that_does_not_read_holds_nobody_up(line):
+    """The origin has sent all and its end, the client its own, and the last of it waits in a proxy's queue for a client
+    that does not read: the proxies serve others meanwhile. How much the sockets take varies, so several amounts are
+    tried, below what a proxy takes of an endless stream."""
+    nearest = getattr(line, "far", line.client)  # to the origin
+
+    def handler(peer):
+        wanted = int(peer.rest())
+        with contextlib.suppress(OSError):
+            peer.sock.sendall(b"x" * wanted)
+
+    def ask(count):
+        return line.connect().send(str(count)).end()
+
+    def taken():
+        return max((row["sent"] for row in nearest.connections(state="tunnel")), default=0)
+
+    with line.origin(handler):
+        endless = ask(64 << 20)
+        most = 0
+        while most == 0 or taken() > most:
+            most = taken()
+            time.sleep(0.1)
+        endless.reset()
+        for less in range(0, 512 << 10, 32 << 10):
+            waiting = ask(most - less)
+            assert ask(10).rest() == b"x" * 10
+            assert len(waiting.rest()) == most - less
 
 
 def test_an_idle_connection_is_closed(mesh):

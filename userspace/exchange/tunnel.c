@@ -191,9 +191,13 @@ static bool flow_pump(struct tunnel *tunnel, struct flow *flow)
 	return false;
 }
 
-static bool unsent(const struct stream *stream)
+// Whether something is still to be sent; then on_drained comes when it is.
+static bool await_flush(struct stream *stream)
 {
-	return stream_is_open(stream) && !stream_is_flushed(stream);
+	if (!stream_is_open(stream) || stream_is_flushed(stream))
+		return false;
+	stream_want_drained(stream);
+	return true;
 }
 
 // Both ends were passed on, or one side failed: an error on one side is a reset on the other.
@@ -206,13 +210,11 @@ static void tunnel_finish(struct tunnel *tunnel, int err)
 		connection_reset(connection);
 		return;
 	}
-	if (unsent(&connection->stream) || unsent(&tunnel->upstream->stream)) {
-		// What is queued leaves at the end of the turn, or when the peer reads on: on_drained comes back here.
-		stream_want_drained(&connection->stream);
-		stream_want_drained(&tunnel->upstream->stream);
-		return;
-	}
-	connection_close(connection);
+	// What is queued leaves at the end of the turn, or when the peer reads on: on_drained comes back here. A side that
+	// has sent all is not asked again: it would answer at once, and again, for as long as the other one waits.
+	bool downstream = await_flush(&connection->stream), upstream = await_flush(&tunnel->upstream->stream);
+	if (!downstream && !upstream)
+		connection_close(connection);
 }
 
 static void tunnel_pump(struct tunnel *tunnel)

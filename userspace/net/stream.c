@@ -396,9 +396,10 @@ static int flush_plain(struct stream *stream)
 
 static void send_end(struct stream *stream)
 {
-	if (!stream->_shut || stream->_handshaking || stream_queued(stream))
+	if (!stream->_shut || stream->_end_sent || stream->_handshaking || stream_queued(stream))
 		return;
 	stream->_shut_done = true;
+	stream->_end_sent = true;
 	shutdown(stream->_io.fd, SHUT_WR);
 }
 

@@ -45,7 +45,8 @@ struct stream {
 	bool _writable : 1;    // the socket takes more
 	bool _congested : 1;   // on_drained is owed
 	bool _shut : 1;	       // our end is to follow the queue
-	bool _shut_done : 1;
+	bool _shut_done : 1;   // as far as TLS is concerned (close_notify is queued)
+	bool _end_sent : 1;    // FIN
 };
 
 void stream_init(struct stream *stream, struct loop *loop, const struct stream_ops *ops);
