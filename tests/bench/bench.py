@@ -11,7 +11,7 @@ import sys
 import measure
 import programs
 from measure import CPUS, LOAD_CPU, PROXY_CPU, Failed
-from programs import Direct, Haproxy, Nginx, Stage, Unbound, Weir
+from programs import Direct, Haproxy, Nginx, Relay, Stage, Unbound, Weir
 
 from netns import Network
 
@@ -61,19 +61,28 @@ def local_stages(stage, candidates):
         yield program, pod, origin, *program.local(pod, stage)
 
 
-def http(options, stage):
+def _http(options, stage, row, candidates):
     measurements = []
-    for program, pod, origin, target, _, pids in local_stages(stage, [Direct(), *PROXIES]):
+    for program, pod, origin, target, pids in local_stages(stage, candidates):
         measure.pin(pids, {PROXY_CPU})
         measure.pin(origin, {LOAD_CPU})
         load = lambda pod=pod, target=target: measure.wrk(pod, target.url, 64, options.seconds, {LOAD_CPU})
         measurements.append((program.name, lambda pids=pids, load=load: per_cpu_second(pids, load)))
-    return take_turns(options, "http", measurements)
+    return take_turns(options, row, measurements)
+
+
+def http(options, stage):
+    return _http(options, stage, "http", [Relay(), *PROXIES])
+
+
+def http_uncaptured(options, stage):
+    peers = [peer(captured=False) for peer in (Relay, Nginx, Haproxy)]
+    return _http(options, stage, "http-uncaptured", [*peers, Weir()])
 
 
 def latency(options, stage):
     measurements = []
-    for program, pod, origin, target, _, pids in local_stages(stage, [Direct(), *PROXIES]):
+    for program, pod, origin, target, pids in local_stages(stage, [Direct(), Relay(), *PROXIES]):
         measure.pin(pids + origin, {LOAD_CPU})
         take = lambda pod=pod, target=target: measure.latency(pod, programs.TOOLS, target, options.seconds, {LOAD_CPU})
         measurements.append((program.name, take))
@@ -82,9 +91,11 @@ def latency(options, stage):
 
 def tcp(options, stage):
     measurements = []
-    for program, pod, origin, _, target, pids in local_stages(stage, [Direct(), *PROXIES]):
+    for program in [Direct(), *PROXIES]:
+        pod = stage.network.pod(program.name.lower())
+        measure.pin(stage.origin(pod), {LOAD_CPU})
+        target, pids = program.stream(pod, stage)
         measure.pin(pids, {PROXY_CPU})
-        measure.pin(origin, {LOAD_CPU})
         load = lambda pod=pod, target=target: measure.bulk(
             pod, programs.TOOLS, target, 4, options.seconds, {LOAD_CPU}
         )
@@ -156,7 +167,7 @@ def _memory(program, connections):
     """A fresh program, alone: its size at rest, and what each idle connection adds."""
     with Network() as network:
         stage = Stage(network) if connections else Stage(network, connections=500)
-        [(_, pod, _, target, _, pids)] = local_stages(stage, [program])
+        [(_, pod, _, target, pids)] = local_stages(stage, [program])
         if connections == 0:
             return {"bytes": measure.pss(pids)}
         with contextlib.closing(measure.hold_connections(pod, programs.TOOLS, target, 64).stdin):
@@ -179,6 +190,11 @@ def idle(options, _):
 # Row: what it is called, the figure, its unit, and whether more is better.
 ROWS = {
     "http": (http, "HTTP/1.1 1 KiB, 64 connections", [("per_cpu_second", 1e3, "k requests per CPU-second", True)]),
+    "http-uncaptured": (
+        http_uncaptured,
+        "the same, only weir behind a redirect",
+        [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
+    ),
     "latency": (
         latency,
         "HTTP/1.1 1 KiB, 1 connection, one CPU",
@@ -204,7 +220,7 @@ ROWS = {
     "rest": (rest, "at rest, 1 worker", [("bytes", 1 << 20, "MiB (PSS)", False)]),
     "idle": (idle, f"idle keep-alive connection, of {IDLE_CONNECTIONS}", [("bytes", 1, "bytes (PSS)", False)]),
 }
-COLUMNS = ["direct", "nginx", "HAProxy", "unbound", "weir"]
+COLUMNS = ["direct", "relay", "nginx", "HAProxy", "unbound", "weir"]
 
 
 def figure(samples, key):
@@ -214,7 +230,7 @@ def figure(samples, key):
 
 def ratio(figures, more_is_better):
     """weir against the best of the others."""
-    peers = [value for name, value in figures.items() if name not in ("weir", "direct") and value is not None]
+    peers = [value for name, value in figures.items() if name not in ("weir", "direct", "relay") and value is not None]
     if figures.get("weir") is None or not peers:
         return None
     return figures["weir"] / (max if more_is_better else min)(peers)

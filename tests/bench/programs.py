@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The programs that are compared, configured as somebody who knows them would: one worker, no access log, connections
-to the origin kept alive. Each is started in a namespace of its own, with the origin beside it. Clients of weir connect to
-the origin's name or address and are redirected by the kernel; those of the others connect to the proxy."""
+to the origin kept alive. Each is started in a namespace of its own, with the origin beside it. The kernel redirects the
+clients' connections to the proxy, by the same rules for all programs; only `captured=False` connects to a peer directly."""
 
 import dataclasses
 import json
@@ -36,19 +36,61 @@ class Target:
         return f"http://{self.address}:{self.port}/"
 
 
+VIPS = ["240.240.0.0/16", "fd77:65:6972::/112"]
+VIP = "240.240.0.80"
+
+
+def capture(pod, *words):
+    """The rules that weir installs, in a pod."""
+    pod.run([BUILD / "userspace" / "cli" / "weir", "intercept", "apply", "--vips", ",".join(VIPS), *words])
+
+
+class Peer:
+    """A program that knows nothing of original destinations, put where weir would be: the kernel redirects to it what
+    clients send to a virtual IP (outbound) or to the origin (inbound)."""
+
+    def __init__(self, captured=True):
+        self.captured = captured
+
+    def _outbound(self, pod, port, target):
+        if not self.captured:
+            return Target("127.0.0.1", port)
+        capture(pod, "--no-inbound", "--no-dns", "--outbound-port", str(port), "--exclude-outbound-ports", str(ORIGIN_HTTP))
+        return Target(VIP, target)
+
+    def _inbound(self, pod, port):
+        if not self.captured:
+            return Target(pod.ipv4, port)
+        capture(pod, "--no-outbound", "--no-dns", "--inbound-port", str(port))
+        return Target(pod.ipv4, ORIGIN_HTTP)
+
+
 class Direct:
     """No proxy: what there is without one."""
 
     name = "direct"
 
     def local(self, pod, stage):
-        return Target("127.0.0.1", ORIGIN_HTTP), Target("127.0.0.1", ORIGIN_STREAM), []
+        return Target("127.0.0.1", ORIGIN_HTTP), []
+
+    def stream(self, pod, stage):
+        return Target("127.0.0.1", ORIGIN_STREAM), []
 
     def inbound(self, pod, stage):
         return Target(pod.ipv4, ORIGIN_HTTP), []
 
 
-class Nginx:
+class Relay(Peer):
+    """Parses nothing: what the kernel alone costs."""
+
+    name = "relay"
+
+    def local(self, pod, stage):
+        daemon = pod.start([TOOLS / "bench_relay", HTTP, ORIGIN_HTTP], ready=listening(HTTP))
+        return self._outbound(pod, HTTP, 80), [daemon.pid]
+
+
+class Nginx(Peer):
     name = "nginx"
 
     def _start(self, pod, stage, name, http, stream="", ready=HTTP):
@@ -77,7 +119,11 @@ http {{
     _pass = 'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host;'
 
     def local(self, pod, stage):
-        pids = self._start(
+        pids = self._serve(pod, stage)
+        return self._outbound(pod, HTTP, 80), pids
+
+    def _serve(self, pod, stage):
+        return self._start(
             pod,
             stage,
             "local",
@@ -85,10 +131,14 @@ http {{
             f"server {{ listen {HTTP} backlog=4096; location / {{ proxy_pass http://origin; {self._pass} }} }}",
             f"server {{ listen {STREAM}; proxy_pass 127.0.0.1:{ORIGIN_STREAM}; }}",
         )
-        return Target("127.0.0.1", HTTP), Target("127.0.0.1", STREAM), pids
 
     def inbound(self, pod, stage):
-        return Target(pod.ipv4, HTTP), self.local(pod, stage)[2]
+        pids = self._serve(pod, stage)
+        return self._inbound(pod, HTTP), pids
+
+    def stream(self, pod, stage):
+        pids = self._serve(pod, stage)
+        return self._outbound(pod, STREAM, 81), pids
 
     def pair(self, near, far, stage):
         client, server = stage.certificates("client"), stage.certificates("server")
@@ -107,16 +157,17 @@ http {{
             near,
             stage,
             "near",
-            f"{self._upstream(f'{far.ipv4}:{TLS}')}"
+            f"{self._upstream(f'{far.ipv4}:{ORIGIN_HTTP}')}"
             f"server {{ listen {HTTP} backlog=4096; location / {{ proxy_pass https://origin; {self._pass}"
             f"proxy_ssl_protocols TLSv1.3; proxy_ssl_certificate {client}/cert.pem; proxy_ssl_name server;"
             f"proxy_ssl_certificate_key {client}/key.pem; proxy_ssl_trusted_certificate {client}/ca.pem;"
             f"proxy_ssl_verify on; }} }}",
         )
-        return Target("127.0.0.1", HTTP), first, second
+        self._inbound(far, TLS)
+        return self._outbound(near, HTTP, 80), first, second
 
 
-class Haproxy:
+class Haproxy(Peer):
     name = "HAProxy"
 
     def _start(self, pod, stage, name, sections, ready=HTTP):
@@ -141,7 +192,11 @@ defaults
         return measure.family(daemon.pid)
 
     def local(self, pod, stage):
-        pids = self._start(
+        pids = self._serve(pod, stage)
+        return self._outbound(pod, HTTP, 80), pids
+
+    def _serve(self, pod, stage):
+        return self._start(
             pod,
             stage,
             "local",
@@ -157,10 +212,14 @@ listen stream
   server origin 127.0.0.1:{ORIGIN_STREAM}
 """,
         )
-        return Target("127.0.0.1", HTTP), Target("127.0.0.1", STREAM), pids
 
     def inbound(self, pod, stage):
-        return Target(pod.ipv4, HTTP), self.local(pod, stage)[2]
+        pids = self._serve(pod, stage)
+        return self._inbound(pod, HTTP), pids
+
+    def stream(self, pod, stage):
+        pids = self._serve(pod, stage)
+        return self._outbound(pod, STREAM, 81), pids
 
     def pair(self, near, far, stage):
         client, server = stage.certificates("client"), stage.certificates("server")
@@ -182,10 +241,11 @@ listen http
             f"""
 listen http
   bind :{HTTP} backlog 4096
-  server far {far.ipv4}:{TLS} ssl crt {client}/both.pem ca-file {client}/ca.pem verify required ssl-min-ver TLSv1.3
+  server far {far.ipv4}:{ORIGIN_HTTP} ssl crt {client}/both.pem ca-file {client}/ca.pem verify required ssl-min-ver TLSv1.3
 """,
         )
-        return Target("127.0.0.1", HTTP), first, second
+        self._inbound(far, TLS)
+        return self._outbound(near, HTTP, 80), first, second
 
 
 class Unbound:
@@ -219,7 +279,6 @@ server:
 
 class Weir:
     name = "weir"
-    vips = ["240.240.0.0/16", "fd77:65:6972::/112"]
 
     def _start(self, pod, stage, name, **settings):
         """The proxy and the interception in the pod."""
@@ -229,12 +288,11 @@ class Weir:
         common = {
             "workers": 1,
             "admin": {"socket": str(admin)},
-            "dns": {"zone": "mesh", "vips": self.vips, "state": str(state), "upstream": ["192.0.2.53"]},
+            "dns": {"zone": "mesh", "vips": VIPS, "state": str(state), "upstream": ["192.0.2.53"]},
         }
         config.write_text(json.dumps(common | settings))
         daemon = pod.start([BUILD / "userspace" / "proxy" / "weir-proxy", "--config", config], ready=unix_socket(admin))
-        weir = BUILD / "userspace" / "cli" / "weir"
-        pod.run([weir, "intercept", "apply", "--vips", ",".join(self.vips)])
+        capture(pod)
         pod.resolv_conf("nameserver 192.0.2.53\n")
         return measure.family(daemon.pid)
 
@@ -260,10 +318,12 @@ class Weir:
         }
 
     def local(self, pod, stage):
-        http = self._service("bench.mesh", 80, f"127.0.0.1:{ORIGIN_HTTP}")
-        stream = self._service("stream.mesh", 81, f"127.0.0.1:{ORIGIN_STREAM}")
-        pids = self._start(pod, stage, "local", **{key: http[key] + stream[key] for key in http})
-        return self._vip(pod, "bench.mesh", 80), self._vip(pod, "stream.mesh", 81), pids
+        pids = self._start(pod, stage, "local", **self._service("bench.mesh", 80, f"127.0.0.1:{ORIGIN_HTTP}"))
+        return self._vip(pod, "bench.mesh", 80), pids
+
+    def stream(self, pod, stage):
+        pids = self._start(pod, stage, "local", **self._service("stream.mesh", 81, f"127.0.0.1:{ORIGIN_STREAM}"))
+        return self._vip(pod, "stream.mesh", 81), pids
 
     def inbound(self, pod, stage):
         return Target(pod.ipv4, ORIGIN_HTTP), self._start(pod, stage, "inbound")

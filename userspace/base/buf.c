@@ -85,8 +85,22 @@ static struct bufseg *segment_new(struct slice slice)
 	return seg;
 }
 
+// Whether the slice continues the queue's last one, in the same chunk.
+static bool adjoins(const struct bufq *q, struct slice slice)
+{
+	const struct slice *last = q->_tail ? &q->_tail->slice : NULL;
+	return last && slice.chunk && last->chunk == slice.chunk && last->p + last->len == slice.p;
+}
+
 static void bufq_link(struct bufq *q, struct bufseg *seg)
 {
+	if (adjoins(q, seg->slice)) {
+		q->_tail->slice.len += seg->slice.len;
+		q->bytes += seg->slice.len;
+		chunk_unref(seg->slice.chunk);
+		pool_put(&segments, seg);
+		return;
+	}
 	if (q->_tail)
 		q->_tail->next = seg;
 	else
@@ -99,9 +113,8 @@ int bufq_add_slice(struct bufq *q, struct slice slice)
 {
 	if (slice.len == 0)
 		return 0;
-	struct slice *last = q->_tail ? &q->_tail->slice : NULL;
-	if (last && last->chunk == slice.chunk && slice.chunk && last->p + last->len == slice.p) {
-		last->len += slice.len;
+	if (adjoins(q, slice)) {
+		q->_tail->slice.len += slice.len;
 		q->bytes += slice.len;
 		return 0;
 	}

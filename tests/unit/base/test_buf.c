@@ -72,6 +72,26 @@ static void moving_parts(void **state)
 	bufq_clear(&to);
 }
 
+// A head and its body, read together and queued apart, leave as one piece.
+static void moving_what_adjoins(void **state)
+{
+	(void)state;
+	struct bufq head = {0}, body = {0}, out = {0};
+	struct iovec iov[4];
+	struct chunk *chunk = chunk_new(0);
+	memcpy(chunk->data, "headbody", chunk->used = 8);
+	bufq_add_slice(&head, (struct slice){chunk, chunk->data, 4});
+	bufq_add_slice(&body, (struct slice){chunk, chunk->data + 4, 4});
+	assert_int_equal(bufq_move(&out, &head, 4), 0);
+	assert_int_equal(bufq_move(&out, &body, 4), 0);
+	assert_int_equal(bufq_iov(&out, iov, 4), 1);
+	assert_int_equal(chunk->refs, 2);
+	assert_queue(&out, "headbody");
+	bufq_clear(&out);
+	assert_int_equal(chunk->refs, 1);
+	chunk_unref(chunk);
+}
+
 static void flattening(void **state)
 {
 	(void)state;
@@ -173,6 +193,7 @@ int main(void)
 		cmocka_unit_test_teardown(appending_and_dropping, done),
 		cmocka_unit_test_teardown(slices_share_a_chunk, done),
 		cmocka_unit_test_teardown(moving_parts, done),
+		cmocka_unit_test_teardown(moving_what_adjoins, done),
 		cmocka_unit_test_teardown(flattening, done),
 		cmocka_unit_test_teardown(a_few_bytes_do_not_hold_a_chunk, done),
 		cmocka_unit_test_teardown(the_receive_chunk_starts_over, done),
