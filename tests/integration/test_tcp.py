@@ -240,6 +240,23 @@ def test_a_client_that_does_not_read_holds_nobody_up(line):
             assert len(waiting.rest()) == most - less
 
 
+def test_both_sides_are_kept_alive(line):
+    """A peer that vanished without a word is found by probes, on either side of each proxy."""
+    with line.origin(lambda peer: peer.rest()):
+        peer = line.connect().send(b"\x00")
+        wait_until(lambda: line.client.connections(state="tunnel"))
+        for sidecar in [line.client, *filter(None, [getattr(line, "far", None)])]:
+            mine = f"pid={sidecar.proxy.pid},"
+
+            def sockets(mine=mine, sidecar=sidecar):
+                rows = sidecar.pod.run(["ss", "-Htnop", "state", "established"]).stdout.splitlines()
+                rows = [row for row in rows if mine in row]
+                return rows if len(rows) == 2 and all("timer:(keepalive," in row for row in rows) else None
+
+            wait_until(sockets)
+        peer.close()
+
+
 def test_an_idle_connection_is_closed(mesh):
     line = Line(mesh, timeouts={"idle": "300ms"})
     with line.origin(lambda peer: peer.rest()):
