@@ -75,8 +75,7 @@ static int refuse(const struct setting *setting, struct str value, const char *w
 	return ERR_CONFIG;
 }
 
-// --- single values
-// ------------------------------------------------------------------------------------------
+// --- single values -----------------------------------------------------------------------------------------
 static int parse_number(struct str text, uint64_t highest, uint64_t *ret_number)
 {
 	uint64_t number = 0;
@@ -151,8 +150,7 @@ static int parse_ids(struct str text, bool is_group, struct id_range *ret_range)
 	return err;
 }
 
-// --- elements of lists
-// --------------------------------------------------------------------------------------
+// --- elements of lists -------------------------------------------------------------------------------------
 static int take_port(const struct setting *setting, struct str text, void *ret_item)
 {
 	uint64_t first, last;
@@ -245,8 +243,7 @@ static int set_list(const struct setting *setting, struct str value)
 	return err;
 }
 
-// --- setting
-// ------------------------------------------------------------------------------------------------
+// --- setting -----------------------------------------------------------------------------------------------
 static int set_number(const struct setting *setting, struct str value)
 {
 	bool port = setting->option->kind == PLAN_PORT;
