@@ -254,9 +254,12 @@ static int wait_for(int fd, short events)
 // Listens on the address; *ret_fd is -1 if somebody else does already.
 static int listen_on(const struct addr *addr, int type, int *ret_fd)
 {
-	int fd = open_socket(addr->ip.family, type);
+	int fd = open_socket(addr->ip.family, type), on = 1;
 	if (fd < 0)
 		return fd;
+	// What is left of earlier connections is nobody who listens.
+	if (type == SOCK_STREAM)
+		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 	int err = bind_to(fd, addr);
 	if (err == 0 && type == SOCK_STREAM && listen(fd, 16) < 0)
 		err = -errno;
@@ -336,7 +339,9 @@ static uint64_t packets_now(const struct ruleset *ruleset, const struct rule *ru
 	size_t index = (size_t)(rule - ruleset->rules);
 	if (nft_read(&now, &ignored))
 		return 0;
-	uint64_t packets = ruleset_equal(ruleset, &now) ? now.rules[index].packets : 0;
+	bool same = now.rule_count == ruleset->rule_count && now.rules[index].chain == rule->chain &&
+		    strcmp(now.rules[index].comment, rule->comment) == 0;
+	uint64_t packets = same ? now.rules[index].packets : 0;
 	ruleset_done(&now);
 	return packets;
 }
@@ -379,18 +384,22 @@ static void finish(struct check_result *result, enum check_verdict verdict, cons
 	result->verdict = verdict;
 }
 
-// A connection that could not be made: not every host has both families and a route to everywhere.
-static void finish_unconnected(struct check_result *result, int err)
+// A connection that could not be made: not every host has both families and a route to everywhere. If there
+// is a route, it is the network that sent word that the destination cannot be reached.
+static void finish_unconnected(struct check_result *result, const char *failure, int err)
 {
-	if (err == -ENETUNREACH || err == -EHOSTUNREACH || err == -EAFNOSUPPORT || err == -EADDRNOTAVAIL)
+	char name[IFNAMSIZ];
+	bool unreachable = err == -ENETUNREACH || err == -EHOSTUNREACH || err == -EACCES;
+	bool absent = err == -EAFNOSUPPORT || err == -EADDRNOTAVAIL;
+	if (absent || (unreachable && routes_interface(&result->target.ip, name)))
 		finish(result, CHECK_SKIPPED, "no route: nothing could be captured");
 	else if (err == -EPERM)
 		finish(result, CHECK_SKIPPED,
 		       "sockets cannot be marked without CAP_NET_RAW or CAP_NET_ADMIN");
 	else if (err == -ETIMEDOUT)
-		finish(result, CHECK_FAILED, "not captured: it left the host, and nobody answered");
+		finish(result, CHECK_FAILED, "%s: it left the host, and nobody answered", failure);
 	else
-		finish(result, CHECK_FAILED, "not captured: %s", err_text(err));
+		finish(result, CHECK_FAILED, "%s: %s", failure, err_text(err));
 }
 
 static void finish_stand_in(struct check_result *result, int listener, const struct addr *client,
@@ -436,8 +445,8 @@ static void check_captured(struct checker *checker, const char *what, const stru
 		err = connect_to(&to->target, SOCK_STREAM, mark, &fd);
 	if (err == 0)
 		err = local_addr(fd, &client);
-	if (err)
-		finish_unconnected(result, err);
+	if (err && err != -ECONNRESET) // which is after it was made
+		finish_unconnected(result, "not captured", err);
 	else if (listener >= 0)
 		finish_stand_in(result, listener, &client, to->proxy_port);
 	else if (has_socket(to->proxy_port, &client) || packets_now(ruleset, to->rule) > before)
@@ -460,7 +469,7 @@ static void check_spared(struct checker *checker, const char *what, const struct
 	if (err == 0)
 		err = local_addr(fd, &client);
 	if (err)
-		finish_unconnected(result, err);
+		finish_unconnected(result, "it did not arrive", err);
 	else if (accept_from(listener, &client, &original) == -ETIMEDOUT)
 		finish(result, CHECK_FAILED, "captured, though it should not be");
 	else
@@ -527,7 +536,7 @@ static void check_dns_udp(struct checker *checker, const struct search *to)
 	if (err == 0)
 		err = connect_to(&to->target, SOCK_DGRAM, 0, &fd);
 	if (err) {
-		finish_unconnected(result, err);
+		finish_unconnected(result, "not captured", err);
 		return;
 	}
 	err = ask(fd, listener);

@@ -504,8 +504,11 @@ static int say_refusal(const struct batch *batch, const struct refusal *refusal,
 		return say_request(error, refusal->err, "cannot change the rules");
 	autostrbuf struct strbuf text = {0};
 	rule_print(ruleset, &ruleset->rules[index], &text);
-	return say(error, refusal->err, "the kernel refuses the rule \"%s\": %s; it needs %s",
-		   text.p ? text.p : "", err_text(refusal->err), rule_needs(&ruleset->rules[index]));
+	return say(
+	    error, refusal->err,
+	    "the kernel refuses the rule \"%s\": %s; it needs %s and, before Linux 5.17, CONFIG_NFT_COUNTER "
+	    "(module nft_counter)",
+	    text.p ? text.p : "", err_text(refusal->err), rule_needs(&ruleset->rules[index]));
 }
 
 static int transact(struct batch *batch, void (*fill)(struct batch *batch), struct strbuf *error)

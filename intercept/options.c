@@ -9,6 +9,9 @@
 #include <pwd.h>
 #include <stdlib.h>
 
+// Bytes of a value that an error repeats.
+enum { QUOTED_MAX = 64 };
+
 static const struct plan_option {
 	const char *name;
 	enum plan_option_kind kind;
@@ -71,7 +74,9 @@ static int keep(struct plan_builder *builder, void *block)
 
 static int refuse(const struct setting *setting, struct str value, const char *why)
 {
-	strbuf_printf(setting->error, "%s: '%.*s' %s", setting->option->name, STR_ARG(value), why);
+	bool cut = value.len > QUOTED_MAX;
+	strbuf_printf(setting->error, "%s: '%.*s'%s %s", setting->option->name,
+		      cut ? QUOTED_MAX : (int)value.len, value.p, cut ? "..." : "", why);
 	return ERR_CONFIG;
 }
 

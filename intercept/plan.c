@@ -115,7 +115,7 @@ static int check_interfaces(const struct capture_interfaces *interfaces, const c
 		return invalid(error, "%s: more than %d entries", what, LIMIT_CAPTURE_INTERFACES);
 	for (size_t i = 0; i < interfaces->count; i++)
 		if (!interface_is_valid(interfaces->names[i]))
-			return invalid(error, "%s: '%s' is no name of an interface", what,
+			return invalid(error, "%s: '%.64s' is no name of an interface", what,
 				       interfaces->names[i]);
 	return 0;
 }

@@ -4,6 +4,8 @@ stand-in for the proxy or do not; what the commands say; what is left behind."""
 
 import json
 import re
+import socket
+import struct
 import subprocess
 
 import pytest
@@ -114,7 +116,6 @@ def test_dns_is_captured_over_udp_and_tcp(app, peer, family):
 def test_a_source_port_that_the_proxy_used_does_not_let_a_query_pass(app, peer, family):
     """Entries of connection tracking for UDP outlive the sockets: the same pair of addresses must not pass for the
     proxy's own query, nor the other way round."""
-    import socket
 
     def ask(mark):
         with app.enter():
@@ -135,7 +136,6 @@ def test_a_source_port_that_the_proxy_used_does_not_let_a_query_pass(app, peer, 
 @families
 def test_many_destinations_from_one_source_port(app, peer, family):
     """Redirected, they all have the same two ends; each is still known by where it was going."""
-    import socket
 
     app.apply()
     for port in (80, 81, 8080):
@@ -728,3 +728,338 @@ def test_removal_restores_connections(app, peer):
     app.weir("remove")
     assert is_direct(probe(app, peer.ipv4, 80))
     assert probe(app, peer.ipv4, 53, udp=True) == "peer"
+
+# --- check -----------------------------------------------------------------------------------------------------------
+CHECKS = [
+    "outbound TCP",
+    "DNS over UDP",
+    "DNS over TCP",
+    "to a loopback address",
+    "to its own address",
+    "proxy to application",
+    "inbound TCP",
+]
+
+
+def results(checks):
+    return {key: result for key, (result, _) in checks.items()}
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["proxy", "no-proxy"])
+@pytest.mark.parametrize("default_route", [True, False])
+def test_check_proves_capture(network, weir, running, default_route):
+    app = CapturedPod(network, weir, "app", proxy=running, default_route=default_route)
+    app.apply(*VIPS)
+    for _ in range(2):  # what the first one leaves behind does not disturb the second
+        status, checks = app.check()
+        assert results(checks) == {(what, family): "ok" for what in CHECKS for family in ("IPv4", "IPv6")}
+        assert status == 0
+        found = checks["outbound TCP", "IPv4"][1]
+        assert found == "captured to port 15001" + ("" if running else " (the proxy is not running)")
+
+
+def test_check_with_a_proxy_that_closes_at_once(network, weir):
+    """The connection is gone before anybody can look for it; that it was captured shows all the same."""
+    app = CapturedPod(network, weir, "app", proxy=False)
+    for word, port in (("outbound", 15001), ("inbound", 15006), ("dns", 15053)):
+        for address in ("127.0.0.1", "::1"):
+            Resetter(app, port, word, address)
+            Server(app, port, word, address, udp=True)
+    app.apply()
+    status, checks = app.check()
+    assert (status, set(results(checks).values())) == (0, {"ok"})
+
+
+class Resetter(Server):
+    def _line(self, sock, peer):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raise OSError
+
+
+def test_check_says_so_when_nothing_is_installed(app):
+    done = app.weir("check", check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == "weir: nothing is installed in this network namespace: nothing is captured\n"
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["proxy", "no-proxy"])
+@pytest.mark.parametrize(
+    "foreign, absent",
+    [
+        ("insert rule inet weir output return", {"outbound TCP", "DNS over UDP", "DNS over TCP", "inbound TCP"}),
+        (
+            "table inet theirs { chain output { type nat hook output priority -150; "
+            "udp dport 53 redirect to :4; tcp dport 53 redirect to :4; }; }",
+            {"DNS over UDP", "DNS over TCP"},
+        ),
+        ("insert rule inet weir inbound tcp dport 80 return", {"inbound TCP"}),
+    ],
+    ids=["returns", "redirects", "inbound"],
+)
+def test_check_says_so_when_capture_is_absent(network, weir, peer, foreign, absent, running):
+    """Not by looking at the rules: others' rules come first."""
+    app = CapturedPod(network, weir, "app", proxy=running)
+    app.apply("--include-outbound-cidrs", f"{peer.ipv4},{peer.ipv6}", "--dns-servers", f"{peer.ipv4},{peer.ipv6}")
+    app.pod.run(["nft", "-f", "-"], input=foreign)
+    status, checks = app.check()
+    assert status == 1
+    for what in CHECKS:
+        for family in ("IPv4", "IPv6"):
+            result, found = checks[what, family]
+            assert (result == "failed") == (what in absent), (what, family, found)
+            assert (what not in absent) or "not captured" in found
+
+
+def test_check_says_so_when_what_should_be_left_alone_is_captured(app):
+    app.apply()
+    app.pod.run(
+        ["nft", "-f", "-"],
+        input="table inet theirs { chain output { type nat hook output priority -150; "
+        "ip daddr 127.0.0.1 tcp dport != 53 redirect to :15001; }; }",
+    )
+    status, checks = app.check()
+    assert status == 1
+    assert checks["to a loopback address", "IPv4"] == ("failed", "captured, though it should not be")
+    assert checks["to a loopback address", "IPv6"][0] == "ok"
+
+
+@pytest.mark.parametrize("change", ["add table inet weir { flags dormant; }", "flush chain inet weir output"])
+def test_check_says_so_when_the_rules_do_nothing(app, change):
+    app.apply()
+    app.pod.run(["nft", change])
+    done = app.weir("check", check=False)
+    assert done.returncode == 1 and "none of them captures anything" in done.stderr
+
+
+def test_check_knows_what_the_rules_leave_alone(network, weir):
+    app = CapturedPod(network, weir, "app")
+    app.apply("--exclude-users", "root")
+    status, checks = app.check()
+    assert checks["outbound TCP", "IPv6"] == ("skipped", "the rules leave it alone: excluded user")
+    assert checks["DNS over UDP", "IPv4"][0] == "skipped" and checks["inbound TCP", "IPv4"][0] == "ok"
+    assert status == 0
+    app.apply("--include-outbound-cidrs", "10.0.0.0/8", "--exclude-outbound-cidrs", "10.0.0.0/9")
+    status, checks = app.check()
+    assert checks["outbound TCP", "IPv4"][0] == "ok" and status == 0
+    assert checks["outbound TCP", "IPv6"] == ("skipped", "the rules leave it alone: not an included network")
+    app.apply("--include-outbound-interfaces", "eth0", "--include-outbound-ports", "443,81", "--no-ipv6")
+    status, checks = app.check()
+    assert checks["outbound TCP", "IPv4"][0] == "ok" and status == 0
+    assert not any(family == "IPv6" for _, family in checks)
+
+
+def test_check_by_an_unprivileged_user(app):
+    app.apply()
+    done = app.weir("check", check=False, user="nobody", group="nogroup")
+    assert done.returncode == 1 and done.stdout == "" and "CAP_NET_ADMIN" in done.stderr
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("verb", ["apply", "show", "check", "remove"])
+@pytest.mark.parametrize("default_route", [True, False])
+def test_missing_privilege_is_one_error_and_changes_nothing(network, weir, verb, default_route):
+    app = CapturedPod(network, weir, "app", default_route=default_route)
+    for installed in (False, True):
+        if installed:
+            app.apply(*VIPS)
+        before = state(app)
+        options = VIPS if verb == "apply" else []
+        done = app.weir(verb, *options, check=False, user="nobody", group="nogroup")
+        assert done.returncode == 1 and done.stdout == ""
+        assert "CAP_NET_ADMIN" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        assert counters_at_zero(state(app)) == counters_at_zero(before)
+
+
+@pytest.mark.parametrize("capability", ["cap_net_admin"])
+def test_the_capability_alone_is_enough(app, peer, capability):
+    """What an init container has: not root, one capability."""
+    words = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"]
+    words += [f"--inh-caps=-all,+{capability[4:]}", f"--ambient-caps=-all,+{capability[4:]}", "--bounding-set=-all"]
+    words[-1] += f",+{capability[4:]}"
+    app.pod.run([*words, app.path, "intercept", "apply", *VIPS])
+    assert probe(app, peer.ipv4, 80) == captured("outbound", peer.ipv4, 80)
+    app.pod.run([*words, app.path, "intercept", "remove"])
+    assert is_direct(probe(app, peer.ipv4, 80))
+
+
+# Changes what is sent to the kernel, so that the kernel itself refuses it as one that lacks a feature would.
+SABOTEUR = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <linux/netlink.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+int socket(int domain, int type, int protocol)
+{
+	int (*real)(int, int, int) = (int (*)(int, int, int))dlsym(RTLD_NEXT, "socket");
+	if (domain == AF_NETLINK && protocol == NETLINK_NETFILTER && !strcmp(getenv("SABOTAGE"), "nftables"))
+		return errno = EPROTONOSUPPORT, -1;
+	return real(domain, type, protocol);
+}
+ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
+{
+	static ssize_t (*real)(int, const struct msghdr *, int);
+	const char *name = getenv("SABOTAGE");
+	if (!real)
+		real = (ssize_t (*)(int, const struct msghdr *, int))dlsym(RTLD_NEXT, "sendmsg");
+	for (size_t i = 0; i < msg->msg_iovlen; i++) {
+		char *at = msg->msg_iov[i].iov_base, *end = at + msg->msg_iov[i].iov_len;
+		while ((at = memmem(at, end - at, name, strlen(name) + 1)))
+			*at++ = 'Q';
+	}
+	return real(fd, msg, flags);
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def saboteur(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saboteur")
+    (folder / "saboteur.c").write_text(SABOTEUR)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "saboteur.so", folder / "saboteur.c", "-ldl"], check=True)
+    return str(folder / "saboteur.so")
+
+
+@pytest.mark.parametrize(
+    "feature, message",
+    [
+        ("redir", "CONFIG_NFT_REDIR (module nft_redir)"),
+        ("fib", "CONFIG_NFT_FIB_INET (module nft_fib_inet)"),
+        ("ct", "CONFIG_NFT_CT with CONFIG_NF_CONNTRACK_ZONES (module nft_ct)"),
+        ("nat", "CONFIG_NFT_NAT"),
+        ("counter", "CONFIG_NFT_COUNTER (module nft_counter)"),
+        ("nftables", "this kernel has no nftables (CONFIG_NF_TABLES"),
+    ],
+)
+@pytest.mark.parametrize("installed", [False, True], ids=["nothing-before", "something-before"])
+def test_a_missing_kernel_feature_is_one_error_and_changes_nothing(
+    network, weir, saboteur, feature, message, installed
+):
+    app = CapturedPod(network, weir, "app", default_route=False)
+    if installed:
+        app.apply("--vips", "240.241.0.0/16")
+    before = state(app, [["nft", "-a", "list", "ruleset"], *STATE])
+    long_lists = ["--exclude-outbound-cidrs", ",".join(f"10.{i // 128}.{i % 128 * 2}.0/24" for i in range(1000))]
+    done = app.weir(
+        "apply",
+        *VIPS,
+        *long_lists,
+        check=False,
+        env={"LD_PRELOAD": saboteur, "SABOTAGE": feature, "ASAN_OPTIONS": "verify_asan_link_order=0"},
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    after = state(app, [["nft", "-a", "list", "ruleset"], *STATE])
+    assert counters_at_zero(after) == counters_at_zero(before)
+
+
+def strace(*injections):
+    words = ["strace", "-f", "-o", "/dev/null"]
+    for injection in injections:
+        words += ["-e", f"inject={injection}"]
+    return words
+
+
+@pytest.mark.parametrize(
+    "injection, message",
+    [
+        ("sendmsg:error=EMSGSIZE", "net.core.wmem_max"),
+        ("sendmsg:error=ENOBUFS", "cannot change the rules: "),
+        # What the kernel had to say is lost: that is no success.
+        ("recvfrom:error=ENOBUFS", "cannot change the rules: "),
+    ],
+)
+def test_errors_of_the_socket_are_told_and_change_nothing(network, weir, injection, message):
+    app = CapturedPod(network, weir, "app", default_route=False)
+    before = state(app)
+    env = {"ASAN_OPTIONS": "detect_leaks=0"}  # a leak check cannot run under strace
+    done = app.pod.run([*strace(injection), app.path, "intercept", "apply", *VIPS], check=False, env=env)
+    assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    if "recvfrom" not in injection:
+        assert state(app) == before
+
+
+def test_a_route_of_somebody_else_in_the_way(network, weir):
+    app = CapturedPod(network, weir, "app", default_route=False)
+    app.pod.ip("route add unreachable 240.240.0.0/16")
+    before = state(app)
+    done = app.weir("apply", *VIPS, check=False)
+    assert done.returncode == 1 and "240.240.0.0/16" in done.stderr and "another route" in done.stderr
+    assert state(app) == before
+
+
+def test_the_loopback_interface_is_down(network, weir):
+    app = CapturedPod(network, weir, "app", default_route=False, proxy=False)
+    app.pod.ip("link set lo down")
+    before = state(app)
+    done = app.weir("apply", *VIPS, check=False)
+    assert done.returncode == 1 and "the loopback interface is down" in done.stderr
+    assert state(app) == before
+
+
+BAD_WORDS = [
+    (["--exclude-outbound-ports", "0"], "port 0 does not exist"),
+    (["--exclude-outbound-ports", "65536"], "'65536' is no port or range of ports"),
+    (["--exclude-outbound-ports", ""], "'' is no port"),
+    (["--exclude-outbound-ports", "80,,81"], "'' is no port"),
+    (["--exclude-outbound-ports", "90-80"], "the range 90-80 ends before it begins"),
+    (["--exclude-outbound-ports", "80-"], "'80-' is no port"),
+    (["--exclude-outbound-ports", "-80"], "'-80' is no port"),
+    (["--exclude-outbound-ports", "1-2-3"], "'1-2-3' is no port"),
+    (["--exclude-outbound-ports", "http"], "'http' is no port"),
+    (["--exclude-outbound-ports", ",".join(map(str, range(1, 1030)))], "more than 1024 entries"),
+    (["--exclude-outbound-ports", "9" * 5000], "is no port"),
+    (["--include-outbound-cidrs", "10.0.0.1/8"], "'10.0.0.1/8' is no network"),
+    (["--include-outbound-cidrs", "10.0.0.0/33"], "is no network"),
+    (["--include-outbound-cidrs", "fd00::/129"], "is no network"),
+    (["--include-outbound-cidrs", "example.com"], "is no network"),
+    (["--exclude-inbound-cidrs", ",".join(f"10.0.{i // 256}.{i % 256}" for i in range(1025))], "more than 1024"),
+    (["--exclude-inbound-interfaces", "abcdefghijklmnop"], "'abcdefghijklmnop' is no name of an interface"),
+    (["--exclude-inbound-interfaces", "a" * 100000], "is no name of an interface"),
+    (["--exclude-inbound-interfaces", "eth0\"; accept"], "is no name of an interface"),
+    (["--exclude-inbound-interfaces", "et*h"], "is no name of an interface"),
+    (["--exclude-inbound-interfaces", "*"], "is no name of an interface"),
+    (["--exclude-inbound-interfaces", ",".join(f"e{i}" for i in range(33))], "more than 32 entries"),
+    (["--exclude-users", "no-such-user"], "'no-such-user' is no user here"),
+    (["--exclude-users", "4294967295"], "is no user here"),
+    (["--exclude-groups", "no-such-group"], "'no-such-group' is no group here"),
+    (["--exclude-users", "9-1"], "ends before it begins"),
+    (["--exclude-marks", "0x10/0x0f"], "can never match"),
+    (["--exclude-marks", "0x"], "is no mark"),
+    (["--exclude-marks", "0"], None),
+    (["--exclude-marks", "1,2/0"], "can never match"),
+    (["--exclude-marks", ",".join(map(str, range(1, 34)))], "more than 32 entries"),
+    (["--outbound-mark", "0x1771"], "bits outside of their mask"),
+    (["--outbound-mark", "0x772"], "must differ"),
+    (["--inbound-mark", "0"], "must differ from each other and from 0"),
+    (["--outbound-port", "15006"], "the proxy's ports must differ"),
+    (["--outbound-port", "0"], "'0' is no port"),
+    (["--dns-servers", "10.0.0.0/8"], "'10.0.0.0/8' is no IP address"),
+    (["--vips", "127.0.0.0/8"], "127.0.0.0/8 cannot be a range of virtual IPs"),
+    (["--vips", "112.0.0.0/4"], "112.0.0.0/4 cannot be a range of virtual IPs"),
+    (["--vips", "::/8"], "::/8 cannot be a range of virtual IPs"),
+    (["--vips", "239.1.0.0/16"], "239.1.0.0/16 cannot be a range of virtual IPs"),
+    (["--vips", "0.0.0.0/0"], "0.0.0.0/0 cannot be a range of virtual IPs"),
+    (["--proxy-user", "1-2"], "'1-2' is no user here"),
+    (["--no-ipv4", "--no-ipv6"], "neither IPv4 nor IPv6"),
+    (["--no-outbound", "--no-inbound", "--no-dns"], "nothing is to be captured"),
+    (["--exclude-outbound-port", "80"], "did you mean '--exclude-outbound-ports'"),
+    (["--vips"], "wants a value"),
+    (["80"], "80"),
+]
+
+
+@pytest.mark.parametrize("words, message", BAD_WORDS, ids=[" ".join(words)[:40] for words, _ in BAD_WORDS])
+def test_bad_command_lines(weir, words, message):
+    for verb in ("plan", "apply"):
+        if message is None and verb == "apply":
+            continue
+        done = subprocess.run([weir, "intercept", verb, *words], capture_output=True, text=True, timeout=20)
+        if message is None:
+            assert done.returncode == 0
+            continue
+        assert done.returncode == 2 and done.stdout == ""
+        assert message in done.stderr, done.stderr[:300]
+        assert len(done.stderr) < 2000
