@@ -4,8 +4,10 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/mem.h"
+#include "intercept/decide.h"
 #include "intercept/nft.h"
 #include "intercept/origdst.h"
+#include "intercept/routes.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,8 +33,7 @@ struct checker {
 	size_t count;
 };
 
-// --- reading the rules
-// --------------------------------------------------------------------------------------
+// --- reading the rules -------------------------------------------------------------------------------------
 static bool rule_has(const struct rule *rule, enum rule_field field)
 {
 	for (size_t i = 0; i < rule->match_count; i++)
@@ -80,22 +81,6 @@ static uint16_t key_port(const uint8_t *key)
 	return (uint16_t)(key[0] << 8 | key[1]);
 }
 
-// The first address in the first of the sets that exists; false if none does.
-static bool address_in(const struct ruleset *ruleset, int family, const char *const *names, struct ip *ret_ip)
-{
-	char full[32];
-	for (; *names; names++) {
-		snprintf(full, sizeof full, "%s_%s", *names, family == AF_INET6 ? "ipv6" : "ipv4");
-		const struct rule_set *set = find_set(ruleset, full);
-		if (!set)
-			continue;
-		*ret_ip = (struct ip){.family = (uint8_t)family};
-		memcpy(ret_ip->bytes, set->ranges[0].first, rule_set_key_len(set->type));
-		return true;
-	}
-	return false;
-}
-
 // A port that the lists allow.
 static uint16_t port_in(const struct ruleset *ruleset, const char *include, const char *exclude)
 {
@@ -108,19 +93,70 @@ static uint16_t port_in(const struct ruleset *ruleset, const char *include, cons
 	return port ? port : SOME_PORT;
 }
 
-// Where captured connections may go: a virtual IP, an included network, or else an address kept for
-// documentation.
-static struct addr outbound_target(const struct ruleset *ruleset, int family)
+// --- what the rules promise ---------------------------------------------------------------------------------
+// The rule that decides on a connection of this process, made by the interface that the kernel would take.
+static const struct rule *decide(const struct ruleset *ruleset, uint8_t protocol, const struct addr *dest)
 {
-	static const char *const sets[] = {"vips", "outbound_include", NULL};
-	struct addr target = {.port = port_in(ruleset, "outbound_include_ports", "outbound_exclude_ports")};
-	if (address_in(ruleset, family, sets, &target.ip)) {
-		target.ip.bytes[family == AF_INET6 ? 15 : 3] |= 1;
-		return target;
+	char name[IFNAMSIZ] = "";
+	struct flow flow = {.protocol = protocol, .dest = *dest, .user = geteuid(), .group = getegid()};
+	if (routes_interface(&dest->ip, name) == 0)
+		flow.out_interface = name;
+	return ruleset_decide(ruleset, CHAIN_OUTPUT, &flow);
+}
+
+static bool redirects(const struct rule *rule, uint16_t port)
+{
+	return rule && rule->action == RULE_REDIRECT && rule->value == port;
+}
+
+// A connection that should be captured: the first of several that are tried. Failing that, it is the first
+// one, with the rule that leaves it alone.
+struct search {
+	const struct ruleset *ruleset;
+	uint8_t protocol;
+	uint16_t proxy_port;
+	bool begun;
+	struct addr target;
+	const struct rule *rule; // that decides on it
+};
+
+static bool found(const struct search *search)
+{
+	return redirects(search->rule, search->proxy_port);
+}
+
+static void try(struct search *search, const struct ip *ip, uint16_t port)
+{
+	struct addr target = {.ip = *ip, .port = port};
+	if (found(search))
+		return;
+	const struct rule *rule = decide(search->ruleset, search->protocol, &target);
+	if (search->begun && !redirects(rule, search->proxy_port))
+		return;
+	search->begun = true;
+	search->target = target;
+	search->rule = rule;
+}
+
+// The edges of a set's ranges, and what follows the lower one, as the lowest address of a network may mean
+// the network.
+static void try_set(struct search *search, const char *name, int family, uint16_t port)
+{
+	char full[32];
+	snprintf(full, sizeof full, "%s_%s", name, family == AF_INET6 ? "ipv6" : "ipv4");
+	const struct rule_set *set = find_set(search->ruleset, full);
+	for (size_t i = 0; set && i < set->count && !found(search); i++) {
+		struct ip first = {.family = (uint8_t)family}, last = first, next;
+		size_t len = rule_set_key_len(set->type);
+		memcpy(first.bytes, set->ranges[i].first, len);
+		memcpy(last.bytes, set->ranges[i].last, len);
+		next = first;
+		next.bytes[len - 1] |= 1;
+		if (memcmp(next.bytes, last.bytes, len) <= 0)
+			try(search, &next, port);
+		try(search, &first, port);
+		try(search, &last, port);
 	}
-	target.ip = family == AF_INET6 ? (struct ip){AF_INET6, {0x20, 0x01, 0x0d, 0xb8, [15] = 1}}
-				       : (struct ip){AF_INET, {192, 0, 2, 1}};
-	return target;
 }
 
 static struct ip loopback(int family)
@@ -128,16 +164,37 @@ static struct ip loopback(int family)
 	return family == AF_INET6 ? (struct ip){AF_INET6, {[15] = 1}} : (struct ip){AF_INET, {127, 0, 0, 1}};
 }
 
-// The DNS server to ask; false if only servers of the other family are captured.
-static bool dns_target(const struct ruleset *ruleset, int family, struct addr *ret_target)
+// Where captured connections may go: a virtual IP, an included network, or else an address kept for
+// documentation.
+static struct search outbound_target(const struct promises *promises, int family)
 {
-	static const char *const sets[] = {"dns_servers", NULL};
-	struct ip ip;
-	bool listed = address_in(ruleset, AF_INET, sets, &ip) || address_in(ruleset, AF_INET6, sets, &ip);
-	*ret_target = (struct addr){.ip = loopback(family), .port = DNS_PORT};
-	return !listed || address_in(ruleset, family, sets, &ret_target->ip);
+	static const struct ip examples[] = {
+	    {AF_INET, {192, 0, 2, 1}},
+	    {AF_INET, {198, 51, 100, 1}},
+	    {AF_INET6, {0x20, 0x01, 0x0d, 0xb8, [15] = 1}},
+	    {AF_INET6, {0x3f, 0xff, [15] = 1}},
+	};
+	const struct ruleset *ruleset = promises->ruleset;
+	struct search search = {ruleset, .protocol = IPPROTO_TCP, .proxy_port = promises->outbound_port};
+	uint16_t port = port_in(ruleset, "outbound_include_ports", "outbound_exclude_ports");
+	try_set(&search, "vips", family, port);
+	try_set(&search, "outbound_include", family, port);
+	for (size_t i = 0; i < ARRAY_SIZE(examples); i++)
+		if (examples[i].family == family)
+			try(&search, &examples[i], port);
+	return search;
 }
 
+static struct search dns_target(const struct promises *promises, int family, uint8_t protocol)
+{
+	struct search search = {promises->ruleset, .protocol = protocol, .proxy_port = promises->dns_port};
+	struct ip lo = loopback(family);
+	try_set(&search, "dns_servers", family, DNS_PORT);
+	try(&search, &lo, DNS_PORT);
+	return search;
+}
+
+// --- this host ----------------------------------------------------------------------------------------------
 // An address of this host that others may connect to; false if there is none.
 static bool own_address(int family, struct ip *ret_ip)
 {
@@ -163,8 +220,7 @@ static bool own_address(int family, struct ip *ret_ip)
 	return found;
 }
 
-// --- sockets
-// ------------------------------------------------------------------------------------------------
+// --- sockets -----------------------------------------------------------------------------------------------
 static int open_socket(int family, int type)
 {
 	int fd = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -198,9 +254,12 @@ static int wait_for(int fd, short events)
 // Listens on the address; *ret_fd is -1 if somebody else does already.
 static int listen_on(const struct addr *addr, int type, int *ret_fd)
 {
-	int fd = open_socket(addr->ip.family, type);
+	int fd = open_socket(addr->ip.family, type), on = 1;
 	if (fd < 0)
 		return fd;
+	// What is left of earlier connections is nobody who listens.
+	if (type == SOCK_STREAM)
+		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 	int err = bind_to(fd, addr);
 	if (err == 0 && type == SOCK_STREAM && listen(fd, 16) < 0)
 		err = -errno;
@@ -239,8 +298,7 @@ static int connect_to(const struct addr *target, int type, uint32_t mark, int *r
 	return 0;
 }
 
-// --- where a connection arrived
-// -----------------------------------------------------------------------------
+// --- where a connection arrived ----------------------------------------------------------------------------
 static void hex_address(const struct addr *addr, char ret_text[48])
 {
 	size_t len = addr->ip.family == AF_INET6 ? 16 : 4, at = 0;
@@ -273,6 +331,21 @@ static bool has_socket(uint16_t port, const struct addr *remote)
 	return found;
 }
 
+// How often a rule has been used by now; 0 if the rules have changed.
+static uint64_t packets_now(const struct ruleset *ruleset, const struct rule *rule)
+{
+	autostrbuf struct strbuf ignored = {0};
+	struct ruleset now;
+	size_t index = (size_t)(rule - ruleset->rules);
+	if (nft_read(&now, &ignored))
+		return 0;
+	bool same = now.rule_count == ruleset->rule_count && now.rules[index].chain == rule->chain &&
+		    strcmp(now.rules[index].comment, rule->comment) == 0;
+	uint64_t packets = same ? now.rules[index].packets : 0;
+	ruleset_done(&now);
+	return packets;
+}
+
 // Whether our connection arrives at the listener; *ret_original is where it was going.
 static int accept_from(int listener, const struct addr *client, struct addr *ret_original)
 {
@@ -292,8 +365,7 @@ static int accept_from(int listener, const struct addr *client, struct addr *ret
 	}
 }
 
-// --- results
-// ------------------------------------------------------------------------------------------------
+// --- results -----------------------------------------------------------------------------------------------
 static struct check_result *begin(struct checker *checker, const char *what, const struct addr *target)
 {
 	struct check_result *result = &checker->results[checker->count++];
@@ -312,18 +384,22 @@ static void finish(struct check_result *result, enum check_verdict verdict, cons
 	result->verdict = verdict;
 }
 
-// A connection that could not be made: not every host has both families and a route to everywhere.
-static void finish_unconnected(struct check_result *result, int err)
+// A connection that could not be made: not every host has both families and a route to everywhere. If there
+// is a route, it is the network that sent word that the destination cannot be reached.
+static void finish_unconnected(struct check_result *result, const char *failure, int err)
 {
-	if (err == -ENETUNREACH || err == -EHOSTUNREACH || err == -EAFNOSUPPORT || err == -EADDRNOTAVAIL)
+	char name[IFNAMSIZ];
+	bool unreachable = err == -ENETUNREACH || err == -EHOSTUNREACH || err == -EACCES;
+	bool absent = err == -EAFNOSUPPORT || err == -EADDRNOTAVAIL;
+	if (absent || (unreachable && routes_interface(&result->target.ip, name)))
 		finish(result, CHECK_SKIPPED, "no route: nothing could be captured");
 	else if (err == -EPERM)
 		finish(result, CHECK_SKIPPED,
 		       "sockets cannot be marked without CAP_NET_RAW or CAP_NET_ADMIN");
 	else if (err == -ETIMEDOUT)
-		finish(result, CHECK_FAILED, "not captured: it left the host, and nobody answered");
+		finish(result, CHECK_FAILED, "%s: it left the host, and nobody answered", failure);
 	else
-		finish(result, CHECK_FAILED, "not captured: %s", err_text(err));
+		finish(result, CHECK_FAILED, "%s: %s", failure, err_text(err));
 }
 
 static void finish_stand_in(struct check_result *result, int listener, const struct addr *client,
@@ -343,26 +419,40 @@ static void finish_stand_in(struct check_result *result, int listener, const str
 		finish(result, CHECK_OK, "captured to port %u (the proxy is not running)", port);
 }
 
-// The connection must arrive at the port of the proxy, or of its stand-in.
-static void check_captured(struct checker *checker, const char *what, const struct addr *target,
-			   uint32_t mark, uint16_t port)
+static void finish_spared(struct check_result *result, const struct rule *rule)
 {
-	struct check_result *result = begin(checker, what, target);
-	struct addr proxy = {.ip = loopback(target->ip.family), .port = port}, client = {0};
+	if (rule)
+		finish(result, CHECK_SKIPPED, "the rules leave it alone: %s", rule->comment);
+	else
+		finish(result, CHECK_SKIPPED, "the rules leave it alone");
+}
+
+// The connection must arrive at the port of the proxy, or of its stand-in. The proxy may close it before one
+// can look: then the rule has counted it.
+static void check_captured(struct checker *checker, const char *what, const struct search *to, uint32_t mark)
+{
+	const struct ruleset *ruleset = checker->promises.ruleset;
+	struct check_result *result = begin(checker, what, &to->target);
+	struct addr proxy = {.ip = loopback(to->target.ip.family), .port = to->proxy_port}, client = {0};
+	if (!found(to)) {
+		finish_spared(result, to->rule);
+		return;
+	}
 	autoclose int listener = -1, fd = -1;
+	uint64_t before = packets_now(ruleset, to->rule);
 	int err = listen_on(&proxy, SOCK_STREAM, &listener);
 	if (err == 0)
-		err = connect_to(target, SOCK_STREAM, mark, &fd);
+		err = connect_to(&to->target, SOCK_STREAM, mark, &fd);
 	if (err == 0)
 		err = local_addr(fd, &client);
-	if (err)
-		finish_unconnected(result, err);
+	if (err && err != -ECONNRESET) // which is after it was made
+		finish_unconnected(result, "not captured", err);
 	else if (listener >= 0)
-		finish_stand_in(result, listener, &client, port);
-	else if (has_socket(port, &client))
-		finish(result, CHECK_OK, "captured to port %u", port);
+		finish_stand_in(result, listener, &client, to->proxy_port);
+	else if (has_socket(to->proxy_port, &client) || packets_now(ruleset, to->rule) > before)
+		finish(result, CHECK_OK, "captured to port %u", to->proxy_port);
 	else
-		finish(result, CHECK_FAILED, "not captured: it did not arrive at port %u", port);
+		finish(result, CHECK_FAILED, "not captured: it did not arrive at port %u", to->proxy_port);
 }
 
 // The connection must arrive at a listener of ours.
@@ -379,38 +469,14 @@ static void check_spared(struct checker *checker, const char *what, const struct
 	if (err == 0)
 		err = local_addr(fd, &client);
 	if (err)
-		finish_unconnected(result, err);
+		finish_unconnected(result, "it did not arrive", err);
 	else if (accept_from(listener, &client, &original) == -ETIMEDOUT)
 		finish(result, CHECK_FAILED, "captured, though it should not be");
 	else
 		finish(result, CHECK_OK, "left alone");
 }
 
-// --- DNS
-// ----------------------------------------------------------------------------------------------------
-static uint64_t dns_packets(const struct ruleset *ruleset)
-{
-	uint64_t packets = 0;
-	for (size_t i = 0; i < ruleset->rule_count; i++) {
-		const struct rule *rule = &ruleset->rules[i];
-		if (rule->chain == CHAIN_OUTPUT && rule->action == RULE_REDIRECT &&
-		    rule_has(rule, RULE_UDP_DEST_PORT))
-			packets += rule->packets;
-	}
-	return packets;
-}
-
-static bool dns_was_counted(uint64_t before)
-{
-	autostrbuf struct strbuf ignored = {0};
-	struct ruleset now;
-	if (nft_read(&now, &ignored))
-		return false;
-	bool counted = dns_packets(&now) > before;
-	ruleset_done(&now);
-	return counted;
-}
-
+// --- DNS ---------------------------------------------------------------------------------------------------
 // Answers one query of ours with itself, as the proxy would.
 static void answer_query(int listener)
 {
@@ -443,39 +509,62 @@ static int ask(int fd, int listener)
 	return n < 0 ? -errno : n >= 12 && memcmp(answer, &id, sizeof id) == 0 ? 0 : ERR_MALFORMED;
 }
 
-static void check_dns_udp(struct checker *checker, const struct addr *target)
+static void finish_dns(struct check_result *result, bool counted, int err, const struct search *to,
+		       bool running)
 {
-	uint16_t port = checker->promises.dns_port;
-	struct addr proxy = {.ip = loopback(target->ip.family), .port = port};
-	struct check_result *result = begin(checker, "DNS over UDP", target);
-	uint64_t before = 0;
-	autostrbuf struct strbuf ignored = {0};
-	struct ruleset ruleset;
-	if (nft_read(&ruleset, &ignored) == 0) {
-		before = dns_packets(&ruleset);
-		ruleset_done(&ruleset);
-	}
-	autoclose int listener = -1, fd = -1;
-	int err = listen_on(&proxy, SOCK_DGRAM, &listener);
-	if (err == 0)
-		err = connect_to(target, SOCK_DGRAM, 0, &fd);
-	if (err) {
-		finish_unconnected(result, err);
-		return;
-	}
-	err = ask(fd, listener);
-	bool counted = dns_was_counted(before);
 	if (!counted)
 		finish(result, CHECK_FAILED, "not captured");
 	else if (err)
 		finish(result, CHECK_FAILED, "captured, but there is no answer: %s", err_text(err));
 	else
-		finish(result, CHECK_OK, "captured to port %u%s", port,
-		       listener >= 0 ? " (the proxy is not running)" : "");
+		finish(result, CHECK_OK, "captured to port %u%s", to->proxy_port,
+		       running ? "" : " (the proxy is not running)");
 }
 
-// --- all
-// ----------------------------------------------------------------------------------------------------
+static void check_dns_udp(struct checker *checker, const struct search *to)
+{
+	const struct ruleset *ruleset = checker->promises.ruleset;
+	struct addr proxy = {.ip = loopback(to->target.ip.family), .port = to->proxy_port};
+	struct check_result *result = begin(checker, "DNS over UDP", &to->target);
+	if (!found(to)) {
+		finish_spared(result, to->rule);
+		return;
+	}
+	autoclose int listener = -1, fd = -1;
+	uint64_t before = packets_now(ruleset, to->rule);
+	int err = listen_on(&proxy, SOCK_DGRAM, &listener);
+	if (err == 0)
+		err = connect_to(&to->target, SOCK_DGRAM, 0, &fd);
+	if (err) {
+		finish_unconnected(result, "not captured", err);
+		return;
+	}
+	err = ask(fd, listener);
+	finish_dns(result, packets_now(ruleset, to->rule) > before, err, to, listener < 0);
+}
+
+// --- all ----------------------------------------------------------------------------------------------------
+static void check_dns(struct checker *checker, int family)
+{
+	struct search udp = dns_target(&checker->promises, family, IPPROTO_UDP);
+	struct search tcp = dns_target(&checker->promises, family, IPPROTO_TCP);
+	check_dns_udp(checker, &udp);
+	check_captured(checker, "DNS over TCP", &tcp, 0);
+}
+
+// The way that connections of the outbound proxy take to an endpoint on this host ends as that of other
+// hosts' does.
+static void check_inbound(struct checker *checker, const struct ip *own)
+{
+	const struct promises *promises = &checker->promises;
+	struct search to = {promises->ruleset, .protocol = IPPROTO_TCP, .proxy_port = promises->inbound_port};
+	to.target = (struct addr){
+	    .ip = *own, .port = port_in(promises->ruleset, "inbound_include_ports", "inbound_exclude_ports")};
+	struct flow flow = {.protocol = IPPROTO_TCP, .dest = to.target};
+	to.rule = ruleset_decide(promises->ruleset, CHAIN_INBOUND, &flow);
+	check_captured(checker, "inbound TCP", &to, promises->outbound_mark);
+}
+
 static void check_own_host(struct checker *checker, int family)
 {
 	const struct promises *promises = &checker->promises;
@@ -488,25 +577,19 @@ static void check_own_host(struct checker *checker, int family)
 		check_spared(checker, "to its own address", &own, 0);
 	if (promises->inbound_mark)
 		check_spared(checker, "proxy to application", &own, promises->inbound_mark);
-	if (promises->inbound_port && promises->outbound_mark) {
-		struct addr target = {
-		    .ip = own,
-		    .port = port_in(promises->ruleset, "inbound_include_ports", "inbound_exclude_ports")};
-		check_captured(checker, "inbound TCP", &target, promises->outbound_mark,
-			       promises->inbound_port);
-	}
+	if (promises->inbound_port && promises->outbound_mark)
+		check_inbound(checker, &own);
 }
 
 static void check_family(struct checker *checker, int family)
 {
 	const struct promises *promises = &checker->promises;
-	struct addr target = outbound_target(promises->ruleset, family);
-	if (promises->outbound_port)
-		check_captured(checker, "outbound TCP", &target, 0, promises->outbound_port);
-	if (promises->dns_port && dns_target(promises->ruleset, family, &target)) {
-		check_dns_udp(checker, &target);
-		check_captured(checker, "DNS over TCP", &target, 0, promises->dns_port);
+	if (promises->outbound_port) {
+		struct search to = outbound_target(promises, family);
+		check_captured(checker, "outbound TCP", &to, 0);
 	}
+	if (promises->dns_port)
+		check_dns(checker, family);
 	check_own_host(checker, family);
 }
 

@@ -27,8 +27,7 @@ struct compiler {
 	struct set_pair loopback, vips, dns_servers;
 };
 
-// --- building a rule
-// ----------------------------------------------------------------------------------------
+// --- building a rule ---------------------------------------------------------------------------------------
 static void begin(struct compiler *c, enum rule_chain chain)
 {
 	c->rule = ruleset_add_rule(c->ruleset, chain);
@@ -81,8 +80,7 @@ static void end(struct compiler *c, enum rule_action action, uint32_t value, con
 	strncpy(c->rule->comment, comment, sizeof c->rule->comment - 1);
 }
 
-// --- sets
-// ---------------------------------------------------------------------------------------------------
+// --- sets --------------------------------------------------------------------------------------------------
 static void add_range(struct compiler *c, int set, const struct rule_range *range)
 {
 	if (set >= 0 && rule_set_add(&c->ruleset->sets[set], range))
@@ -188,8 +186,7 @@ static struct set_pair cidr_sets(struct compiler *c, const char *name, const str
 	};
 }
 
-// --- rules that several chains have
-// --------------------------------------------------------------------------
+// --- rules that several chains have ------------------------------------------------------------------------
 static void family_rules(struct compiler *c, enum rule_chain chain)
 {
 	if (c->plan->ipv4 && c->plan->ipv6)
@@ -256,8 +253,8 @@ static void proxy_inbound_rule(struct compiler *c, enum rule_chain chain)
 	end(c, RULE_RETURN, 0, "proxy: to the application, DNS servers and others");
 }
 
-// --- DNS
-// ---------------------------------------------------------------------------------------------------- One
+// --- DNS ---------------------------------------------------------------------------------------------------
+// One
 // rule, or one a family if there is a list of servers.
 static void dns_rules(struct compiler *c, enum rule_chain chain, enum rule_field port,
 		      enum rule_action action, uint32_t value, const char *comment)
@@ -316,8 +313,7 @@ static struct set_pair dns_server_sets(struct compiler *c)
 	return sets;
 }
 
-// --- where it goes
-// ------------------------------------------------------------------------------------------
+// --- where it goes -----------------------------------------------------------------------------------------
 static void interface_rules(struct compiler *c, enum rule_chain chain, enum rule_field field,
 			    const struct capture_direction *direction)
 {
@@ -402,8 +398,8 @@ static void redirect_rule(struct compiler *c, enum rule_chain chain, uint16_t po
 	end(c, RULE_REDIRECT, port, comment);
 }
 
-// --- the chains
-// --------------------------------------------------------------------------------------------- The outbound
+// --- the chains --------------------------------------------------------------------------------------------
+// The outbound
 // proxy's connections to this very host go on to the inbound proxy, which ends the TLS.
 static void self_call_rule(struct compiler *c, enum rule_field field, int loopback)
 {

@@ -18,8 +18,8 @@
 #include <stdlib.h>
 
 enum {
-	BATCH_PAGE = 64 * 1024,
-	MESSAGE_MAX = 80 * 1024, // one message: a list of elements is at most 64 KiB
+	MESSAGE_MAX = 80 * 1024,  // one message: a list of elements is at most 64 KiB
+	BATCH_PAGE = MESSAGE_MAX, // libnftnl loses a message that is longer than a page
 	ANSWER_MAX = 64 * 1024,
 	DUMP_RETRIES = 8,
 };
@@ -47,11 +47,16 @@ static int say_request(struct strbuf *error, int err, const char *what)
 			   "%s: this kernel has no nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET; module "
 			   "nf_tables)",
 			   what);
+	if (err == -EMSGSIZE)
+		return say(
+		    error, err,
+		    "%s: there are more rules than this process may send at once; shorten the lists, raise "
+		    "net.core.wmem_max, or run with CAP_NET_ADMIN in the host's user namespace",
+		    what);
 	return say(error, err, "%s: %s", what, err_text(err));
 }
 
-// --- asking
-// -------------------------------------------------------------------------------------------------
+// --- asking ------------------------------------------------------------------------------------------------
 static int nft_open(struct mnl_socket **ret_socket, struct strbuf *error)
 {
 	struct mnl_socket *nl = mnl_socket_open2(NETLINK_NETFILTER, SOCK_CLOEXEC);
@@ -91,12 +96,12 @@ static uint32_t next_sequence(void)
 	return (uint32_t)random_u64() | 1;
 }
 
-// --- reading
-// ------------------------------------------------------------------------------------------------
+// --- reading -----------------------------------------------------------------------------------------------
 struct reading {
 	struct mnl_socket *nl;
 	struct ruleset *ruleset;
 	bool dormant;
+	unsigned chains; // of ours that are there: bits
 	int err;
 };
 
@@ -134,8 +139,9 @@ static int take_set(const struct nlmsghdr *nlh, void *arg)
 		reading->err = ERR_MALFORMED;
 	else {
 		int index = nft_set_decode(set, reading->ruleset);
-		// Somebody else's set: a rule that uses it turns out foreign.
 		reading->err = index == -ENOMEM ? index : 0;
+		if (index == ERR_UNSUPPORTED)
+			reading->ruleset->altered = true;
 	}
 	if (set)
 		nftnl_set_free(set);
@@ -162,6 +168,46 @@ static int read_elements(struct reading *reading, struct rule_set *set)
 		err = nft_set_decode_elements(nls, set);
 	nftnl_set_free(nls);
 	return err;
+}
+
+// Which of our chains it is, unchanged; CHAIN_COUNT: none.
+static enum rule_chain identify_chain(const struct nftnl_chain *chain)
+{
+	const char *name = nftnl_chain_get_str(chain, NFTNL_CHAIN_NAME);
+	enum rule_chain i = 0;
+	while (i < CHAIN_COUNT && name && strcmp(rule_chains[i].name, name) != 0)
+		i++;
+	if (i == CHAIN_COUNT || !name)
+		return CHAIN_COUNT;
+	const struct rule_chain_info *info = &rule_chains[i];
+	const char *type = nftnl_chain_get_str(chain, NFTNL_CHAIN_TYPE);
+	if (!type || !info->type)
+		return !type && !info->type ? i : CHAIN_COUNT;
+	bool same = strcmp(type, info->type) == 0 &&
+		    nftnl_chain_get_u32(chain, NFTNL_CHAIN_HOOKNUM) == (uint32_t)info->hook_number &&
+		    nftnl_chain_get_s32(chain, NFTNL_CHAIN_PRIO) == info->priority &&
+		    nftnl_chain_get_u32(chain, NFTNL_CHAIN_POLICY) == NF_ACCEPT;
+	return same ? i : CHAIN_COUNT;
+}
+
+static int take_chain(const struct nlmsghdr *nlh, void *arg)
+{
+	struct reading *reading = arg;
+	struct nftnl_chain *chain = nftnl_chain_alloc();
+	if (!chain)
+		reading->err = -ENOMEM;
+	else if (nftnl_chain_nlmsg_parse(nlh, chain) < 0)
+		reading->err = ERR_MALFORMED;
+	else if (strcmp(nftnl_chain_get_str(chain, NFTNL_CHAIN_TABLE), NFT_TABLE) == 0) { // all tables' come
+		enum rule_chain which = identify_chain(chain);
+		if (which == CHAIN_COUNT)
+			reading->ruleset->altered = true;
+		else
+			reading->chains |= 1u << which;
+	}
+	if (chain)
+		nftnl_chain_free(chain);
+	return reading->err ? MNL_CB_STOP : MNL_CB_OK;
 }
 
 static int take_rule(const struct nlmsghdr *nlh, void *arg)
@@ -196,7 +242,12 @@ static int read_all(struct reading *reading)
 	for (size_t i = 0; i < reading->ruleset->set_count && err == 0; i++)
 		err = read_elements(reading, &reading->ruleset->sets[i]);
 	if (err == 0)
+		err = dump(reading, NFT_MSG_GETCHAIN, NFTA_CHAIN_TABLE, take_chain);
+	if (err == 0)
 		err = dump(reading, NFT_MSG_GETRULE, NFTA_RULE_TABLE, take_rule);
+	for (enum rule_chain i = 0; i < CHAIN_COUNT; i++)
+		if (reading->chains >> i & 1 && !ruleset_has_chain(reading->ruleset, i))
+			reading->ruleset->altered = true; // an empty one
 	// A table that sleeps does nothing of what its rules say.
 	for (size_t i = 0; i < reading->ruleset->rule_count && reading->dormant; i++)
 		reading->ruleset->rules[i].foreign = true;
@@ -213,6 +264,7 @@ int nft_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
 	for (int i = 0; i < DUMP_RETRIES; i++) {
 		ruleset_done(&ruleset);
 		reading.err = 0;
+		reading.chains = 0;
 		err = read_all(&reading);
 		if (err != -EINTR)
 			break;
@@ -228,8 +280,8 @@ int nft_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
 	return 0;
 }
 
-// --- writing
-// ------------------------------------------------------------------------------------------------ A
+// --- writing -----------------------------------------------------------------------------------------------
+// A
 // transaction under construction. Every message is known by its sequence number: first + index.
 struct batch {
 	struct nftnl_batch *nlb;
@@ -350,8 +402,7 @@ static void batch_ruleset(struct batch *batch)
 		batch_rule(batch, &ruleset->rules[i]);
 }
 
-// --- committing
-// ---------------------------------------------------------------------------------------------
+// --- committing --------------------------------------------------------------------------------------------
 struct refusal {
 	int err;
 	uint32_t sequence; // of the message that was refused
@@ -369,6 +420,10 @@ static int send_batch(struct mnl_socket *nl, struct nftnl_batch *nlb)
 		size += (int)iov[i].iov_len;
 	// A transaction is one datagram. Where that much is not granted, sending says so.
 	setsockopt(mnl_socket_get_fd(nl), SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size);
+	// A refusal names the message by its header: with the whole of it, it could be longer than what is
+	// read.
+	int on = 1;
+	mnl_socket_setsockopt(nl, NETLINK_CAP_ACK, &on, sizeof on);
 	struct msghdr msg = {
 	    .msg_name = &kernel, .msg_namelen = sizeof kernel, .msg_iov = iov, .msg_iovlen = (size_t)count};
 	int err = sendmsg(mnl_socket_get_fd(nl), &msg, 0) < 0 ? -errno : 0;
@@ -376,23 +431,32 @@ static int send_batch(struct mnl_socket *nl, struct nftnl_batch *nlb)
 	return err;
 }
 
+static void take_refusals(const char *bytes, size_t len, struct refusal *ret_refusal)
+{
+	int left = (int)len;
+	for (const struct nlmsghdr *nlh = (const void *)bytes; mnl_nlmsg_ok(nlh, left);
+	     nlh = mnl_nlmsg_next(nlh, &left)) {
+		const struct nlmsgerr *e = mnl_nlmsg_get_payload(nlh);
+		if (nlh->nlmsg_type == NLMSG_ERROR && e->error && !ret_refusal->err)
+			*ret_refusal = (struct refusal){e->error, e->msg.nlmsg_seq};
+	}
+}
+
 // The kernel has answered by the time that sendmsg returns; it answers refusals alone. The first one counts.
-static void read_refusals(struct mnl_socket *nl, struct refusal *ret_refusal)
+// 0, or a negative error: what it said is not known.
+static int read_refusals(struct mnl_socket *nl, struct refusal *ret_refusal)
 {
 	union {
 		struct nlmsghdr header;
 		char bytes[8192];
 	} answer;
 	ssize_t n;
-	while ((n = recv(mnl_socket_get_fd(nl), &answer, sizeof answer, MSG_DONTWAIT)) > 0) {
-		int len = (int)n;
-		for (struct nlmsghdr *nlh = &answer.header; mnl_nlmsg_ok(nlh, len);
-		     nlh = mnl_nlmsg_next(nlh, &len)) {
-			const struct nlmsgerr *e = mnl_nlmsg_get_payload(nlh);
-			if (nlh->nlmsg_type == NLMSG_ERROR && e->error && !ret_refusal->err)
-				*ret_refusal = (struct refusal){e->error, e->msg.nlmsg_seq};
-		}
-	}
+	do {
+		n = recv(mnl_socket_get_fd(nl), &answer, sizeof answer, MSG_DONTWAIT);
+		if (n > 0)
+			take_refusals(answer.bytes, (size_t)n, ret_refusal);
+	} while (n > 0 || (n < 0 && errno == EINTR));
+	return n < 0 && errno != EAGAIN ? -errno : 0;
 }
 
 static int commit(struct mnl_socket *nl, struct batch *batch, struct refusal *ret_refusal)
@@ -407,12 +471,11 @@ static int commit(struct mnl_socket *nl, struct batch *batch, struct refusal *re
 	int err = send_batch(nl, batch->nlb);
 	if (err)
 		return err;
-	read_refusals(nl, ret_refusal);
-	return ret_refusal->err;
+	err = read_refusals(nl, ret_refusal);
+	return ret_refusal->err ? ret_refusal->err : err;
 }
 
-// --- what was refused, in words
-// -----------------------------------------------------------------------------
+// --- what was refused, in words ----------------------------------------------------------------------------
 static const char *rule_needs(const struct rule *rule)
 {
 	for (size_t i = 0; i < rule->match_count; i++)
@@ -441,8 +504,11 @@ static int say_refusal(const struct batch *batch, const struct refusal *refusal,
 		return say_request(error, refusal->err, "cannot change the rules");
 	autostrbuf struct strbuf text = {0};
 	rule_print(ruleset, &ruleset->rules[index], &text);
-	return say(error, refusal->err, "the kernel refuses the rule \"%s\": %s; it needs %s",
-		   text.p ? text.p : "", err_text(refusal->err), rule_needs(&ruleset->rules[index]));
+	return say(
+	    error, refusal->err,
+	    "the kernel refuses the rule \"%s\": %s; it needs %s and, before Linux 5.17, CONFIG_NFT_COUNTER "
+	    "(module nft_counter)",
+	    text.p ? text.p : "", err_text(refusal->err), rule_needs(&ruleset->rules[index]));
 }
 
 static int transact(struct batch *batch, void (*fill)(struct batch *batch), struct strbuf *error)

@@ -45,8 +45,7 @@ static const struct field_load {
     [RULE_DEST_TYPE] = {LOAD_FIB, .len = 4},
 };
 
-// --- encoding
-// -----------------------------------------------------------------------------------------------
+// --- encoding ----------------------------------------------------------------------------------------------
 struct encoder {
 	const struct ruleset *ruleset;
 	struct nftnl_rule *rule;
@@ -254,8 +253,7 @@ int nft_rule_encode(const struct ruleset *ruleset, const struct rule *rule, stru
 	return 0;
 }
 
-// --- decoding
-// -----------------------------------------------------------------------------------------------
+// --- decoding ----------------------------------------------------------------------------------------------
 struct decoder {
 	const struct ruleset *ruleset;
 	struct rule *rule;
@@ -505,7 +503,7 @@ int nft_rule_decode(const struct nftnl_rule *nlr, struct ruleset *ruleset)
 	for (struct nftnl_expr *expr; (expr = nftnl_expr_iter_next(iter));)
 		if (!decode_expr(&d, expr))
 			rule->foreign = true;
-	if (!d.done || d.loaded)
+	if (!d.done || d.loaded || !rule->comment[0])
 		rule->foreign = true;
 	nftnl_expr_iter_destroy(iter);
 	return 0;

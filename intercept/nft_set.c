@@ -103,8 +103,7 @@ int nft_set_decode(const struct nftnl_set *nls, struct ruleset *ruleset)
 	return ERR_UNSUPPORTED;
 }
 
-// --- elements
-// -----------------------------------------------------------------------------------------------
+// --- elements ----------------------------------------------------------------------------------------------
 struct edge {
 	uint8_t key[16];
 	bool end;

@@ -9,6 +9,9 @@
 #include <pwd.h>
 #include <stdlib.h>
 
+// Bytes of a value that an error repeats.
+enum { QUOTED_MAX = 64 };
+
 static const struct plan_option {
 	const char *name;
 	enum plan_option_kind kind;
@@ -71,12 +74,13 @@ static int keep(struct plan_builder *builder, void *block)
 
 static int refuse(const struct setting *setting, struct str value, const char *why)
 {
-	strbuf_printf(setting->error, "%s: '%.*s' %s", setting->option->name, STR_ARG(value), why);
+	bool cut = value.len > QUOTED_MAX;
+	strbuf_printf(setting->error, "%s: '%.*s'%s %s", setting->option->name,
+		      cut ? QUOTED_MAX : (int)value.len, value.p, cut ? "..." : "", why);
 	return ERR_CONFIG;
 }
 
-// --- single values
-// ------------------------------------------------------------------------------------------
+// --- single values -----------------------------------------------------------------------------------------
 static int parse_number(struct str text, uint64_t highest, uint64_t *ret_number)
 {
 	uint64_t number = 0;
@@ -151,8 +155,7 @@ static int parse_ids(struct str text, bool is_group, struct id_range *ret_range)
 	return err;
 }
 
-// --- elements of lists
-// --------------------------------------------------------------------------------------
+// --- elements of lists -------------------------------------------------------------------------------------
 static int take_port(const struct setting *setting, struct str text, void *ret_item)
 {
 	uint64_t first, last;
@@ -245,8 +248,7 @@ static int set_list(const struct setting *setting, struct str value)
 	return err;
 }
 
-// --- setting
-// ------------------------------------------------------------------------------------------------
+// --- setting -----------------------------------------------------------------------------------------------
 static int set_number(const struct setting *setting, struct str value)
 {
 	bool port = setting->option->kind == PLAN_PORT;

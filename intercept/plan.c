@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/limits.h"
+#include "base/mem.h"
 #include "intercept/marks.h"
 
 #include <net/if.h>
@@ -114,7 +115,7 @@ static int check_interfaces(const struct capture_interfaces *interfaces, const c
 		return invalid(error, "%s: more than %d entries", what, LIMIT_CAPTURE_INTERFACES);
 	for (size_t i = 0; i < interfaces->count; i++)
 		if (!interface_is_valid(interfaces->names[i]))
-			return invalid(error, "%s: '%s' is no name of an interface", what,
+			return invalid(error, "%s: '%.64s' is no name of an interface", what,
 				       interfaces->names[i]);
 	return 0;
 }
@@ -170,14 +171,28 @@ static int check_lists(const struct capture_plan *plan, struct strbuf *error)
 	return err;
 }
 
+// Connections to these are none that a proxy could take: a program's own host, and groups of hosts.
+static bool is_no_vip_range(const struct cidr *vips)
+{
+	static const struct cidr reserved[] = {
+	    {{AF_INET, {127}}, 8},
+	    {{AF_INET, {224}}, 4},
+	    {{AF_INET6, {[15] = 1}}, 128},
+	    {{AF_INET6, {0xff}}, 8},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(reserved); i++)
+		if (cidr_contains(&reserved[i], &vips->ip) || cidr_contains(vips, &reserved[i].ip))
+			return true;
+	return vips->bits < 4;
+}
+
 static int check_vips(const struct capture_plan *plan, struct strbuf *error)
 {
 	char text[ADDR_TEXT_MAX];
-	for (size_t i = 0; i < plan->vip_count; i++) {
-		const struct cidr *vip = &plan->vips[i];
-		if (vip->bits < 4 || ip_is_loopback(&vip->ip))
-			return invalid(error, "%s cannot be a range of virtual IPs", cidr_format(vip, text));
-	}
+	for (size_t i = 0; i < plan->vip_count; i++)
+		if (is_no_vip_range(&plan->vips[i]))
+			return invalid(error, "%s cannot be a range of virtual IPs",
+				       cidr_format(&plan->vips[i], text));
 	return 0;
 }
 

@@ -93,8 +93,7 @@ void rule_print(const struct ruleset *ruleset, const struct rule *rule, struct s
 	print_action(rule, out);
 }
 
-// --- sets
-// ---------------------------------------------------------------------------------------------------
+// --- sets --------------------------------------------------------------------------------------------------
 static void print_key(enum rule_set_type type, const uint8_t *key, struct strbuf *out)
 {
 	char text[ADDR_TEXT_MAX];
@@ -162,8 +161,7 @@ static void print_set(const struct rule_set *set, struct strbuf *out)
 	strbuf_add_text(out, " }\n\t}\n\n");
 }
 
-// --- the whole
-// ----------------------------------------------------------------------------------------------
+// --- the whole ---------------------------------------------------------------------------------------------
 static void print_rule_line(const struct ruleset *ruleset, const struct rule *rule, struct strbuf *out)
 {
 	strbuf_add_text(out, "\t\t");

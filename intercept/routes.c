@@ -5,9 +5,12 @@
 #include "base/mem.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <libmnl/libmnl.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <stdio.h>
+#include <unistd.h>
 
 enum { ANSWER_MAX = 32 * 1024, LOOPBACK_INDEX = 1 };
 
@@ -24,6 +27,9 @@ static int say(struct strbuf *error, int err, const char *what)
 		    error,
 		    "%s: not permitted; it needs the capability CAP_NET_ADMIN in this network namespace",
 		    what);
+	else if (err == -EEXIST)
+		strbuf_printf(error, "%s: there is another route for it, which does not reach anything",
+			      what);
 	else if (err == -ENETDOWN)
 		strbuf_printf(error, "%s: the loopback interface is down (ip link set lo up)", what);
 	else
@@ -31,8 +37,7 @@ static int say(struct strbuf *error, int err, const char *what)
 	return err;
 }
 
-// --- netlink
-// ------------------------------------------------------------------------------------------------
+// --- netlink -----------------------------------------------------------------------------------------------
 static int route_open(struct mnl_socket **ret_socket, struct strbuf *error)
 {
 	struct mnl_socket *nl = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
@@ -77,42 +82,57 @@ static struct rtmsg *begin(char *buf, uint16_t type, uint16_t flags, uint8_t fam
 	return rtm;
 }
 
-// --- looking up
-// ---------------------------------------------------------------------------------------------
-static int take_source(const struct nlmsghdr *nlh, void *arg)
+// --- looking up --------------------------------------------------------------------------------------------
+struct path {
+	struct ip source;
+	uint32_t interface; // index
+};
+
+static int take_path(const struct nlmsghdr *nlh, void *arg)
 {
-	struct ip *source = arg;
+	struct path *path = arg;
 	const struct rtmsg *rtm = mnl_nlmsg_get_payload(nlh);
 	const struct nlattr *attribute;
 	mnl_attr_for_each(attribute, nlh, sizeof *rtm)
 	{
+		if (mnl_attr_get_type(attribute) == RTA_OIF)
+			path->interface = mnl_attr_get_u32(attribute);
 		if (mnl_attr_get_type(attribute) != RTA_PREFSRC)
 			continue;
-		source->family = rtm->rtm_family;
-		memcpy(source->bytes, mnl_attr_get_payload(attribute), ip_len(source));
+		path->source.family = rtm->rtm_family;
+		memcpy(path->source.bytes, mnl_attr_get_payload(attribute), ip_len(&path->source));
 	}
 	return MNL_CB_OK;
 }
 
-// How the kernel would reach the address. 0 with the source it would take; -ENETUNREACH if it would not.
-static int lookup(struct mnl_socket *nl, const struct ip *ip, struct ip *ret_source)
+// How the kernel would reach the address. 0 with the interface and the source that it would take;
+// -ENETUNREACH if it would not.
+static int lookup(struct mnl_socket *nl, const struct ip *ip, struct path *ret_path)
 {
 	char buf[256];
-	struct ip source = {0};
+	struct path path = {0};
 	struct rtmsg *rtm = begin(buf, RTM_GETROUTE, NLM_F_ACK, ip->family);
 	rtm->rtm_dst_len = (uint8_t)(ip_len(ip) * 8);
 	mnl_attr_put((struct nlmsghdr *)buf, RTA_DST, ip_len(ip), ip->bytes);
-	int err = talk(nl, (struct nlmsghdr *)buf, take_source, &source);
+	int err = talk(nl, (struct nlmsghdr *)buf, take_path, &path);
 	// What "unreachable", "prohibit" and "blackhole" routes answer; for our purpose it is the same.
 	if (err == -EHOSTUNREACH || err == -EACCES || err == -EINVAL)
 		err = -ENETUNREACH;
 	if (err == 0)
-		*ret_source = source;
+		*ret_path = path;
 	return err;
 }
 
-// --- changing
-// -----------------------------------------------------------------------------------------------
+// Whether the loopback interface does without the family: there is nothing that routes could use.
+static bool family_is_off(uint8_t family)
+{
+	autoclose int fd =
+	    family == AF_INET6 ? open("/proc/sys/net/ipv6/conf/lo/disable_ipv6", O_RDONLY | O_CLOEXEC) : -1;
+	char off;
+	return fd >= 0 && read(fd, &off, 1) == 1 && off == '1';
+}
+
+// --- changing ----------------------------------------------------------------------------------------------
 static int change(struct mnl_socket *nl, uint16_t type, uint16_t flags, const struct vip_route *route)
 {
 	char buf[256];
@@ -144,11 +164,11 @@ static bool source_is_usable(const struct ip *source)
 static int add_route(struct mnl_socket *nl, const struct cidr *vips)
 {
 	struct vip_route route = {.destination = *vips};
-	struct ip source = {0};
+	struct path path = {0};
 	int err = change(nl, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &route);
 	if (err)
 		return err;
-	if (lookup(nl, &vips->ip, &source) == 0 && source_is_usable(&source))
+	if (lookup(nl, &vips->ip, &path) == 0 && source_is_usable(&path.source))
 		return 0;
 	route.source = vips->ip.family == AF_INET ? (struct ip){AF_INET, {127, 0, 0, 1}}
 						  : (struct ip){AF_INET6, {[15] = 1}};
@@ -156,8 +176,7 @@ static int add_route(struct mnl_socket *nl, const struct cidr *vips)
 	return change(nl, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &route);
 }
 
-// --- listing
-// ------------------------------------------------------------------------------------------------
+// --- listing -----------------------------------------------------------------------------------------------
 static int take_route(const struct nlmsghdr *nlh, void *arg)
 {
 	struct route_list *list = arg;
@@ -223,8 +242,8 @@ static bool is_among(const struct cidr *cidrs, size_t count, const struct cidr *
 	return false;
 }
 
-// --- the public ones
-// ---------------------------------------------------------------------------------------- Removes routes of
+// --- the public ones ---------------------------------------------------------------------------------------
+// Removes routes of
 // ours that are for none of the ranges.
 static int remove_others(struct mnl_socket *nl, const struct route_list *list, const struct cidr *vips,
 			 size_t count)
@@ -239,35 +258,27 @@ static int remove_others(struct mnl_socket *nl, const struct route_list *list, c
 	return 0;
 }
 
-static int add_missing(struct mnl_socket *nl, const struct route_list *list, const struct cidr *vips,
-		       size_t count)
+static bool is_needed(struct mnl_socket *nl, const struct cidr *vips)
 {
-	struct ip source;
-	for (size_t i = 0; i < count; i++) {
-		if (is_listed(list, &vips[i]) || lookup(nl, &vips[i].ip, &source) != -ENETUNREACH)
-			continue;
-		int err = add_route(nl, &vips[i]);
-		// IPv6 is switched off in this namespace: nobody connects to such an address.
-		if (err && !(err == -EACCES && vips[i].ip.family == AF_INET6))
-			return err;
+	struct path path;
+	return !family_is_off(vips->ip.family) && lookup(nl, &vips->ip, &path) == -ENETUNREACH;
+}
+
+// On failure *ret_failed is the range that it is about.
+static int add_missing(struct mnl_socket *nl, const struct route_list *list, const struct cidr *vips,
+		       size_t count, const struct cidr **ret_failed)
+{
+	int err = 0;
+	for (size_t i = 0; i < count && err == 0; i++) {
+		if (!is_listed(list, &vips[i]) && is_needed(nl, &vips[i]))
+			err = add_route(nl, &vips[i]);
+		if (err)
+			*ret_failed = &vips[i];
 	}
-	return 0;
+	return err;
 }
 
 int routes_needed(const struct cidr *vips, size_t count, bool *ret_needed, struct strbuf *ret_error)
-{
-	struct mnl_socket *nl;
-	struct ip source;
-	int err = route_open(&nl, ret_error);
-	if (err)
-		return err;
-	for (size_t i = 0; i < count; i++)
-		ret_needed[i] = lookup(nl, &vips[i].ip, &source) == -ENETUNREACH;
-	mnl_socket_close(nl);
-	return 0;
-}
-
-int routes_apply(const struct cidr *vips, size_t count, struct strbuf *ret_error)
 {
 	struct mnl_socket *nl;
 	struct route_list list = {0};
@@ -275,13 +286,53 @@ int routes_apply(const struct cidr *vips, size_t count, struct strbuf *ret_error
 	if (err)
 		return err;
 	err = list_routes(nl, &list);
+	for (size_t i = 0; i < count && err == 0; i++)
+		ret_needed[i] = is_listed(&list, &vips[i]) || is_needed(nl, &vips[i]);
+	mem_free(list.routes);
+	mnl_socket_close(nl);
+	return err ? say(ret_error, err, "cannot list routes") : 0;
+}
+
+int routes_interface(const struct ip *ip, char ret_name[IFNAMSIZ])
+{
+	autostrbuf struct strbuf ignored = {0};
+	struct mnl_socket *nl;
+	struct path path;
+	int err = route_open(&nl, &ignored);
+	if (err)
+		return err;
+	err = lookup(nl, ip, &path);
+	mnl_socket_close(nl);
+	if (err == 0 && !if_indextoname(path.interface, ret_name))
+		err = -errno;
+	return err;
+}
+
+static int say_routes(struct strbuf *error, int err, const struct cidr *vips)
+{
+	char what[64 + ADDR_TEXT_MAX], text[ADDR_TEXT_MAX];
+	snprintf(what, sizeof what, "cannot lay a route for the virtual IPs %s", cidr_format(vips, text));
+	return say(error, err, what);
+}
+
+int routes_apply(const struct cidr *vips, size_t count, struct strbuf *ret_error)
+{
+	struct mnl_socket *nl;
+	struct route_list list = {0};
+	const struct cidr *failed = NULL;
+	int err = route_open(&nl, ret_error);
+	if (err)
+		return err;
+	err = list_routes(nl, &list);
 	if (err == 0)
 		err = remove_others(nl, &list, vips, count);
 	if (err == 0)
-		err = add_missing(nl, &list, vips, count);
+		err = add_missing(nl, &list, vips, count, &failed);
 	mem_free(list.routes);
 	mnl_socket_close(nl);
-	return err ? say(ret_error, err, "cannot lay routes for virtual IPs") : 0;
+	if (failed)
+		return say_routes(ret_error, err, failed);
+	return err ? say(ret_error, err, "cannot change the routes of virtual IPs") : 0;
 }
 
 int routes_list(struct vip_route **ret_routes, size_t *ret_count, struct strbuf *ret_error)

@@ -7,6 +7,7 @@
 
 #include "base/addr.h"
 
+#include <net/if.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -17,8 +18,9 @@ struct vip_route {
 	struct ip source; // preferred; absent: the kernel chooses
 };
 
-// Which of the ranges cannot be reached without a route of ours: writes at most `count` flags. A family that
-// this kernel or namespace does not have needs none. 0 or a negative error with a sentence in ret_error.
+// Which of the ranges have a route of ours after routes_apply: those that cannot be reached without, or had
+// one before. Writes `count` flags. A family that this kernel or namespace does not have needs none. 0 or a
+// negative error with a sentence in ret_error.
 int routes_needed(const struct cidr *vips, size_t count, bool *ret_needed, struct strbuf *ret_error);
 // Lays the routes that are needed for the ranges and removes those of ours that are for none of them. 0 or a
 // negative error with a sentence in ret_error.
@@ -27,3 +29,6 @@ int routes_apply(const struct cidr *vips, size_t count, struct strbuf *ret_error
 int routes_list(struct vip_route **ret_routes, size_t *ret_count, struct strbuf *ret_error);
 // Removes them all. 0 or a negative error.
 int routes_remove(struct strbuf *ret_error);
+// The name of the interface by which the kernel would reach the address. 0 or a negative error, -ENETUNREACH
+// above all.
+int routes_interface(const struct ip *ip, char ret_name[IFNAMSIZ]);

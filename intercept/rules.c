@@ -113,8 +113,7 @@ bool ruleset_has_chain(const struct ruleset *ruleset, enum rule_chain chain)
 	return false;
 }
 
-// --- comparison
-// ---------------------------------------------------------------------------------------------
+// --- comparison --------------------------------------------------------------------------------------------
 static bool set_equal(const struct rule_set *a, const struct rule_set *b)
 {
 	size_t len = rule_set_key_len(a->type);
@@ -175,7 +174,7 @@ static bool chain_equal(const struct ruleset *a, const struct ruleset *b, enum r
 
 bool ruleset_equal(const struct ruleset *a, const struct ruleset *b)
 {
-	if (a->set_count != b->set_count)
+	if (a->set_count != b->set_count || a->altered || b->altered)
 		return false;
 	for (size_t i = 0; i < a->set_count; i++) {
 		int other = ruleset_find_set(b, a->sets[i].name);

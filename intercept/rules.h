@@ -99,6 +99,7 @@ struct ruleset {
 	size_t set_count, _set_cap;
 	struct rule *rules; // of each chain in their order
 	size_t rule_count, _rule_cap;
+	bool altered; // read back, and there are chains or sets that weir does not make
 };
 
 // Compiles a valid plan. 0 or -ENOMEM.
@@ -116,8 +117,8 @@ void rule_print(const struct ruleset *ruleset, const struct rule *rule, struct s
 // A set's elements, separated by commas.
 void rule_set_print(const struct rule_set *set, struct strbuf *out);
 
-// --- for back ends
-// ------------------------------------------------------------------------------------------ Bytes of a set's
+// --- for back ends -----------------------------------------------------------------------------------------
+// Bytes of a set's
 // keys.
 size_t rule_set_key_len(enum rule_set_type type);
 // A new empty set; its index or -ENOMEM.

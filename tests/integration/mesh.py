@@ -97,7 +97,9 @@ class Sidecar:
         """The sum of a counter of `weir stats show` over its labels."""
         found = self.show("stats", "show")
         rows = found["counters"] if isinstance(found, dict) else found
-        return sum(row["value"] for row in rows if row["name"] in (name, "weir_" + name))
+        values = [row["value"] for row in rows if row["name"] in (name, "weir_" + name)]
+        assert values, f"there is no counter {name}"
+        return sum(values)
 
 
 class Mesh:

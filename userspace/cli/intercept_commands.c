@@ -15,7 +15,8 @@
 #define PARAM(name, kind, field, value, help)                                                                \
 	{(kind) <= PLAN_OFF ? PARAM_FLAG : PARAM_OPTION, name, value, help, false, (kind) >= PLAN_PORTS},
 static const struct command_param plan_params[] = {
-    {PARAM_OPTION, "config", "FILE", "the proxy's configuration, which says it all; no other option then", false, false},
+    {PARAM_OPTION, "config", "FILE", "the proxy's configuration, which says it all; no other option then",
+     false, false},
     PLAN_OPTIONS(PARAM)};
 #undef PARAM
 
@@ -24,8 +25,7 @@ static int fail(const struct cli *cli, int err, const struct strbuf *error)
 	return cli_fail(cli, "%s", error->len ? error->p : err_text(err));
 }
 
-// --- the plan
-// -----------------------------------------------------------------------------------------------
+// --- the plan ----------------------------------------------------------------------------------------------
 static int read_options(const struct cli *cli, struct plan_builder *builder, struct strbuf *error)
 {
 	for (size_t i = 0; i < cli->value_count; i++) {
@@ -147,8 +147,7 @@ static int intercept_apply_command(struct cli *cli)
 	return with_plan(cli, apply_plan);
 }
 
-// --- what is there
-// ------------------------------------------------------------------------------------------
+// --- what is there -----------------------------------------------------------------------------------------
 static void emit_rule(struct emit *emit, const struct ruleset *ruleset, const struct rule *rule)
 {
 	autostrbuf struct strbuf text = {0};
@@ -186,9 +185,19 @@ static void emit_routes(struct emit *emit, const struct installed *installed)
 	emit_table_end(emit);
 }
 
+// Whether somebody else has changed what weir installed, as far as that shows.
+static bool is_altered(const struct ruleset *ruleset)
+{
+	bool altered = ruleset->altered;
+	for (size_t i = 0; i < ruleset->rule_count; i++)
+		altered |= ruleset->rules[i].foreign;
+	return altered;
+}
+
 static void emit_installed(struct emit *emit, const struct installed *installed)
 {
 	emit_bool(emit, "installed", installed->ruleset.rule_count > 0);
+	emit_bool(emit, "altered", is_altered(&installed->ruleset));
 	emit_table_begin(emit, "rules");
 	for (size_t i = 0; i < installed->ruleset.rule_count; i++)
 		emit_rule(emit, &installed->ruleset, &installed->ruleset.rules[i]);
@@ -212,8 +221,7 @@ static int intercept_show(struct cli *cli)
 	return CLI_DONE;
 }
 
-// --- proof
-// --------------------------------------------------------------------------------------------------
+// --- proof -------------------------------------------------------------------------------------------------
 static int emit_results(struct emit *emit, const struct check_result *results, size_t count)
 {
 	static const char *const verdicts[] = {
@@ -247,6 +255,10 @@ static int intercept_check_command(struct cli *cli)
 		return fail(cli, err, &error);
 	size_t count = intercept_check(&installed, results);
 	installed_done(&installed);
+	if (count == 0)
+		return cli_fail(cli,
+				"rules are installed, but none of them captures anything: somebody changed "
+				"them; weir intercept apply puts them right");
 	return emit_results(cli->emit, results, count);
 }
 
