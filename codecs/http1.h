@@ -24,6 +24,7 @@ enum http1_fault {
 	HTTP1_FAULT_CODING,	    // 501: a transfer coding other than chunked, or chunked not last or twice
 	HTTP1_FAULT_CHUNK,	    // 400: chunk size, chunk end or trailers malformed
 	HTTP1_FAULT_CODING_VERSION, // 400: Transfer-Encoding in HTTP/1.0 (RFC 9112 6.1)
+	HTTP1_FAULT_CONTENT_LARGE,  // 413: a length, or the size of a chunk, of 2^63 and more
 	HTTP1_FAULT_COUNT,
 };
 
