@@ -234,6 +234,8 @@ static void become_http(struct connection *connection)
 
 static void become_tunnel(struct connection *connection, enum protocol protocol, const struct virtual_host *host)
 {
+	if (host != current_host(connection))
+		connection_drop_early(connection); // a name in the bytes leads elsewhere than the address
 	connection->protocol = (uint8_t)protocol;
 	tunnel_start(connection, host);
 }
