@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/mem.h"
+#include "codecs/chars.h"
 
 // What a protocol says of the bytes so far.
 enum verdict { NO, MAYBE, YES };
@@ -39,42 +40,59 @@ static enum verdict is_preface(struct str bytes)
 	return n == sizeof preface - 1 ? YES : MAYBE;
 }
 
-static bool is_method_char(uint8_t c)
+static bool is_alnum(char c)
 {
-	return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
+	return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
 }
 
-// method SP target, the target "/...", "*", a scheme or (CONNECT) an authority, up to " HTTP/".
+// The methods of RFC 9110 9.3 and RFC 5789.
+static bool is_registered(struct str method)
+{
+	static const struct str METHODS[] = {STR("GET"),     STR("HEAD"),    STR("POST"),
+					     STR("PUT"),     STR("DELETE"),  STR("PATCH"),
+					     STR("OPTIONS"), STR("CONNECT"), STR("TRACE")};
+	for (size_t i = 0; i < ARRAY_SIZE(METHODS); i++)
+		if (str_eq(method, METHODS[i]))
+			return true;
+	return false;
+}
+
+// What follows the method and a blank. "GET /" is enough, and the parser judges the rest; other words have to be
+// followed by a version, because text protocols with commands such as "get /key" exist.
+static enum verdict is_target(struct str rest, bool registered)
+{
+	static const struct str VERSION = STR(" HTTP/");
+	if (rest.len == 0)
+		return MAYBE;
+	char first = rest.p[0];
+	if (first == '/' && registered)
+		return YES;
+	if (first != '/' && first != '*' && first != '[' && !is_alnum(first))
+		return NO;
+	size_t len = (size_t)(chars_scan_target(rest.p, rest.p + rest.len) - rest.p);
+	size_t n = MIN(rest.len - len, VERSION.len);
+	if (len > LIMIT_HTTP_TARGET || memcmp(rest.p + len, VERSION.p, n) != 0)
+		return NO;
+	return n == VERSION.len ? YES : MAYBE;
+}
+
+// A few empty lines (RFC 9112 2.2), then method SP target SP "HTTP/".
 static enum verdict is_http1(struct str bytes)
 {
-	size_t i = 0;
-	while (i + 1 < bytes.len && at(bytes, i) == '\r' && at(bytes, i + 1) == '\n' && i < 8)
-		i += 2;
-	if (i + 1 == bytes.len && at(bytes, i) == '\r')
+	size_t start = 0;
+	while (start < bytes.len && start < 8 && bytes.p[start] == "\r\n"[start % 2])
+		start++;
+	size_t end = start;
+	while (end < bytes.len && (is_alnum(bytes.p[end]) || bytes.p[end] == '-' || bytes.p[end] == '_'))
+		end++;
+	if (start % 2 ? start < bytes.len : end - start > LIMIT_HTTP_METHOD)
+		return NO;
+	if (end == bytes.len)
 		return MAYBE;
-	size_t method = i;
-	while (i < bytes.len && is_method_char(at(bytes, i)))
-		i++;
-	if (i - method > LIMIT_HTTP_METHOD)
+	if (end == start || bytes.p[end] != ' ')
 		return NO;
-	if (i == bytes.len)
-		return MAYBE;
-	if (i == method || at(bytes, i) != ' ')
-		return NO;
-	size_t target = ++i;
-	while (i < bytes.len && at(bytes, i) > ' ' && at(bytes, i) < 0x7f && i - target <= LIMIT_HTTP_TARGET)
-		i++;
-	if (i == bytes.len)
-		return i == target || at(bytes, target) == '/' ? (i > target ? YES : MAYBE) : MAYBE;
-	if (i == target || at(bytes, i) != ' ')
-		return i > target && at(bytes, target) == '/' ? YES : NO;
-	struct str version = {bytes.p + i + 1, bytes.len - i - 1};
-	size_t n = MIN(version.len, (size_t)5);
-	if (at(bytes, target) == '/')
-		return YES;
-	if (memcmp(version.p, "HTTP/", n) != 0)
-		return NO;
-	return n == 5 ? YES : MAYBE;
+	struct str method = {bytes.p + start, end - start};
+	return is_target((struct str){bytes.p + end + 1, bytes.len - end - 1}, is_registered(method));
 }
 
 // Protocol 1 or 2, type 0 to 2, command 0 to 2 or 100 (SOFABolt).

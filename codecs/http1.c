@@ -28,6 +28,7 @@ static const struct http1_fault_row FAULTS[HTTP1_FAULT_COUNT] = {
     ROW(HTTP1_FAULT_CHUNK, 400, "chunk", "The chunked body is malformed.", "RFC 9112 7.1"),
     ROW(HTTP1_FAULT_CODING_VERSION, 400, "coding_version", "HTTP/1.0 knows no transfer codings.",
 	"RFC 9112 6.1"),
+    ROW(HTTP1_FAULT_CONTENT_LARGE, 413, "content_large", "The content is too large.", "RFC 9110 15.5.14"),
 };
 
 const struct http1_fault_row *http1_fault_describe(enum http1_fault fault)

@@ -24,6 +24,7 @@ enum http1_fault {
 	HTTP1_FAULT_CODING,	    // 501: a transfer coding other than chunked, or chunked not last or twice
 	HTTP1_FAULT_CHUNK,	    // 400: chunk size, chunk end or trailers malformed
 	HTTP1_FAULT_CODING_VERSION, // 400: Transfer-Encoding in HTTP/1.0 (RFC 9112 6.1)
+	HTTP1_FAULT_CONTENT_LARGE,  // 413: a length, or the size of a chunk, of 2^63 and more
 	HTTP1_FAULT_COUNT,
 };
 
@@ -78,7 +79,7 @@ struct http1_head {
 // head's length (at most LIMIT_HTTP_HEAD): a head that cannot end within it is HTTP1_FAULT_HEAD_LARGE (or
 // TARGET_LONG when the request line alone is too long), also while more bytes are awaited.
 //
-// For an absolute-form target (http and https) head.path is what follows the authority ("/" if nothing does)
+// For an absolute-form target (http and https) head.path is what follows the authority ("/" if nothing does, "*" for OPTIONS)
 // and head.authority comes from the target, which overrides Host (RFC 9112 3.2.2); a query right behind the
 // authority is refused. CONNECT has the authority and no path. Targets may hold bytes above 0x7f, as many
 // clients send UTF-8, but no '#'. Host may be empty (RFC 9112 3.2), and bytes that some decode or split at

@@ -72,7 +72,10 @@ static enum http1_fault absolute_form(struct http1_head *head)
 	if (end < target.len && target.p[end] == '?')
 		return HTTP1_FAULT_SYNTAX; // the path "/" would have to be put in front of the query
 	head->head.authority = authority;
-	head->head.path = end < target.len ? (struct str){target.p + end, target.len - end} : STR("/");
+	if (end < target.len)
+		head->head.path = (struct str){target.p + end, target.len - end};
+	else // RFC 9112 3.2.1, 3.2.4
+		head->head.path = str_eq(head->head.method, STR("OPTIONS")) ? STR("*") : STR("/");
 	head->flags |= HTTP1_TARGET_ABSOLUTE;
 	return HTTP1_OK;
 }

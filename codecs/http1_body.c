@@ -40,8 +40,10 @@ static enum http1_fault go_if(struct http1_body *body, bool right, enum chunk_st
 static enum http1_fault add_digit(struct http1_body *body, char c)
 {
 	int digit = chars_hex((uint8_t)c);
-	if (digit < 0 || body->left > INT64_MAX >> 4)
+	if (digit < 0)
 		return HTTP1_FAULT_CHUNK;
+	if (body->left > INT64_MAX >> 4)
+		return HTTP1_FAULT_CONTENT_LARGE;
 	body->left = body->left << 4 | (uint64_t)digit;
 	return go(body, CHUNK_SIZE);
 }

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "codecs/http1_fields.h"
 
+#include "base/error.h"
 #include "base/mem.h"
 #include "codecs/chars.h"
 #include "codecs/http1_authority.h"
+
+#include <errno.h>
 
 // Eight bytes folded to lower case. Exact for the bytes of a token: no other tchar folds onto a letter or
 // '-'.
@@ -56,11 +59,16 @@ static enum http1_fault note_connection(struct http1_head *head, struct str valu
 // well.
 static enum http1_fault note_length(struct http1_head *head, struct str value)
 {
-	uint64_t length;
+	uint64_t length = 0;
 	if (head->framing == HTTP1_BODY_CHUNKED)
 		return HTTP1_FAULT_LENGTH_CODING;
-	if (head->framing == HTTP1_BODY_LENGTH || str_to_u64(value, &length) != 0 || length > INT64_MAX)
+	if (head->framing == HTTP1_BODY_LENGTH)
 		return HTTP1_FAULT_LENGTH;
+	int err = str_to_u64(value, &length);
+	if (err && err != -ERANGE)
+		return HTTP1_FAULT_LENGTH;
+	if (err || length > INT64_MAX)
+		return HTTP1_FAULT_CONTENT_LARGE;
 	head->framing = HTTP1_BODY_LENGTH;
 	head->length = length;
 	return HTTP1_OK;

@@ -7,7 +7,7 @@
 enum { RECORD_HANDSHAKE = 22, CLIENT_HELLO = 1, EXTENSION_SNI = 0, EXTENSION_ALPN = 16, NAME_HOST = 0 };
 
 // Takes the handshake message out of its records (RFC 8446 5.1 lets it span several). 0 with its body in `bytes`, or an error.
-static int assemble(struct str wire, uint8_t bytes[TLS_HELLO_MAX], size_t *ret_len)
+static int assemble(struct str wire, uint8_t bytes[LIMIT_TLS_HELLO], size_t *ret_len)
 {
 	struct reader records;
 	size_t have = 0, need = 4;
@@ -21,13 +21,13 @@ static int assemble(struct str wire, uint8_t bytes[TLS_HELLO_MAX], size_t *ret_l
 		if (type != RECORD_HANDSHAKE || major != 3 || len == 0)
 			return ERR_MALFORMED;
 		size_t part = len < reader_remaining(&records) ? len : reader_remaining(&records);
-		if (have + len > TLS_HELLO_MAX)
+		if (have + len > LIMIT_TLS_HELLO)
 			return ERR_LIMIT;
 		reader_copy(&records, bytes + have, part);
 		have += part;
 		if (have >= 4)
 			need = 4 + ((size_t)bytes[1] << 16 | (size_t)bytes[2] << 8 | bytes[3]);
-		if (need > TLS_HELLO_MAX)
+		if (need > LIMIT_TLS_HELLO)
 			return ERR_LIMIT;
 		if (part < len && have < need)
 			return ERR_NEED_MORE;

@@ -3,10 +3,9 @@
 
 import pytest
 
-from mesh import Mesh, Origin, Peer, cluster, connect, open_files, resident_kib, service
+from mesh import Mesh, Origin, connect, open_files, resident_kib, service
 from netns import wait_until
-
-PORT = 8080
+from web import PORT, Web, ignore_reset, reply, serve
 
 
 @pytest.fixture
@@ -14,47 +13,9 @@ def mesh(network, weir, weir_proxy):
     return Mesh(network, weir, weir_proxy)
 
 
-class Web:
-    """A client pod with a proxy, and a server pod without one: web.mesh:80 is the server's port 8080."""
-
-    def __init__(self, mesh, **config):
-        self.server = mesh.network.pod("server")
-        config.setdefault("services", [service("web.mesh", 80, "web")])
-        config.setdefault("clusters", [cluster("web", [f"{self.server.ipv4}:{PORT}"])])
-        self.client = mesh.sidecar("client", **config)
-        self.vip = next(row["vip4"] for row in self.client.show("vhost", "show")["virtual_hosts"])
-
-    def origin(self, handler):
-        return Origin(self.server, PORT, handler)
-
-    def connect(self):
-        return connect(self.client.pod, self.vip, 80)
-
-
 @pytest.fixture
 def web(mesh):
     return Web(mesh)
-
-
-def reply(body="ok", headers=""):
-    body = body.encode() if isinstance(body, str) else body
-    return f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
-
-
-def serve(answer=None, seen=None):
-    """A handler that answers every request on a connection and records the heads."""
-
-    def handler(peer):
-        while True:
-            while b"\r\n\r\n" not in peer.buffer:
-                if not peer._more():
-                    return
-            head = peer.head()
-            if seen is not None:
-                seen.append(head)
-            peer.send(answer if answer is not None else reply())
-
-    return handler
 
 
 def test_the_request_arrives_as_it_was_sent(web):
@@ -340,23 +301,16 @@ def test_the_upstream_takes_too_long(mesh):
         peer.head()
         peer.sock.recv(1)  # until the proxy gives up
 
-    with Origin(web.server, PORT, lambda peer: _ignore_reset(handler, peer)):
+    with Origin(web.server, PORT, lambda peer: ignore_reset(handler, peer)):
         peer = web.connect().send("GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n")
         assert peer.response()[0] == 504
         peer.close()
     assert "status=504 flag=UT" in web.client.proxy.output()
 
 
-def _ignore_reset(handler, peer):
-    try:
-        handler(peer)
-    except ConnectionResetError:
-        pass
-
-
 @pytest.mark.parametrize("junk", ["nonsense\r\n\r\n", "HTTP/1.1 2000 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nA B: c\r\n\r\n"])
 def test_an_answer_that_is_no_http(web, junk):
-    with web.origin(lambda peer: _ignore_reset(lambda p: (p.head(), p.send(junk), p.rest()), peer)):
+    with web.origin(lambda peer: ignore_reset(lambda p: (p.head(), p.send(junk), p.rest()), peer)):
         peer = web.connect().send("GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n")
         assert peer.response()[0] == 502
         peer.close()
@@ -401,7 +355,7 @@ def test_an_early_answer_ends_the_upload(web):
         peer.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").end()
         peer.rest()
 
-    with web.origin(lambda peer: _ignore_reset(handler, peer)):
+    with web.origin(lambda peer: ignore_reset(handler, peer)):
         peer = web.connect()
         peer.send("POST / HTTP/1.1\r\nHost: web.mesh\r\nContent-Length: 100000000\r\n\r\n").send(b"x" * 100000)
         assert peer.response()[0] == 413

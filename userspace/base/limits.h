@@ -10,12 +10,11 @@ enum {
 	LIMIT_HTTP_TARGET = 16 * 1024,	    // bytes of a request target: 414 above
 	LIMIT_HTTP_METHOD = 32,		    // bytes of a method: 501 above
 	LIMIT_HTTP_CHUNK_LINE = 1024,	    // a chunk-size line with its extensions
-	LIMIT_HTTP_PIPELINE_BYTES = 64 * 1024, // unread pipelined bytes kept while a response is on its way
 	LIMIT_HTTP_RETRY_BYTES = 64 * 1024, // request bytes kept for a retry
 	LIMIT_HTTP_INTERIM = 16,	    // 1xx responses in front of a final one
 
-	// detection (codecs/detect.h)
-	LIMIT_DETECT_BYTES = 16 * 1024 + 5, // bytes looked at before the answer is "none": one TLS record
+	// detection (codecs/detect.h, codecs/tls_hello.h)
+	LIMIT_TLS_HELLO = 16 * 1024, // a ClientHello that is longer is not looked into
 
 	// DNS (dns/)
 	LIMIT_DNS_UDP_PAYLOAD = 1232,
@@ -51,6 +50,7 @@ enum {
 	LIMIT_METRICS_CLIENTS = 32,
 
 	// connections
+	LIMIT_LINGER_BYTES = 16 * 1024 * 1024, // read and dropped, so that the client gets to read its answer
 	LIMIT_OUT_HIGH = 128 * 1024, // bytes waiting to be written, above which the other side is not read
 	LIMIT_POOL_IDLE = 128,	     // idle upstream connections kept for one endpoint, per worker
 	LIMIT_TLS_HANDSHAKE_MS = 10000,

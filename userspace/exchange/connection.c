@@ -22,8 +22,7 @@
 #include <unistd.h>
 
 enum {
-	LINGER_MS = 2000,	   // for the client to read the answer and close
-	LINGER_BYTES = 256 * 1024, // read and dropped meanwhile
+	LINGER_MS = 2000,	   // after the last byte either way, for the client to read the answer and close
 	STALL_MS = 1000,	   // the first bytes stay ambiguous so long: then they are just bytes
 	EARLY_PAUSE_MS = 10,	   // before dialling an endpoint to which pooled connections wait for requests
 	EARLY_FAILURE_MS = 1000,   // the endpoint refused while the client is silent: a request may still come
@@ -91,15 +90,20 @@ void connection_idle(struct connection *connection)
 	connection_timer(connection, on_timeout, dataplane_model(connection->dataplane)->timeouts.idle_ms);
 }
 
-// Reads and drops what the client still sends, so that closing does not reset what it has not read yet.
+// Reads and drops what the client still sends, so that closing does not reset what it has not read yet. While the
+// answer is not sent, a slow client has the time of an idle connection to take it.
 static void linger_read(struct stream *stream)
 {
 	struct connection *connection = from_stream(stream);
 	struct slice slice;
-	int n = ERR_NEED_MORE;
-	while (connection->linger_bytes < LINGER_BYTES && (n = stream_read(stream, &slice)) > 0)
+	int n = ERR_LIMIT;
+	while (connection->linger_bytes < LIMIT_LINGER_BYTES && (n = stream_read(stream, &slice)) > 0)
 		connection->linger_bytes += (uint32_t)n;
-	if (n != ERR_NEED_MORE && stream_is_flushed(stream))
+	if (!stream_is_flushed(stream))
+		return;
+	if (n == ERR_NEED_MORE)
+		connection_timer(connection, on_timeout, LINGER_MS);
+	else
 		connection_close(connection);
 }
 
@@ -121,7 +125,7 @@ void connection_linger(struct connection *connection)
 	bufq_clear(&connection->in);
 	stream_shutdown(&connection->stream);
 	stream_want_drained(&connection->stream);
-	connection_timer(connection, on_timeout, LINGER_MS);
+	connection_idle(connection);
 }
 
 void connection_set_endpoint(struct connection *connection, struct endpoint_state *endpoint)
@@ -230,6 +234,8 @@ static void become_http(struct connection *connection)
 
 static void become_tunnel(struct connection *connection, enum protocol protocol, const struct virtual_host *host)
 {
+	if (host != current_host(connection))
+		connection_drop_early(connection); // a name in the bytes leads elsewhere than the address
 	connection->protocol = (uint8_t)protocol;
 	tunnel_start(connection, host);
 }
@@ -253,6 +259,7 @@ static void become_tls(struct connection *connection)
 		connection_close(connection);
 	else
 		connection_timer(connection, on_timeout, LIMIT_TLS_HANDSHAKE_MS);
+	connection->stalling = false; // that was about the hello; now it is about what comes inside
 }
 
 static void on_tls_done(struct stream *stream, int err)

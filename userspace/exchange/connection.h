@@ -31,6 +31,7 @@ struct connection {
 	uint32_t requests;
 	uint32_t linger_bytes;
 	uint8_t protocol; // enum protocol
+	uint8_t refusals; // answered by the proxy itself without a pause
 	bool inbound : 1;
 	bool closing : 1; // no further request
 	bool closed : 1;
@@ -45,8 +46,8 @@ void connection_accept(struct dataplane *dataplane, int fd, const struct addr *p
 void connection_close(struct connection *connection);
 // The same with RST to the client.
 void connection_reset(struct connection *connection);
-// Sends what is queued and our end, then waits a little for the client's, so that it can read the answer
-// (RFC 9112 9.6), then closes.
+// Sends what is queued and our end, however slowly the client reads; then waits a little for the client's end, so that
+// it gets to read the answer (RFC 9112 9.6); then closes.
 void connection_linger(struct connection *connection);
 // (Re)starts the idle timer; it closes the connection.
 void connection_idle(struct connection *connection);

@@ -75,7 +75,7 @@ static void remember(struct exchange *exchange, const struct http1_head *head)
 	exchange->client_http10 = head->minor == 0;
 	exchange->client_persistent = head->persistent && !exchange->connection->dataplane->draining;
 	exchange->wants_upgrade = head->flags & HTTP1_CONN_UPGRADE;
-	exchange->replayable = is_idempotent(head->head.method);
+	exchange->idempotent = is_idempotent(head->head.method);
 	http1_body_init(&exchange->request_body, head);
 	exchange->request_done = http1_body_done(&exchange->request_body);
 	exchange->connection->requests++;
@@ -156,7 +156,7 @@ static bool try_pooled(struct exchange *exchange, const struct upstream_target *
 	if (exchange->fresh_only)
 		return false;
 	while ((upstream = upstream_reuse(dataplane, target, &http1_client_ops, exchange))) {
-		if (exchange->replayable || sock_is_quiet(stream_fd(&upstream->stream))) {
+		if (exchange->idempotent || sock_is_quiet(stream_fd(&upstream->stream))) {
 			exchange->upstream = upstream;
 			return true;
 		}
@@ -222,10 +222,10 @@ bool exchange_takes_body(struct exchange *exchange)
 
 static void remember_for_replay(struct exchange *exchange, const struct bufq *bytes)
 {
-	if (!exchange->replayable || exchange->response_started)
+	if (!exchange->kept || exchange->response_started)
 		return;
 	if (exchange->replay.bytes + bytes->bytes > LIMIT_HTTP_RETRY_BYTES || bufq_clone(&exchange->replay, bytes)) {
-		exchange->replayable = false;
+		exchange->kept = false;
 		bufq_clear(&exchange->replay);
 	}
 }
@@ -233,8 +233,7 @@ static void remember_for_replay(struct exchange *exchange, const struct bufq *by
 void exchange_send(struct exchange *exchange, struct bufq *bytes)
 {
 	if (!exchange->upstream || !exchange->upstream->ready) {
-		if (bufq_move(&exchange->request, bytes, bytes->bytes))
-			exchange->replayable = false;
+		bufq_move(&exchange->request, bytes, bytes->bytes); // moving all needs no memory
 		return;
 	}
 	remember_for_replay(exchange, bytes);
@@ -242,17 +241,27 @@ void exchange_send(struct exchange *exchange, struct bufq *bytes)
 }
 
 // --- failures -----------------------------------------------------------------------------------------------
-// Whether what was sent may be sent again: nothing of a response came, all of it is still here, and repeating is
-// harmless. A pooled connection that turned out dead does not count as an attempt of the user's.
-static bool may_repeat(const struct exchange *exchange, enum exchange_flag flag, bool was_reused)
+bool exchange_is_untouched(const struct exchange *exchange)
 {
+	const struct upstream *upstream = exchange->upstream;
+	return upstream && upstream->reused && upstream->stream.sent == exchange->upstream_sent;
+}
+
+// Whether what was sent may be sent again: nothing of a response came, all of it is still here, and repeating is
+// harmless (RFC 9110 9.2.2). A pooled connection that turned out dead does not count as an attempt of the user's.
+static bool may_repeat(const struct exchange *exchange, enum exchange_flag flag)
+{
+	const struct upstream *upstream = exchange->upstream;
 	if (exchange->response_started || exchange->response_in.bytes || exchange->refused)
 		return false;
 	if (flag == EXCHANGE_CONNECT_FAILED)
 		return exchange->attempts < connect_attempts(exchange);
-	if (flag != EXCHANGE_UPSTREAM_TERMINATED || !exchange->replayable)
+	if (flag != EXCHANGE_UPSTREAM_TERMINATED || !exchange->kept)
 		return false;
-	return was_reused || (exchange->route && exchange->attempts <= exchange->route->retries);
+	if (exchange_is_untouched(exchange))
+		return true;
+	return exchange->idempotent && ((upstream && upstream->reused) ||
+					(exchange->route && exchange->attempts <= exchange->route->retries));
 }
 
 static int rewind_request(struct exchange *exchange)
@@ -268,7 +277,7 @@ static int rewind_request(struct exchange *exchange)
 void exchange_upstream_failed(struct exchange *exchange, enum exchange_flag flag, int err)
 {
 	bool was_reused = exchange->upstream && exchange->upstream->reused;
-	bool repeat = may_repeat(exchange, flag, was_reused);
+	bool repeat = may_repeat(exchange, flag);
 	upstream_close(exchange->upstream);
 	exchange->upstream = NULL;
 	if (repeat && rewind_request(exchange) == 0) {
@@ -305,6 +314,7 @@ void exchange_reply(struct exchange *exchange, unsigned status, const char *text
 	if (!exchange->request_done)
 		exchange->client_persistent = false;
 	exchange->refused = true;
+	connection->refusals++;
 	exchange->response_started = true;
 	exchange->status = (uint16_t)status;
 	enum http1_connection tell = !exchange->client_persistent ? HTTP1_CONNECTION_CLOSE

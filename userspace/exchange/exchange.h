@@ -41,12 +41,14 @@ struct exchange {
 	struct bufq response_in; // a response head that is not whole yet
 	struct http1_body request_body, response_body;
 	uint64_t started_ns, request_bytes, response_bytes;
+	uint64_t upstream_sent; // stream.sent of the upstream connection when this request began on it
 	uint16_t status;
 	uint8_t attempts, interim;
 	uint8_t flag;		 // enum exchange_flag
 	bool client_http10 : 1;
 	bool client_persistent : 1; // the client would send another request on this connection
-	bool replayable : 1;
+	bool idempotent : 1;
+	bool kept : 1;		    // all that was sent upstream is in `replay`
 	bool fresh_only : 1;	    // no pooled connection for the next attempt
 	bool wants_upgrade : 1;
 	bool request_done : 1;
@@ -66,6 +68,8 @@ void exchange_send(struct exchange *exchange, struct bufq *bytes);
 // Whether upstream takes more request bytes now.
 bool exchange_takes_body(struct exchange *exchange);
 
+// A pooled connection on which not a byte of the request was sent yet: what comes from it is no answer to the request.
+bool exchange_is_untouched(const struct exchange *exchange);
 // The upstream connection was lost or could not be made. `answerable`: no byte of a response has come. Tries again where
 // that is safe, else answers or resets.
 void exchange_upstream_failed(struct exchange *exchange, enum exchange_flag flag, int err);

@@ -14,6 +14,8 @@ void http1_client_start(struct exchange *exchange)
 {
 	struct bufq bytes = exchange->request;
 	exchange->request = (struct bufq){0};
+	exchange->upstream_sent = exchange->upstream->stream.sent;
+	exchange->kept = exchange->idempotent || exchange->upstream->reused;
 	exchange_send(exchange, &bytes);
 	if (!exchange->request_done)
 		http1_server_resume(exchange->connection);
@@ -52,14 +54,15 @@ static int become_tunnel(struct exchange *exchange, struct slice rest)
 	return ERR_CLOSED;
 }
 
-// What the client is told about the connection (RFC 9112 9.3). A body that ends with the connection ends the client's, too.
+// What the client is told about the connection (RFC 9112 9.3). A body that ends with the connection ends the client's,
+// too. Where HTTP/1.0 is spoken on either side the connection stays open only if that is said.
 static enum http1_connection client_connection(struct exchange *exchange, const struct http1_head *head)
 {
 	if (exchange->decode_chunks || head->framing == HTTP1_BODY_EOF || exchange->connection->dataplane->draining)
 		exchange->client_persistent = false;
 	if (!exchange->client_persistent)
 		return HTTP1_CONNECTION_CLOSE;
-	return exchange->client_http10 ? HTTP1_CONNECTION_KEEP_ALIVE : HTTP1_CONNECTION_IMPLIED;
+	return exchange->client_http10 || head->minor == 0 ? HTTP1_CONNECTION_KEEP_ALIVE : HTTP1_CONNECTION_IMPLIED;
 }
 
 static int forward_head(struct exchange *exchange, const struct http1_head *head, struct slice raw,
@@ -236,8 +239,11 @@ void http1_client_resume(struct exchange *exchange)
 	while (!err && exchange->upstream && exchange->upstream->ready && !stream_congested(&connection->stream)) {
 		struct slice slice;
 		int n = stream_read(&exchange->upstream->stream, &slice);
-		if (n == ERR_NEED_MORE)
+		if (n == ERR_NEED_MORE) {
+			if (!exchange->request_done)
+				connection_idle(connection); // the response goes on while the request does
 			return;
+		}
 		if (n < 0) {
 			upstream_ended(exchange, n);
 			return;
@@ -260,7 +266,11 @@ static void on_ready(struct upstream *upstream, int err)
 
 static void on_readable(struct upstream *upstream)
 {
-	http1_client_resume(upstream->owner);
+	struct exchange *exchange = upstream->owner;
+	if (exchange_is_untouched(exchange))
+		exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_TERMINATED, ERR_MALFORMED);
+	else
+		http1_client_resume(exchange);
 }
 
 static void on_drained(struct upstream *upstream)

@@ -53,17 +53,25 @@ static const char *fields_start(const struct http1_head *head)
 	return head->head.field_count ? head->head.fields[0].name.p : head->raw.p + head->raw.len - 2;
 }
 
-static int add_origin_form(struct bufq *out, const struct http1_head *head, struct slice raw)
+// CONNECT says twice where it goes. What is passed on says it once: readers differ in which one they believe.
+static bool host_contradicts(const struct http1_head *head)
+{
+	const struct field *host = head_find(&head->head, STR("host"));
+	return (head->flags & HTTP1_TARGET_AUTHORITY) && host && !str_eq_nocase(host->value, head->head.authority);
+}
+
+// The start line and a Host of our own: the target in origin-form (RFC 9112 3.2.2), that of CONNECT as it was.
+static int add_start(struct bufq *out, const struct http1_head *head, struct slice raw)
 {
 	const char *behind_target = head->target.p + head->target.len;
+	struct str target = head->flags & HTTP1_TARGET_ABSOLUTE ? head->head.path : head->target;
 	int err = add_str(out, raw, head->head.method);
 	if (!err)
 		err = bufq_add_static(out, STR(" "));
-	// "http://host" alone has the path "/", which stands nowhere in the request.
+	// "http://host" alone has the path "/" or "*", which stands nowhere in the request.
 	if (!err)
-		err = head->head.path.p >= head->raw.p && head->head.path.p < behind_target
-			      ? add_str(out, raw, head->head.path)
-			      : bufq_add_copy(out, head->head.path.p, head->head.path.len);
+		err = target.p >= head->raw.p && target.p < behind_target ? add_str(out, raw, target)
+									  : bufq_add_copy(out, target.p, target.len);
 	if (!err)
 		err = add_range(out, raw, behind_target, fields_start(head));
 	if (!err)
@@ -75,12 +83,12 @@ static int add_origin_form(struct bufq *out, const struct http1_head *head, stru
 
 int http1_forward_request(struct bufq *out, const struct http1_head *head, struct slice raw)
 {
-	bool absolute = head->flags & HTTP1_TARGET_ABSOLUTE;
-	if (!absolute && !(head->flags & (HTTP1_HAS_HOP_FIELDS | HTTP1_HAS_CONNECTION)))
+	bool new_host = (head->flags & HTTP1_TARGET_ABSOLUTE) || host_contradicts(head);
+	if (!new_host && !(head->flags & (HTTP1_HAS_HOP_FIELDS | HTTP1_HAS_CONNECTION)))
 		return add_str(out, raw, head->raw);
-	int err = absolute ? add_origin_form(out, head, raw) : add_range(out, raw, head->raw.p, fields_start(head));
+	int err = new_host ? add_start(out, head, raw) : add_range(out, raw, head->raw.p, fields_start(head));
 	if (!err)
-		err = add_fields(out, head, raw, absolute ? drop_hop_and_host : drop_hop);
+		err = add_fields(out, head, raw, new_host ? drop_hop_and_host : drop_hop);
 	if (err)
 		return err;
 	return bufq_add_static(out, head->flags & HTTP1_CONN_UPGRADE ? STR("Connection: upgrade\r\n\r\n") : STR("\r\n"));
@@ -96,17 +104,26 @@ static struct str connection_line(enum http1_connection connection)
 	return lines[connection];
 }
 
+// 101 and 426 carry Upgrade to the client (RFC 9110 7.8, 15.5.22); elsewhere it is an offer to us, which is not taken.
+static bool means_upgrade(unsigned status)
+{
+	return status == 101 || status == 426;
+}
+
 int http1_forward_response(struct bufq *out, const struct http1_head *head, struct slice raw,
 			   enum http1_connection connection, bool drop_coding)
 {
 	bool edit = head->flags & (HTTP1_HAS_HOP_FIELDS | HTTP1_HAS_CONNECTION);
+	struct http1_head kept = *head;
 	if (!edit && !drop_coding && connection == HTTP1_CONNECTION_IMPLIED)
 		return add_str(out, raw, head->raw);
+	if (!means_upgrade(head->head.status))
+		kept.flags &= (uint16_t)~HTTP1_CONN_UPGRADE;
 	int err = add_range(out, raw, head->raw.p, fields_start(head));
 	if (!err)
-		err = add_fields(out, head, raw, drop_coding ? drop_hop_and_coding : drop_hop);
-	if (!err && head->head.status == 101 && (head->flags & HTTP1_CONN_UPGRADE))
-		return bufq_add_static(out, STR("Connection: upgrade\r\n\r\n"));
+		err = add_fields(out, &kept, raw, drop_coding ? drop_hop_and_coding : drop_hop);
+	if (!err && (kept.flags & HTTP1_CONN_UPGRADE))
+		err = bufq_add_static(out, STR("Connection: upgrade\r\n"));
 	if (!err)
 		err = bufq_add_static(out, connection_line(connection));
 	return err ? err : bufq_add_static(out, STR("\r\n"));

@@ -7,7 +7,8 @@
 #include "codecs/http1.h"
 
 // Appends the request head as it goes upstream. `raw` is the slice that head->raw lies in. Hop-by-hop fields are left
-// out, an absolute target becomes origin-form with its authority as Host (RFC 9112 3.2.2). 0 or -ENOMEM.
+// out, an absolute target becomes origin-form with its authority as Host (RFC 9112 3.2.2), and so does a Host that says
+// other than the target of CONNECT. 0 or -ENOMEM.
 int http1_forward_request(struct bufq *out, const struct http1_head *head, struct slice raw);
 
 enum http1_connection { HTTP1_CONNECTION_IMPLIED, HTTP1_CONNECTION_CLOSE, HTTP1_CONNECTION_KEEP_ALIVE };

@@ -10,6 +10,9 @@
 
 #include <errno.h>
 
+// After so many answers of the proxy's own the other connections get their turn.
+enum { REFUSALS_IN_A_ROW = 32, REFUSAL_PAUSE_MS = 1 };
+
 static void server_read(struct connection *connection);
 
 static struct connection *from_stream(struct stream *stream)
@@ -87,7 +90,8 @@ static void begin_exchange(struct connection *connection, struct exchange *excha
 	chunk_unref(chunk);
 }
 
-// Reads and parses one head. False when there is nothing (more) to do now.
+// Reads and parses one head. False when there is nothing (more) to do now: the next request waits, too, while the client
+// does not read the answers.
 static bool read_head(struct connection *connection)
 {
 	static __thread struct field fields[LIMIT_HTTP_HEADERS];
@@ -96,6 +100,8 @@ static bool read_head(struct connection *connection)
 	enum http1_fault fault = HTTP1_OK;
 	struct slice bytes = {0};
 	int n = ERR_NEED_MORE;
+	if (stream_congested(&connection->stream))
+		return false;
 	for (bool more = false; n == ERR_NEED_MORE; more = true) {
 		int got = next_bytes(connection, more, &bytes);
 		if (got == ERR_NEED_MORE)
@@ -201,8 +207,10 @@ static void on_readable(struct stream *stream)
 static void on_drained(struct stream *stream)
 {
 	struct connection *connection = from_stream(stream);
-	if (!connection->exchange)
+	if (!connection->exchange) {
+		server_read(connection);
 		return;
+	}
 	loop_timer_stop(&connection->timer);
 	http1_client_resume(connection->exchange);
 }
@@ -230,8 +238,21 @@ void http1_server_start(struct connection *connection)
 	server_read(connection);
 }
 
+static void after_pause(struct loop_timer *timer)
+{
+	struct connection *connection = container_of(timer, struct connection, timer);
+	connection_idle(connection);
+	server_read(connection);
+}
+
 void http1_server_next(struct connection *connection)
 {
+	if (connection->refusals >= REFUSALS_IN_A_ROW) {
+		connection->refusals = 0;
+		connection->timer.fn = after_pause;
+		loop_timer_start(connection->dataplane->loop, &connection->timer, REFUSAL_PAUSE_MS);
+		return;
+	}
 	connection_idle(connection);
 	// Not from here: this may be deep inside the reading of the last request.
 	loop_defer(connection->dataplane->loop, &connection->task, next_request);

@@ -107,7 +107,8 @@ void upstream_release(struct upstream *upstream)
 	struct endpoint_state *endpoint = upstream->endpoint;
 	struct dataplane *dataplane = upstream->dataplane;
 	uint32_t idle_ms = dataplane_model(dataplane)->timeouts.pool_idle_ms;
-	if (endpoint->retired || dataplane->draining || endpoint->idle_count >= LIMIT_POOL_IDLE) {
+	if (endpoint->retired || dataplane->draining || endpoint->idle_count >= LIMIT_POOL_IDLE ||
+	    !stream_is_idle(&upstream->stream)) {
 		upstream_close(upstream);
 		return;
 	}
@@ -156,7 +157,7 @@ struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstre
 	list_for_each(node, &target->endpoint->idle)
 	{
 		struct upstream *upstream = container_of(node, struct upstream, node);
-		if ((upstream->stream.tls != NULL) != tls)
+		if ((upstream->stream.tls != NULL) != tls || upstream->inbound != target->inbound)
 			continue;
 		leave_pool(upstream);
 		loop_timer_stop(&upstream->timer);
@@ -197,6 +198,7 @@ int upstream_connect(struct dataplane *dataplane, const struct upstream_target *
 	upstream->dataplane = dataplane;
 	upstream->ops = ops;
 	upstream->owner = owner;
+	upstream->inbound = target->inbound;
 	upstream->endpoint = endpoint_state_ref(target->endpoint);
 	if (target->inbound) {
 		options.mark = dataplane->settings.inbound_mark;

@@ -27,6 +27,7 @@ struct upstream {
 	void *owner;
 	bool reused; // it has served before
 	bool ready;
+	bool inbound; // made for the inbound side: its source address and mark differ
 };
 
 // How to reach an endpoint.
@@ -44,7 +45,8 @@ int upstream_connect(struct dataplane *dataplane, const struct upstream_target *
 		     void *owner, struct upstream **ret_upstream);
 // Gives it to another owner.
 void upstream_adopt(struct upstream *upstream, const struct upstream_ops *ops, void *owner);
-// Puts a clean connection (ready, nothing to read, nothing queued) into the pool, or closes it when that is full.
+// Puts a ready connection into the pool, or closes it: when the pool is full, when a request is not sent whole, or when
+// there is something to read, be it the end. What is there before it was asked for must not answer the next request.
 void upstream_release(struct upstream *upstream);
 // Closes; memory goes at the end of the turn. NULL is fine.
 void upstream_close(struct upstream *upstream);

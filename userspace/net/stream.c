@@ -325,6 +325,13 @@ void stream_want_drained(struct stream *stream)
 		schedule_flush(stream);
 }
 
+bool stream_is_idle(struct stream *stream)
+{
+	struct slice slice;
+	return !stream->_write_error && !stream->_shut && stream_queued(stream) == 0 &&
+	       stream_read(stream, &slice) == ERR_NEED_MORE;
+}
+
 bool stream_has_failed(const struct stream *stream)
 {
 	return stream->_failed;

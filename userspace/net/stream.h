@@ -76,6 +76,9 @@ bool stream_congested(struct stream *stream);
 void stream_want_drained(struct stream *stream);
 // Nothing is queued, and our end, if it was asked for, is sent.
 bool stream_is_flushed(const struct stream *stream);
+// Open both ways, nothing queued, nothing there to be read: it can be put aside. Costs a read at most, and only if the
+// socket may hold something.
+bool stream_is_idle(struct stream *stream);
 // The peer reset the connection (or the kernel gave it up).
 bool stream_has_failed(const struct stream *stream);
 // Sends our end (close_notify, FIN) behind the queue. Reading goes on.
