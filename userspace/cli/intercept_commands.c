@@ -15,7 +15,8 @@
 #define PARAM(name, kind, field, value, help)                                                                \
 	{(kind) <= PLAN_OFF ? PARAM_FLAG : PARAM_OPTION, name, value, help, false, (kind) >= PLAN_PORTS},
 static const struct command_param plan_params[] = {
-    {PARAM_OPTION, "config", "FILE", "the proxy's configuration, which says it all; no other option then", false, false},
+    {PARAM_OPTION, "config", "FILE", "the proxy's configuration, which says it all; no other option then",
+     false, false},
     PLAN_OPTIONS(PARAM)};
 #undef PARAM
 
