@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Strings. `struct str` is a view (pointer and length, not terminated, never owned); `struct strbuf` is a growing
-// text that owns its memory. Pure functions; any thread. Case folding is ASCII's, as the protocols ask.
+// Strings. `struct str` is a view (pointer and length, not terminated, never owned); `struct strbuf` is a
+// growing text that owns its memory. Pure functions; any thread. Case folding is ASCII's, as the protocols
+// ask.
 #pragma once
 
 #include <stdarg.h>
@@ -42,7 +43,8 @@ ptrdiff_t str_find(struct str s, char byte);
 struct str str_split(struct str *rest, char separator);
 // Decimal digits only, no sign, no blanks. 0, -ERANGE or ERR_MALFORMED.
 int str_to_u64(struct str s, uint64_t *ret_value);
-// Levenshtein distance, for "did you mean"; at most `limit` is exact, above it limit + 1 is returned.
+// How many letters have to be put in, left out, replaced, or swapped with their neighbour, for "did you
+// mean"; at most `limit` is exact, above it limit + 1 is returned.
 unsigned str_distance(struct str a, struct str b, unsigned limit);
 // 64-bit XXH3 of the bytes; `str_hash_nocase` folds ASCII letters first.
 uint64_t str_hash(struct str s);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table of keys read the other way: what is in force, the JSON Schema, the reference page, the capture plan.
+// The table of keys read the other way: what is in force, the JSON Schema, the reference page, the capture
+// plan.
 #include "control/config.h"
 
 #include "base/mem.h"
@@ -7,28 +8,89 @@
 #include "control/values.h"
 
 // --- what is in force ---------------------------------------------------------------------------------------
-static void show_key(const struct key *key, const void *base, struct json *json, const char *name)
+static void show_key(const struct key *key, const void *base, struct emit *emit, const char *name);
+
+static void show_keys(const struct key *object, const void *base, struct emit *emit)
+{
+	for (const struct key *child = object->keys; child->name; child++)
+		show_key(child, base, emit, child->name);
+}
+
+static void show_list(const struct key *key, const struct config_list *list, struct emit *emit,
+		      const char *name)
+{
+	bool objects = key->item->type == KEY_OBJECT;
+	if (objects)
+		emit_table_begin(emit, name);
+	else
+		emit_list_begin(emit, name);
+	for (size_t i = 0; i < list->count; i++) {
+		const char *item = (const char *)list->items + i * key->item_size;
+		if (objects)
+			emit_row_begin(emit);
+		show_key(key->item, item, emit, NULL);
+		if (objects)
+			emit_row_end(emit);
+	}
+	if (objects)
+		emit_table_end(emit);
+	else
+		emit_list_end(emit);
+}
+
+static void show_key(const struct key *key, const void *base, struct emit *emit, const char *name)
 {
 	const char *at = (const char *)base + key->offset;
-	if (key->type == KEY_OBJECT) {
-		json_open_object(json, name);
-		for (const struct key *child = key->keys; child->name; child++)
-			show_key(child, base, json, child->name);
-		json_close_object(json);
-	} else if (key->type == KEY_LIST) {
-		const struct config_list *list = (const struct config_list *)at;
-		json_open_array(json, name);
-		for (size_t i = 0; i < list->count; i++)
-			show_key(key->item, (const char *)list->items + i * key->item_size, json, NULL);
-		json_close_array(json);
-	} else {
-		value_show(key, at, json, name);
+	if (key->type == KEY_OBJECT && name)
+		emit_record_begin(emit, name);
+	if (key->type == KEY_OBJECT)
+		show_keys(key, base, emit);
+	else if (key->type == KEY_LIST)
+		show_list(key, (const struct config_list *)at, emit, name);
+	else
+		value_show(key, at, emit, name);
+	if (key->type == KEY_OBJECT && name)
+		emit_record_end(emit);
+}
+
+void config_show(const struct config *config, struct emit *emit)
+{
+	show_keys(&config_root, config, emit);
+}
+
+// --- what waits for the next start --------------------------------------------------------------------------
+static bool same_value(const struct key *key, const struct config *old, const struct config *now)
+{
+	struct strbuf texts[2] = {{0}, {0}};
+	const struct config *sides[2] = {old, now};
+	for (int i = 0; i < 2; i++) {
+		struct emit emit;
+		emit_init(&emit, &texts[i], EMIT_JSON);
+		show_key(key, sides[i], &emit, key->name);
+		emit_done(&emit);
+	}
+	bool same = str_eq(strbuf_str(&texts[0]), strbuf_str(&texts[1]));
+	strbuf_done(&texts[0]);
+	strbuf_done(&texts[1]);
+	return same;
+}
+
+static void restart_keys(const struct key *object, const char *path, const struct config *old,
+			 const struct config *now, struct strbuf *out)
+{
+	for (const struct key *key = object->keys; key->name; key++) {
+		autostrbuf struct strbuf below = {0};
+		strbuf_printf(&below, "%s%s%s", path, *path ? "." : "", key->name);
+		if (key->restart && !same_value(key, old, now))
+			strbuf_printf(out, "%s%s", out->len ? ", " : "", below.p ? below.p : key->name);
+		else if (key->type == KEY_OBJECT)
+			restart_keys(key, below.p ? below.p : "", old, now, out);
 	}
 }
 
-void config_show(const struct config *config, struct json *json)
+void config_restart_keys(const struct config *old, const struct config *now, struct strbuf *out)
 {
-	show_key(&config_root, config, json, NULL);
+	restart_keys(&config_root, "", old, now, out);
 }
 
 // --- JSON Schema --------------------------------------------------------------------------------------------
@@ -52,7 +114,16 @@ static void schema_object(const struct key *key, struct json *json)
 	json_close_array(json);
 }
 
-static void schema_list(const struct key *key, struct json *json)
+static void schema_default_list(const struct key *key, struct json *json)
+{
+	struct str rest = str_from(key->initial);
+	json_open_array(json, "default");
+	while (rest.p)
+		json_str(json, NULL, str_split(&rest, ' '));
+	json_close_array(json);
+}
+
+static void schema_array(const struct key *key, struct json *json)
 {
 	json_text(json, "type", "array");
 	json_uint(json, "maxItems", key->items_max);
@@ -61,12 +132,44 @@ static void schema_list(const struct key *key, struct json *json)
 	json_close_object(json);
 }
 
+// A list of resolvers may also be the word "auto", as the reader has it.
+static void schema_list(const struct key *key, struct json *json)
+{
+	if (key->item->type == KEY_RESOLVER) {
+		json_open_array(json, "anyOf");
+		json_open_object(json, NULL);
+		json_text(json, "const", "auto");
+		json_close_object(json);
+		json_open_object(json, NULL);
+		schema_array(key, json);
+		json_close_object(json);
+		json_close_array(json);
+	} else {
+		schema_array(key, json);
+	}
+	if (key->initial)
+		schema_default_list(key, json);
+}
+
 static void schema_types(struct json *json, const char *first, const char *second)
 {
 	json_open_array(json, "type");
 	json_text(json, NULL, first);
 	json_text(json, NULL, second);
 	json_close_array(json);
+}
+
+static void schema_default(const struct key *key, struct json *json)
+{
+	uint64_t number;
+	if (!key->initial)
+		return;
+	if (key->type == KEY_BOOL)
+		json_bool(json, "default", strcmp(key->initial, "true") == 0);
+	else if (key->type == KEY_UINT && str_to_u64(str_from(key->initial), &number) == 0)
+		json_uint(json, "default", number);
+	else
+		json_text(json, "default", key->initial);
 }
 
 static void schema_scalar(const struct key *key, struct json *json)
@@ -104,8 +207,7 @@ static void schema_scalar(const struct key *key, struct json *json)
 		}
 		break;
 	}
-	if (key->initial)
-		json_text(json, "default", key->initial);
+	schema_default(key, json);
 }
 
 static void schema_key(const struct key *key, struct json *json)
@@ -133,12 +235,14 @@ void config_schema(struct json *json)
 static void reference_range(const struct key *key, struct strbuf *out)
 {
 	if (key->type == KEY_UINT)
-		strbuf_printf(out, "%u to %u%s%s", key->min, key->max, key->unit ? " " : "", key->unit ? key->unit : "");
+		strbuf_printf(out, "%u to %u%s%s", key->min, key->max, key->unit ? " " : "",
+			      key->unit ? key->unit : "");
 	else if (key->type == KEY_CHOICE)
 		for (uint32_t i = 0; key->choices[i]; i++)
 			strbuf_printf(out, "%s`%s`", i ? ", " : "", key->choices[i]);
 	else if (key->type == KEY_LIST)
-		strbuf_printf(out, "list of %s", key->item->type == KEY_OBJECT ? key->item->name : value_kind(key->item->type));
+		strbuf_printf(out, "list of %s",
+			      key->item->type == KEY_OBJECT ? key->item->name : value_kind(key->item->type));
 	else if (key->type == KEY_OBJECT)
 		strbuf_add_text(out, "section");
 	else
@@ -149,20 +253,24 @@ static void reference_row(const struct key *key, struct strbuf *out)
 {
 	strbuf_printf(out, "| `%s` | ", key->name);
 	reference_range(key, out);
-	strbuf_printf(out, " | %s%s%s | %s |\n", key->initial ? "`" : "", key->initial ? key->initial : key->required ? "required" : "",
-		      key->initial ? "`" : "", key->text);
+	strbuf_printf(out, " | %s%s%s | %s%s |\n", key->initial ? "`" : "",
+		      key->initial    ? key->initial
+		      : key->required ? "required"
+				      : "",
+		      key->initial ? "`" : "", key->text, key->restart ? " *(start)*" : "");
 }
 
 static void reference_object(const struct key *object, const char *path, struct strbuf *out)
 {
-	strbuf_printf(out, "\n## %s\n\n| key | value | default | meaning |\n| --- | --- | --- | --- |\n", path);
+	strbuf_printf(out, "\n## %s\n\n| key | value | default | meaning |\n| --- | --- | --- | --- |\n",
+		      path);
 	for (const struct key *key = object->keys; key->name; key++)
 		reference_row(key, out);
 	for (const struct key *key = object->keys; key->name; key++) {
 		autostrbuf struct strbuf below = {0};
 		bool list = key->type == KEY_LIST && key->item->type == KEY_OBJECT;
-		strbuf_printf(&below, "%s%s%s%s", object == &config_root ? "" : path, object == &config_root ? "" : ".",
-			      key->name, list ? "[]" : "");
+		strbuf_printf(&below, "%s%s%s%s", object == &config_root ? "" : path,
+			      object == &config_root ? "" : ".", key->name, list ? "[]" : "");
 		if (key->type == KEY_OBJECT || list)
 			reference_object(list ? key->item : key, below.p ? below.p : "", out);
 	}
@@ -171,9 +279,11 @@ static void reference_object(const struct key *object, const char *path, struct 
 void config_reference(struct strbuf *out)
 {
 	strbuf_add_text(out, "# Configuration\n\n"
-			     "One file, YAML or JSON. `weir config check FILE` says what is wrong with one, `weir config schema`\n"
-			     "prints its JSON Schema, and `weir config reload` (or SIGHUP) applies a change without dropping a\n"
-			     "connection. Ports, workers, the user, the admin socket and the DNS servers are read at the start only.\n"
+			     "One file, YAML or JSON. `weir config check FILE` says what is wrong with one, "
+			     "`weir config schema`\n"
+			     "prints its JSON Schema, and `weir config reload` (or SIGHUP) applies a change "
+			     "without dropping a\n"
+			     "connection. A key whose meaning ends in *(start)* is read at the start only.\n"
 			     "This page is printed by `weir config reference`.\n");
 	reference_object(&config_root, "Top level", out);
 }
@@ -182,13 +292,13 @@ void config_reference(struct strbuf *out)
 static struct capture_direction capture_direction(const struct config_capture_direction *from)
 {
 	return (struct capture_direction){
-		.enabled = from->enabled,
-		.include_ports = {from->include_ports.items, from->include_ports.count},
-		.exclude_ports = {from->exclude_ports.items, from->exclude_ports.count},
-		.include_cidrs = {from->include_cidrs.items, from->include_cidrs.count},
-		.exclude_cidrs = {from->exclude_cidrs.items, from->exclude_cidrs.count},
-		.include_interfaces = {from->include_interfaces.items, from->include_interfaces.count},
-		.exclude_interfaces = {from->exclude_interfaces.items, from->exclude_interfaces.count},
+	    .enabled = from->enabled,
+	    .include_ports = {from->include_ports.items, from->include_ports.count},
+	    .exclude_ports = {from->exclude_ports.items, from->exclude_ports.count},
+	    .include_cidrs = {from->include_cidrs.items, from->include_cidrs.count},
+	    .exclude_cidrs = {from->exclude_cidrs.items, from->exclude_cidrs.count},
+	    .include_interfaces = {from->include_interfaces.items, from->include_interfaces.count},
+	    .exclude_interfaces = {from->exclude_interfaces.items, from->exclude_interfaces.count},
 	};
 }
 
@@ -205,12 +315,16 @@ void config_capture_plan(const struct config *config, struct capture_plan *ret_p
 	ret_plan->inbound = capture_direction(&capture->inbound);
 	ret_plan->capture_ssh = capture->ssh;
 	ret_plan->capture_metadata = capture->metadata;
-	ret_plan->dns = (struct capture_dns){capture->dns && config->intercept.dns, capture->dns_servers.items,
-					     capture->dns_servers.count};
-	ret_plan->include_users = (struct capture_ids){capture->include_users.items, capture->include_users.count};
-	ret_plan->exclude_users = (struct capture_ids){capture->exclude_users.items, capture->exclude_users.count};
-	ret_plan->include_groups = (struct capture_ids){capture->include_groups.items, capture->include_groups.count};
-	ret_plan->exclude_groups = (struct capture_ids){capture->exclude_groups.items, capture->exclude_groups.count};
+	ret_plan->dns = (struct capture_dns){capture->dns && config->intercept.dns,
+					     capture->dns_servers.items, capture->dns_servers.count};
+	ret_plan->include_users =
+	    (struct capture_ids){capture->include_users.items, capture->include_users.count};
+	ret_plan->exclude_users =
+	    (struct capture_ids){capture->exclude_users.items, capture->exclude_users.count};
+	ret_plan->include_groups =
+	    (struct capture_ids){capture->include_groups.items, capture->include_groups.count};
+	ret_plan->exclude_groups =
+	    (struct capture_ids){capture->exclude_groups.items, capture->exclude_groups.count};
 	ret_plan->exclude_marks = capture->exclude_marks.items;
 	ret_plan->exclude_mark_count = capture->exclude_marks.count;
 	ret_plan->vips = config->dns.vips.items;

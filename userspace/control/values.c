@@ -15,22 +15,22 @@
 const char *value_kind(enum key_type type)
 {
 	static const char *const kinds[] = {
-		[KEY_OBJECT] = "a mapping",
-		[KEY_LIST] = "a list",
-		[KEY_BOOL] = "true or false",
-		[KEY_UINT] = "a number",
-		[KEY_DURATION] = "a duration such as 250ms, 5s, 2m or 1h",
-		[KEY_CHOICE] = "one of the words it allows",
-		[KEY_TEXT] = "a text",
-		[KEY_NAME] = "a name",
-		[KEY_ADDR] = "an address with a port, such as 192.0.2.1:80 or [2001:db8::1]:80",
-		[KEY_RESOLVER] = "an address, with or without a port",
-		[KEY_IP] = "an address, such as 192.0.2.1 or 2001:db8::1",
-		[KEY_CIDR] = "a network such as 10.0.0.0/8, its host bits zero",
-		[KEY_PORTS] = "a port or a range such as 8000-8999",
-		[KEY_USERS] = "a user's name, a number or a range",
-		[KEY_GROUPS] = "a group's name, a number or a range",
-		[KEY_MARK] = "a mark such as 0x100, or 0x100/0xff00 with a mask",
+	    [KEY_OBJECT] = "a mapping",
+	    [KEY_LIST] = "a list",
+	    [KEY_BOOL] = "true or false",
+	    [KEY_UINT] = "a number",
+	    [KEY_DURATION] = "a duration such as 250ms, 5s, 2m or 1h",
+	    [KEY_CHOICE] = "one of the words it allows",
+	    [KEY_TEXT] = "a text",
+	    [KEY_NAME] = "a name",
+	    [KEY_ADDR] = "an address with a port, such as 192.0.2.1:80 or [2001:db8::1]:80",
+	    [KEY_RESOLVER] = "an address, with or without a port",
+	    [KEY_IP] = "an address, such as 192.0.2.1 or 2001:db8::1",
+	    [KEY_CIDR] = "a network such as 10.0.0.0/8, its host bits zero",
+	    [KEY_PORTS] = "a port or a range such as 8000-8999",
+	    [KEY_USERS] = "a user's name, a number or a range",
+	    [KEY_GROUPS] = "a group's name, a number or a range",
+	    [KEY_MARK] = "a mark such as 0x100, or 0x100/0xff00 with a mask",
 	};
 	return kinds[type];
 }
@@ -47,7 +47,9 @@ static int in_range(const struct key *key, uint64_t number, uint32_t *ret_value,
 {
 	if (number < key->min || number > key->max) {
 		strbuf_printf(why, "the range is %u to %u%s%s", key->min, key->max, key->unit ? " " : "",
-			      key->type == KEY_DURATION ? " ms" : key->unit ? key->unit : "");
+			      key->type == KEY_DURATION ? " ms"
+			      : key->unit		? key->unit
+							: "");
 		return -ERANGE;
 	}
 	*ret_value = (uint32_t)number;
@@ -109,15 +111,16 @@ static int keep_text(const struct key *key, struct str text, struct arena *arena
 		     struct strbuf *why)
 {
 	if (text.len < key->min || text.len > key->max) {
-		strbuf_printf(why, "its length is %zu; it may be %u to %u bytes", text.len, key->min, key->max);
+		strbuf_printf(why, "its length is %zu; it may be %u to %u bytes", text.len, key->min,
+			      key->max);
 		return -ERANGE;
 	}
 	*ret_text = arena_strdup(arena, text.p, text.len);
 	return *ret_text ? 0 : -ENOMEM;
 }
 
-static int parse_text(const struct key *key, struct str text, struct arena *arena, struct config_text *ret_text,
-		      struct strbuf *why)
+static int parse_text(const struct key *key, struct str text, struct arena *arena,
+		      struct config_text *ret_text, struct strbuf *why)
 {
 	const char *copy = NULL;
 	int err = keep_text(key, text, arena, &copy, why);
@@ -169,7 +172,8 @@ static int parse_ids(struct str text, bool users, struct id_range *ret_range, st
 	const struct passwd *user = users ? getpwnam(name) : NULL;
 	const struct group *group = users ? NULL : getgrnam(name);
 	if (!user && !group) {
-		strbuf_printf(why, "there is no %s of that name, and it is no number or range", users ? "user" : "group");
+		strbuf_printf(why, "there is no %s of that name, and it is no number or range",
+			      users ? "user" : "group");
 		return ERR_NOT_FOUND;
 	}
 	uint32_t id = user ? user->pw_uid : group->gr_gid;
@@ -205,7 +209,8 @@ static int parse_mark(struct str text, struct mark_match *ret_mark)
 	return err;
 }
 
-int value_parse(const struct key *key, struct str text, struct arena *arena, void *ret_value, struct strbuf *why)
+int value_parse(const struct key *key, struct str text, struct arena *arena, void *ret_value,
+		struct strbuf *why)
 {
 	int err = ERR_UNSUPPORTED;
 	switch (key->type) {
@@ -259,41 +264,41 @@ int value_parse(const struct key *key, struct str text, struct arena *arena, voi
 }
 
 // --- and back -----------------------------------------------------------------------------------------------
-static void show_range(uint32_t first, uint32_t last, struct json *json, const char *name)
+static void show_range(uint32_t first, uint32_t last, struct emit *emit, const char *name)
 {
 	char text[32];
 	if (first == last) {
-		json_uint(json, name, first);
+		emit_uint(emit, name, first);
 		return;
 	}
 	snprintf(text, sizeof text, "%u-%u", first, last);
-	json_text(json, name, text);
+	emit_text(emit, name, text);
 }
 
-static void show_duration(uint32_t ms, struct json *json, const char *name)
+static void show_duration(uint32_t ms, struct emit *emit, const char *name)
 {
 	char text[32];
 	if (ms % 1000)
 		snprintf(text, sizeof text, "%ums", ms);
 	else
 		snprintf(text, sizeof text, "%us", ms / 1000);
-	json_text(json, name, text);
+	emit_text(emit, name, text);
 }
 
-static void show_address(const struct addr *addr, struct json *json, const char *name)
+static void show_address(const struct addr *addr, struct emit *emit, const char *name)
 {
 	char text[ADDR_TEXT_MAX];
 	if (addr->ip.family)
-		json_text(json, name, addr_format(addr, text));
+		emit_text(emit, name, addr_format(addr, text));
 }
 
-static void show_text(struct str text, struct json *json, const char *name)
+static void show_text(struct str text, struct emit *emit, const char *name)
 {
 	if (text.len)
-		json_str(json, name, text);
+		emit_str(emit, name, text);
 }
 
-void value_show(const struct key *key, const void *value, struct json *json, const char *name)
+void value_show(const struct key *key, const void *value, struct emit *emit, const char *name)
 {
 	char text[ADDR_TEXT_MAX];
 	const struct port_range *ports = value;
@@ -301,44 +306,44 @@ void value_show(const struct key *key, const void *value, struct json *json, con
 	const struct mark_match *mark = value;
 	switch (key->type) {
 	case KEY_BOOL:
-		json_bool(json, name, *(const bool *)value);
+		emit_bool(emit, name, *(const bool *)value);
 		break;
 	case KEY_UINT:
-		json_uint(json, name, *(const uint32_t *)value);
+		emit_uint(emit, name, *(const uint32_t *)value);
 		break;
 	case KEY_DURATION:
-		show_duration(*(const uint32_t *)value, json, name);
+		show_duration(*(const uint32_t *)value, emit, name);
 		break;
 	case KEY_CHOICE:
-		json_text(json, name, key->choices[*(const uint32_t *)value]);
+		emit_text(emit, name, key->choices[*(const uint32_t *)value]);
 		break;
 	case KEY_TEXT:
-		show_text(((const struct config_text *)value)->text, json, name);
+		show_text(((const struct config_text *)value)->text, emit, name);
 		break;
 	case KEY_NAME:
-		json_text(json, name, *(const char *const *)value);
+		emit_text(emit, name, *(const char *const *)value);
 		break;
 	case KEY_ADDR:
 	case KEY_RESOLVER:
-		show_address(value, json, name);
+		show_address(value, emit, name);
 		break;
 	case KEY_IP:
 		if (((const struct ip *)value)->family)
-			json_text(json, name, ip_format(value, text));
+			emit_text(emit, name, ip_format(value, text));
 		break;
 	case KEY_CIDR:
-		json_text(json, name, cidr_format(value, text));
+		emit_text(emit, name, cidr_format(value, text));
 		break;
 	case KEY_PORTS:
-		show_range(ports->first, ports->last, json, name);
+		show_range(ports->first, ports->last, emit, name);
 		break;
 	case KEY_USERS:
 	case KEY_GROUPS:
-		show_range(ids->first, ids->last, json, name);
+		show_range(ids->first, ids->last, emit, name);
 		break;
 	case KEY_MARK:
 		snprintf(text, sizeof text, "0x%x/0x%x", mark->value, mark->mask);
-		json_text(json, name, text);
+		emit_text(emit, name, text);
 		break;
 	case KEY_OBJECT:
 	case KEY_LIST:

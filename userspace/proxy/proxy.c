@@ -17,6 +17,7 @@
 #include "proxy/notify.h"
 #include "proxy/plane.h"
 #include "proxy/privileges.h"
+#include "proxy/trim.h"
 #include "run/signals.h"
 #include "run/stats.h"
 
@@ -48,6 +49,7 @@ struct proxy {
 	struct metrics_server *metrics;
 	int metrics_fd;
 	struct loop_timer deadline;
+	struct trim trim;
 	unsigned busy_workers; // that still drain
 	bool serving, stopping;
 };
@@ -57,15 +59,41 @@ struct proxy {
 static int load_tls(const struct model *model, struct tls_context **ret_tls, struct strbuf *ret_error)
 {
 	const struct tls_settings *settings = &model->tls;
-	struct tls_options options = {settings->certificate, settings->private_key, settings->trust, settings->allow,
-				      settings->allow_count};
+	struct tls_options options = {settings->certificate, settings->private_key, settings->trust,
+				      settings->allow, settings->allow_count};
 	char *why = NULL;
 	if (!settings->certificate.len)
 		return 0;
 	int err = tls_context_new(&options, ret_tls, &why);
 	if (err)
-		strbuf_printf(ret_error, "%s\n", why ? why : err_text(err));
+		strbuf_printf(ret_error, "%s", why ? why : err_text(err));
 	mem_free(why);
+	return err;
+}
+
+static int open_vips(struct proxy *proxy, const struct config *config, struct strbuf *ret_error)
+{
+	char *why = NULL;
+	if (proxy->vips)
+		return 0;
+	int err = vip_pool_open(config->dns.state.text.p, config->dns.vips.items, config->dns.vips.count,
+				&proxy->vips, &why);
+	if (err)
+		strbuf_printf(ret_error, "%s", why ? why : err_text(err));
+	mem_free(why);
+	return err;
+}
+
+// Everything but the virtual IPs: what fails here has changed nothing, and no name has got an address for
+// good.
+static int check_model(const struct config *config, struct tls_context **ret_tls, struct strbuf *ret_error)
+{
+	struct model *model;
+	int err = model_build(config, NULL, &model, ret_error);
+	if (err)
+		return err;
+	err = load_tls(model, ret_tls, ret_error);
+	model_unref(model);
 	return err;
 }
 
@@ -73,31 +101,23 @@ static int load_model(struct proxy *proxy, struct config **ret_config, struct mo
 		      struct tls_context **ret_tls, struct strbuf *ret_error)
 {
 	struct config *config;
-	struct model *model;
+	struct tls_context *tls = NULL;
 	int err = config_load(proxy->config_path, &config, ret_error);
 	if (err)
 		return err;
-	if (!proxy->vips) {
-		char *why = NULL;
-		err = vip_pool_open(config->dns.state.text.p, config->dns.vips.items, config->dns.vips.count, &proxy->vips,
-				    &why);
-		if (err)
-			strbuf_printf(ret_error, "%s\n", why ? why : err_text(err));
-		mem_free(why);
-	}
+	err = check_model(config, &tls, ret_error);
 	if (!err)
-		err = model_build(config, proxy->vips, &model, ret_error);
-	if (!err) {
-		err = load_tls(model, ret_tls, ret_error);
-		if (err)
-			model_unref(model);
-	}
+		err = open_vips(proxy, config, ret_error);
+	if (!err)
+		err = model_build(config, proxy->vips, ret_model, ret_error);
 	if (err) {
+		if (tls)
+			tls_context_unref(tls);
 		config_free(config);
 		return err;
 	}
 	*ret_config = config;
-	*ret_model = model;
+	*ret_tls = tls;
 	return 0;
 }
 
@@ -109,16 +129,20 @@ static void save_vips(struct proxy *proxy)
 			  LOG_STR("file", proxy->config->dns.state.text), LOG_ERR(err));
 }
 
-static void publish_tls(struct proxy *proxy, struct tls_context *tls)
+// Hands a model and a context to all workers in one step, so that no request meets the one without the other.
+// The references are the proxy's from now on, or, after an error, the caller's still.
+static int publish(struct proxy *proxy, struct model *model, struct tls_context *tls)
 {
-	if (workers_call(proxy->workers, plane_publish_tls, tls)) {
-		log_error("out of memory: the old certificate stays");
-		tls_context_unref(tls);
-		return;
-	}
+	struct plane_snapshot snapshot = {model, tls};
+	int err = workers_call(proxy->workers, plane_publish, &snapshot);
+	if (err)
+		return err;
 	if (proxy->tls)
 		tls_context_unref(proxy->tls);
+	model_unref(proxy->model);
 	proxy->tls = tls;
+	proxy->model = model;
+	return 0;
 }
 
 static void on_tls_files(void *arg)
@@ -131,7 +155,13 @@ static void on_tls_files(void *arg)
 			  LOG_STR("reason", strbuf_str(&why)));
 		return;
 	}
-	publish_tls(proxy, tls);
+	if (publish(proxy, model_ref(proxy->model), tls)) {
+		log_error("out of memory: the old certificate stays");
+		model_unref(proxy->model);
+		if (tls)
+			tls_context_unref(tls);
+		return;
+	}
 	log_info("the certificate was read again");
 }
 
@@ -141,18 +171,18 @@ static int watch_tls(struct proxy *proxy)
 	struct str files[] = {settings->certificate, settings->private_key, settings->trust};
 	tls_watch_free(proxy->tls_watch);
 	proxy->tls_watch = NULL;
-	return settings->certificate.len
-		       ? tls_watch_new(proxy->loop, files, ARRAY_SIZE(files), on_tls_files, proxy, &proxy->tls_watch)
-		       : 0;
+	return settings->certificate.len ? tls_watch_new(proxy->loop, files, ARRAY_SIZE(files), on_tls_files,
+							 proxy, &proxy->tls_watch)
+					 : 0;
 }
 
-static void warn_of_restart(const struct config *old, const struct config *new)
+static void warn_of_restart(const struct config *old, const struct config *now)
 {
-	if (old->workers != new->workers || old->intercept.outbound != new->intercept.outbound ||
-	    old->intercept.inbound != new->intercept.inbound || old->intercept.dns != new->intercept.dns ||
-	    !str_eq(old->admin.socket.text, new->admin.socket.text) || !str_eq(old->user.text, new->user.text) ||
-	    !addr_eq(&old->admin.metrics, &new->admin.metrics))
-		log_warn("workers, user, admin and the ports of intercept take effect at the next start only");
+	autostrbuf struct strbuf keys = {0};
+	config_restart_keys(old, now, &keys);
+	if (keys.len)
+		log_warn("some changes take effect at the next start only",
+			 LOG_STR("keys", strbuf_str(&keys)));
 }
 
 static void apply_log(const struct config *config)
@@ -161,38 +191,59 @@ static void apply_log(const struct config *config)
 	log_set_format((enum log_format)config->log.format);
 }
 
-static int proxy_reload(void *data, struct strbuf *ret_text)
+static void adopt_config(struct proxy *proxy, struct config *config)
 {
-	struct proxy *proxy = data;
-	struct config *config;
-	struct model *model;
-	struct tls_context *tls = NULL;
-	notify_reloading();
-	int err = load_model(proxy, &config, &model, &tls, ret_text);
-	if (!err) {
-		model->generation = proxy->model->generation + 1;
-		err = workers_call(proxy->workers, plane_publish_model, model);
-		if (err)
-			model_unref(model);
-	}
-	notify_send("READY=1");
-	if (err) {
-		stats_inc(STAT_CONFIG_REJECTED);
-		log_error("the new configuration was rejected; the old one stays", LOG_STR("reason", strbuf_str(ret_text)));
-		return err;
-	}
-	publish_tls(proxy, tls);
 	warn_of_restart(proxy->config, config);
 	apply_log(config);
 	config_free(proxy->config);
-	model_unref(proxy->model);
 	proxy->config = config;
-	proxy->model = model;
 	save_vips(proxy);
 	watch_tls(proxy);
-	stats_inc(STAT_CONFIG_RELOADS);
 	malloc_trim(0);
-	log_info("the configuration was applied", LOG_UINT("generation", model->generation));
+}
+
+static int load_and_publish(struct proxy *proxy, struct strbuf *ret_text)
+{
+	struct config *config;
+	struct model *model;
+	struct tls_context *tls;
+	int err = load_model(proxy, &config, &model, &tls, ret_text);
+	if (err)
+		return err;
+	model->generation = proxy->model->generation + 1;
+	err = publish(proxy, model, tls);
+	if (err) {
+		model_unref(model);
+		if (tls)
+			tls_context_unref(tls);
+		config_free(config);
+		return err;
+	}
+	adopt_config(proxy, config);
+	return 0;
+}
+
+static int proxy_reload(void *data, struct strbuf *ret_text)
+{
+	struct proxy *proxy = data;
+	// Ending has been announced: nothing may say READY after that.
+	if (proxy->stopping) {
+		strbuf_add_text(ret_text, "the proxy is ending");
+		return ERR_CLOSED;
+	}
+	notify_reloading();
+	int err = load_and_publish(proxy, ret_text);
+	notify_send("READY=1");
+	if (err) {
+		struct str reason = strbuf_str(ret_text);
+		reason.len -= str_ends(reason, STR("\n"));
+		stats_inc(STAT_CONFIG_REJECTED);
+		log_error("the new configuration was rejected; the old one stays",
+			  LOG_STR("reason", reason.len ? reason : str_from(err_text(err))));
+		return err;
+	}
+	stats_inc(STAT_CONFIG_RELOADS);
+	log_info("the configuration was applied", LOG_UINT("generation", proxy->model->generation));
 	return 0;
 }
 
@@ -257,24 +308,30 @@ static void admin_vip_usage(void *data, int family, uint64_t *ret_used, uint64_t
 	vip_pool_usage(((struct proxy *)data)->vips, family, ret_used, ret_size);
 }
 
+static void admin_show_config(void *data, struct emit *emit)
+{
+	config_show(((struct proxy *)data)->config, emit);
+}
+
 static int start_admin(struct proxy *proxy)
 {
 	struct admin_backend backend = {
-		.data = proxy,
-		.config_path = proxy->config_path,
-		.started_ns = clock_mono_ns(),
-		.model = admin_model,
-		.ready = admin_ready,
-		.workers = proxy->workers,
-		.balancer = plane_balancer,
-		.connections = plane_each_connection,
-		.kill = plane_kill_connection,
-		.tls = admin_tls,
-		.reload = proxy_reload,
-		.dns_listen = proxy->planes.dns_listen,
-		.dns_listen_count = proxy->planes.dns_listen_count,
-		.dns_flush = plane_flush_dns,
-		.vip_usage = admin_vip_usage,
+	    .data = proxy,
+	    .config_path = proxy->config_path,
+	    .started_ns = clock_mono_ns(),
+	    .model = admin_model,
+	    .ready = admin_ready,
+	    .workers = proxy->workers,
+	    .balancer = plane_balancer,
+	    .connections = plane_each_connection,
+	    .kill = plane_kill_connection,
+	    .tls = admin_tls,
+	    .reload = proxy_reload,
+	    .dns_listen = proxy->planes.dns_listen,
+	    .dns_listen_count = proxy->planes.dns_listen_count,
+	    .dns_flush = plane_flush_dns,
+	    .vip_usage = admin_vip_usage,
+	    .show_config = admin_show_config,
 	};
 	int err = admin_server_new(proxy->loop, &proxy->admin_socket, &backend, &proxy->admin);
 	if (!err && proxy->metrics_fd >= 0) {
@@ -294,20 +351,22 @@ static unsigned worker_count(const struct config *config)
 	return sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)MAX(CPU_COUNT(&set), 1) : 1;
 }
 
-// As root: the state file's folder, which the user must be able to write to later.
+// As root: the state file's folder, which the user must be able to write to later. A folder that was there
+// keeps its owner.
 static int make_state_folder(const struct config *config, uid_t uid, gid_t gid, struct strbuf *ret_error)
 {
 	char path[4097];
+	int err = 0;
 	snprintf(path, sizeof path, "%.*s", STR_ARG(config->dns.state.text));
 	const char *folder = dirname(path);
-	if (mkdir(folder, 0750) < 0 && errno != EEXIST) {
-		strbuf_printf(ret_error, "the folder %s of dns.state cannot be made: %s\n", folder, err_text(-errno));
-		return -errno;
-	}
-	// A folder that was there keeps its owner, unless it is the very one that is ours by default.
-	if (uid && errno != EEXIST && chown(folder, uid, gid) < 0)
-		return -errno;
-	return 0;
+	if (mkdir(folder, 0750) == 0)
+		err = chown(folder, uid, gid) < 0 ? -errno : 0;
+	else if (errno != EEXIST)
+		err = -errno;
+	if (err)
+		strbuf_printf(ret_error, "the folder %s of dns.state cannot be made: %s", folder,
+			      err_text(err));
+	return err;
 }
 
 static int open_admin(struct proxy *proxy, uid_t uid, gid_t gid, struct strbuf *ret_error)
@@ -317,13 +376,13 @@ static int open_admin(struct proxy *proxy, uid_t uid, gid_t gid, struct strbuf *
 	if (config->admin.group.text.len) {
 		group = getgrnam(config->admin.group.text.p);
 		if (!group) {
-			config_error(config, config->admin.group.at, ret_error, "there is no group \"%s\"",
-				     config->admin.group.text.p);
+			config_error(config, config->admin.group.at, ret_error,
+				     "admin.group: there is no group \"%s\"", config->admin.group.text.p);
 			return ERR_NOT_FOUND;
 		}
 	}
-	int err = admin_socket_open(config->admin.socket.text.p, uid, group ? group->gr_gid : gid, &proxy->admin_socket,
-				    ret_error);
+	int err = admin_socket_open(config->admin.socket.text.p, uid, group ? group->gr_gid : gid,
+				    &proxy->admin_socket, ret_error);
 	if (!err && config->admin.metrics.ip.family)
 		err = metrics_listen(&config->admin.metrics, &proxy->metrics_fd, ret_error);
 	return err;
@@ -338,7 +397,7 @@ static int start_privileged(struct proxy *proxy, struct strbuf *ret_error)
 	gid_t gid = (gid_t)-1;
 	int err = user && geteuid() == 0 ? privileges_user(user, &uid, &gid, ret_error) : 0;
 	if (!err)
-		err = make_state_folder(config, uid == (uid_t)-1 ? 0 : uid, gid, ret_error);
+		err = make_state_folder(config, uid, gid, ret_error);
 	if (!err)
 		err = open_admin(proxy, uid, gid, ret_error);
 	privileges_raise_files();
@@ -347,7 +406,8 @@ static int start_privileged(struct proxy *proxy, struct strbuf *ret_error)
 	if (!err)
 		err = privileges_drop(user, low_ports, &proxy->privileges, ret_error);
 	if (!err && !proxy->privileges.mark)
-		log_warn("sockets cannot be marked (CAP_NET_RAW is missing): capture must spare the proxy's user instead");
+		log_warn("sockets cannot be marked (CAP_NET_RAW is missing): capture must spare the proxy's "
+			 "user instead");
 	return err;
 }
 
@@ -356,11 +416,11 @@ static int configure_planes(struct proxy *proxy)
 	const struct config *config = proxy->config;
 	struct plane_settings *planes = &proxy->planes;
 	planes->dataplane = (struct dataplane_settings){
-		.outbound_port = (uint16_t)config->intercept.outbound,
-		.inbound_port = (uint16_t)config->intercept.inbound,
-		.outbound_mark = proxy->privileges.mark ? WEIR_MARK_OUTBOUND : 0,
-		.inbound_mark = proxy->privileges.mark ? WEIR_MARK_INBOUND : 0,
-		.inbound_source = config->intercept.inbound_source,
+	    .outbound_port = (uint16_t)config->intercept.outbound,
+	    .inbound_port = (uint16_t)config->intercept.inbound,
+	    .outbound_mark = proxy->privileges.mark ? WEIR_MARK_OUTBOUND : 0,
+	    .inbound_mark = proxy->privileges.mark ? WEIR_MARK_INBOUND : 0,
+	    .inbound_source = config->intercept.inbound_source,
 	};
 	planes->control = proxy->loop;
 	planes->owner = proxy;
@@ -373,23 +433,21 @@ static int start_workers(struct proxy *proxy, struct strbuf *ret_error)
 {
 	struct worker_ops ops = {plane_init, plane_done, &proxy->planes};
 	unsigned count = worker_count(proxy->config);
-	static const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
 	int err = stats_init(count + 1);
 	if (!err)
 		err = configure_planes(proxy);
 	if (!err)
-		err = signals_new(proxy->loop, numbers, ARRAY_SIZE(numbers), on_signal, proxy, &proxy->signals);
+		err = plane_check_ports(&proxy->planes, ret_error);
 	if (!err)
 		err = workers_start(count, &ops, &proxy->workers);
-	if (err)
-		strbuf_printf(ret_error, "the workers could not be started (ports %u, %u and %u): %s\n",
-			      proxy->config->intercept.outbound, proxy->config->intercept.inbound,
-			      proxy->config->intercept.dns, err_text(err));
+	if (err && !ret_error->len)
+		strbuf_printf(ret_error, "the workers cannot be started: %s", err_text(err));
 	return err;
 }
 
 int proxy_start(const struct proxy_options *options, struct proxy **ret_proxy, struct strbuf *ret_error)
 {
+	static const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
 	struct proxy *proxy = mem_zalloc(sizeof *proxy);
 	if (!proxy)
 		return -ENOMEM;
@@ -397,11 +455,17 @@ int proxy_start(const struct proxy_options *options, struct proxy **ret_proxy, s
 	proxy->config_path = options->config_path;
 	proxy->metrics_fd = -1;
 	loop_timer_init(&proxy->deadline, on_deadline);
+	// From now on a signal waits until the loop runs: one that comes early, SIGHUP above all, does not
+	// kill.
 	int err = loop_new(&proxy->loop);
+	if (!err)
+		err =
+		    signals_new(proxy->loop, numbers, ARRAY_SIZE(numbers), on_signal, proxy, &proxy->signals);
 	if (!err)
 		err = load_model(proxy, &proxy->config, &proxy->model, &proxy->tls, ret_error);
 	if (!err) {
 		apply_log(proxy->config);
+		log_set_node(proxy->config->node.id.text);
 		proxy->model->generation = 1;
 		err = start_privileged(proxy, ret_error);
 	}
@@ -413,11 +477,12 @@ int proxy_start(const struct proxy_options *options, struct proxy **ret_proxy, s
 		err = start_admin(proxy);
 	if (err) {
 		if (!ret_error->len)
-			strbuf_printf(ret_error, "weir-proxy: %s\n", err_text(err));
+			strbuf_add_text(ret_error, err_text(err));
 		proxy_free(proxy);
 		return err;
 	}
 	stats_use_slot(0);
+	trim_init(&proxy->trim, proxy->loop);
 	save_vips(proxy);
 	malloc_trim(0);
 	*ret_proxy = proxy;
@@ -428,8 +493,10 @@ int proxy_run(struct proxy *proxy)
 {
 	proxy->serving = true;
 	notify_send("READY=1");
-	log_info("serving", LOG_TEXT("version", WEIR_VERSION), LOG_UINT("workers", workers_count(proxy->workers)),
-		 LOG_UINT("services", proxy->model->service_count), LOG_UINT("clusters", proxy->model->cluster_count));
+	log_info("serving", LOG_TEXT("version", WEIR_VERSION), LOG_STR("zone", proxy->config->node.zone.text),
+		 LOG_UINT("workers", workers_count(proxy->workers)),
+		 LOG_UINT("services", proxy->model->service_count),
+		 LOG_UINT("clusters", proxy->model->cluster_count));
 	loop_run(proxy->loop);
 	log_info("ended");
 	return EXIT_SUCCESS;
@@ -439,6 +506,7 @@ void proxy_free(struct proxy *proxy)
 {
 	if (!proxy)
 		return;
+	trim_done(&proxy->trim);
 	metrics_server_free(proxy->metrics);
 	admin_server_free(proxy->admin);
 	admin_socket_close(proxy->admin_socket);
