@@ -167,6 +167,31 @@ def test_tcp_pipelining_over_partial_writes(names):
     assert [answers[q.id].rcode() for q in queries] == [0, 0, dns.rcode.NXDOMAIN]
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_bursts_from_several_sockets(names, family):
+    """Answers to one client leave together, and under load the responder looks at its socket at times only: each query
+    has its one answer all the same, and a single one later is answered, too."""
+    rows = {row["name"]: row for row in names.sidecar.show("dns", "show")["names"]}
+    expected = {"A": rows["web.mesh"]["v4"], "AAAA": rows["web.mesh"]["v6"]}
+    with names.pod.enter():
+        socks = [socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM) for _ in range(3)]
+    for sock in socks:
+        sock.connect((RESOLVER[family], 53))
+        sock.settimeout(5)
+    for _ in range(10):
+        sent = {}
+        for i in range(90):
+            query = dns.message.make_query("web.mesh", ("A", "AAAA")[i % 2], use_edns=i % 4 // 2 - 1, id=i)
+            sent[i] = query
+            socks[i % 3].send(query.to_wire())
+        for i in range(90):
+            answer = dns.message.from_wire(socks[i % 3].recv(4096))
+            query = sent.pop(answer.id)
+            assert answer.question == query.question
+            assert values(answer) == [expected[dns.rdatatype.to_text(query.question[0].rdtype)]]
+    assert values(names.ask("web.mesh", family=family)) == [expected["A"]]
+
+
 # --- upstream --------------------------------------------------------------------------------------------------------
 
 
