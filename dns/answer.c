@@ -21,10 +21,12 @@ static bool asks(const struct dns_query *query, enum dns_type type)
 }
 
 // --- records ------------------------------------------------------------------------------------------------
-static void put_address(struct answering *a, const uint8_t *owner, size_t len, const struct ip *ip, enum dns_section section)
+static void put_address(struct answering *a, const uint8_t *owner, size_t len, const struct ip *ip,
+			enum dns_section section)
 {
 	bool v6 = ip->family == AF_INET6;
-	struct dns_mark mark = dns_reply_record(&a->reply, owner, len, v6 ? DNS_TYPE_AAAA : DNS_TYPE_A, a->ttl);
+	struct dns_mark mark =
+	    dns_reply_record(&a->reply, owner, len, v6 ? DNS_TYPE_AAAA : DNS_TYPE_A, a->ttl);
 	writer_bytes(&a->reply.w, ip->bytes, v6 ? 16 : 4);
 	dns_reply_record_end(&a->reply, mark, section);
 }
@@ -57,7 +59,7 @@ static void put_minimal(struct answering *a)
 {
 	static const char rfc[] = "\7RFC8482\0";
 	struct dns_mark mark =
-		dns_reply_record(&a->reply, a->query->name.bytes, a->query->name.len, DNS_TYPE_HINFO, a->ttl);
+	    dns_reply_record(&a->reply, a->query->name.bytes, a->query->name.len, DNS_TYPE_HINFO, a->ttl);
 	writer_bytes(&a->reply.w, rfc, 9);
 	dns_reply_record_end(&a->reply, mark, DNS_ANSWER);
 }
@@ -67,7 +69,8 @@ static bool label_is(const uint8_t *label, struct str text)
 	return str_eq_nocase((struct str){(const char *)label + 1, label[0]}, text);
 }
 
-// The ports whose service and protocol are the name's first two labels (RFC 2782), with the addresses beside them.
+// The ports whose service and protocol are the name's first two labels (RFC 2782), with the addresses beside
+// them.
 static void put_services(struct answering *a, const struct dns_host *host)
 {
 	const uint8_t *service = a->query->name.bytes, *proto = service + service[0] + 1;
@@ -75,8 +78,8 @@ static void put_services(struct answering *a, const struct dns_host *host)
 		const struct dns_port *port = &host->entry.ports[i];
 		if (!label_is(service, port->service) || !label_is(proto, port->proto))
 			continue;
-		struct dns_mark mark =
-			dns_reply_record(&a->reply, a->query->name.bytes, a->query->name.len, DNS_TYPE_SRV, a->ttl);
+		struct dns_mark mark = dns_reply_record(&a->reply, a->query->name.bytes, a->query->name.len,
+							DNS_TYPE_SRV, a->ttl);
 		writer_u16(&a->reply.w, 0); // priority
 		writer_u16(&a->reply.w, 0); // weight
 		writer_u16(&a->reply.w, port->port);
@@ -92,7 +95,7 @@ static void put_services(struct answering *a, const struct dns_host *host)
 static void put_pointer(struct answering *a, const struct dns_name *name)
 {
 	struct dns_mark mark =
-		dns_reply_record(&a->reply, a->query->name.bytes, a->query->name.len, DNS_TYPE_PTR, a->ttl);
+	    dns_reply_record(&a->reply, a->query->name.bytes, a->query->name.len, DNS_TYPE_PTR, a->ttl);
 	dns_reply_name(&a->reply, name->bytes, name->len);
 	dns_reply_record_end(&a->reply, mark, DNS_ANSWER);
 }
@@ -149,7 +152,7 @@ static const uint8_t LOCALHOST[] = "\11localhost", INVALID[] = "\7invalid", ONIO
 
 // RFC 6761 6.3 (localhost and all below it is the loopback address), 6.4 (invalid), RFC 7686 2 (onion).
 static const struct special specials[] = {
-	{LOCALHOST, sizeof LOCALHOST, true}, {INVALID, sizeof INVALID, false}, {ONION, sizeof ONION, false}};
+    {LOCALHOST, sizeof LOCALHOST, true}, {INVALID, sizeof INVALID, false}, {ONION, sizeof ONION, false}};
 
 static void answer_special(struct answering *a, const struct special *special)
 {
