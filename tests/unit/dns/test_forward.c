@@ -381,7 +381,7 @@ static void nobody_waits_longer_than_the_deadline(void **state)
 	for (size_t count = 1; count <= 8; count += 7) {
 		upstream_fn answers[8] = {silent, silent, silent, silent, silent, silent, silent, silent};
 		start(answers, count);
-		assert_in_range(ask(&askers[0], "a.example", 0), 1, LIMIT_DNS_DEADLINE_MS + STEP_MS);
+		assert_in_range(ask(&askers[0], "a.example", 0), 1, 4999); // clients give up after 5 s
 		assert_int_equal(askers[0].answer.len, 0);
 		teardown(NULL);
 		setup(NULL);
