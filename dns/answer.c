@@ -21,10 +21,12 @@ static bool asks(const struct dns_query *query, enum dns_type type)
 }
 
 // --- records ------------------------------------------------------------------------------------------------
-static void put_address(struct answering *a, const uint8_t *owner, size_t len, const struct ip *ip, enum dns_section section)
+static void put_address(struct answering *a, const uint8_t *owner, size_t len, const struct ip *ip,
+			enum dns_section section)
 {
 	bool v6 = ip->family == AF_INET6;
-	struct dns_mark mark = dns_reply_record(&a->reply, owner, len, v6 ? DNS_TYPE_AAAA : DNS_TYPE_A, a->ttl);
+	struct dns_mark mark =
+	    dns_reply_record(&a->reply, owner, len, v6 ? DNS_TYPE_AAAA : DNS_TYPE_A, a->ttl);
 	writer_bytes(&a->reply.w, ip->bytes, v6 ? 16 : 4);
 	dns_reply_record_end(&a->reply, mark, section);
 }
@@ -57,7 +59,7 @@ static void put_minimal(struct answering *a)
 {
 	static const char rfc[] = "\7RFC8482\0";
 	struct dns_mark mark =
-		dns_reply_record(&a->reply, a->query->name.bytes, a->query->name.len, DNS_TYPE_HINFO, a->ttl);
+	    dns_reply_record(&a->reply, a->query->name.bytes, a->query->name.len, DNS_TYPE_HINFO, a->ttl);
 	writer_bytes(&a->reply.w, rfc, 9);
 	dns_reply_record_end(&a->reply, mark, DNS_ANSWER);
 }
@@ -67,7 +69,8 @@ static bool label_is(const uint8_t *label, struct str text)
 	return str_eq_nocase((struct str){(const char *)label + 1, label[0]}, text);
 }
 
-// The ports whose service and protocol are the name's first two labels (RFC 2782), with the addresses beside them.
+// The ports whose service and protocol are the name's first two labels (RFC 2782), with the addresses beside
+// them.
 static void put_services(struct answering *a, const struct dns_host *host)
 {
 	const uint8_t *service = a->query->name.bytes, *proto = service + service[0] + 1;
@@ -75,8 +78,8 @@ static void put_services(struct answering *a, const struct dns_host *host)
 		const struct dns_port *port = &host->entry.ports[i];
 		if (!label_is(service, port->service) || !label_is(proto, port->proto))
 			continue;
-		struct dns_mark mark =
-			dns_reply_record(&a->reply, a->query->name.bytes, a->query->name.len, DNS_TYPE_SRV, a->ttl);
+		struct dns_mark mark = dns_reply_record(&a->reply, a->query->name.bytes, a->query->name.len,
+							DNS_TYPE_SRV, a->ttl);
 		writer_u16(&a->reply.w, 0); // priority
 		writer_u16(&a->reply.w, 0); // weight
 		writer_u16(&a->reply.w, port->port);
@@ -92,7 +95,7 @@ static void put_services(struct answering *a, const struct dns_host *host)
 static void put_pointer(struct answering *a, const struct dns_name *name)
 {
 	struct dns_mark mark =
-		dns_reply_record(&a->reply, a->query->name.bytes, a->query->name.len, DNS_TYPE_PTR, a->ttl);
+	    dns_reply_record(&a->reply, a->query->name.bytes, a->query->name.len, DNS_TYPE_PTR, a->ttl);
 	dns_reply_name(&a->reply, name->bytes, name->len);
 	dns_reply_record_end(&a->reply, mark, DNS_ANSWER);
 }
@@ -139,24 +142,77 @@ static void answer_node(struct answering *a, const struct dns_node *node)
 }
 
 // --- special names ------------------------------------------------------------------------------------------
+enum special_kind {
+	SPECIAL_LOCALHOST, // it and all below it is the loopback address (RFC 6761 6.3)
+	SPECIAL_NOTHING,   // there is no such name (RFC 6761 6.4, RFC 7686 2)
+	SPECIAL_LOOPBACK,  // reverse names: of the zone there is one host, localhost (RFC 6303 4.2, 4.3)
+};
+
 struct special {
 	const uint8_t *suffix;
 	size_t len;
-	bool exists; // as localhost; otherwise there is no such name
+	enum special_kind kind;
+	const uint8_t *host; // of SPECIAL_LOOPBACK
+	size_t host_len;
 };
 
+// Seven labels of the reverse name of ::1.
+#define ZEROS                                                                                                \
+	"\1"                                                                                                 \
+	"0"                                                                                                  \
+	"\1"                                                                                                 \
+	"0"                                                                                                  \
+	"\1"                                                                                                 \
+	"0"                                                                                                  \
+	"\1"                                                                                                 \
+	"0"                                                                                                  \
+	"\1"                                                                                                 \
+	"0"                                                                                                  \
+	"\1"                                                                                                 \
+	"0"                                                                                                  \
+	"\1"                                                                                                 \
+	"0"
 static const uint8_t LOCALHOST[] = "\11localhost", INVALID[] = "\7invalid", ONION[] = "\5onion";
+static const uint8_t LOOPBACK4[] = "\3"
+				   "127\7in-addr\4arpa",
+		     HOST4[] = "\1"
+			       "1\1"
+			       "0\1"
+			       "0\3"
+			       "127\7in-addr\4arpa";
+static const uint8_t LOOPBACK6[] = "\1"
+				   "1" ZEROS ZEROS ZEROS ZEROS "\1"
+				   "0\1"
+				   "0\1"
+				   "0\3"
+				   "ip6\4arpa";
 
-// RFC 6761 6.3 (localhost and all below it is the loopback address), 6.4 (invalid), RFC 7686 2 (onion).
 static const struct special specials[] = {
-	{LOCALHOST, sizeof LOCALHOST, true}, {INVALID, sizeof INVALID, false}, {ONION, sizeof ONION, false}};
+    {LOCALHOST, sizeof LOCALHOST, SPECIAL_LOCALHOST, NULL, 0},
+    {INVALID, sizeof INVALID, SPECIAL_NOTHING, NULL, 0},
+    {ONION, sizeof ONION, SPECIAL_NOTHING, NULL, 0},
+    {LOOPBACK4, sizeof LOOPBACK4, SPECIAL_LOOPBACK, HOST4, sizeof HOST4},
+    {LOOPBACK6, sizeof LOOPBACK6, SPECIAL_LOOPBACK, LOOPBACK6, sizeof LOOPBACK6},
+};
+
+static void answer_loopback(struct answering *a, const struct special *special)
+{
+	const struct dns_name *name = &a->query->name;
+	static const struct dns_name localhost = {sizeof LOCALHOST, 1, "\11localhost"};
+	if (!dns_name_is_below(special->host, special->host_len, name->bytes, name->len))
+		a->reply.rcode = DNS_NXDOMAIN;
+	else if (name->len == special->host_len && asks(a->query, DNS_TYPE_PTR))
+		put_pointer(a, &localhost);
+}
 
 static void answer_special(struct answering *a, const struct special *special)
 {
 	static const struct ip v4 = {AF_INET, {127, 0, 0, 1}}, v6 = {AF_INET6, {[15] = 1}};
 	a->apex = a->query->name.len - special->len;
 	a->ttl = SPECIAL_TTL;
-	if (!special->exists)
+	if (special->kind == SPECIAL_LOOPBACK)
+		answer_loopback(a, special);
+	else if (special->kind == SPECIAL_NOTHING)
 		a->reply.rcode = DNS_NXDOMAIN;
 	else if (asks(a->query, DNS_TYPE_A))
 		put_own_address(a, &v4);

@@ -12,6 +12,7 @@ enum {
 	NEGATIVE_LONGEST = 3600, // RFC 2308 5: one to three hours at most
 	STALE_TTL = 30,		 // RFC 8767 4
 	STALE_LONGEST_S = 86400,
+	UNANSWERED_S = 30, // RFC 8767 5
 	RECORDS_MAX = 4096,
 };
 
@@ -20,15 +21,16 @@ struct cache_entry {
 	struct list used;	  // most recently first
 	struct dns_key key;
 	uint64_t stored_ns;
+	uint64_t stale_until_ns; // good until then though it has expired
 	uint32_t ttl;
 	size_t len;
-	uint8_t *answer, *counted; // as it came; with the TTLs of the last get
+	uint8_t answer[]; // as it came
 };
 
 struct dns_cache {
 	struct cache_entry *buckets[BUCKETS];
 	struct list used;
-	size_t count;
+	size_t count, bytes;
 };
 
 // --- keys ---------------------------------------------------------------------------------------------------
@@ -95,11 +97,19 @@ static uint32_t soa_minimum(const struct dns_record *record)
 	return reader_u32(&r);
 }
 
-// Seconds that the answer may be kept; 0: not at all.
+// A TTL with the highest bit set counts as zero (RFC 2181 8).
+static uint32_t record_ttl(const struct dns_record *record)
+{
+	return record->ttl >> 31 ? 0 : record->ttl;
+}
+
+// Seconds that the answer may be kept; 0: not at all. An absence is what the SOA says even behind an alias,
+// which is an answer by itself (RFC 2308 2.2).
 static uint32_t answer_ttl(const uint8_t *answer, size_t len)
 {
 	struct message_walk walk;
 	uint32_t least = UINT32_MAX, soa = 0;
+	bool has_soa = false;
 	if (!walk_begin(&walk, answer, len) || (walk.flags & DNS_FLAG_TC))
 		return 0;
 	unsigned rcode = walk.flags & DNS_RCODE_MASK;
@@ -112,12 +122,14 @@ static uint32_t answer_ttl(const uint8_t *answer, size_t len)
 			return 0;
 		if (record.type == DNS_TYPE_OPT)
 			continue;
-		least = MIN(least, record.ttl);
-		if (record.type == DNS_TYPE_SOA && i >= walk.answers)
-			soa = MIN(record.ttl, soa_minimum(&record));
+		least = MIN(least, record_ttl(&record));
+		if (record.type != DNS_TYPE_SOA || i < walk.answers)
+			continue;
+		has_soa = true;
+		soa = MIN(record_ttl(&record), soa_minimum(&record));
 	}
-	if (rcode == DNS_NXDOMAIN || walk.answers == 0)
-		return MIN(soa, (uint32_t)NEGATIVE_LONGEST);
+	if (rcode == DNS_NXDOMAIN || walk.answers == 0 || has_soa)
+		return MIN(MIN(soa, least), (uint32_t)NEGATIVE_LONGEST);
 	return least == UINT32_MAX ? 0 : MIN(least, (uint32_t)TTL_LONGEST);
 }
 
@@ -133,7 +145,8 @@ static void write_ttls(uint8_t *answer, size_t len, uint32_t age, uint32_t fixed
 			return;
 		if (record.type == DNS_TYPE_OPT)
 			continue;
-		uint32_t ttl = fixed ? fixed : record.ttl > age ? record.ttl - age : 0;
+		uint32_t left = record_ttl(&record) > age ? record_ttl(&record) - age : 0,
+			 ttl = fixed ? fixed : left;
 		for (int byte = 0; byte < 4; byte++)
 			answer[record.ttl_at + (size_t)byte] = (uint8_t)(ttl >> (24 - 8 * byte));
 	}
@@ -158,13 +171,18 @@ static struct cache_entry **cache_slot(struct dns_cache *cache, const struct dns
 	return slot;
 }
 
+static size_t entry_bytes(size_t answer_len)
+{
+	return sizeof(struct cache_entry) + answer_len;
+}
+
 static void cache_remove(struct dns_cache *cache, struct cache_entry **slot)
 {
 	struct cache_entry *entry = *slot;
 	*slot = entry->next;
 	list_del(&entry->used);
 	cache->count--;
-	mem_free(entry->answer);
+	cache->bytes -= entry_bytes(entry->len);
 	mem_free(entry);
 }
 
@@ -185,51 +203,75 @@ void dns_cache_free(struct dns_cache *cache)
 	mem_free(cache);
 }
 
-void dns_cache_put(struct dns_cache *cache, const struct dns_key *key, const uint8_t *answer, size_t len, uint64_t now_ns)
+static void cache_make_room(struct dns_cache *cache, size_t bytes)
 {
-	uint32_t ttl = answer_ttl(answer, len);
-	struct cache_entry **slot = cache_slot(cache, key);
-	if (!ttl)
-		return;
-	if (*slot)
-		cache_remove(cache, slot);
-	if (cache->count >= LIMIT_DNS_CACHE_ENTRIES) {
+	while (cache->count >= LIMIT_DNS_CACHE_ENTRIES ||
+	       (cache->count && cache->bytes + bytes > LIMIT_DNS_CACHE_BYTES)) {
 		struct cache_entry *oldest = container_of(cache->used.prev, struct cache_entry, used);
 		cache_remove(cache, cache_slot(cache, &oldest->key));
 	}
-	struct cache_entry *entry = mem_zalloc(sizeof *entry);
-	uint8_t *bytes = entry ? mem_alloc(2 * len) : NULL;
-	if (!bytes) {
-		mem_free(entry);
+}
+
+void dns_cache_put(struct dns_cache *cache, const struct dns_key *key, const uint8_t *answer, size_t len,
+		   uint64_t now_ns)
+{
+	uint32_t ttl = answer_ttl(answer, len);
+	struct cache_entry *entry = ttl ? mem_alloc(entry_bytes(len)) : NULL, **slot = cache_slot(cache, key);
+	if (*slot)
+		cache_remove(cache, slot);
+	if (!entry)
 		return;
-	}
-	memcpy(bytes, answer, len);
-	*entry = (struct cache_entry){
-		.key = *key, .stored_ns = now_ns, .ttl = ttl, .len = len, .answer = bytes, .counted = bytes + len};
+	cache_make_room(cache, entry_bytes(len));
 	slot = &cache->buckets[dns_key_hash(key) % BUCKETS];
-	entry->next = *slot;
+	*entry =
+	    (struct cache_entry){.next = *slot, .key = *key, .stored_ns = now_ns, .ttl = ttl, .len = len};
+	memcpy(entry->answer, answer, len);
 	*slot = entry;
 	list_prepend(&cache->used, &entry->used);
 	cache->count++;
+	cache->bytes += entry_bytes(len);
 }
 
-const uint8_t *dns_cache_get(struct dns_cache *cache, const struct dns_key *key, bool stale, uint64_t now_ns, size_t *ret_len)
+enum entry_state { ENTRY_FRESH, ENTRY_STALE, ENTRY_GONE };
+
+static enum entry_state entry_state(const struct cache_entry *entry, uint64_t now_ns)
+{
+	uint64_t age = (now_ns - entry->stored_ns) / NS_PER_S;
+	if (age < entry->ttl)
+		return ENTRY_FRESH;
+	return age < (uint64_t)entry->ttl + STALE_LONGEST_S ? ENTRY_STALE : ENTRY_GONE;
+}
+
+size_t dns_cache_get(struct dns_cache *cache, const struct dns_key *key, bool stale, uint64_t now_ns,
+		     uint8_t *ret_answer)
 {
 	struct cache_entry **slot = cache_slot(cache, key), *entry = *slot;
 	if (!entry)
-		return NULL;
-	uint64_t age = (now_ns - entry->stored_ns) / NS_PER_S;
-	bool expired = age >= entry->ttl;
-	if (age > (uint64_t)entry->ttl + STALE_LONGEST_S) {
+		return 0;
+	enum entry_state state = entry_state(entry, now_ns);
+	if (state == ENTRY_GONE) {
 		cache_remove(cache, slot);
-		return NULL;
+		return 0;
 	}
-	if (expired && !stale)
-		return NULL;
+	if (state == ENTRY_STALE && !stale && now_ns >= entry->stale_until_ns)
+		return 0;
 	list_del(&entry->used);
 	list_prepend(&cache->used, &entry->used);
-	memcpy(entry->counted, entry->answer, entry->len);
-	write_ttls(entry->counted, entry->len, (uint32_t)age, expired ? STALE_TTL : 0);
-	*ret_len = entry->len;
-	return entry->counted;
+	memcpy(ret_answer, entry->answer, entry->len);
+	uint32_t age = (uint32_t)((now_ns - entry->stored_ns) / NS_PER_S);
+	write_ttls(ret_answer, entry->len, age, state == ENTRY_STALE ? STALE_TTL : 0);
+	return entry->len;
+}
+
+bool dns_cache_has_stale(const struct dns_cache *cache, const struct dns_key *key, uint64_t now_ns)
+{
+	const struct cache_entry *entry = *cache_slot((struct dns_cache *)cache, key);
+	return entry && entry_state(entry, now_ns) == ENTRY_STALE;
+}
+
+void dns_cache_set_unanswered(struct dns_cache *cache, const struct dns_key *key, uint64_t now_ns)
+{
+	struct cache_entry *entry = *cache_slot(cache, key);
+	if (entry)
+		entry->stale_until_ns = now_ns + UNANSWERED_S * NS_PER_S;
 }

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "dns/cache.h"
+#include "dns/upstreams.h"
 #include "run/stats.h"
 
 #include <ares.h>
@@ -14,14 +15,13 @@
 #include <sys/epoll.h>
 
 enum {
-	TRIES = 2,		// rounds over the servers; c-ares doubles the time in the second
-	ROUNDS_MS = 4200,	// for both rounds: one and two shares for each server
+	TRIES = 2,	  // rounds over the servers; c-ares doubles the time in the second
+	ROUNDS_MS = 4200, // for both rounds: one and two shares for each server
 	TRY_SHORTEST_MS = 300,
 	TRY_LONGEST_MS = 1400,
 	SOCKETS_MAX = 64,
 	FLIGHT_BUCKETS = 1024,
 	QUERY_BYTES = DNS_HEADER_BYTES + LIMIT_DNS_NAME + 4 + DNS_OPT_BYTES,
-	SERVERS_MAX = 8,
 };
 
 // One upstream query, with all who wait for its answer.
@@ -31,54 +31,96 @@ struct dns_flight {
 	struct list waiters;
 	struct loop_timer deadline;
 	struct dns_key key;
+	uint16_t id; // of the query upstream
 	bool landed; // answered for the waiters; c-ares may still have it
 	bool asked;  // c-ares has it, and will call on_answer once
 };
 
+struct dns_channel;
 struct dns_socket {
 	struct loop_io io;
+	struct dns_channel *channel;
+};
+
+// c-ares takes an answer for cut off when it is longer than its channel's EDNS size allows, so queries with
+// and without EDNS go by channels of their own.
+enum { CHANNEL_PLAIN, CHANNEL_EDNS, CHANNELS };
+
+struct dns_channel {
 	struct dns_forwarder *forwarder;
+	ares_channel ares;
+	struct loop_timer timer;
 };
 
 struct dns_forwarder {
 	struct loop *loop;
-	ares_channel channel;
+	struct dns_channel channels[CHANNELS];
 	struct dns_forward_options options;
 	struct dns_cache *cache;
-	struct loop_timer timer;
 	struct dns_socket sockets[SOCKETS_MAX];
 	struct dns_flight *flights[FLIGHT_BUCKETS];
-	size_t flight_count, server_count;
+	size_t flight_count, waiter_count, server_count;
 	bool sending, closing;
+	uint8_t cached[DNS_MESSAGE_MAX], stale[DNS_MESSAGE_MAX], fitted[DNS_MESSAGE_MAX]; // for a moment each
 };
 
 // --- answers for one waiter ---------------------------------------------------------------------------------
-// Fits an answer to who asked: its id, the case of its question, its limit. A longer one is cut to the question, with TC.
-static size_t fit(const uint8_t *answer, size_t len, uint16_t id, const uint8_t *question, size_t question_len,
-		  size_t limit, uint8_t *ret_answer)
+// Whoever is answered.
+struct asker {
+	uint16_t id;
+	const uint8_t *question;
+	size_t question_len, limit;
+	bool edns, dnssec_ok;
+};
+
+// Only the question, with TC, and OPT for who sent one (RFC 6891 7).
+static size_t fit_cut(const uint8_t *answer, const struct asker *asker, uint8_t *ret_answer)
 {
-	bool cut = len > limit;
-	size_t n = cut ? DNS_HEADER_BYTES + question_len : len;
-	if (n > limit || len < DNS_HEADER_BYTES + question_len)
+	struct writer w;
+	writer_init(&w, ret_answer, asker->limit);
+	writer_bytes(&w, answer, DNS_HEADER_BYTES);
+	writer_bytes(&w, asker->question, asker->question_len);
+	if (asker->edns)
+		dns_opt_write(&w, 0, asker->dnssec_ok, 0);
+	for (size_t at = 6; at < 10; at += 2)
+		writer_patch_u16(&w, at, 0); // no records
+	writer_patch_u16(&w, 10, asker->edns);
+	ret_answer[2] |= DNS_FLAG_TC >> 8;
+	return w.err ? 0 : w.len;
+}
+
+// Fits an answer to who asked: its id, the case of its question, its limit. 0: it cannot be.
+static size_t fit(const uint8_t *answer, size_t len, const struct asker *asker, uint8_t *ret_answer)
+{
+	size_t n = len;
+	if (len < DNS_HEADER_BYTES + asker->question_len || asker->limit < DNS_UDP_PLAIN)
 		return 0;
-	memcpy(ret_answer, answer, n);
-	memcpy(ret_answer + DNS_HEADER_BYTES, question, question_len);
-	ret_answer[0] = (uint8_t)(id >> 8);
-	ret_answer[1] = (uint8_t)id;
+	if (len > asker->limit)
+		n = fit_cut(answer, asker, ret_answer);
+	else
+		memcpy(ret_answer, answer, n);
+	memcpy(ret_answer + DNS_HEADER_BYTES, asker->question, asker->question_len);
+	ret_answer[0] = (uint8_t)(asker->id >> 8);
+	ret_answer[1] = (uint8_t)asker->id;
 	ret_answer[3] |= DNS_FLAG_RA;
-	if (cut) {
-		ret_answer[2] |= DNS_FLAG_TC >> 8;
-		memset(ret_answer + 6, 0, 6); // no records
-	}
 	return n;
 }
 
-static void answer_waiter(struct dns_waiter *waiter, const uint8_t *answer, size_t len)
+static void waiter_remove(struct dns_waiter *waiter)
 {
-	static __thread uint8_t fitted[DNS_MESSAGE_MAX];
-	size_t n = answer ? fit(answer, len, waiter->id, waiter->question, waiter->question_len, waiter->limit, fitted) : 0;
 	list_del(&waiter->_node);
-	waiter->answered(waiter, n ? fitted : NULL, n);
+	waiter->_forwarder->waiter_count--;
+	waiter->_forwarder = NULL;
+}
+
+static void answer_waiter(struct dns_forwarder *forwarder, struct dns_waiter *waiter, const uint8_t *answer,
+			  size_t len)
+{
+	struct asker asker = {waiter->id,    waiter->question, waiter->question_len,
+			      waiter->limit, waiter->edns,     waiter->dnssec_ok};
+	size_t n = answer ? fit(answer, len, &asker, forwarder->fitted) : 0;
+	waiter_remove(waiter);
+	waiter->answered(waiter, n ? forwarder->fitted : NULL, n);
 }
 
 // --- flights ------------------------------------------------------------------------------------------------
@@ -100,12 +142,15 @@ static void flight_land(struct dns_flight *flight, const uint8_t *answer, size_t
 	*flight_slot(forwarder, &flight->key) = flight->next;
 	loop_timer_stop(&flight->deadline);
 	if (!answer && !forwarder->closing) {
-		answer = dns_cache_get(forwarder->cache, &flight->key, true, loop_now(forwarder->loop), &len);
-		if (answer)
-			stats_inc(STAT_DNS_STALE);
+		uint64_t now = loop_now(forwarder->loop);
+		len = dns_cache_get(forwarder->cache, &flight->key, true, now, forwarder->stale);
+		answer = len ? forwarder->stale : NULL;
+		dns_cache_set_unanswered(forwarder->cache, &flight->key, now);
+		stats_add(STAT_DNS_STALE, len ? 1 : 0);
 	}
 	while (!list_empty(&flight->waiters))
-		answer_waiter(container_of(flight->waiters.next, struct dns_waiter, _node), answer, len);
+		answer_waiter(forwarder, container_of(flight->waiters.next, struct dns_waiter, _node), answer,
+			      len);
 }
 
 static void flight_free(struct dns_flight *flight)
@@ -138,7 +183,8 @@ static void on_answer(void *arg, int status, int timeouts, unsigned char *answer
 {
 	struct dns_flight *flight = arg;
 	struct dns_forwarder *forwarder = flight->forwarder;
-	bool good = status == ARES_SUCCESS && len >= DNS_HEADER_BYTES && same_question(&flight->key, answer, (size_t)len);
+	bool good = status == ARES_SUCCESS && len >= DNS_HEADER_BYTES &&
+		    same_question(&flight->key, answer, (size_t)len);
 	(void)timeouts;
 	if (forwarder->sending) { // it failed at once: the waiter hears of it in the next turn
 		flight->asked = false;
@@ -154,39 +200,38 @@ static void on_answer(void *arg, int status, int timeouts, unsigned char *answer
 }
 
 // --- c-ares on the loop -------------------------------------------------------------------------------------
-static void rearm(struct dns_forwarder *forwarder);
+static void rearm(struct dns_channel *channel)
+{
+	struct timeval tv;
+	if (!ares_timeout(channel->ares, NULL, &tv)) {
+		loop_timer_stop(&channel->timer);
+		return;
+	}
+	loop_timer_start(channel->forwarder->loop, &channel->timer,
+			 (uint64_t)tv.tv_sec * 1000 + (uint64_t)tv.tv_usec / 1000 + 1);
+}
 
 static void on_timer(struct loop_timer *timer)
 {
-	struct dns_forwarder *forwarder = container_of(timer, struct dns_forwarder, timer);
-	ares_process_fd(forwarder->channel, ARES_SOCKET_BAD, ARES_SOCKET_BAD);
-	rearm(forwarder);
+	struct dns_channel *channel = container_of(timer, struct dns_channel, timer);
+	ares_process_fd(channel->ares, ARES_SOCKET_BAD, ARES_SOCKET_BAD);
+	rearm(channel);
 }
 
-static void rearm(struct dns_forwarder *forwarder)
-{
-	struct timeval tv;
-	if (!ares_timeout(forwarder->channel, NULL, &tv)) {
-		loop_timer_stop(&forwarder->timer);
-		return;
-	}
-	loop_timer_start(forwarder->loop, &forwarder->timer, (uint64_t)tv.tv_sec * 1000 + (uint64_t)tv.tv_usec / 1000 + 1);
-}
-
-// c-ares may read less than there is, and the loop tells of new bytes only: so it is asked until nothing is left.
+// c-ares may read less than there is, and the loop tells of new bytes only: so it is asked until nothing is
+// left.
 static void on_socket(struct loop_io *io, uint32_t events)
 {
-	struct dns_socket *sock = container_of(io, struct dns_socket, io);
-	struct dns_forwarder *forwarder = sock->forwarder;
+	struct dns_channel *channel = container_of(io, struct dns_socket, io)->channel;
 	for (int turn = 0; turn < 64 && io->fd >= 0; turn++) {
 		struct pollfd ready = {io->fd, POLLIN, 0};
 		int fd = io->fd;
-		ares_process_fd(forwarder->channel, fd, events & EPOLLOUT ? fd : ARES_SOCKET_BAD);
+		ares_process_fd(channel->ares, fd, events & EPOLLOUT ? fd : ARES_SOCKET_BAD);
 		events = 0;
 		if (io->fd < 0 || poll(&ready, 1, 0) <= 0)
 			break;
 	}
-	rearm(forwarder);
+	rearm(channel);
 }
 
 static struct dns_socket *find_socket(struct dns_forwarder *forwarder, int fd)
@@ -199,7 +244,8 @@ static struct dns_socket *find_socket(struct dns_forwarder *forwarder, int fd)
 
 static void on_socket_state(void *arg, ares_socket_t fd, int readable, int writable)
 {
-	struct dns_forwarder *forwarder = arg;
+	struct dns_channel *channel = arg;
+	struct dns_forwarder *forwarder = channel->forwarder;
 	struct dns_socket *sock = find_socket(forwarder, fd);
 	if (!readable && !writable) {
 		if (sock)
@@ -210,102 +256,82 @@ static void on_socket_state(void *arg, ares_socket_t fd, int readable, int writa
 		return;
 	sock = find_socket(forwarder, -1);
 	// Without a place, or without memory, its queries time out; the next ones use what is there.
-	if (sock && loop_io_add(forwarder->loop, &sock->io, fd, EPOLLIN | EPOLLOUT, on_socket))
+	if (!sock)
+		return;
+	sock->channel = channel;
+	if (loop_io_add(forwarder->loop, &sock->io, fd, EPOLLIN | EPOLLOUT, on_socket))
 		sock->io.fd = -1;
 }
 
 static int on_socket_made(ares_socket_t fd, int type, void *arg)
 {
-	struct dns_forwarder *forwarder = arg;
+	const struct dns_forwarder *forwarder = ((struct dns_channel *)arg)->forwarder;
 	(void)type;
 	return forwarder->options.prepare && forwarder->options.prepare(fd, forwarder->options.arg) ? -1 : 0;
 }
 
-// --- servers ------------------------------------------------------------------------------------------------
-static bool is_own(const struct dns_forwarder *forwarder, const struct addr *addr)
-{
-	for (size_t i = 0; i < forwarder->options.own_count; i++)
-		if (addr_eq(addr, &forwarder->options.own[i]))
-			return true;
-	return false;
-}
-
-static struct addr addr_of_node(const struct ares_addr_port_node *node)
-{
-	struct addr addr = {.ip.family = (uint8_t)node->family, .port = (uint16_t)(node->udp_port ? node->udp_port : 53)};
-	memcpy(addr.ip.bytes, &node->addr, node->family == AF_INET6 ? 16 : 4);
-	return addr;
-}
-
-static void node_of_addr(const struct addr *addr, struct ares_addr_port_node *ret_node)
-{
-	*ret_node = (struct ares_addr_port_node){
-		.family = addr->ip.family, .udp_port = addr->port, .tcp_port = addr->port};
-	memcpy(&ret_node->addr, addr->ip.bytes, addr->ip.family == AF_INET6 ? 16 : 4);
-}
-
-// The servers that were given, or those that c-ares found in resolv.conf; without ourselves.
-static int set_servers(struct dns_forwarder *forwarder)
-{
-	struct ares_addr_port_node nodes[SERVERS_MAX], *found = NULL;
-	size_t count = 0;
-	if (!forwarder->options.server_count && ares_get_servers_ports(forwarder->channel, &found) != ARES_SUCCESS)
-		return ERR_DNS;
-	for (struct ares_addr_port_node *node = found; node && count < SERVERS_MAX; node = node->next) {
-		struct addr addr = addr_of_node(node);
-		if (!is_own(forwarder, &addr))
-			node_of_addr(&addr, &nodes[count++]);
-	}
-	for (size_t i = 0; i < forwarder->options.server_count && count < SERVERS_MAX; i++)
-		if (!is_own(forwarder, &forwarder->options.servers[i]))
-			node_of_addr(&forwarder->options.servers[i], &nodes[count++]);
-	for (size_t i = 0; i + 1 < count; i++)
-		nodes[i].next = &nodes[i + 1];
-	ares_free_data(found);
-	forwarder->server_count = count;
-	int status = ares_set_servers_ports(forwarder->channel, count ? nodes : NULL);
-	return status == ARES_SUCCESS ? 0 : ERR_DNS;
-}
-
-static int open_channel(struct dns_forwarder *forwarder, size_t servers)
-{
-	int share = ROUNDS_MS / 3 / (int)MAX(servers, (size_t)1);
-	struct ares_options options = {
-		.flags = ARES_FLAG_NOSEARCH | ARES_FLAG_NOALIASES,
-		.timeout = MIN(MAX(share, TRY_SHORTEST_MS), TRY_LONGEST_MS),
-		.tries = TRIES,
-		.sock_state_cb = on_socket_state,
-		.sock_state_cb_data = forwarder,
-	};
-	int status = ares_init_options(&forwarder->channel, &options,
-				       ARES_OPT_FLAGS | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_SOCK_STATE_CB);
-	if (status != ARES_SUCCESS) {
-		forwarder->channel = NULL;
-		return ERR_DNS;
-	}
-	ares_set_socket_configure_callback(forwarder->channel, on_socket_made, forwarder);
-	return set_servers(forwarder);
-}
-
 // --- life ---------------------------------------------------------------------------------------------------
-int dns_forwarder_new(struct loop *loop, const struct dns_forward_options *options, struct dns_forwarder **ret_forwarder)
+static int set_servers(struct dns_channel *channel, const struct addr *servers, size_t count)
+{
+	struct ares_addr_port_node nodes[DNS_UPSTREAMS_MAX];
+	for (size_t i = 0; i < count; i++) {
+		nodes[i] = (struct ares_addr_port_node){.next = i + 1 < count ? &nodes[i + 1] : NULL,
+							.family = servers[i].ip.family,
+							.udp_port = servers[i].port,
+							.tcp_port = servers[i].port};
+		memcpy(&nodes[i].addr, servers[i].ip.bytes, servers[i].ip.family == AF_INET6 ? 16 : 4);
+	}
+	return ares_set_servers_ports(channel->ares, count ? nodes : NULL) == ARES_SUCCESS ? 0 : ERR_DNS;
+}
+
+static int open_channel(struct dns_channel *channel, int flags, const struct addr *servers, size_t count)
+{
+	int share = ROUNDS_MS / 3 / (int)MAX(count, (size_t)1);
+	struct ares_options options = {
+	    .flags = ARES_FLAG_NOSEARCH | ARES_FLAG_NOALIASES | flags,
+	    .timeout = MIN(MAX(share, TRY_SHORTEST_MS), TRY_LONGEST_MS),
+	    .tries = TRIES,
+	    .ednspsz = LIMIT_DNS_UDP_PAYLOAD,
+	    .sock_state_cb = on_socket_state,
+	    .sock_state_cb_data = channel,
+	};
+	int mask =
+	    ARES_OPT_FLAGS | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_EDNSPSZ | ARES_OPT_SOCK_STATE_CB;
+	if (ares_init_options(&channel->ares, &options, mask) != ARES_SUCCESS) {
+		channel->ares = NULL;
+		return ERR_DNS;
+	}
+	ares_set_socket_configure_callback(channel->ares, on_socket_made, channel);
+	return set_servers(channel, servers, count);
+}
+
+static int open_channels(struct dns_forwarder *forwarder)
+{
+	struct addr servers[DNS_UPSTREAMS_MAX];
+	int err = dns_upstreams_find(&forwarder->options, servers, &forwarder->server_count);
+	for (int i = 0; i < CHANNELS && !err; i++)
+		err = open_channel(&forwarder->channels[i], i == CHANNEL_EDNS ? ARES_FLAG_EDNS : 0, servers,
+				   forwarder->server_count);
+	return err;
+}
+
+int dns_forwarder_new(struct loop *loop, const struct dns_forward_options *options,
+		      struct dns_forwarder **ret_forwarder)
 {
 	struct dns_forwarder *forwarder = mem_zalloc(sizeof *forwarder);
 	if (!forwarder)
 		return -ENOMEM;
 	forwarder->loop = loop;
 	forwarder->options = *options;
-	loop_timer_init(&forwarder->timer, on_timer);
+	for (int i = 0; i < CHANNELS; i++) {
+		forwarder->channels[i].forwarder = forwarder;
+		loop_timer_init(&forwarder->channels[i].timer, on_timer);
+	}
 	for (size_t i = 0; i < SOCKETS_MAX; i++)
-		forwarder->sockets[i] = (struct dns_socket){{.fd = -1}, forwarder};
+		forwarder->sockets[i].io.fd = -1;
 	int err = dns_cache_new(&forwarder->cache);
 	if (!err)
-		err = open_channel(forwarder, options->server_count);
-	// The times depend on how many servers there are, which only c-ares knows of resolv.conf.
-	if (!err && !options->server_count && forwarder->server_count > 1) {
-		ares_destroy(forwarder->channel);
-		err = open_channel(forwarder, forwarder->server_count);
-	}
+		err = open_channels(forwarder);
 	if (err) {
 		dns_forwarder_free(forwarder);
 		return err;
@@ -319,8 +345,11 @@ void dns_forwarder_free(struct dns_forwarder *forwarder)
 	if (!forwarder)
 		return;
 	forwarder->closing = true;
-	if (forwarder->channel)
-		ares_destroy(forwarder->channel); // calls on_answer for what is under way
+	for (int i = 0; i < CHANNELS; i++) {
+		if (forwarder->channels[i].ares)
+			ares_destroy(forwarder->channels[i].ares); // calls on_answer for what is under way
+		loop_timer_stop(&forwarder->channels[i].timer);
+	}
 	for (size_t i = 0; i < FLIGHT_BUCKETS; i++) {
 		while (forwarder->flights[i]) {
 			struct dns_flight *flight = forwarder->flights[i];
@@ -328,7 +357,6 @@ void dns_forwarder_free(struct dns_forwarder *forwarder)
 			flight_free(flight);
 		}
 	}
-	loop_timer_stop(&forwarder->timer);
 	dns_cache_free(forwarder->cache);
 	mem_free(forwarder);
 }
@@ -344,21 +372,23 @@ size_t dns_forward_server_count(const struct dns_forwarder *forwarder)
 }
 
 // --- asking -------------------------------------------------------------------------------------------------
-size_t dns_forward_cached(struct dns_forwarder *forwarder, const struct dns_query *query, size_t limit, uint8_t *ret_answer)
+size_t dns_forward_cached(struct dns_forwarder *forwarder, const struct dns_query *query, size_t limit,
+			  uint8_t *ret_answer)
 {
+	struct asker asker = {query->id,	   (const uint8_t *)query->question.p,
+			      query->question.len, limit,
+			      query->edns,	   query->dnssec_ok};
 	struct dns_key key;
-	size_t len;
 	dns_key_of(query, &key);
-	const uint8_t *answer = dns_cache_get(forwarder->cache, &key, false, loop_now(forwarder->loop), &len);
-	return answer ? fit(answer, len, query->id, (const uint8_t *)query->question.p, query->question.len, limit, ret_answer)
-		      : 0;
+	size_t len =
+	    dns_cache_get(forwarder->cache, &key, false, loop_now(forwarder->loop), forwarder->cached);
+	return len ? fit(forwarder->cached, len, &asker, ret_answer) : 0;
 }
 
-// The query as it goes upstream: our own id, and nothing of the client's options (RFC 7871: no client subnet).
-static size_t write_query(const struct dns_query *query, uint8_t bytes[QUERY_BYTES])
+// The query as it goes upstream: our own id, and nothing of the client's options (RFC 7871: no client
+// subnet).
+static size_t write_query(const struct dns_query *query, uint16_t id, uint8_t bytes[QUERY_BYTES])
 {
-	uint16_t id = 0;
-	random_secret(&id, sizeof id);
 	uint16_t flags = query->flags & (DNS_FLAG_RD | DNS_FLAG_CD | DNS_FLAG_AD);
 	struct writer w;
 	writer_init(&w, bytes, QUERY_BYTES);
@@ -369,13 +399,8 @@ static size_t write_query(const struct dns_query *query, uint8_t bytes[QUERY_BYT
 	writer_u16(&w, 0);
 	writer_u16(&w, query->edns);
 	writer_bytes(&w, query->question.p, query->question.len);
-	if (query->edns) {
-		writer_u8(&w, 0); // the root
-		writer_u16(&w, DNS_TYPE_OPT);
-		writer_u16(&w, LIMIT_DNS_UDP_PAYLOAD);
-		writer_u32(&w, query->dnssec_ok ? 0x8000 : 0);
-		writer_u16(&w, 0);
-	}
+	if (query->edns)
+		dns_opt_write(&w, 0, query->dnssec_ok, 0);
 	return w.len;
 }
 
@@ -395,42 +420,63 @@ static struct dns_flight *flight_new(struct dns_forwarder *forwarder, const stru
 	return flight;
 }
 
-int dns_forward(struct dns_forwarder *forwarder, const struct dns_query *query, size_t limit, struct dns_waiter *waiter)
+static void waiter_add(struct dns_flight *flight, const struct dns_query *query, size_t limit,
+		       struct dns_waiter *waiter)
 {
+	waiter->id = query->id;
+	waiter->limit = (uint16_t)limit;
+	waiter->edns = query->edns;
+	waiter->dnssec_ok = query->dnssec_ok;
+	waiter->question_len = (uint16_t)query->question.len;
+	memcpy(waiter->question, query->question.p, query->question.len);
+	waiter->_forwarder = flight->forwarder;
+	flight->forwarder->waiter_count++;
+	list_append(&flight->waiters, &waiter->_node);
+}
+
+static void flight_begin(struct dns_flight *flight, const struct dns_query *query)
+{
+	struct dns_forwarder *forwarder = flight->forwarder;
+	struct dns_channel *channel = &forwarder->channels[query->edns ? CHANNEL_EDNS : CHANNEL_PLAIN];
 	uint8_t bytes[QUERY_BYTES];
+	if (!forwarder->server_count || random_secret(&flight->id, sizeof flight->id)) {
+		loop_timer_start(forwarder->loop, &flight->deadline,
+				 1); // stale, or SERVFAIL, in the next turn
+		return;
+	}
+	bool stale = dns_cache_has_stale(forwarder->cache, &flight->key, loop_now(forwarder->loop));
+	loop_timer_start(forwarder->loop, &flight->deadline,
+			 stale ? LIMIT_DNS_STALE_MS : LIMIT_DNS_DEADLINE_MS);
+	flight->asked = true;
+	forwarder->sending = true;
+	ares_send(channel->ares, bytes, (int)write_query(query, flight->id, bytes), on_answer, flight);
+	forwarder->sending = false;
+	rearm(channel);
+}
+
+int dns_forward(struct dns_forwarder *forwarder, const struct dns_query *query, size_t limit,
+		struct dns_waiter *waiter)
+{
 	struct dns_key key;
 	dns_key_of(query, &key);
-	if (query->question.len > sizeof waiter->question)
+	if (query->question.len > sizeof waiter->question || forwarder->waiter_count >= LIMIT_DNS_WAITERS)
 		return ERR_LIMIT;
 	struct dns_flight *flight = *flight_slot(forwarder, &key);
+	if (flight && flight->asked && flight->id == query->id)
+		return ERR_DNS;
 	bool first = !flight;
 	if (first && forwarder->flight_count >= LIMIT_DNS_FORWARDS)
 		return ERR_LIMIT;
 	if (first && !(flight = flight_new(forwarder, &key)))
 		return -ENOMEM;
-	waiter->id = query->id;
-	waiter->limit = (uint16_t)limit;
-	waiter->question_len = (uint16_t)query->question.len;
-	memcpy(waiter->question, query->question.p, query->question.len);
-	list_append(&flight->waiters, &waiter->_node);
-	if (!first)
-		return 0;
-	if (!forwarder->server_count) {
-		// Nobody to ask: stale, or SERVFAIL, in the next turn.
-		loop_timer_start(forwarder->loop, &flight->deadline, 1);
-		return 0;
-	}
-	loop_timer_start(forwarder->loop, &flight->deadline, LIMIT_DNS_DEADLINE_MS);
-	flight->asked = true;
-	forwarder->sending = true;
-	ares_send(forwarder->channel, bytes, (int)write_query(query, bytes), on_answer, flight);
-	forwarder->sending = false;
-	rearm(forwarder);
+	waiter_add(flight, query, limit, waiter);
+	if (first)
+		flight_begin(flight, query);
 	return 0;
 }
 
 void dns_forward_cancel(struct dns_waiter *waiter)
 {
-	if (waiter->_node.next)
-		list_del(&waiter->_node);
+	if (waiter->_forwarder)
+		waiter_remove(waiter);
 }

@@ -245,18 +245,19 @@ size_t dns_query_limit(const struct dns_query *query, bool tcp)
 }
 
 // --- answers ------------------------------------------------------------------------------------------------
-enum { OPTION_EDE = 15, COPIED_FLAGS = DNS_OPCODE_MASK | DNS_FLAG_RD | DNS_FLAG_CD, EDE_DATA_MAX = 128 };
+enum { OPTION_EDE = 15, COPIED_FLAGS = DNS_OPCODE_MASK | DNS_FLAG_RD | DNS_FLAG_CD, EDE_BYTES = 6 };
 
 void dns_reply_begin(struct dns_reply *reply, const struct dns_query *query, void *bytes, size_t cap)
 {
-	size_t reserved = query->edns ? DNS_OPT_BYTES + 4 + EDE_DATA_MAX : 0;
+	size_t reserved = query->edns ? DNS_OPT_BYTES + EDE_BYTES : 0;
 	*reply = (struct dns_reply){.query = query, ._cap = cap, .ede = DNS_EDE_NONE};
 	writer_init(&reply->w, bytes, cap - reserved);
 	writer_reserve(&reply->w, DNS_HEADER_BYTES);
 	writer_bytes(&reply->w, query->question.p, query->question.len);
 }
 
-// Where in the question's name the longest suffix that both have begins; its length without it: none but the root.
+// Where in the question's name the longest suffix that both have begins; its length without it: none but the
+// root.
 static size_t common_suffix(const struct dns_name *question, const uint8_t *name, size_t len, size_t *ret_at)
 {
 	for (size_t at = 0; name[at]; at += name[at] + 1u) {
@@ -281,8 +282,8 @@ void dns_reply_name(struct dns_reply *reply, const uint8_t *name, size_t len)
 		writer_u16(&reply->w, (uint16_t)(POINTER << 8 | (DNS_HEADER_BYTES + at)));
 }
 
-struct dns_mark dns_reply_record(struct dns_reply *reply, const uint8_t *owner, size_t len, enum dns_type type,
-				 uint32_t ttl)
+struct dns_mark dns_reply_record(struct dns_reply *reply, const uint8_t *owner, size_t len,
+				 enum dns_type type, uint32_t ttl)
 {
 	struct dns_mark mark = {.start = reply->w.len};
 	dns_reply_name(reply, owner, len);
@@ -307,26 +308,28 @@ bool dns_reply_record_end(struct dns_reply *reply, struct dns_mark mark, enum dn
 	return true;
 }
 
+void dns_opt_write(struct writer *w, uint16_t rcode, bool dnssec_ok, uint16_t options_len)
+{
+	writer_u8(w, 0); // the root
+	writer_u16(w, DNS_TYPE_OPT);
+	writer_u16(w, LIMIT_DNS_UDP_PAYLOAD);
+	writer_u8(w, (uint8_t)(rcode >> 4));
+	writer_u8(w, 0); // version
+	writer_u16(w, dnssec_ok ? 0x8000 : 0);
+	writer_u16(w, options_len);
+}
+
 static void reply_put_opt(struct dns_reply *reply)
 {
 	struct writer *w = &reply->w;
-	writer_u8(w, 0);
-	writer_u16(w, DNS_TYPE_OPT);
-	writer_u16(w, LIMIT_DNS_UDP_PAYLOAD);
-	writer_u8(w, (uint8_t)(reply->rcode >> 4));
-	writer_u8(w, 0);
-	writer_u16(w, reply->query->dnssec_ok ? 0x8000 : 0);
-	size_t data = reply->ede_data.len ? reply->ede_data.len : reply->ede == DNS_EDE_NONE ? 0 : 2;
-	writer_u16(w, (uint16_t)(data ? data + 4 : 0));
+	bool explained = reply->ede != DNS_EDE_NONE;
+	dns_opt_write(w, reply->rcode, reply->query->dnssec_ok, explained ? EDE_BYTES : 0);
 	reply->counts[DNS_ADDITIONAL]++;
-	if (!data)
+	if (!explained)
 		return;
 	writer_u16(w, OPTION_EDE);
-	writer_u16(w, (uint16_t)data);
-	if (reply->ede_data.len)
-		writer_bytes(w, reply->ede_data.p, reply->ede_data.len);
-	else
-		writer_u16(w, (uint16_t)reply->ede);
+	writer_u16(w, 2);
+	writer_u16(w, (uint16_t)reply->ede);
 }
 
 size_t dns_reply_end(struct dns_reply *reply)
@@ -340,8 +343,8 @@ size_t dns_reply_end(struct dns_reply *reply)
 	struct writer header;
 	writer_init(&header, reply->w._start, DNS_HEADER_BYTES);
 	writer_u16(&header, query->id);
-	writer_u16(&header, (uint16_t)(DNS_FLAG_QR | DNS_FLAG_RA | (query->flags & COPIED_FLAGS) | reply->flags |
-				       (reply->rcode & DNS_RCODE_MASK)));
+	writer_u16(&header, (uint16_t)(DNS_FLAG_QR | DNS_FLAG_RA | (query->flags & COPIED_FLAGS) |
+				       reply->flags | (reply->rcode & DNS_RCODE_MASK)));
 	writer_u16(&header, query->question.len ? 1 : 0);
 	for (int i = 0; i < 3; i++)
 		writer_u16(&header, reply->counts[i]);

@@ -66,11 +66,6 @@ enum { DNS_CLASS_IN = 1, DNS_CLASS_ANY = 255 };
 // Extended errors (RFC 8914, as registered).
 enum dns_ede {
 	DNS_EDE_NONE = -1,
-	DNS_EDE_OTHER = 0,
-	DNS_EDE_STALE = 3,
-	DNS_EDE_NOT_READY = 14,
-	DNS_EDE_STALE_NXDOMAIN = 19,
-	DNS_EDE_NOT_SUPPORTED = 21,
 	DNS_EDE_NO_REACHABLE_AUTHORITY = 22,
 };
 
@@ -107,8 +102,9 @@ struct dns_query {
 	uint16_t payload; // what the client takes over UDP: 512 at least
 };
 
-// Reads a query. 0, or ERR_MALFORMED for what must not be answered at all: no header, or an answer. A query that is
-// wrong otherwise is read as far as that is possible, and `rcode` says with what to answer. Borrows the bytes.
+// Reads a query. 0, or ERR_MALFORMED for what must not be answered at all: no header, or an answer. A query
+// that is wrong otherwise is read as far as that is possible, and `rcode` says with what to answer. Borrows
+// the bytes.
 int dns_query_parse(const void *bytes, size_t len, struct dns_query *ret_query);
 // How long the answer may be.
 size_t dns_query_limit(const struct dns_query *query, bool tcp);
@@ -125,6 +121,9 @@ struct dns_record {
 // Reads the fixed part of a record and passes over its name and data.
 void dns_record_read(struct reader *r, struct dns_record *ret_record);
 
+// Writes OPT (RFC 6891 6.1.2) for `options_len` bytes of options, which follow. `rcode`: all 12 bits.
+void dns_opt_write(struct writer *w, uint16_t rcode, bool dnssec_ok, uint16_t options_len);
+
 // --- answers ------------------------------------------------------------------------------------------------
 enum dns_section { DNS_ANSWER, DNS_AUTHORITY, DNS_ADDITIONAL };
 
@@ -138,15 +137,16 @@ struct dns_reply {
 	uint16_t rcode; // 12 bits
 	uint16_t counts[3];
 	enum dns_ede ede;
-	struct str ede_data; // the option's content in wire form, in place of `ede`
 };
 
 // `cap` is at least DNS_UDP_PLAIN.
 void dns_reply_begin(struct dns_reply *reply, const struct dns_query *query, void *bytes, size_t cap);
-// Begins a record. The data is written to reply->w next, then comes dns_reply_record_end. Returns a mark for that.
+// Begins a record. The data is written to reply->w next, then comes dns_reply_record_end. Returns a mark for
+// that.
 struct dns_mark {
 	size_t start, data;
-} dns_reply_record(struct dns_reply *reply, const uint8_t *owner, size_t len, enum dns_type type, uint32_t ttl);
+} dns_reply_record(struct dns_reply *reply, const uint8_t *owner, size_t len, enum dns_type type,
+		   uint32_t ttl);
 // False if the record did not fit (then nothing of it is there).
 bool dns_reply_record_end(struct dns_reply *reply, struct dns_mark mark, enum dns_section section);
 void dns_reply_name(struct dns_reply *reply, const uint8_t *name, size_t len);

@@ -27,7 +27,8 @@ enum dns_verdict dns_resolve(struct dns_resolver *resolver, const uint8_t *bytes
 			     struct dns_query *ret_query, uint8_t *ret_answer, size_t *ret_len)
 {
 	stats_inc(STAT_DNS_QUERIES);
-	enum dns_verdict verdict = dns_answer(resolver->names, bytes, len, tcp, ret_query, ret_answer, ret_len);
+	enum dns_verdict verdict =
+	    dns_answer(resolver->names, bytes, len, tcp, ret_query, ret_answer, ret_len);
 	if (verdict == DNS_VERDICT_DROP) {
 		stats_inc(STAT_DNS_MALFORMED);
 		return verdict;
@@ -36,7 +37,8 @@ enum dns_verdict dns_resolve(struct dns_resolver *resolver, const uint8_t *bytes
 		stats_inc(ret_query->rcode == DNS_FORMERR ? STAT_DNS_MALFORMED : STAT_DNS_ANSWERED);
 		return verdict;
 	}
-	*ret_len = dns_forward_cached(resolver->forwarder, ret_query, dns_query_limit(ret_query, tcp), ret_answer);
+	*ret_len =
+	    dns_forward_cached(resolver->forwarder, ret_query, dns_query_limit(ret_query, tcp), ret_answer);
 	if (!*ret_len)
 		return DNS_VERDICT_FORWARD;
 	stats_inc(STAT_DNS_CACHED);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The DNS responder of one worker: UDP (in batches) and TCP (RFC 7766) on its loop. Own names are answered at once, the
-// rest is forwarded; before there are names everything is. Counters: STAT_DNS_*.
+// The DNS responder of one worker: UDP (in batches) and TCP (RFC 7766) on its loop. Own names are answered at
+// once, the rest is forwarded; before there are names everything is. Counters: STAT_DNS_*.
 #pragma once
 
 #include "dns/forward.h"

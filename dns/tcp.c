@@ -9,7 +9,13 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-enum { BACKLOG = 256, IDLE_MS = 10000, OUT_MAX = 4 * DNS_MESSAGE_MAX, REST_MS = 50 };
+enum {
+	BACKLOG = 256,
+	IDLE_MS = 10000,
+	REST_MS = 50,
+	OUT_HIGH = 32 * 1024, // unsent bytes above which no more queries are taken
+	READS_PER_TURN = 16,  // of one client, so that others have their turn
+};
 
 struct tcp_client {
 	struct loop_io io;
@@ -17,6 +23,7 @@ struct tcp_client {
 	struct list node;
 	struct list waiters;
 	struct loop_timer idle;
+	struct loop_timer again; // there is more than one turn takes
 	struct loop_task free_task;
 	struct strbuf out; // framed answers that are not sent yet
 	size_t sent;	   // of them
@@ -43,7 +50,7 @@ struct dns_tcp {
 	struct loop_timer rest; // after accept failed, or because there are too many
 };
 
-static void client_read(struct tcp_client *client);
+static void client_serve(struct tcp_client *client);
 
 // --- life ---------------------------------------------------------------------------------------------------
 static void waiter_free(struct tcp_waiter *waiter)
@@ -63,9 +70,11 @@ static void client_done(struct loop_task *task)
 
 static void client_detach(struct tcp_client *client)
 {
-	list_for_each_safe(node, &client->waiters) waiter_free(container_of(node, struct tcp_waiter, node));
+	list_for_each_safe (node, &client->waiters)
+		waiter_free(container_of(node, struct tcp_waiter, node));
 	int fd = client->io.fd;
 	loop_timer_stop(&client->idle);
+	loop_timer_stop(&client->again);
 	loop_io_del(client->tcp->loop, &client->io);
 	close(fd);
 	list_del(&client->node);
@@ -87,10 +96,16 @@ static void on_idle(struct loop_timer *timer)
 }
 
 // --- answers ------------------------------------------------------------------------------------------------
+static size_t unsent(const struct tcp_client *client)
+{
+	return client->out.len - client->sent;
+}
+
 static void client_flush(struct tcp_client *client)
 {
 	while (client->sent < client->out.len) {
-		ssize_t n = send(client->io.fd, client->out.p + client->sent, client->out.len - client->sent, MSG_NOSIGNAL);
+		ssize_t n = send(client->io.fd, client->out.p + client->sent, client->out.len - client->sent,
+				 MSG_NOSIGNAL);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno == EAGAIN)
@@ -111,7 +126,7 @@ static void client_answer(struct tcp_client *client, const uint8_t *answer, size
 {
 	strbuf_add(&client->out, (uint8_t[]){(uint8_t)(len >> 8), (uint8_t)len}, 2);
 	strbuf_add(&client->out, answer, len);
-	if (client->out.failed || client->out.len - client->sent > OUT_MAX) // it asks and does not read
+	if (client->out.failed || unsent(client) > LIMIT_DNS_TCP_OUT) // it does not read
 		client_close(client);
 }
 
@@ -131,7 +146,7 @@ static void on_answered(struct dns_waiter *base, const uint8_t *answer, size_t l
 	waiter_free(waiter);
 	client_flush(client);
 	if (!client->closed)
-		client_read(client); // it may have been held back
+		client_serve(client); // it may have been held back
 }
 
 // --- queries ------------------------------------------------------------------------------------------------
@@ -157,7 +172,8 @@ static void client_query(struct tcp_client *client, const uint8_t *bytes, size_t
 	static __thread uint8_t answer[DNS_MESSAGE_MAX];
 	struct dns_query query;
 	size_t answer_len;
-	enum dns_verdict verdict = dns_resolve(client->tcp->resolver, bytes, len, true, &query, answer, &answer_len);
+	enum dns_verdict verdict =
+	    dns_resolve(client->tcp->resolver, bytes, len, true, &query, answer, &answer_len);
 	if (verdict == DNS_VERDICT_DROP) {
 		client_close(client);
 		return;
@@ -170,15 +186,20 @@ static void client_query(struct tcp_client *client, const uint8_t *bytes, size_t
 	client_answer(client, answer, answer_len);
 }
 
-// Takes the queries that are whole, as long as not too many are under way.
-static void client_queries(struct tcp_client *client)
+static bool is_held_back(const struct tcp_client *client)
+{
+	return client->waiting >= LIMIT_DNS_TCP_PIPELINE || unsent(client) > OUT_HIGH;
+}
+
+// Takes the queries that are whole. False: not all of them, since the client is held back, or closed.
+static bool client_queries(struct tcp_client *client)
 {
 	size_t at = 0;
-	while (!client->closed && client->in_len - at >= 2 && client->waiting < LIMIT_DNS_TCP_PIPELINE) {
+	while (!client->closed && client->in_len - at >= 2 && !is_held_back(client)) {
 		size_t len = (size_t)client->in[at] << 8 | client->in[at + 1];
 		if (len > LIMIT_DNS_TCP_QUERY || len < DNS_HEADER_BYTES) {
 			client_close(client);
-			return;
+			return false;
 		}
 		if (client->in_len - at < 2 + len)
 			break;
@@ -186,32 +207,52 @@ static void client_queries(struct tcp_client *client)
 		at += 2 + len;
 	}
 	if (client->closed)
-		return;
+		return false;
 	memmove(client->in, client->in + at, client->in_len - at);
 	client->in_len -= at;
+	return !is_held_back(client);
 }
 
-static void client_read(struct tcp_client *client)
+// Whether there may be more.
+static bool client_receive(struct tcp_client *client)
 {
-	while (!client->closed && client->waiting < LIMIT_DNS_TCP_PIPELINE) {
-		client_queries(client);
-		if (client->closed || client->waiting >= LIMIT_DNS_TCP_PIPELINE || client->ended)
-			break;
-		ssize_t n = recv(client->io.fd, client->in + client->in_len, sizeof client->in - client->in_len, 0);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0 && errno == EAGAIN)
-			break;
-		if (n < 0) {
-			client_close(client);
-			return;
+	ssize_t n = recv(client->io.fd, client->in + client->in_len, sizeof client->in - client->in_len, 0);
+	if (n < 0 && errno == EINTR)
+		return true;
+	if (n < 0 && errno != EAGAIN)
+		client_close(client);
+	if (n < 0)
+		return false;
+	loop_timer_start(client->tcp->loop, &client->idle, IDLE_MS);
+	client->ended = n == 0;
+	client->in_len += (size_t)n;
+	return true;
+}
+
+// Answers what has come, and takes more, until there is none or the client is held back. What holds it back
+// calls again: an answer from upstream, or room to send.
+static void client_serve(struct tcp_client *client)
+{
+	bool more = true;
+	for (int reads = 0; more && reads < READS_PER_TURN; reads++) {
+		while (!client_queries(client)) {
+			if (!client->closed)
+				client_flush(client);
+			if (client->closed || is_held_back(client))
+				return;
 		}
-		loop_timer_start(client->tcp->loop, &client->idle, IDLE_MS);
-		client->ended = n == 0;
-		client->in_len += (size_t)n;
+		more = !client->ended && client_receive(client);
 	}
-	if (!client->closed)
-		client_flush(client);
+	if (client->closed)
+		return;
+	if (more)
+		loop_timer_start(client->tcp->loop, &client->again, 1);
+	client_flush(client);
+}
+
+static void on_again(struct loop_timer *timer)
+{
+	client_serve(container_of(timer, struct tcp_client, again));
 }
 
 static void on_client_event(struct loop_io *io, uint32_t events)
@@ -220,7 +261,7 @@ static void on_client_event(struct loop_io *io, uint32_t events)
 	if (events & EPOLLOUT)
 		client_flush(client);
 	if (!client->closed)
-		client_read(client);
+		client_serve(client);
 }
 
 // --- acceptance ---------------------------------------------------------------------------------------------
@@ -229,7 +270,9 @@ static int client_new(struct dns_tcp *tcp, int fd)
 	int on = 1;
 	struct tcp_client *client = mem_zalloc(sizeof *client);
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-	int err = client ? loop_io_add(tcp->loop, &client->io, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP, on_client_event) : -ENOMEM;
+	int err =
+	    client ? loop_io_add(tcp->loop, &client->io, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP, on_client_event)
+		   : -ENOMEM;
 	if (err) {
 		mem_free(client);
 		close(fd);
@@ -240,6 +283,7 @@ static int client_new(struct dns_tcp *tcp, int fd)
 	list_append(&tcp->clients, &client->node);
 	tcp->client_count++;
 	loop_timer_init(&client->idle, on_idle);
+	loop_timer_init(&client->again, on_again);
 	loop_timer_start(tcp->loop, &client->idle, IDLE_MS);
 	return 0;
 }
@@ -289,7 +333,8 @@ static int open_listener(const struct addr *addr, int *ret_fd)
 	return 0;
 }
 
-int dns_tcp_new(struct loop *loop, const struct addr *addr, struct dns_resolver *resolver, struct dns_tcp **ret_tcp)
+int dns_tcp_new(struct loop *loop, const struct addr *addr, struct dns_resolver *resolver,
+		struct dns_tcp **ret_tcp)
 {
 	int fd = -1, err = open_listener(addr, &fd);
 	if (err)
@@ -313,8 +358,7 @@ void dns_tcp_free(struct dns_tcp *tcp)
 {
 	if (!tcp)
 		return;
-	list_for_each_safe(node, &tcp->clients)
-	{
+	list_for_each_safe (node, &tcp->clients) {
 		struct tcp_client *client = container_of(node, struct tcp_client, node);
 		client_detach(client);
 		client_done(&client->free_task);

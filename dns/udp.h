@@ -6,5 +6,6 @@
 
 struct dns_udp;
 
-int dns_udp_new(struct loop *loop, const struct addr *addr, struct dns_resolver *resolver, struct dns_udp **ret_udp);
+int dns_udp_new(struct loop *loop, const struct addr *addr, struct dns_resolver *resolver,
+		struct dns_udp **ret_udp);
 void dns_udp_free(struct dns_udp *udp); // NULL is fine

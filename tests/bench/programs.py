@@ -280,7 +280,7 @@ server:
 class Weir:
     name = "weir"
 
-    def _start(self, pod, stage, name, **settings):
+    def _start(self, pod, stage, name, intercept=True, **settings):
         """The proxy and the interception in the pod."""
         config = stage.folder / f"{pod.name}-{name}.json"
         admin = stage.folder / f"{pod.name}-{name}.sock"
@@ -292,7 +292,8 @@ class Weir:
         }
         config.write_text(json.dumps(common | settings))
         daemon = pod.start([BUILD / "userspace" / "proxy" / "weir-proxy", "--config", config], ready=unix_socket(admin))
-        capture(pod)
+        if intercept:
+            capture(pod)
         pod.resolv_conf("nameserver 192.0.2.53\n")
         return measure.family(daemon.pid)
 
@@ -337,7 +338,8 @@ class Weir:
     def names(self, pod, stage):
         services = [{"name": f"n{i}.mesh", "ports": [{"port": 80}], "cluster": "any"} for i in range(NAMES)]
         clusters = [{"name": "any", "endpoints": [{"address": f"127.0.0.1:{ORIGIN_HTTP}"}]}]
-        pids = self._start(pod, stage, "names", services=services, clusters=clusters)
+        # Asked at its own port like its peer, without the rules and the conntrack of interception, which its peer has not.
+        pids = self._start(pod, stage, "names", intercept=False, services=services, clusters=clusters)
         return Target("127.0.0.1", 15053), pids
 
 

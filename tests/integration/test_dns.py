@@ -3,6 +3,8 @@
 scripted one where it must misbehave, dnspython as the client. Queries go to an address that nobody serves: capture
 brings them to the responder."""
 
+import pathlib
+import select
 import socket
 import struct
 import threading
@@ -165,6 +167,31 @@ def test_tcp_pipelining_over_partial_writes(names):
             answer, _ = dns.query.receive_tcp(sock, expiration=time.time() + 5)
             answers[answer.id] = answer
     assert [answers[q.id].rcode() for q in queries] == [0, 0, dns.rcode.NXDOMAIN]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_bursts_from_several_sockets(names, family):
+    """Answers to one client leave together, and under load the responder looks at its socket at times only: each query
+    has its one answer all the same, and a single one later is answered, too."""
+    rows = {row["name"]: row for row in names.sidecar.show("dns", "show")["names"]}
+    expected = {"A": rows["web.mesh"]["v4"], "AAAA": rows["web.mesh"]["v6"]}
+    with names.pod.enter():
+        socks = [socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM) for _ in range(3)]
+    for sock in socks:
+        sock.connect((RESOLVER[family], 53))
+        sock.settimeout(5)
+    for _ in range(10):
+        sent = {}
+        for i in range(90):
+            query = dns.message.make_query("web.mesh", ("A", "AAAA")[i % 2], use_edns=i % 4 // 2 - 1, id=i)
+            sent[i] = query
+            socks[i % 3].send(query.to_wire())
+        for i in range(90):
+            answer = dns.message.from_wire(socks[i % 3].recv(4096))
+            query = sent.pop(answer.id)
+            assert answer.question == query.question
+            assert values(answer) == [expected[dns.rdatatype.to_text(query.question[0].rdtype)]]
+    assert values(names.ask("web.mesh", family=family)) == [expected["A"]]
 
 
 # --- upstream --------------------------------------------------------------------------------------------------------
@@ -368,12 +395,149 @@ def test_virtual_ips_outlive_the_proxy_and_the_name(mesh):
     assert values(names.ask("web.mesh")) == [before["web.mesh"][0]]
 
 
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "foreign"])
+def test_a_damaged_state_file_is_an_error_and_stays(mesh, damage):
+    """Nothing is chosen afresh over it: the proxy does not start, says where and why, and leaves the file alone; put back,
+    every name has its addresses."""
+    names = Names(mesh)
+    before = names.sidecar.show("dns", "show")["names"]
+    state = pathlib.Path(names.sidecar.config["dns"]["state"])
+    names.sidecar.proxy.kill()
+    whole = state.read_bytes()
+    damaged = {
+        "cut": whole[: len(whole) // 2],
+        "changed": whole.replace(b"240.240.", b"240.241.", 1),
+        "empty": b"",
+        "foreign": b"hello\n",
+    }[damage]
+    state.write_bytes(damaged)
+    done = names.pod.run([mesh.weir_proxy, "--config", names.sidecar.config_path], check=False)
+    assert done.returncode == 1 and f"{state}:" in done.stderr and "restore the file" in done.stderr
+    assert state.read_bytes() == damaged
+    state.write_bytes(whole)
+    names.sidecar.start()
+    assert names.sidecar.show("dns", "show")["names"] == before
+
+
+def test_exhaustion_by_a_reload_changes_nothing(mesh):
+    names = Names(mesh, vips=["240.240.0.0/29"])  # six addresses
+    before = names.sidecar.show("dns", "show")["names"]
+    config = {**names.sidecar.config, "services": SERVICES + [service(f"n{i}.mesh", 80, "c") for i in range(5)]}
+    names.sidecar.write(config)
+    done = names.sidecar.weir("config", "reload", check=False)
+    assert done.returncode == 1 and "no virtual IP is left for" in done.stdout + done.stderr
+    assert names.sidecar.show("dns", "show")["names"] == before
+    assert values(names.ask("web.mesh"))
+
+
 def test_a_range_that_is_exhausted(mesh):
     pod = mesh.network.pod("client")
     sidecar = mesh.sidecar("client", pod=pod, start=False, services=SERVICES, clusters=[cluster("c", [])],
                            dns={"vips": ["240.0.0.0/30"]})
     done = pod.run([mesh.weir_proxy, "--config", sidecar.config_path], check=False)
     assert done.returncode == 1 and "no virtual IP is left for" in done.stderr
+
+
+def test_a_server_that_leads_back_to_us(mesh):
+    """Somebody else's rule brings our own queries back: that ends, and the next server answers."""
+    pod = mesh.network.pod("client")
+    Upstream(pod, 5302, lambda query: reply(query, (query.question[0].name, 60, "A", "192.0.2.1")))
+    pod.ip("route add 192.0.2.0/24 dev lo")
+    pod.run(["nft", "-f", "-"], input="""table ip other {
+        chain out {
+            type nat hook output priority -110
+            ip daddr 192.0.2.9 udp dport 5399 redirect to :15053
+        }
+    }""")
+    for servers, rcode in ((["192.0.2.9:5399", "127.0.0.1:5302"], 0), (["192.0.2.9:5399"], dns.rcode.SERVFAIL)):
+        sidecar = mesh.sidecar("client", pod=pod, workers=2, dns={"upstream": servers})
+        names = Names.__new__(Names)
+        names.sidecar, names.pod = sidecar, pod
+        assert names.ask("loop.example").rcode() == rcode
+        came = sidecar.counter("dns_queries_total")
+        assert 2 <= came < 20
+        assert names.ask("loop.example", timeout=8).rcode() == rcode
+        assert sidecar.counter("dns_queries_total") < 40
+        sidecar.proxy.stop()
+
+
+def test_what_unbound_refuses_too(forwarding):
+    """Classes, opcodes and versions that nobody serves get the same code from us as from unbound, or one as good."""
+
+    def codes(change, **keys):
+        query = dns.message.make_query("www.example.com", "A", **keys)
+        wire = change(bytearray(query.to_wire()))
+        answers = []
+        with forwarding.pod.enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(5)
+            for server in ((RESOLVER[4], 53), ("127.0.0.1", 5300)):
+                sock.sendto(bytes(wire), server)
+                answers.append(dns.message.from_wire(sock.recv(4096), ignore_trailing=True, question_only=False).rcode())
+        return answers
+
+    def opcode(number):
+        def change(wire):
+            wire[2] = number << 3
+            return wire
+
+        return change
+
+    def at(index, value):
+        def change(wire):
+            wire[index] = value
+            return wire
+
+        return change
+
+    unchanged = lambda wire: wire  # noqa: E731
+    assert codes(unchanged) == [0, 0]
+    assert codes(at(-5, 1), use_edns=0) == [dns.rcode.BADVERS] * 2
+    assert codes(opcode(2)) == [dns.rcode.NOTIMP] * 2
+    assert codes(opcode(4))[0] == dns.rcode.NOTIMP  # NOTIFY: unbound has zones that could be notified
+    assert codes(at(-1, 3))[0] == dns.rcode.REFUSED  # CH
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_glibc_and_dig_through_resolv_conf(forwarding, family):
+    forwarding.pod.resolv_conf(f"nameserver {RESOLVER[family]}\nsearch mesh\n")
+    for name in ("web.mesh", "web"):
+        found = forwarding.pod.run(["getent", "ahosts", name]).stdout
+        assert "240.240." in found and "fd77:65:6972" in found
+    assert forwarding.pod.run(["getent", "hosts", "nothing.mesh"], check=False).returncode == 2
+    vip = values(forwarding.ask("web.mesh"))[0]
+    assert "web.mesh" in forwarding.pod.run(["getent", "hosts", vip]).stdout
+    assert "192.0.2.7" in forwarding.pod.run(["getent", "ahostsv4", "www.example.com"]).stdout
+    for words in ([], ["+tcp"], ["+noedns"], ["+bufsize=4096"]):
+        assert forwarding.pod.run(["dig", "+short", *words, "web.mesh"]).stdout.strip() == vip
+    assert "web.mesh." in forwarding.pod.run(["dig", "+short", "-x", vip]).stdout
+    big = forwarding.pod.run(["dig", "+short", "TXT", "big.example.com"]).stdout  # by TCP after all
+    assert len(big.splitlines()) == 30
+
+
+def test_more_over_tcp_than_can_be_sent_at_once(names):
+    """A client that pipelines without reading is held back, not closed, and gets every answer."""
+    count = 200000
+    query = dns.message.make_query("web.mesh", "A", use_edns=0)
+    wire = memoryview((struct.pack("!H", len(query.to_wire())) + query.to_wire()) * count)
+    with names.pod.enter(), socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect((RESOLVER[4], 53))
+        sock.setblocking(False)
+        while wire and select.select([], [sock], [], 0.5)[1]:  # until nothing more is taken
+            wire = wire[sock.send(wire) :]
+        assert wire
+        sock.settimeout(20)
+        sender = threading.Thread(target=lambda: (sock.sendall(wire), sock.shutdown(socket.SHUT_WR)))
+        sender.start()
+        got = bytearray()
+        while data := sock.recv(1 << 16):
+            got += data
+        sender.join()
+    answers, at = 0, 0
+    while at < len(got):
+        at += 2 + struct.unpack_from("!H", got, at)[0]
+        answers += 1
+    assert (answers, at) == (count, len(got))
 
 
 def test_getaddrinfo_of_real_programs(forwarding):

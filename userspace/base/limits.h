@@ -24,9 +24,13 @@ enum {
 	LIMIT_DNS_TCP_CLIENTS = 256,
 	LIMIT_DNS_TCP_PIPELINE = 64,	   // queries under way on one TCP connection
 	LIMIT_DNS_FORWARDS = 4096,	   // queries under way upstream, per worker
+	LIMIT_DNS_WAITERS = 8192,	   // clients that wait for those, per worker
 	LIMIT_DNS_CACHE_ENTRIES = 16384,   // per worker
+	LIMIT_DNS_CACHE_BYTES = 8 * 1024 * 1024, // of these
+	LIMIT_DNS_STALE_MS = 1800,	   // answered upstream by then, or an expired answer is served (RFC 8767 5)
 	LIMIT_DNS_DEADLINE_MS = 4500,	   // answered upstream by then, or SERVFAIL: below the clients' 5 s
 
+	LIMIT_DNS_TCP_OUT = 256 * 1024,	   // answers that one TCP client has not taken yet: more, and it is closed
 	LIMIT_DNS_TCP_QUERY = 4096,	   // bytes of one query over TCP
 	LIMIT_VIP_STATE_BYTES = 64 * 1024 * 1024,
 
