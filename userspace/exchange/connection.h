@@ -31,6 +31,7 @@ struct connection {
 	uint32_t requests;
 	uint32_t linger_bytes;
 	uint8_t protocol; // enum protocol
+	uint8_t early_failures;
 	bool inbound : 1;
 	bool closing : 1; // no further request
 	bool closed : 1;

@@ -580,6 +580,11 @@ int tls_conn_shutdown(struct tls_conn *conn)
 	return SSL_shutdown(conn->ssl) >= 0 ? 0 : outcome(conn, -1);
 }
 
+const struct tls_context *tls_conn_context(const struct tls_conn *conn)
+{
+	return conn->context;
+}
+
 bool tls_conn_shutdown_sent(const struct tls_conn *conn)
 {
 	return conn->shutdown_sent;

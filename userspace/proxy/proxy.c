@@ -29,6 +29,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 struct proxy {
@@ -66,6 +67,9 @@ static int load_tls(const struct model *model, struct tls_context **ret_tls, str
 	if (err)
 		strbuf_printf(ret_error, "%s\n", why ? why : err_text(err));
 	mem_free(why);
+	if (!err && tls_context_describe(*ret_tls)->key_exposed)
+		log_warn("the private key's file can be read by its group or by others",
+			 LOG_STR("file", settings->private_key));
 	return err;
 }
 
@@ -109,8 +113,29 @@ static void save_vips(struct proxy *proxy)
 			  LOG_STR("file", proxy->config->dns.state.text), LOG_ERR(err));
 }
 
+// A context of the same content changes nothing: sessions and pooled connections stay.
+static bool is_known_tls(const struct proxy *proxy, const struct tls_context *tls)
+{
+	return proxy->tls && tls && tls_context_same(proxy->tls, tls);
+}
+
+static void log_tls(const struct tls_context *tls)
+{
+	const struct tls_cert_info *info = tls_context_describe(tls);
+	char until[32];
+	time_t end = (time_t)info->not_after;
+	struct tm tm;
+	strftime(until, sizeof until, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&end, &tm));
+	log_info("the certificate was read again", LOG_TEXT("identity", info->id), LOG_TEXT("serial", info->serial),
+		 LOG_TEXT("not_after", until));
+}
+
 static void publish_tls(struct proxy *proxy, struct tls_context *tls)
 {
+	if (is_known_tls(proxy, tls)) {
+		tls_context_unref(tls);
+		return;
+	}
 	if (workers_call(proxy->workers, plane_publish_tls, tls)) {
 		log_error("out of memory: the old certificate stays");
 		tls_context_unref(tls);
@@ -131,8 +156,9 @@ static void on_tls_files(void *arg)
 			  LOG_STR("reason", strbuf_str(&why)));
 		return;
 	}
+	if (!is_known_tls(proxy, tls))
+		log_tls(tls);
 	publish_tls(proxy, tls);
-	log_info("the certificate was read again");
 }
 
 static int watch_tls(struct proxy *proxy)
