@@ -15,12 +15,13 @@ import os
 import pathlib
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-ETH_P_ALL = 3
+ETH_P_ALL, SOL_PACKET, PACKET_ADD_MEMBERSHIP, PROMISCUOUS = 3, 263, 1, 1
 
 
 class Files:
@@ -200,6 +201,13 @@ class TlsPeer:
         data, self.buffer = self.buffer[:count], self.buffer[count:]
         return data
 
+    def rest(self):
+        """All up to close_notify."""
+        while data := self._run(lambda: self.tls.read(65536)):
+            self.buffer += data
+        data, self.buffer = self.buffer, b""
+        return data
+
     def failure(self):
         """Reads until it fails; the failure."""
         try:
@@ -220,6 +228,8 @@ class Capture:
         with pod.enter():
             self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
             self.sock.bind((interface, ETH_P_ALL))
+            index = socket.if_nametoindex(interface)
+            self.sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("IHH8s", index, PROMISCUOUS, 0, b""))
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
         self.sock.settimeout(0.1)
         self.frames, self.done = [], False

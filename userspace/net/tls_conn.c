@@ -422,7 +422,8 @@ size_t tls_conn_whole_record(const struct tls_conn *conn)
 	if (bufq_peek(&conn->in, 0, header, sizeof header) < sizeof header)
 		return 0;
 	size_t len = TLS_RECORD_HEADER + ((size_t)header[3] << 8 | header[4]);
-	if (len > TLS_RECORD_HEADER + RECORD_MAX)
+	bool unknown = header[0] < TLS_RECORD_CCS || header[0] > TLS_RECORD_DATA;
+	if (unknown || len > TLS_RECORD_HEADER + RECORD_MAX)
 		return conn->in.bytes;
 	return conn->in.bytes >= len ? len : 0;
 }
