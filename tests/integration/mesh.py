@@ -137,9 +137,9 @@ class Mesh:
         }
 
     def sidecar(self, name, tls=None, start=True, pod=None, **config):
-        """A pod with proxy and capture. `tls`: a mode; then it has a certificate."""
+        """A pod with proxy and capture. `tls`: a mode; then it has a certificate. Or the whole section."""
         if tls:
-            config["tls"] = {"mode": tls, **self.certificate(name), **config.get("tls", {})}
+            config["tls"] = tls if isinstance(tls, dict) else {"mode": tls, **self.certificate(name)}
         sidecar = Sidecar(self, pod or self.network.pod(name), config)
         self.sidecars.append(sidecar)
         if start:

@@ -25,7 +25,8 @@ enum {
 	LINGER_MS = 2000,	   // after the last byte either way, for the client to read the answer and close
 	STALL_MS = 1000,	   // the first bytes stay ambiguous so long: then they are just bytes
 	EARLY_PAUSE_MS = 10,	   // before dialling an endpoint to which pooled connections wait for requests
-	EARLY_FAILURE_MS = 1000,   // the endpoint refused while the client is silent: a request may still come
+	EARLY_ATTEMPTS = 3,	   // endpoints that are tried while the client is silent
+	EARLY_FAILURE_MS = 1000,   // all refused while the client is silent: a request may still come
 	GREETING_MIN_MS = 20,	   // an application's greeting waits for the client's TLS hello: four round trips,
 	GREETING_MAX_MS = 500,	   // within these bounds
 };
@@ -47,11 +48,23 @@ static void connection_free(struct loop_task *task)
 		dataplane->on_idle(dataplane, dataplane->on_idle_arg);
 }
 
+// A failure after the handshake; those of the handshake are told where it ends.
+static void report_tls_failure(const struct connection *connection)
+{
+	const struct tls_conn *tls = connection->stream.tls;
+	if (!tls || !tls_conn_handshake_done(tls) || !tls_conn_error(tls)[0])
+		return;
+	stats_inc(STAT_TLS_BROKEN);
+	log_info("TLS connection failed", LOG_ADDR("peer", &connection->peer),
+		 LOG_ADDR("destination", &connection->destination), LOG_TEXT("reason", tls_conn_error(tls)));
+}
+
 void connection_close(struct connection *connection)
 {
 	if (connection->closed)
 		return;
 	connection->closed = true;
+	report_tls_failure(connection);
 	stats_add(STAT_RECEIVED_BYTES, connection->stream.received);
 	stats_add(STAT_SENT_BYTES, connection->stream.sent);
 	stats_dec(connection->inbound ? STAT_INBOUND_ACTIVE : STAT_OUTBOUND_ACTIVE);
@@ -95,9 +108,8 @@ void connection_idle(struct connection *connection)
 static void linger_read(struct stream *stream)
 {
 	struct connection *connection = from_stream(stream);
-	struct slice slice;
 	int n = ERR_LIMIT;
-	while (connection->linger_bytes < LIMIT_LINGER_BYTES && (n = stream_read(stream, &slice)) > 0)
+	while (connection->linger_bytes < LIMIT_LINGER_BYTES && (n = stream_discard(stream)) > 0)
 		connection->linger_bytes += (uint32_t)n;
 	if (!stream_is_flushed(stream))
 		return;
@@ -321,6 +333,8 @@ static void early_readable(struct upstream *upstream)
 	connection_timer(connection, early_greeted, greeting_wait_ms(connection));
 }
 
+static void dial_again(struct connection *connection);
+
 static void early_ready(struct upstream *upstream, int err)
 {
 	struct connection *connection = upstream->owner;
@@ -328,7 +342,7 @@ static void early_ready(struct upstream *upstream, int err)
 		return;
 	connection->early = NULL;
 	upstream_close(upstream);
-	connection_timer(connection, early_refused, EARLY_FAILURE_MS);
+	dial_again(connection);
 }
 
 static void early_drained(struct upstream *upstream)
@@ -348,18 +362,15 @@ static struct upstream_target early_target(const struct connection *connection)
 {
 	struct dataplane *dataplane = connection->dataplane;
 	const struct virtual_host *host = current_host(connection);
-	struct upstream_target target = {.inbound = connection->inbound};
 	if (host && !host->default_route)
-		return target;
-	if (!host) {
-		target.endpoint = balancer_address(dataplane->balancer, &connection->destination);
-		return target;
-	}
-	target.cluster = route_pick(host->default_route, random_u64());
-	target.endpoint = balancer_pick(dataplane->balancer, target.cluster, NULL, loop_now(dataplane->loop));
-	if (target.endpoint)
-		endpoint_state_ref(target.endpoint);
-	return target;
+		return (struct upstream_target){0};
+	if (!host)
+		return upstream_target(balancer_address(dataplane->balancer, &connection->destination), NULL,
+				       connection->inbound);
+	const struct cluster *cluster = route_pick(host->default_route, random_u64());
+	struct endpoint_state *endpoint =
+		balancer_pick(dataplane->balancer, cluster, NULL, loop_now(dataplane->loop));
+	return upstream_target(endpoint ? endpoint_state_ref(endpoint) : NULL, cluster, connection->inbound);
 }
 
 static void dial(struct connection *connection, const struct upstream_target *target)
@@ -375,6 +386,20 @@ static void dial_after_pause(struct loop_timer *timer)
 	connection_idle(connection);
 	if (!target.endpoint)
 		return;
+	dial(connection, &target);
+	endpoint_state_unref(target.endpoint);
+}
+
+// An endpoint failed while the client is silent: there may be another, unless it is an original destination.
+static void dial_again(struct connection *connection)
+{
+	struct upstream_target target = {0};
+	if (current_host(connection) && ++connection->early_failures < EARLY_ATTEMPTS)
+		target = early_target(connection);
+	if (!target.endpoint) {
+		connection_timer(connection, early_refused, EARLY_FAILURE_MS);
+		return;
+	}
 	dial(connection, &target);
 	endpoint_state_unref(target.endpoint);
 }

@@ -32,6 +32,7 @@ struct connection {
 	uint32_t linger_bytes;
 	uint8_t protocol; // enum protocol
 	uint8_t refusals; // answered by the proxy itself without a pause
+	uint8_t early_failures;
 	bool inbound : 1;
 	bool closing : 1; // no further request
 	bool closed : 1;

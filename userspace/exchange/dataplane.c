@@ -54,12 +54,22 @@ int dataplane_publish(struct dataplane *dataplane, struct model *model)
 	return 0;
 }
 
+static void clear_tls(const struct cluster *cluster, struct endpoint_state *endpoint, void *arg)
+{
+	(void)cluster;
+	(void)arg;
+	upstream_pool_clear_tls(endpoint);
+}
+
 void dataplane_set_tls(struct dataplane *dataplane, struct tls_context *tls)
 {
 	struct tls_context *old = dataplane->tls;
 	dataplane->tls = tls ? tls_context_ref(tls) : NULL;
-	if (old)
+	if (old) {
+		// What is in use goes on; what nobody uses must not serve anybody whom the new files would refuse.
+		balancer_each(dataplane->balancer, clear_tls, NULL);
 		tls_context_unref(old);
+	}
 }
 
 // --- life ---------------------------------------------------------------------------------------------------

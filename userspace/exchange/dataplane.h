@@ -52,7 +52,7 @@ int dataplane_new(struct loop *loop, unsigned index, const struct dataplane_sett
 void dataplane_free(struct dataplane *dataplane);
 // Takes over a new snapshot: requests under way keep theirs. 0 or -ENOMEM (then nothing changed).
 int dataplane_publish(struct dataplane *dataplane, struct model *model);
-// New connections use this context from now on (NULL: none).
+// New connections use this context from now on (NULL: none); pooled ones that are idle are closed.
 void dataplane_set_tls(struct dataplane *dataplane, struct tls_context *tls);
 // Listens on both listeners' addresses: outbound on loopback, inbound on all. 0 or a negative error.
 int dataplane_listen(struct dataplane *dataplane);

@@ -145,7 +145,8 @@ static struct endpoint_state *pick(struct exchange *exchange)
 // An original destination is one address: asking it again at once gives the same answer.
 static unsigned connect_attempts(const struct exchange *exchange)
 {
-	return exchange->cluster ? CONNECT_ATTEMPTS : 1;
+	unsigned retries = exchange->route ? exchange->route->retries : 0;
+	return exchange->cluster ? MAX((unsigned)CONNECT_ATTEMPTS, retries + 1) : 1;
 }
 
 // A request that must not be sent twice goes on a pooled connection only if that is open at this moment.
@@ -195,7 +196,8 @@ static void dispatch(struct exchange *exchange)
 		set_endpoint(exchange, endpoint);
 		if (!endpoint)
 			break;
-		struct upstream_target target = {endpoint, exchange->cluster, connection->inbound};
+		struct upstream_target target =
+			upstream_target(endpoint, exchange->cluster, connection->inbound);
 		if (try_pooled(exchange, &target)) {
 			connection_set_endpoint(connection, endpoint);
 			http1_client_start(exchange);

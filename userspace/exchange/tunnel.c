@@ -41,6 +41,7 @@ struct tunnel {
 	struct snapshot *snapshot;
 	const struct virtual_host *host; // NULL: passed through to the original destination
 	const struct cluster *cluster;
+	struct endpoint_state *endpoint; // a reference, counted active
 	struct flow up, down;
 	uint8_t attempts;
 	bool joined;
@@ -256,6 +257,19 @@ static void on_upstream_error(struct upstream *upstream, int err)
 	tunnel_finish(upstream->owner, err);
 }
 
+static void tunnel_set_endpoint(struct tunnel *tunnel, struct endpoint_state *endpoint)
+{
+	if (tunnel->endpoint) {
+		tunnel->endpoint->active--;
+		endpoint_state_unref(tunnel->endpoint);
+	}
+	if (endpoint)
+		endpoint_state_ref(endpoint)->active++;
+	tunnel->endpoint = endpoint;
+	if (endpoint)
+		connection_set_endpoint(tunnel->connection, endpoint);
+}
+
 static void tunnel_established(struct tunnel *tunnel)
 {
 	struct connection *connection = tunnel->connection;
@@ -317,10 +331,10 @@ static void tunnel_try(struct tunnel *tunnel, const struct endpoint_state *excep
 			err = ERR_NO_ENDPOINT;
 			break;
 		}
-		struct upstream_target target = {endpoint, tunnel->cluster, connection->inbound};
+		struct upstream_target target = upstream_target(endpoint, tunnel->cluster, connection->inbound);
 		err = upstream_connect(connection->dataplane, &target, &tunnel_upstream_ops, tunnel, &tunnel->upstream);
 		if (!err)
-			connection_set_endpoint(connection, endpoint);
+			tunnel_set_endpoint(tunnel, endpoint);
 		endpoint_state_unref(endpoint);
 		if (!err)
 			return;
@@ -359,13 +373,16 @@ void tunnel_start(struct connection *connection, const struct virtual_host *host
 		stats_inc(STAT_PASSTHROUGH);
 	if (connection->protocol == PROTOCOL_UNKNOWN)
 		connection->protocol = PROTOCOL_TCP;
+	// What was dialled towards the original destination does not lead to the virtual host that a name chose since.
+	if (connection->early && (connection->early->endpoint->cluster_name.len > 0) != (host != NULL))
+		connection_drop_early(connection);
 	if (!connection->early) {
 		tunnel_try(tunnel, NULL);
 		return;
 	}
 	tunnel->upstream = connection->early;
 	connection->early = NULL;
-	connection_set_endpoint(connection, tunnel->upstream->endpoint);
+	tunnel_set_endpoint(tunnel, tunnel->upstream->endpoint);
 	if (tunnel->cluster) // dialling picked one already; another pick would name the wrong one
 		tunnel->cluster = model_cluster(tunnel->snapshot->model, tunnel->upstream->endpoint->cluster_name);
 	upstream_adopt(tunnel->upstream, &tunnel_upstream_ops, tunnel);
@@ -382,6 +399,7 @@ void tunnel_join(struct connection *connection, struct upstream *upstream, struc
 		return;
 	}
 	tunnel->upstream = upstream;
+	tunnel_set_endpoint(tunnel, upstream->endpoint);
 	upstream_adopt(upstream, &tunnel_upstream_ops, tunnel);
 	stream_write(&connection->stream, leftover);
 	tunnel_established(tunnel);
@@ -395,6 +413,7 @@ void tunnel_free(struct connection *connection)
 	pipe_put(connection->dataplane, tunnel->up.pipe);
 	pipe_put(connection->dataplane, tunnel->down.pipe);
 	upstream_close(tunnel->upstream);
+	tunnel_set_endpoint(tunnel, NULL);
 	snapshot_unref(tunnel->snapshot);
 	pool_put(&connection->dataplane->tunnel_pool, tunnel);
 	connection->tunnel = NULL;

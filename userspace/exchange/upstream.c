@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/limits.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "net/tls.h"
 #include "run/stats.h"
@@ -24,8 +25,6 @@ static void on_connected(struct stream *stream, int err)
 	loop_timer_stop(&upstream->timer);
 	if (err) {
 		stats_inc(STAT_UPSTREAM_FAILED);
-		if (stream->tls)
-			stats_inc(STAT_TLS_FAILED);
 		endpoint_mark_failure(upstream->endpoint, loop_now(stream->loop));
 	} else {
 		upstream->ready = true;
@@ -107,7 +106,10 @@ void upstream_release(struct upstream *upstream)
 	struct endpoint_state *endpoint = upstream->endpoint;
 	struct dataplane *dataplane = upstream->dataplane;
 	uint32_t idle_ms = dataplane_model(dataplane)->timeouts.pool_idle_ms;
-	if (endpoint->retired || dataplane->draining || endpoint->idle_count >= LIMIT_POOL_IDLE ||
+	// Made with a certificate that was replaced since: what follows is for the new one.
+	struct tls_conn *tls = upstream->stream.tls;
+	bool outdated = tls && tls_conn_context(tls) != dataplane->tls;
+	if (endpoint->retired || outdated || dataplane->draining || endpoint->idle_count >= LIMIT_POOL_IDLE ||
 	    !stream_is_idle(&upstream->stream)) {
 		upstream_close(upstream);
 		return;
@@ -126,13 +128,22 @@ void upstream_pool_clear(struct endpoint_state *endpoint)
 	list_for_each_safe(node, &endpoint->idle) upstream_close(container_of(node, struct upstream, node));
 }
 
-// --- getting one --------------------------------------------------------------------------------------------
-static bool wants_tls(const struct dataplane *dataplane, const struct upstream_target *target)
+void upstream_pool_clear_tls(struct endpoint_state *endpoint)
 {
-	const struct cluster *cluster = target->cluster;
-	if (!cluster || cluster->tls != TLS_ORIGINATE_MESH || !dataplane->tls)
-		return false;
-	return cluster->tls_percent >= 100 || random_below(100) < cluster->tls_percent;
+	list_for_each_safe(node, &endpoint->idle)
+	{
+		struct upstream *upstream = container_of(node, struct upstream, node);
+		if (upstream->stream.tls)
+			upstream_close(upstream);
+	}
+}
+
+// --- getting one --------------------------------------------------------------------------------------------
+struct upstream_target upstream_target(struct endpoint_state *endpoint, const struct cluster *cluster, bool inbound)
+{
+	bool mesh = cluster && cluster->tls == TLS_ORIGINATE_MESH;
+	bool tls = mesh && (cluster->tls_percent >= 100 || random_below(100) < cluster->tls_percent);
+	return (struct upstream_target){endpoint, cluster, inbound, tls};
 }
 
 static uint32_t connect_timeout(const struct upstream_target *target)
@@ -151,13 +162,11 @@ void upstream_adopt(struct upstream *upstream, const struct upstream_ops *ops, v
 struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstream_target *target,
 				const struct upstream_ops *ops, void *owner)
 {
-	if (list_empty(&target->endpoint->idle))
-		return NULL;
-	bool tls = wants_tls(dataplane, target);
+	(void)dataplane;
 	list_for_each(node, &target->endpoint->idle)
 	{
 		struct upstream *upstream = container_of(node, struct upstream, node);
-		if ((upstream->stream.tls != NULL) != tls || upstream->inbound != target->inbound)
+		if ((upstream->stream.tls != NULL) != target->tls || upstream->inbound != target->inbound)
 			continue;
 		leave_pool(upstream);
 		loop_timer_stop(&upstream->timer);
@@ -172,16 +181,22 @@ struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstre
 static int make_tls(struct dataplane *dataplane, const struct upstream_target *target, struct tls_conn **ret_tls)
 {
 	const struct cluster *cluster = target->cluster;
-	if (cluster && cluster->tls == TLS_ORIGINATE_MESH && cluster->tls_percent && !dataplane->tls)
-		return ERR_TLS;
-	if (!wants_tls(dataplane, target))
+	if (!target->tls)
 		return 0;
+	if (!dataplane->tls)
+		return ERR_TLS;
 	struct tls_peer_rules rules = {
 		.allow = cluster->tls_allow,
 		.allow_count = cluster->tls_allow_count,
 		.endpoint = target->endpoint->addr,
 	};
 	return tls_conn_new(dataplane->tls, TLS_CLIENT, &rules, ret_tls);
+}
+
+// What is lacking here says nothing about the endpoint.
+static bool is_own_fault(int err)
+{
+	return err == -ENOMEM || err == -ENOBUFS || err == -EMFILE || err == -ENFILE || err == ERR_TLS;
 }
 
 int upstream_connect(struct dataplane *dataplane, const struct upstream_target *target, const struct upstream_ops *ops,
@@ -212,7 +227,8 @@ int upstream_connect(struct dataplane *dataplane, const struct upstream_target *
 		endpoint_state_unref(upstream->endpoint);
 		pool_put(&dataplane->upstream_pool, upstream);
 		stats_inc(STAT_UPSTREAM_FAILED);
-		endpoint_mark_failure(target->endpoint, loop_now(dataplane->loop));
+		if (!is_own_fault(err))
+			endpoint_mark_failure(target->endpoint, loop_now(dataplane->loop));
 		return err;
 	}
 	loop_timer_start(dataplane->loop, &upstream->timer, connect_timeout(target));
@@ -229,10 +245,25 @@ static void upstream_free(struct loop_task *task)
 	pool_put(&upstream->dataplane->upstream_pool, upstream);
 }
 
+// Why TLS failed is told once, whoever used the connection: during the handshake, or later (under TLS 1.3 the peer's
+// refusal of our certificate comes when we are done).
+static void report_tls_failure(const struct upstream *upstream)
+{
+	const struct endpoint_state *endpoint = upstream->endpoint;
+	const char *reason = upstream->stream.tls ? tls_conn_error(upstream->stream.tls) : "";
+	if (!reason[0])
+		return;
+	stats_inc(upstream->ready ? STAT_TLS_BROKEN : STAT_TLS_FAILED);
+	log_warn(upstream->ready ? "TLS connection to an endpoint failed" : "TLS handshake with an endpoint failed",
+		 LOG_ADDR("endpoint", &endpoint->addr), LOG_STR("cluster", endpoint->cluster_name),
+		 LOG_TEXT("reason", reason));
+}
+
 void upstream_close(struct upstream *upstream)
 {
 	if (!upstream || upstream->task._queued)
 		return;
+	report_tls_failure(upstream);
 	leave_pool(upstream);
 	loop_timer_stop(&upstream->timer);
 	stream_close(&upstream->stream);

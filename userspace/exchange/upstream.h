@@ -35,7 +35,9 @@ struct upstream_target {
 	struct endpoint_state *endpoint;
 	const struct cluster *cluster; // for TLS and timeouts; NULL: an original destination, plaintext
 	bool inbound;		       // serves the inbound side: towards the application
+	bool tls;		       // by the cluster's share; drawn once, so that the share is exact
 };
+struct upstream_target upstream_target(struct endpoint_state *endpoint, const struct cluster *cluster, bool inbound);
 
 // A pooled connection to the target, or NULL. Ready at once.
 struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstream_target *target,
@@ -51,5 +53,6 @@ void upstream_release(struct upstream *upstream);
 // Closes; memory goes at the end of the turn. NULL is fine.
 void upstream_close(struct upstream *upstream);
 void upstream_reset(struct upstream *upstream);
-// Closes all that is idle on an endpoint.
+// Closes all that is idle on an endpoint; of these, those with TLS.
 void upstream_pool_clear(struct endpoint_state *endpoint);
+void upstream_pool_clear_tls(struct endpoint_state *endpoint);

@@ -59,6 +59,8 @@ void endpoint_state_unref(struct endpoint_state *state)
 
 void endpoint_mark_failure(struct endpoint_state *state, uint64_t now_ns)
 {
+	if (now_ns < state->down_until_ns)
+		return; // the same outage, met by several connections at once
 	uint64_t seconds = state->failures < 6 ? (uint64_t)DOWN_FIRST_S << state->failures : DOWN_LONGEST_S;
 	seconds = MIN(seconds, (uint64_t)DOWN_LONGEST_S);
 	state->failures++;
@@ -108,10 +110,14 @@ struct model *balancer_model(const struct balancer *balancer)
 	return balancer->model;
 }
 
-// TLS is part of the key: a connection made without must not serve where it is asked for now.
+// TLS is part of the key: a connection made without, or to an identity that was allowed then, must not serve where
+// something else is asked for now.
 static uint64_t state_key(const struct cluster *cluster, const struct addr *addr)
 {
-	return str_hash(cluster->name) * 31 + addr_hash(addr) + (uint64_t)cluster->tls;
+	uint64_t key = str_hash(cluster->name) * 31 + addr_hash(addr) + (uint64_t)cluster->tls;
+	for (size_t i = 0; i < cluster->tls_allow_count; i++)
+		key = key * 31 + str_hash(cluster->tls_allow[i]);
+	return key;
 }
 
 static struct endpoint_state *find_state(const struct balancer *balancer, const struct cluster *cluster,

@@ -44,6 +44,7 @@ struct endpoint_state *balancer_address(struct balancer *balancer, const struct 
 struct endpoint_state *endpoint_state_ref(struct endpoint_state *state);
 void endpoint_state_unref(struct endpoint_state *state);
 // Passive marking: after a connect failure an endpoint is down for 1, 2, 4, ... 32 s (with jitter); a success clears it.
+// Failures while it is down already are the same outage and count no further.
 void endpoint_mark_failure(struct endpoint_state *state, uint64_t now_ns);
 void endpoint_mark_success(struct endpoint_state *state);
 // Calls fn for every endpoint of every cluster (admin).

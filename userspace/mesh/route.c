@@ -26,10 +26,15 @@ static bool text_matches(const struct text_match *match, struct str text, bool p
 	return false;
 }
 
+// A field may come several times: one that fits is enough.
 static bool header_matches(const struct header_match *match, const struct head *head)
 {
-	const struct field *field = head_find(head, match->name);
-	return (field && text_matches(&match->value, field->value, false)) != match->invert;
+	bool found = false;
+	for (unsigned i = 0; i < head->field_count && !found; i++) {
+		const struct field *field = &head->fields[i];
+		found = str_eq_nocase(field->name, match->name) && text_matches(&match->value, field->value, false);
+	}
+	return found != match->invert;
 }
 
 static bool route_matches(const struct route *route, const struct head *head, struct str path)

@@ -20,6 +20,7 @@ enum {
 };
 
 static void stream_flush(struct loop_task *task);
+static int send_queue(struct stream *stream, struct bufq *queue);
 
 void stream_init(struct stream *stream, struct loop *loop, const struct stream_ops *ops)
 {
@@ -145,6 +146,8 @@ void stream_close(struct stream *stream)
 	int fd = stream->_io.fd;
 	if (fd < 0)
 		return;
+	if (stream->tls && !stream->_connecting && tls_conn_error(stream->tls)[0])
+		send_queue(stream, tls_conn_out(stream->tls)); // the alert, so that the peer knows why
 	loop_io_del(stream->loop, &stream->_io);
 	close(fd);
 	bufq_clear(&stream->_out);
@@ -240,13 +243,21 @@ int stream_read(struct stream *stream, struct slice *ret_slice)
 	return stream->tls ? receive_tls(stream, ret_slice) : receive_plain(stream, ret_slice);
 }
 
+int stream_discard(struct stream *stream)
+{
+	struct slice slice;
+	return stream_is_open(stream) ? receive(stream, &slice) : ERR_CLOSED;
+}
+
 // --- TLS handshake ------------------------------------------------------------------------------------------
 static void handshake_step(struct stream *stream)
 {
 	int err;
 	while ((err = tls_conn_handshake(stream->tls)) == ERR_NEED_MORE) {
 		err = feed_ciphertext(stream);
-		if (err)
+		if (err == ERR_EOF)
+			tls_conn_feed_eof(stream->tls);
+		else if (err)
 			break;
 	}
 	if (tls_conn_out(stream->tls)->bytes)
@@ -254,8 +265,6 @@ static void handshake_step(struct stream *stream)
 	if (err == ERR_NEED_MORE)
 		return;
 	stream->_handshaking = false;
-	if (err == ERR_EOF)
-		err = -ECONNRESET;
 	stream->ops->on_connected(stream, err);
 	if (err || !stream_is_open(stream))
 		return;
@@ -385,7 +394,7 @@ static int flush_tls(struct stream *stream)
 	do {
 		if (!stream->_handshaking)
 			err = encrypt(stream);
-		if (!err && stream->_shut && !stream->_out.bytes && !stream->_shut_done) {
+		if (!err && stream->_shut && !stream->_handshaking && !stream->_out.bytes && !stream->_shut_done) {
 			stream->_shut_done = true;
 			// After a failed handshake there is nothing to close; its alert is still to be sent.
 			tls_conn_shutdown(stream->tls);

@@ -66,6 +66,8 @@ int stream_fd(const struct stream *stream);
 // Returns > 0 and a slice (borrowed until the next stream_read of this thread; refer to it through its chunk), or
 // ERR_NEED_MORE, ERR_EOF (the peer's orderly end; again and again), or another negative error.
 int stream_read(struct stream *stream, struct slice *ret_slice);
+// Reads and drops what the socket holds, not deciphered: how many bytes (> 0), or what stream_read returns.
+int stream_discard(struct stream *stream);
 // Moves all of `bytes` to the queue (empty afterwards in any case). A stream that is closed, or whose writing failed, drops them.
 void stream_write(struct stream *stream, struct bufq *bytes);
 // Bytes that are queued and not sent yet.

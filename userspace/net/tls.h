@@ -62,6 +62,10 @@ struct tls_anchor_info {
 	char fingerprint[65];
 };
 
+// Whether both came from the same files with the same certificates, and have the same allow list: then one can stand
+// for the other.
+bool tls_context_same(const struct tls_context *a, const struct tls_context *b);
+
 // What may be shown of a context; never key material. Times are seconds since 1970, fingerprints SHA-256 in
 // hex.
 struct tls_cert_info {
@@ -127,6 +131,7 @@ struct bufq *tls_conn_out(struct tls_conn *conn);
 // handshake is done there is nothing to say.
 int tls_conn_shutdown(struct tls_conn *conn);
 
+const struct tls_context *tls_conn_context(const struct tls_conn *conn);
 bool tls_conn_handshake_done(const struct tls_conn *conn);
 bool tls_conn_shutdown_sent(const struct tls_conn *conn);
 // Valid once the handshake is done; before that "-", false, or empty.

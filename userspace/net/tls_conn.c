@@ -422,7 +422,8 @@ size_t tls_conn_whole_record(const struct tls_conn *conn)
 	if (bufq_peek(&conn->in, 0, header, sizeof header) < sizeof header)
 		return 0;
 	size_t len = TLS_RECORD_HEADER + ((size_t)header[3] << 8 | header[4]);
-	if (len > TLS_RECORD_HEADER + RECORD_MAX)
+	bool unknown = header[0] < TLS_RECORD_CCS || header[0] > TLS_RECORD_DATA;
+	if (unknown || len > TLS_RECORD_HEADER + RECORD_MAX)
 		return conn->in.bytes;
 	return conn->in.bytes >= len ? len : 0;
 }
@@ -578,6 +579,11 @@ int tls_conn_shutdown(struct tls_conn *conn)
 	if (conn->native)
 		return tls_native_shutdown(conn);
 	return SSL_shutdown(conn->ssl) >= 0 ? 0 : outcome(conn, -1);
+}
+
+const struct tls_context *tls_conn_context(const struct tls_conn *conn)
+{
+	return conn->context;
 }
 
 bool tls_conn_shutdown_sent(const struct tls_conn *conn)

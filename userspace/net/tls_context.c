@@ -27,6 +27,7 @@ struct loader {
 	STACK_OF(X509) * anchors;
 	EVP_PKEY *key;
 	X509_STORE *store;
+	EVP_MD_CTX *digest; // of what was read, but for the key: the certificate names its public half
 	struct strbuf error;
 };
 
@@ -121,6 +122,12 @@ static int parse_certs(struct loader *loader, const char *path, const struct fil
 	return sk_X509_num(certs) > 0 ? 0 : refuse(loader, path, "no PEM certificate in it");
 }
 
+static void digest_add(struct loader *loader, const char *bytes, size_t len)
+{
+	EVP_DigestUpdate(loader->digest, &len, sizeof len);
+	EVP_DigestUpdate(loader->digest, bytes, len);
+}
+
 static int load_certs(struct loader *loader, const char *path, STACK_OF(X509) * *ret_certs)
 {
 	struct file file;
@@ -128,6 +135,8 @@ static int load_certs(struct loader *loader, const char *path, STACK_OF(X509) * 
 	if (err)
 		return err;
 	*ret_certs = sk_X509_new_null();
+	digest_add(loader, path, strlen(path));
+	digest_add(loader, file.bytes, file.len);
 	err = *ret_certs ? parse_certs(loader, path, &file, *ret_certs) : -ENOMEM;
 	file_done(&file);
 	return err;
@@ -484,14 +493,28 @@ static int take_options(struct tls_context *context, const struct tls_options *o
 	return tls_patterns_copy(options->allow, options->allow_count, &context->allow);
 }
 
+static int finish_digest(struct loader *loader)
+{
+	const struct tls_patterns *allow = &loader->context->allow;
+	digest_add(loader, loader->context->info.private_key_file, strlen(loader->context->info.private_key_file));
+	for (size_t i = 0; i < allow->count; i++)
+		digest_add(loader, allow->list[i].p, allow->list[i].len);
+	return EVP_DigestFinal_ex(loader->digest, loader->context->digest, NULL) == 1 ? 0 : -ENOMEM;
+}
+
 static int context_load(struct loader *loader)
 {
 	const struct tls_cert_info *info = &loader->context->info;
+	loader->digest = EVP_MD_CTX_new();
+	if (!loader->digest || EVP_DigestInit_ex(loader->digest, EVP_sha256(), NULL) != 1)
+		return -ENOMEM;
 	int err = load_certs(loader, info->certificate_file, &loader->chain);
 	if (err == 0)
 		err = load_key(loader, info->private_key_file);
 	if (err == 0)
 		err = load_certs(loader, info->trust_file, &loader->anchors);
+	if (err == 0)
+		err = finish_digest(loader);
 	if (err == 0)
 		err = take_identity(loader);
 	if (err == 0)
@@ -509,6 +532,7 @@ static void loader_done(struct loader *loader)
 	sk_X509_pop_free(loader->anchors, X509_free);
 	EVP_PKEY_free(loader->key);
 	X509_STORE_free(loader->store);
+	EVP_MD_CTX_free(loader->digest);
 	strbuf_done(&loader->error);
 }
 
@@ -553,6 +577,11 @@ void tls_context_unref(struct tls_context *context)
 	tls_patterns_done(&context->allow);
 	arena_done(&context->arena);
 	mem_free(context);
+}
+
+bool tls_context_same(const struct tls_context *a, const struct tls_context *b)
+{
+	return memcmp(a->digest, b->digest, sizeof a->digest) == 0;
 }
 
 const struct tls_cert_info *tls_context_describe(const struct tls_context *context)

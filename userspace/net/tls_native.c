@@ -60,8 +60,8 @@ void tls_native_on_secret(const SSL *ssl, const char *line)
 static bool may_take_over(const struct tls_conn *conn)
 {
 	return !conn->keep_openssl && conn->done && !conn->err && !conn->key_updated && conn->secrets == 2 &&
-	       SSL_version(conn->ssl) == TLS1_3_VERSION && !SSL_has_pending(conn->ssl) &&
-	       SSL_get_shutdown(conn->ssl) == 0;
+	       SSL_version(conn->ssl) == TLS1_3_VERSION && !SSL_has_pending(conn->ssl) && !SSL_in_init(conn->ssl) &&
+	       SSL_get_shutdown(conn->ssl) == 0; // in_init: in the middle of a ticket
 }
 
 void tls_native_take_over(struct tls_conn *conn)

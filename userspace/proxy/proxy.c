@@ -30,6 +30,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 struct proxy {
@@ -68,6 +69,9 @@ static int load_tls(const struct model *model, struct tls_context **ret_tls, str
 	if (err)
 		strbuf_printf(ret_error, "%s", why ? why : err_text(err));
 	mem_free(why);
+	if (!err && tls_context_describe(*ret_tls)->key_exposed)
+		log_warn("the private key's file can be read by its group or by others",
+			 LOG_STR("file", settings->private_key));
 	return err;
 }
 
@@ -129,6 +133,27 @@ static void save_vips(struct proxy *proxy)
 			  LOG_STR("file", proxy->config->dns.state.text), LOG_ERR(err));
 }
 
+// A context of the same content changes nothing: the old one stays, with its sessions and pooled connections.
+static bool keep_known_tls(const struct proxy *proxy, struct tls_context **tls)
+{
+	if (!proxy->tls || !*tls || !tls_context_same(proxy->tls, *tls))
+		return false;
+	tls_context_unref(*tls);
+	*tls = tls_context_ref(proxy->tls);
+	return true;
+}
+
+static void log_tls(const struct tls_context *tls)
+{
+	const struct tls_cert_info *info = tls_context_describe(tls);
+	char until[32];
+	time_t end = (time_t)info->not_after;
+	struct tm tm;
+	strftime(until, sizeof until, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&end, &tm));
+	log_info("the certificate was read again", LOG_TEXT("identity", info->id), LOG_TEXT("serial", info->serial),
+		 LOG_TEXT("not_after", until));
+}
+
 // Hands a model and a context to all workers in one step, so that no request meets the one without the other.
 // The references are the proxy's from now on, or, after an error, the caller's still.
 static int publish(struct proxy *proxy, struct model *model, struct tls_context *tls)
@@ -155,6 +180,10 @@ static void on_tls_files(void *arg)
 			  LOG_STR("reason", strbuf_str(&why)));
 		return;
 	}
+	if (keep_known_tls(proxy, &tls)) {
+		tls_context_unref(tls);
+		return;
+	}
 	if (publish(proxy, model_ref(proxy->model), tls)) {
 		log_error("out of memory: the old certificate stays");
 		model_unref(proxy->model);
@@ -162,7 +191,8 @@ static void on_tls_files(void *arg)
 			tls_context_unref(tls);
 		return;
 	}
-	log_info("the certificate was read again");
+	if (tls)
+		log_tls(tls);
 }
 
 static int watch_tls(struct proxy *proxy)
@@ -211,6 +241,7 @@ static int load_and_publish(struct proxy *proxy, struct strbuf *ret_text)
 	if (err)
 		return err;
 	model->generation = proxy->model->generation + 1;
+	keep_known_tls(proxy, &tls);
 	err = publish(proxy, model, tls);
 	if (err) {
 		model_unref(model);

@@ -45,6 +45,8 @@ enum stat_kind { STAT_COUNTER, STAT_GAUGE };
 	X(STAT_TLS_CLIENT_HANDSHAKES, STAT_COUNTER, "tls_handshakes_total", "side=\"client\"", "TLS handshakes done")    \
 	X(STAT_TLS_RESUMED, STAT_COUNTER, "tls_sessions_resumed_total", "", "TLS handshakes that resumed a session")    \
 	X(STAT_TLS_FAILED, STAT_COUNTER, "tls_handshake_failures_total", "", "TLS handshakes that failed")              \
+	X(STAT_TLS_BROKEN, STAT_COUNTER, "tls_connection_failures_total", "",                                          \
+	  "TLS connections that failed after the handshake")                                                           \
 	X(STAT_TLS_REFUSED_PLAINTEXT, STAT_COUNTER, "tls_plaintext_refused_total", "",                                 \
 	  "Plaintext connections refused by strict mode")                                                              \
 	X(STAT_RECEIVED_BYTES, STAT_COUNTER, "downstream_received_bytes_total", "", "Bytes received from downstream")   \

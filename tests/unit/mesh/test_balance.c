@@ -7,6 +7,7 @@
 #include "mesh/balance.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 static struct balancer *balancer;
 static struct model *model;
@@ -99,10 +100,13 @@ static void what_refuses_is_left_alone_for_a_while(void **state)
 	struct endpoint_state *down = pick(0);
 	uint64_t last = 0;
 	for (int failure = 0; failure < 8; failure++) {
-		endpoint_mark_failure(down, 0);
+		uint64_t begin = last;
+		endpoint_mark_failure(down, begin);
 		uint64_t expected_ms = 1000ull << MIN(failure, 5);
-		assert_in_range(down->down_until_ns / NS_PER_MS, expected_ms * 9 / 10, expected_ms * 11 / 10);
+		assert_in_range((down->down_until_ns - begin) / NS_PER_MS, expected_ms * 9 / 10, expected_ms * 11 / 10);
 		last = down->down_until_ns;
+		endpoint_mark_failure(down, begin + 1); // another connection that met the same outage
+		assert_int_equal(down->down_until_ns, last);
 	}
 	for (int i = 0; i < 10; i++)
 		assert_ptr_not_equal(pick(0), down);
@@ -142,6 +146,28 @@ static void states_survive_a_new_snapshot(void **state)
 	assert_true(first->retired);
 	assert_int_equal(retired, 3);
 	endpoint_state_unref(first);
+}
+
+// What was made under another allow list, or without TLS, must not be found again.
+static void other_tls_settings_make_other_states(void **state)
+{
+	(void)state;
+	static const char *const keys[] = {
+		"tls: off",
+		"tls: mesh, tls_allow: [\"spiffe://mesh/a\"]",
+		"tls: mesh, tls_allow: [\"spiffe://mesh/b\"]",
+		"tls: mesh, tls_allow: [\"spiffe://mesh/b\", \"spiffe://mesh/a\"]",
+	};
+	const char *format = "tls: {certificate: /dev/null, private_key: /dev/null, trust: /dev/null}\n"
+			     "clusters: [{name: c, %s, endpoints: [{address: \"10.0.0.1:1\"}]}]\n";
+	char config[512];
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+		snprintf(config, sizeof config, format, keys[i]);
+		use(config);
+		assert_int_equal(retired, i);
+		use(config);
+		assert_int_equal(retired, i);
+	}
 }
 
 static void addresses_of_no_cluster(void **state)
@@ -185,6 +211,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(what_refuses_is_left_alone_for_a_while, setup, teardown),
 		cmocka_unit_test_setup_teardown(if_all_are_down_one_is_tried, setup, teardown),
 		cmocka_unit_test_setup_teardown(states_survive_a_new_snapshot, setup, teardown),
+		cmocka_unit_test_setup_teardown(other_tls_settings_make_other_states, setup, teardown),
 		cmocka_unit_test_setup_teardown(addresses_of_no_cluster, setup, teardown),
 		cmocka_unit_test_setup_teardown(without_memory, setup, teardown),
 	};

@@ -114,6 +114,8 @@ static void routes(void **state)
 	(void)state;
 	struct model *model = build_model(text);
 	struct field eve[] = {{STR("x-user"), STR("eve")}, {STR("X-Kind"), STR("beta")}};
+	struct field twice[] = {{STR("x-user"), STR("adam")}, {STR("x-user"), STR("eve")}, {STR("x-kind"), STR("be")}};
+	struct field not_twice[] = {{STR("x-not"), STR("zz")}, {STR("x-not"), STR("ab")}};
 	struct field here[] = {{STR("X-Here"), STR("")}};
 	struct field not[] = {{STR("x-not"), STR("abba")}};
 	assert_string_equal(routed(model, "GET", "/exact", NULL, 0), "exact");
@@ -133,6 +135,9 @@ static void routes(void **state)
 	assert_string_equal(routed(model, "GET", "/", here, 1), "present");
 	assert_string_equal(routed(model, "GET", "/inv", not, 1), "none");
 	assert_string_equal(routed(model, "GET", "/inv", NULL, 0), "absent");
+	assert_string_equal(routed(model, "GET", "/", twice, 3), "header");
+	assert_string_equal(routed(model, "GET", "/inv", not_twice, 1), "absent");
+	assert_string_equal(routed(model, "GET", "/inv", not_twice, 2), "none");
 	model_unref(model);
 }
 

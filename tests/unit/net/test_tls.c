@@ -351,6 +351,23 @@ static void test_context_describe(void **state)
 }
 
 // What scripts/mesh-ca issues is good for both sides, whatever the kind of key; a second run keeps it.
+static void test_context_same(void **state)
+{
+	(void)state;
+	const struct str allow[] = {STR("spiffe://mesh/a"), STR("spiffe://mesh/b")};
+	struct tls_context *contexts[] = {context("a"), context("b"), context_allow("a", "both-ca", NULL, 0),
+					  context_allow("a", "ca", allow, 1), context_allow("a", "ca", allow, 2)};
+	struct tls_context *again = context_allow("a", "ca", allow, 2);
+	for (size_t i = 0; i < ARRAY_SIZE(contexts); i++) {
+		for (size_t j = 0; j < ARRAY_SIZE(contexts); j++)
+			assert_int_equal(tls_context_same(contexts[i], contexts[j]), i == j);
+		assert_int_equal(tls_context_same(contexts[i], again), i == ARRAY_SIZE(contexts) - 1);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(contexts); i++)
+		tls_context_unref(contexts[i]);
+	tls_context_unref(again);
+}
+
 static void test_mesh_ca(void **state)
 {
 	(void)state;
@@ -1222,6 +1239,43 @@ static void test_update_before_take_over(void **state)
 	tls_context_unref(server);
 }
 
+// Two tickets in records that are cut within the second one: OpenSSL keeps the connection until that is whole.
+static void test_ticket_in_pieces(void **state)
+{
+	(void)state;
+	static const char one[] = "\x04\x00\x00\x19\x00\x00\x0e\x10\x01\x02\x03\x04\x08weirweir\x00\x04"
+				  "abcd\x00";
+	uint8_t record[128];
+	struct iovec pieces[] = {{(void *)one, sizeof one}, {(void *)one, 10}, {(void *)(one + 10), sizeof one - 10}};
+	struct tls_context *client = context("a"), *server = context("b");
+	struct tls_peer_rules rules = rules_for(1);
+	struct pair pair = pair_new(client, server, &rules);
+	tls_conn_handshake(pair.client);
+	carry(pair.client, pair.server, 0);
+	tls_conn_handshake(pair.server);
+	carry(pair.server, pair.client, 0);
+	assert_int_equal(tls_conn_handshake(pair.client), 0);
+	carry(pair.client, pair.server, 0);
+	assert_int_equal(tls_conn_handshake(pair.server), 0);
+	bufq_clear(tls_conn_out(pair.server)); // its own ticket
+	pair.server->writing.sequence = 0;
+	assert_int_equal(tls_record_seal(&pair.server->writing, TLS_RECORD_HANDSHAKE, pieces, 2,
+					 sizeof one + 10, record), 0);
+	feed_bytes(pair.client, record, sizeof one + 10 + TLS_RECORD_OVERHEAD);
+	assert_int_equal(client_reads(&pair), ERR_NEED_MORE);
+	assert_false(pair.client->native);
+	assert_int_equal(tls_record_seal(&pair.server->writing, TLS_RECORD_HANDSHAKE, pieces + 2, 1,
+					 sizeof one - 10, record), 0);
+	feed_bytes(pair.client, record, sizeof one - 10 + TLS_RECORD_OVERHEAD);
+	assert_int_equal(client_reads(&pair), ERR_NEED_MORE);
+	assert_true(pair.client->native);
+	exchange(pair.server, pair.client, "after both");
+	exchange(pair.client, pair.server, "and back");
+	pair_free(&pair);
+	tls_context_unref(client);
+	tls_context_unref(server);
+}
+
 static void test_renegotiation(void **state)
 {
 	(void)state;
@@ -1371,6 +1425,7 @@ int main(void)
 	    cmocka_unit_test(test_patterns),
 	    cmocka_unit_test(test_context_refusals),
 	    cmocka_unit_test(test_context_describe),
+	    cmocka_unit_test(test_context_same),
 	    cmocka_unit_test(test_mesh_ca),
 	    cmocka_unit_test(test_context_exposed_key),
 	    cmocka_unit_test(test_context_out_of_memory),
@@ -1404,6 +1459,7 @@ int main(void)
 	    cmocka_unit_test(test_rekey),
 	    cmocka_unit_test(test_update_before_take_over),
 	    cmocka_unit_test(test_key_update_works),
+	    cmocka_unit_test(test_ticket_in_pieces),
 	    cmocka_unit_test(test_renegotiation),
 	    cmocka_unit_test(test_long_handshake),
 	    cmocka_unit_test(test_conn_out_of_memory),
