@@ -269,6 +269,24 @@ def test_outbound_key_updates(mesh, command):
         peer.close()
 
 
+def test_a_session_ticket_is_no_greeting(mesh):
+    """The endpoint was dialled while the client was silent, and its tickets came: what the client then says is a request
+    all the same, and is routed as one."""
+    server = mesh.sidecar("server", tls="strict")
+    start_nginx(server.pod, answers({PORT: "a", PORT + 1: "b"}))
+    routes = [{"match": {"path_prefix": "/b"}, "to": [{"cluster": "b"}]}, {"to": [{"cluster": "a"}]}]
+    clusters = [cluster(name, [f"{server.ipv4}:{PORT + i}"], tls="mesh") for i, name in enumerate("ab")]
+    client = mesh.sidecar(
+        "client", tls="permissive", services=[service("web.mesh", 80, routes=routes)], clusters=clusters
+    )
+    peer = connect(client.pod, vip(client, "web.mesh"), 80)
+    wait_until(lambda: client.counter("tls_handshakes_total") == 1)
+    for path, answer in {"/a": b"a\n", "/b": b"b\n"}.items():
+        assert peer.send(f"GET {path} HTTP/1.1\r\nHost: web.mesh\r\n\r\n").response()[2] == answer
+    assert client.counter("http_requests_total") == 2
+    peer.close()
+
+
 # --- hostile peers ----------------------------------------------------------------------------------------------------
 def flip(bytes_):
     return bytes_[:-1] + bytes([bytes_[-1] ^ 1])

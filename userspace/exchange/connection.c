@@ -82,8 +82,7 @@ void connection_close(struct connection *connection)
 
 void connection_reset(struct connection *connection)
 {
-	if (stream_is_open(&connection->stream))
-		sock_set_reset(stream_fd(&connection->stream));
+	stream_set_reset(&connection->stream);
 	connection_close(connection);
 }
 
@@ -213,9 +212,20 @@ static void spare_error(struct upstream *upstream, int err)
 	spare_lost(upstream);
 }
 
+static void spare_readable(struct upstream *upstream)
+{
+	if (stream_peek(&upstream->stream) != ERR_NEED_MORE)
+		spare_lost(upstream);
+}
+
+static void spare_drained(struct upstream *upstream)
+{
+	(void)upstream;
+}
+
 // Dialled early, and now it waits whether the first request can use it. Bytes that nobody asked for, or the end, make it
 // useless.
-static const struct upstream_ops spare_ops = {spare_ready, spare_lost, spare_lost, spare_error};
+static const struct upstream_ops spare_ops = {spare_ready, spare_readable, spare_drained, spare_error};
 
 void connection_drop_early(struct connection *connection)
 {
@@ -315,12 +325,21 @@ static uint64_t greeting_wait_ms(const struct connection *connection)
 	return MIN(MAX(wait_ms, (uint64_t)GREETING_MIN_MS), (uint64_t)GREETING_MAX_MS);
 }
 
+static void early_ready(struct upstream *upstream, int err);
+
 // The application spoke first. In permissive mode the client may be a mesh peer whose TLS hello is still on its way
 // (it is sent right behind the handshake of TCP): the greeting waits for it a few round trips, for plaintext would
 // break that peer. If it comes later still, the peer fails its handshake before any payload and dials again.
 static void early_readable(struct upstream *upstream)
 {
 	struct connection *connection = upstream->owner;
+	int n = stream_peek(&upstream->stream);
+	if (n == ERR_NEED_MORE)
+		return;
+	if (n < 0 && n != ERR_EOF) {
+		early_ready(upstream, n);
+		return;
+	}
 	if (stream_is_connecting(&connection->stream) || connection->greeting) {
 		connection->greeting = true;
 		return;

@@ -273,7 +273,7 @@ void upstream_close(struct upstream *upstream)
 
 void upstream_reset(struct upstream *upstream)
 {
-	if (upstream && stream_is_open(&upstream->stream))
-		sock_set_reset(stream_fd(&upstream->stream));
+	if (upstream)
+		stream_set_reset(&upstream->stream);
 	upstream_close(upstream);
 }

@@ -17,9 +17,11 @@ enum {
 	FLUSH_IOV = 64,		 // slices one system call takes
 	TLS_OUT_HIGH = 64 * 1024, // ciphertext waiting, above which nothing is encrypted
 	OUT_LOW = LIMIT_OUT_HIGH / 4,
+	ALERT_DISCARD = 1024 * 1024, // dropped at a time before closing
 };
 
 static void stream_flush(struct loop_task *task);
+static void send_alert(struct stream *stream);
 static int send_queue(struct stream *stream, struct bufq *queue);
 
 void stream_init(struct stream *stream, struct loop *loop, const struct stream_ops *ops)
@@ -141,13 +143,18 @@ int stream_connect(struct stream *stream, const struct addr *addr, const struct 
 	return 0;
 }
 
+static bool tls_has_failed(const struct stream *stream)
+{
+	return stream->tls && !stream->_connecting && tls_conn_error(stream->tls)[0];
+}
+
 void stream_close(struct stream *stream)
 {
 	int fd = stream->_io.fd;
 	if (fd < 0)
 		return;
-	if (stream->tls && !stream->_connecting && tls_conn_error(stream->tls)[0])
-		send_queue(stream, tls_conn_out(stream->tls)); // the alert, so that the peer knows why
+	if (tls_has_failed(stream))
+		send_alert(stream);
 	loop_io_del(stream->loop, &stream->_io);
 	close(fd);
 	bufq_clear(&stream->_out);
@@ -156,10 +163,16 @@ void stream_close(struct stream *stream)
 	stream->_congested = false;
 }
 
+// An alert says more than a reset, which could overtake it.
+void stream_set_reset(struct stream *stream)
+{
+	if (stream_is_open(stream) && !tls_has_failed(stream))
+		sock_set_reset(stream->_io.fd);
+}
+
 void stream_reset(struct stream *stream)
 {
-	if (stream_is_open(stream))
-		sock_set_reset(stream->_io.fd);
+	stream_set_reset(stream);
 	stream_close(stream);
 }
 
@@ -241,6 +254,27 @@ int stream_read(struct stream *stream, struct slice *ret_slice)
 	if (stream->_eof)
 		return ERR_EOF;
 	return stream->tls ? receive_tls(stream, ret_slice) : receive_plain(stream, ret_slice);
+}
+
+int stream_peek(struct stream *stream)
+{
+	struct slice slice;
+	if (!stream->tls)
+		return 1;
+	int n = stream_read(stream, &slice);
+	if (n <= 0)
+		return n;
+	stream->received -= (uint64_t)n;
+	int err = tls_conn_unread(stream->tls, slice);
+	return err ? err : n;
+}
+
+// A failure's alert is worth a try. Bytes that were not read would turn our end into a reset, which may overtake it.
+static void send_alert(struct stream *stream)
+{
+	send_queue(stream, tls_conn_out(stream->tls));
+	while (recv(stream->_io.fd, NULL, ALERT_DISCARD, MSG_DONTWAIT | MSG_TRUNC) == ALERT_DISCARD)
+		;
 }
 
 int stream_discard(struct stream *stream)

@@ -66,6 +66,9 @@ int stream_fd(const struct stream *stream);
 // Returns > 0 and a slice (borrowed until the next stream_read of this thread; refer to it through its chunk), or
 // ERR_NEED_MORE, ERR_EOF (the peer's orderly end; again and again), or another negative error.
 int stream_read(struct stream *stream, struct slice *ret_slice);
+// Whether on_readable meant something: > 0 when payload is there (it stays for stream_read), or what stream_read would
+// return. Messages of TLS that carry no payload (session tickets) are dealt with. A plain stream is taken at its word.
+int stream_peek(struct stream *stream);
 // Reads and drops what the socket holds, not deciphered: how many bytes (> 0), or what stream_read returns.
 int stream_discard(struct stream *stream);
 // Moves all of `bytes` to the queue (empty afterwards in any case). A stream that is closed, or whose writing failed, drops them.
@@ -87,7 +90,8 @@ bool stream_has_failed(const struct stream *stream);
 void stream_shutdown(struct stream *stream);
 // Closes at once; unsent bytes are dropped. Safe when closed.
 void stream_close(struct stream *stream);
-// The same with RST.
+// The same with RST; or set it up for the close that follows. Where TLS failed, an alert goes instead.
+void stream_set_reset(struct stream *stream);
 void stream_reset(struct stream *stream);
 
 // --- without copies -----------------------------------------------------------------------------------------

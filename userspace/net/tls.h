@@ -115,6 +115,8 @@ int tls_conn_handshake(struct tls_conn *conn);
 // handshake. Read until ERR_NEED_MORE; what is left unread waits here (see tls_conn_readable).
 // With TLS_READ_ROOM no record has to be put aside and copied.
 int tls_conn_read(struct tls_conn *conn, void *ret_bytes, size_t len);
+// Gives back what read has just returned, for the next one to return it again. 0 or -ENOMEM.
+int tls_conn_unread(struct tls_conn *conn, struct slice plaintext);
 // The same into a queue: appends at most `max` bytes or the record that crosses it; returns how many (> 0) or
 // an error.
 int tls_conn_read_queue(struct tls_conn *conn, struct bufq *ret_queue, size_t max);

@@ -465,10 +465,29 @@ uint32_t tls_conn_extra_allowed(const struct tls_conn *conn)
 	return LIMIT_TLS_EXTRA_MESSAGES + (uint32_t)MIN(conn->read_bytes >> 20, (uint64_t)UINT32_MAX / 2);
 }
 
+int tls_conn_take_plain(struct tls_conn *conn, uint8_t *ret_bytes, size_t len)
+{
+	size_t n = bufq_peek(&conn->plain, 0, ret_bytes, len);
+	bufq_drop(&conn->plain, n);
+	conn->read_bytes += n;
+	return (int)n;
+}
+
+int tls_conn_unread(struct tls_conn *conn, struct slice plaintext)
+{
+	assert(bufq_empty(&conn->plain));
+	int err = bufq_add_slice(&conn->plain, plaintext);
+	if (err == 0)
+		conn->read_bytes -= plaintext.len;
+	return err;
+}
+
 // OpenSSL is given whole records only, so it never holds a buffer for the beginning of one.
 static int openssl_read(struct tls_conn *conn, void *ret_bytes, size_t len)
 {
 	size_t n;
+	if (unlikely(!bufq_empty(&conn->plain)))
+		return tls_conn_take_plain(conn, ret_bytes, len);
 	while (SSL_pending(conn->ssl) > 0 || (conn->grant = tls_conn_whole_record(conn)) > 0) {
 		if (likely(SSL_read_ex(conn->ssl, ret_bytes, len, &n) == 1)) {
 			conn->read_bytes += n;

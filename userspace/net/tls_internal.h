@@ -51,7 +51,7 @@ struct tls_conn {
 	uint8_t secrets;			// how many of the two below are known
 	uint32_t records_read, records_written; // since the last keys, by OpenSSL
 	struct tls_direction reading, writing;
-	struct bufq plain;     // of a record that the caller had no room for
+	struct bufq plain;     // of a record that the caller had no room for, or gave back
 	uint8_t message[4];    // head of the handshake message that is coming in
 	uint8_t message_len;   // of it so far
 	uint32_t message_left; // of its body
@@ -94,6 +94,8 @@ int tls_conn_alerted(struct tls_conn *conn, int alert);
 size_t tls_conn_whole_record(const struct tls_conn *conn);
 // No whole record is there: what read returns then.
 int tls_conn_read_nothing(struct tls_conn *conn);
+// Plaintext that was put aside; there is some.
+int tls_conn_take_plain(struct tls_conn *conn, uint8_t *ret_bytes, size_t len);
 // How many messages the peer may have sent by now that are no data.
 uint32_t tls_conn_extra_allowed(const struct tls_conn *conn);
 // Room for a record of this thread's connections, and its entry into the queue of one. NULL, -ENOMEM: out of

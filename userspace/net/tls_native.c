@@ -342,14 +342,6 @@ static int open_aside(struct tls_conn *conn, const uint8_t header[TLS_RECORD_HEA
 	return err;
 }
 
-static int take_plain(struct tls_conn *conn, uint8_t *ret_bytes, size_t len)
-{
-	size_t n = bufq_peek(&conn->plain, 0, ret_bytes, len);
-	bufq_drop(&conn->plain, n);
-	conn->read_bytes += n;
-	return (int)n;
-}
-
 // One record: bytes for the caller (> 0), 0 when it held none, or an error.
 static int read_record(struct tls_conn *conn, uint8_t *ret_bytes, size_t room)
 {
@@ -365,7 +357,7 @@ static int read_record(struct tls_conn *conn, uint8_t *ret_bytes, size_t room)
 		return open_failed(conn, ERR_TLS);
 	if (body - TLS_RECORD_TAG > room) {
 		int err = open_aside(conn, header, body);
-		return err == 0 && !bufq_empty(&conn->plain) ? take_plain(conn, ret_bytes, room) : err;
+		return err == 0 && !bufq_empty(&conn->plain) ? tls_conn_take_plain(conn, ret_bytes, room) : err;
 	}
 	int err = open_first(conn, header, body, ret_bytes, &len, &type);
 	if (err)
@@ -379,7 +371,7 @@ static int read_record(struct tls_conn *conn, uint8_t *ret_bytes, size_t room)
 int tls_native_read(struct tls_conn *conn, uint8_t *ret_bytes, size_t len)
 {
 	if (!bufq_empty(&conn->plain))
-		return take_plain(conn, ret_bytes, len);
+		return tls_conn_take_plain(conn, ret_bytes, len);
 	while (!conn->peer_closed && tls_conn_whole_record(conn) > 0) {
 		int n = read_record(conn, ret_bytes, len);
 		if (n == 0 && conn->extra_messages > tls_conn_extra_allowed(conn))

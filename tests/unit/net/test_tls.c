@@ -1136,6 +1136,29 @@ static void test_random_bytes(void **state)
 }
 
 // --- floods --------------------------------------------------------------------------------------
+// What was given back is read again, in any portions, before what follows.
+static void test_unread(void **state)
+{
+	(void)state;
+	for (enum make make = NATIVE; make < MAKES; make++) {
+		char got[32];
+		struct pair pair = pair_make(make, NULL);
+		assert_int_equal(tls_conn_write(pair.client, "first", 5), 5);
+		assert_int_equal(tls_conn_write(pair.client, "second", 6), 6);
+		carry(pair.client, pair.server, 0);
+		assert_int_equal(tls_conn_read(pair.server, got, sizeof got), 5);
+		struct slice back = {NULL, (const uint8_t *)"first", 5};
+		assert_int_equal(tls_conn_unread(pair.server, back), 0);
+		assert_true(tls_conn_readable(pair.server));
+		assert_int_equal(tls_conn_read(pair.server, got, 2), 2);
+		assert_int_equal(tls_conn_read(pair.server, got + 2, sizeof got - 2), 3);
+		assert_int_equal(tls_conn_read(pair.server, got + 5, sizeof got - 5), 6);
+		assert_memory_equal(got, "firstsecond", 11);
+		assert_int_equal(pair.server->read_bytes, 11);
+		pair_free(&pair);
+	}
+}
+
 // The client (by OpenSSL) asks for key updates without end; both record layers of the server draw a line.
 static void check_key_update_flood(enum make make)
 {
@@ -1453,6 +1476,7 @@ int main(void)
 	    cmocka_unit_test(test_scattered_record),
 	    cmocka_unit_test(test_replay),
 	    cmocka_unit_test(test_records),
+	    cmocka_unit_test(test_unread),
 	    cmocka_unit_test(test_split_messages),
 	    cmocka_unit_test(test_bad_headers),
 	    cmocka_unit_test(test_empty_record_flood),
