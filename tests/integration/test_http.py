@@ -457,6 +457,17 @@ def test_a_client_that_half_closes_gets_its_answer(web):
         assert peer.rest() == b""
 
 
+def test_an_end_right_behind_the_request_loses_no_answer(web):
+    """The client's end and the origin's answer may reach the proxy in the same moment."""
+    request = "GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n"
+    with web.origin(serve()):
+        for _ in range(500):
+            peer = web.connect().send(request).end()
+            assert peer.response()[0] == 200
+            assert peer.rest() == b""
+            peer.close()
+
+
 def test_ten_thousand_connections_leave_nothing(web):
     with web.origin(serve()):
         def round_of(count):

@@ -34,7 +34,10 @@ def serve(answer=None, seen=None):
     def handler(peer):
         while True:
             while b"\r\n\r\n" not in peer.buffer:
-                if not peer._more():
+                try:
+                    if not peer._more():
+                        return
+                except TimeoutError:  # a pooled connection that nobody needed for long
                     return
             head = peer.head()
             if seen is not None:

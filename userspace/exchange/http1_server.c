@@ -90,6 +90,15 @@ static void begin_exchange(struct connection *connection, struct exchange *excha
 	chunk_unref(chunk);
 }
 
+// The client sends nothing more. The last answer may be in the queue still.
+static void end_of_requests(struct connection *connection, int err)
+{
+	if (err == ERR_EOF && !stream_is_flushed(&connection->stream))
+		connection_linger(connection);
+	else
+		connection_close(connection);
+}
+
 // Reads and parses one head. False when there is nothing (more) to do now: the next request waits, too, while the client
 // does not read the answers.
 static bool read_head(struct connection *connection)
@@ -107,7 +116,7 @@ static bool read_head(struct connection *connection)
 		if (got == ERR_NEED_MORE)
 			break;
 		if (got <= 0) {
-			connection_close(connection);
+			end_of_requests(connection, got);
 			return false;
 		}
 		n = http1_request_parse((struct str){(const char *)bytes.p, bytes.len}, limit, LIMIT_HTTP_HEADERS, &head,
