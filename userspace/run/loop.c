@@ -105,6 +105,27 @@ void loop_stop(struct loop *loop)
 	loop_wake(loop);
 }
 
+// --- tasks --------------------------------------------------------------------------------------------------
+void loop_defer(struct loop *loop, struct loop_task *task, loop_task_fn fn)
+{
+	if (task->_queued)
+		return;
+	*task = (struct loop_task){NULL, fn, true};
+	*loop->tasks_end = task;
+	loop->tasks_end = &task->_next;
+}
+
+static void run_tasks(struct loop *loop)
+{
+	for (struct loop_task *task; (task = loop->tasks);) {
+		loop->tasks = task->_next;
+		if (!loop->tasks)
+			loop->tasks_end = &loop->tasks;
+		task->_queued = false;
+		task->fn(task);
+	}
+}
+
 // --- life ---------------------------------------------------------------------------------------------------
 int loop_new(struct loop **ret_loop)
 {
@@ -145,6 +166,7 @@ void loop_free(struct loop *loop)
 	if (!loop)
 		return;
 	on_wake(&loop->wake, 0);
+	run_tasks(loop); // what was freed last is waiting there
 	close(loop->wake.fd);
 	close(loop->epoll_fd);
 	pthread_mutex_destroy(&loop->lock);
@@ -289,26 +311,6 @@ static int wheel_timeout(struct loop *loop, int timeout_ms)
 }
 
 // --- turns --------------------------------------------------------------------------------------------------
-void loop_defer(struct loop *loop, struct loop_task *task, loop_task_fn fn)
-{
-	if (task->_queued)
-		return;
-	*task = (struct loop_task){NULL, fn, true};
-	*loop->tasks_end = task;
-	loop->tasks_end = &task->_next;
-}
-
-static void run_tasks(struct loop *loop)
-{
-	for (struct loop_task *task; (task = loop->tasks);) {
-		loop->tasks = task->_next;
-		if (!loop->tasks)
-			loop->tasks_end = &loop->tasks;
-		task->_queued = false;
-		task->fn(task);
-	}
-}
-
 int loop_turn(struct loop *loop, int timeout_ms)
 {
 	struct epoll_event events[EVENTS_PER_TURN];

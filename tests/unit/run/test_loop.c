@@ -140,6 +140,17 @@ static void deferred_tasks_run_once_in_the_same_turn(void **state)
 	assert_int_equal(order[1], 2);
 }
 
+static void deferred_tasks_run_when_the_loop_is_freed(void **state)
+{
+	(void)state;
+	struct loop *last;
+	assert_int_equal(loop_new(&last), 0);
+	order_count = 0;
+	loop_defer(last, &tasks[1], second_task);
+	loop_free(last);
+	assert_int_equal(order_count, 1);
+}
+
 static struct loop_io ios[2];
 static int io_calls;
 
@@ -203,6 +214,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(many_timers_in_random_order, setup, teardown),
 	    cmocka_unit_test_setup_teardown(a_timer_may_be_restarted_and_stopped, setup, teardown),
 	    cmocka_unit_test_setup_teardown(deferred_tasks_run_once_in_the_same_turn, setup, teardown),
+	    cmocka_unit_test_setup_teardown(deferred_tasks_run_when_the_loop_is_freed, setup, teardown),
 	    cmocka_unit_test_setup_teardown(an_event_of_a_removed_descriptor_is_dropped, setup, teardown),
 	    cmocka_unit_test_setup_teardown(posts_come_from_other_threads, setup, teardown),
 	};
