@@ -237,6 +237,12 @@ def test_random_follows_the_weights(mesh):
 LOADED = range(50, 150)
 
 
+def readable(peer):
+    poll = select.poll()
+    poll.register(peer.sock, select.POLLIN)
+    return poll.poll(0)
+
+
 def test_least_request(mesh):
     held, release = threading.Event(), threading.Event()
 
@@ -260,7 +266,7 @@ def test_least_request(mesh):
         address = site.vip("web.mesh")
         while not held.is_set():
             peer = connect(site.client.pod, address, 80).send("GET /hold HTTP/1.1\r\nHost: web.mesh\r\n\r\n")
-            wait_until(lambda: held.is_set() or select.select([peer.sock], [], [], 0)[0])
+            wait_until(lambda: held.is_set() or readable(peer))
         answered = site.curl("http://web.mesh/[1-400]").split()
         assert len(answered) == 400 and answered.count("a") in LOADED, answered.count("a")
         release.set()

@@ -64,6 +64,8 @@ static void clear_tls(const struct cluster *cluster, struct endpoint_state *endp
 void dataplane_set_tls(struct dataplane *dataplane, struct tls_context *tls)
 {
 	struct tls_context *old = dataplane->tls;
+	if (tls == old)
+		return;
 	dataplane->tls = tls ? tls_context_ref(tls) : NULL;
 	if (old) {
 		// What is in use goes on; what nobody uses must not serve anybody whom the new files would refuse.
@@ -128,7 +130,8 @@ void dataplane_free(struct dataplane *dataplane)
 	tunnel_pipes_free(dataplane);
 	balancer_free(dataplane->balancer);
 	snapshot_unref(dataplane->snapshot);
-	dataplane_set_tls(dataplane, NULL);
+	if (dataplane->tls)
+		tls_context_unref(dataplane->tls);
 	pool_trim(&dataplane->connection_pool);
 	pool_trim(&dataplane->upstream_pool);
 	pool_trim(&dataplane->tunnel_pool);

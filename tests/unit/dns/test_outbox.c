@@ -32,14 +32,34 @@ static int bound(int family, union dns_client *ret_address, socklen_t *ret_len)
 	return fd;
 }
 
+static unsigned port_slot(int client)
+{
+	// The port has the same place in both families.
+	return ntohs(clients[client].v4.sin_port) % ARRAY_SIZE(box._sends_by_port);
+}
+
+static bool slot_is_taken(int client)
+{
+	for (int i = 0; i < client; i++)
+		if (port_slot(i) == port_slot(client))
+			return true;
+	return false;
+}
+
+// Clients whose ports share a slot may get separate sends: these do not.
 static void open_all(int family)
 {
 	union dns_client unused;
 	socklen_t len;
 	memset(&box, 0, sizeof box);
 	server = bound(family, &unused, &len);
-	for (int i = 0; i < CLIENTS; i++)
+	for (int i = 0; i < CLIENTS; i++) {
 		receivers[i] = bound(family, &clients[i], &len);
+		while (slot_is_taken(i)) {
+			close(receivers[i]);
+			receivers[i] = bound(family, &clients[i], &len);
+		}
+	}
 }
 
 static void close_all(void)
