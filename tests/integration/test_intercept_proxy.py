@@ -340,7 +340,6 @@ def test_a_restarted_proxy_finds_the_rules_in_place(mesh):
     client = mesh.sidecar("client")
     client.proxy.kill()
     client.start()
-    client.show("conn", "show")  # answered when all is up: the socket is there before the listeners are
     assert probe(client.pod, server.ipv4, 7000).startswith("app ")
     assert client.intercept("apply").stdout == "interception: unchanged\n"
 
