@@ -287,7 +287,7 @@ struct batch {
 	struct nftnl_batch *nlb;
 	uint32_t first, next;
 	const struct ruleset *ruleset;
-	uint32_t first_rule; // sequence number of rule 0
+	uint32_t first_set, first_rule; // sequence numbers of set 0 and rule 0
 	int err;
 };
 
@@ -395,6 +395,7 @@ static void batch_ruleset(struct batch *batch)
 	for (enum rule_chain chain = 0; chain < CHAIN_COUNT && !batch->err; chain++)
 		if (ruleset_has_chain(ruleset, chain))
 			batch_chain(batch, &rule_chains[chain]);
+	batch->first_set = batch->next;
 	for (size_t i = 0; i < ruleset->set_count && !batch->err; i++)
 		batch_set(batch, &ruleset->sets[i], (uint32_t)i + 1);
 	batch->first_rule = batch->next;
@@ -494,6 +495,11 @@ static int say_refusal(const struct batch *batch, const struct refusal *refusal,
 	uint32_t index = refusal->sequence - batch->first_rule;
 	if (refusal->err == -EPERM || !ruleset || refusal->sequence <= batch->first + 1)
 		return say_request(error, refusal->err, "cannot change the rules");
+	if (refusal->sequence >= batch->first_set && refusal->sequence < batch->first_rule)
+		return say(error, refusal->err,
+			   "the kernel refuses a set of ranges: %s; it needs CONFIG_NF_TABLES_SET ("
+			   "module nf_tables_set, part of nf_tables in newer kernels)",
+			   err_text(refusal->err));
 	if (refusal->sequence < batch->first_rule)
 		return say(error, refusal->err,
 			   "the kernel refuses chains for address translation: %s; it needs CONFIG_NFT_NAT "

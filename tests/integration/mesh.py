@@ -85,6 +85,7 @@ class Sidecar:
             ready=serving(self.socket),
             env={"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", **(env or {})},
         )
+        self.show("conn", "show")  # answered when all is up: the socket is there before the other listeners are
 
     def intercept(self, verb, *words, check=True):
         return self.pod.run(

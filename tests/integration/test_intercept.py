@@ -628,6 +628,15 @@ def test_what_was_tampered_with_is_mended(app, peer, tampering):
     assert probe(app, peer.ipv4, 80) == captured("outbound", peer.ipv4, 80)
 
 
+def test_a_chain_of_ours_that_should_not_be_there(app):
+    app.apply("--no-inbound")
+    before = counters_at_zero(state(app))
+    app.pod.run(["nft", "add chain inet weir inbound"])
+    assert app.show()["altered"] is True
+    assert app.apply("--no-inbound") == "interception: installed\n"
+    assert counters_at_zero(state(app)) == before
+
+
 def test_a_route_that_somebody_removed_is_laid_again(network, weir):
     app = CapturedPod(network, weir, "app", default_route=False)
     app.apply(*VIPS)
@@ -887,6 +896,8 @@ SABOTEUR = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <linux/netfilter/nf_tables.h>
+#include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
 #include <stdlib.h>
 #include <string.h>
@@ -898,6 +909,14 @@ int socket(int domain, int type, int protocol)
 		return errno = EPROTONOSUPPORT, -1;
 	return real(domain, type, protocol);
 }
+/* A type of message that does not exist; of long ones, whose refusals are long, too, if they repeat all of it. */
+static void spoil_elements(struct iovec *iov)
+{
+	size_t left = iov->iov_len;
+	for (struct nlmsghdr *nlh = iov->iov_base; NLMSG_OK(nlh, left); nlh = NLMSG_NEXT(nlh, left))
+		if (nlh->nlmsg_type == (NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWSETELEM) && nlh->nlmsg_len > 16384)
+			nlh->nlmsg_type |= 0xf0;
+}
 ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 {
 	static ssize_t (*real)(int, const struct msghdr *, int);
@@ -905,6 +924,8 @@ ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 	if (!real)
 		real = (ssize_t (*)(int, const struct msghdr *, int))dlsym(RTLD_NEXT, "sendmsg");
 	for (size_t i = 0; i < msg->msg_iovlen; i++) {
+		if (!strcmp(name, "elements"))
+			spoil_elements(&msg->msg_iov[i]);
 		char *at = msg->msg_iov[i].iov_base, *end = at + msg->msg_iov[i].iov_len;
 		while ((at = memmem(at, end - at, name, strlen(name) + 1)))
 			*at++ = 'Q';
@@ -931,6 +952,7 @@ def saboteur(tmp_path_factory):
         ("nat", "CONFIG_NFT_NAT"),
         ("counter", "CONFIG_NFT_COUNTER (module nft_counter)"),
         ("nftables", "this kernel has no nftables (CONFIG_NF_TABLES"),
+        ("elements", "the kernel refuses a set of ranges"),
     ],
 )
 @pytest.mark.parametrize("installed", [False, True], ids=["nothing-before", "something-before"])

@@ -90,6 +90,15 @@ def test_a_captured_pod_reached_by_its_address(mesh, family, bound):
 
 
 @families
+def test_an_application_that_serves_dns_over_tcp(mesh, family):
+    """The inbound proxy's connection to it is no query of its host's: it is known by its mark."""
+    server = mesh.sidecar("server")
+    Server(server.pod, 53, "app", ANY[family])
+    assert probe(mesh.network.pod("stranger"), ip_of(server, family), 53).startswith("app ")
+    assert rule_packets(server, "inbound", "inbound") == 1
+
+
+@families
 def test_an_uncaptured_client_reaches_a_captured_pod(mesh, family):
     server = mesh.sidecar("server")
     Server(server.pod, 7000, "app", ANY[family])
@@ -340,7 +349,6 @@ def test_a_restarted_proxy_finds_the_rules_in_place(mesh):
     client = mesh.sidecar("client")
     client.proxy.kill()
     client.start()
-    client.show("conn", "show")  # answered when all is up: the socket is there before the listeners are
     assert probe(client.pod, server.ipv4, 7000).startswith("app ")
     assert client.intercept("apply").stdout == "interception: unchanged\n"
 

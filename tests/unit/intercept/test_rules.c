@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rulesets as data: sets, comparison, text; and the way to nftables' form and back, without a kernel.
+#include "make_plan.h"
+
+#include "base/mem.h"
+#include "intercept/nft_rule.h"
+
+#include <errno.h>
+#include <libnftnl/expr.h>
+#include <stdio.h>
+
+// --- sets ---------------------------------------------------------------------------------------------------
+static void set_of(const char *option, const char *values, const char *name, const char *expected)
+{
+	char text[512];
+	autostrbuf struct strbuf out = {0};
+	struct ruleset ruleset;
+	snprintf(text, sizeof text, "%s %s", option, values);
+	make_rules(text, &ruleset);
+	int set = ruleset_find_set(&ruleset, name);
+	assert_true(set >= 0);
+	rule_set_print(&ruleset.sets[set], &out);
+	assert_string_equal(out.p, expected);
+	ruleset_done(&ruleset);
+}
+
+static void sets_are_sorted_and_joined(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *option, *values, *name, *expected;
+	} rows[] = {
+	    {"include-outbound-ports", "80", "outbound_include_ports", "80"},
+	    {"include-outbound-ports", "9,5-7,8,1-3", "outbound_include_ports", "1-3, 5-9"},
+	    {"include-outbound-ports", "1-65535,80", "outbound_include_ports", "1-65535"},
+	    {"include-outbound-ports", "65535,65534,1", "outbound_include_ports", "1, 65534-65535"},
+	    {"include-outbound-ports", "255,256,511-512", "outbound_include_ports", "255-256, 511-512"},
+	    {"include-outbound-cidrs", "10.0.0.0/9,10.128.0.0/9", "outbound_include_ipv4", "10.0.0.0/8"},
+	    {"include-outbound-cidrs", "10.1.0.0/16,10.0.0.0/8,11.0.0.1", "outbound_include_ipv4",
+	     "10.0.0.0/8, 11.0.0.1"},
+	    {"include-outbound-cidrs", "10.0.0.1,10.0.0.2", "outbound_include_ipv4", "10.0.0.1-10.0.0.2"},
+	    {"include-outbound-cidrs", "0.0.0.0/0,255.255.255.255", "outbound_include_ipv4", "0.0.0.0/0"},
+	    {"include-outbound-cidrs", "::/0,fd00::1", "outbound_include_ipv6", "::/0"},
+	    {"include-outbound-cidrs", "fd00::1,fd00::,ff00::/8", "outbound_include_ipv6",
+	     "fd00::/127, ff00::/8"},
+	    {"include-users", "4294967294,0,1", "include_users", "0-1, 4294967294"},
+	    {"exclude-inbound-ports", "21,23", "inbound_exclude_ports", "21-23"}, // with SSH
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+		set_of(rows[i].option, rows[i].values, rows[i].name, rows[i].expected);
+}
+
+// --- text ---------------------------------------------------------------------------------------------------
+static void a_small_plan_as_text(void **state)
+{
+	(void)state;
+	static const char expected[] =
+	    "table inet weir {\n"
+	    "\tset outbound_include_ports {\n\t\ttype inet_service\n\t\tflags interval\n\t\telements = { 80, "
+	    "443-444 }\n"
+	    "\t}\n\n"
+	    "\tchain output {\n"
+	    "\t\ttype nat hook output priority -100; policy accept;\n"
+	    "\t\tmeta nfproto ipv6 counter packets 0 bytes 0 return comment \"IPv6 is not captured\"\n"
+	    "\t\tmeta mark & 0x00000fff == 0x00000772 counter packets 0 bytes 0 return "
+	    "comment \"proxy: to the application, DNS servers and others\"\n"
+	    "\t\tmeta mark & 0x00000fff == 0x00000771 counter packets 0 bytes 0 return comment \"proxy: to "
+	    "endpoints\"\n"
+	    "\t\tmeta skuid 99 counter packets 0 bytes 0 return comment \"proxy: by its user\"\n"
+	    "\t\tmeta mark 0x00000005 counter packets 0 bytes 0 return comment \"excluded mark\"\n"
+	    "\t\toifname \"lo\" counter packets 0 bytes 0 return comment \"a program's connections to its "
+	    "own host\"\n"
+	    "\t\toifname != \"eth*\" oifname != \"wlan0\" counter packets 0 bytes 0 return "
+	    "comment \"not an included interface\"\n"
+	    "\t\ttcp dport != @outbound_include_ports counter packets 0 bytes 0 return comment \"not an "
+	    "included port\"\n"
+	    "\t\tmeta l4proto tcp counter packets 0 bytes 0 redirect to :15001 comment \"outbound\"\n"
+	    "\t}\n"
+	    "}\n";
+	autostrbuf struct strbuf out = {0};
+	struct ruleset ruleset;
+	make_rules(
+	    "no-ipv6; no-inbound; no-dns; capture-metadata; include-outbound-ports 443-444,80; proxy-user 99;"
+	    "exclude-marks 5; include-outbound-interfaces eth*,wlan0",
+	    &ruleset);
+	ruleset_print(&ruleset, &out);
+	assert_string_equal(out.p, expected);
+	ruleset_done(&ruleset);
+}
+
+// --- comparison ---------------------------------------------------------------------------------------------
+static void equality(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(plans); i++) {
+		for (size_t j = 0; j < ARRAY_SIZE(plans); j++) {
+			struct ruleset a, b;
+			make_rules(plans[i], &a);
+			make_rules(plans[j], &b);
+			assert_int_equal(ruleset_equal(&a, &b), i == j);
+			ruleset_done(&a);
+			ruleset_done(&b);
+		}
+	}
+}
+
+static void every_difference_counts_but_counters(void **state)
+{
+	(void)state;
+	struct ruleset a, b;
+	make_rules(plan_of_everything, &a);
+	make_rules(plan_of_everything, &b);
+	for (size_t i = 0; i < b.rule_count; i++) {
+		struct rule *rule = &b.rules[i], kept = *rule;
+		rule->packets = rule->bytes = 7;
+		assert_true(ruleset_equal(&a, &b));
+		rule->value++;
+		assert_false(ruleset_equal(&a, &b));
+		*rule = kept;
+		rule->comment[0] ^= 1;
+		assert_false(ruleset_equal(&a, &b));
+		*rule = kept;
+		rule->foreign = true;
+		assert_false(ruleset_equal(&a, &b));
+		*rule = kept;
+		rule->matches[0].negated ^= true;
+		assert_false(ruleset_equal(&a, &b));
+		*rule = kept;
+		rule->match_count--;
+		assert_false(ruleset_equal(&a, &b));
+		*rule = kept;
+	}
+	for (size_t i = 0; i < b.set_count; i++) {
+		b.sets[i].ranges[0].first[0] ^= 1;
+		assert_false(ruleset_equal(&a, &b));
+		b.sets[i].ranges[0].first[0] ^= 1;
+	}
+	b.altered = true;
+	assert_false(ruleset_equal(&a, &b));
+	b.altered = false;
+	b.rule_count--;
+	assert_false(ruleset_equal(&a, &b) || ruleset_equal(&b, &a));
+	b.rule_count++;
+	assert_true(ruleset_equal(&a, &b));
+	ruleset_done(&a);
+	ruleset_done(&b);
+}
+
+// --- nftables' form -----------------------------------------------------------------------------------------
+static int has_counter(struct nftnl_expr *expr, void *found)
+{
+	if (!strcmp(nftnl_expr_get_str(expr, NFTNL_EXPR_NAME), "counter"))
+		++*(int *)found;
+	return 0;
+}
+
+// The whole ruleset to nftables' form and back. 0 or -ENOMEM.
+static int there_and_back(const struct ruleset *from, struct ruleset *to)
+{
+	int err = 0;
+	for (size_t i = 0; i < from->set_count && !err; i++) {
+		struct nftnl_set *set;
+		err = nft_set_encode(&from->sets[i], (uint32_t)i + 1, &set);
+		if (err)
+			break;
+		int index = nft_set_decode(set, to);
+		err = index < 0 ? index : nft_set_decode_elements(set, &to->sets[index]);
+		nftnl_set_free(set);
+	}
+	for (size_t i = 0; i < from->rule_count && !err; i++) {
+		struct nftnl_rule *rule;
+		int counters = 0;
+		err = nft_rule_encode(from, &from->rules[i], &rule);
+		if (err)
+			break;
+		nftnl_expr_foreach(rule, has_counter, &counters);
+		assert_int_equal(counters, 1);
+		err = nft_rule_decode(rule, to);
+		nftnl_rule_free(rule);
+	}
+	return err;
+}
+
+static void encoding_and_decoding_are_inverse(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(plans); i++) {
+		struct ruleset from, to = {0};
+		make_rules(plans[i], &from);
+		assert_int_equal(there_and_back(&from, &to), 0);
+		assert_true(ruleset_equal(&from, &to));
+		ruleset_done(&from);
+		ruleset_done(&to);
+	}
+}
+
+// What others put into the table: an expression that weir does not use, one in the wrong place, no comment.
+static void foreign_rules_are_told_apart(void **state)
+{
+	(void)state;
+	struct ruleset from;
+	make_rules("", &from);
+	for (int kind = 0; kind < 4; kind++) {
+		struct ruleset to = {0};
+		struct nftnl_rule *rule;
+		assert_int_equal(nft_rule_encode(&from, &from.rules[0], &rule), 0);
+		struct nftnl_expr *expr = NULL;
+		if (kind == 0) {
+			expr = nftnl_expr_alloc("log");
+		} else if (kind == 1) { // a second verdict
+			expr = nftnl_expr_alloc("immediate");
+			nftnl_expr_set_u32(expr, NFTNL_EXPR_IMM_DREG, 0);
+			nftnl_expr_set_u32(expr, NFTNL_EXPR_IMM_VERDICT, 1);
+		} else if (kind == 2) {
+			nftnl_rule_set_str(rule, NFTNL_RULE_CHAIN, "theirs");
+		} else {
+			nftnl_rule_unset(rule, NFTNL_RULE_USERDATA);
+		}
+		if (expr)
+			nftnl_rule_add_expr(rule, expr);
+		assert_int_equal(nft_rule_decode(rule, &to), 0);
+		assert_int_equal(to.rule_count, 1);
+		assert_true(to.rules[0].foreign);
+		nftnl_rule_free(rule);
+		ruleset_done(&to);
+	}
+	ruleset_done(&from);
+}
+
+static void without_memory(void **state)
+{
+	(void)state;
+	struct ruleset from;
+	make_rules(plan_of_everything, &from);
+	for (long n = 0;; n++) {
+		struct ruleset to = {0};
+		mem_fail_set(n);
+		int err = there_and_back(&from, &to);
+		mem_fail_set(-1);
+		ruleset_done(&to);
+		if (!err)
+			break;
+		assert_int_equal(err, -ENOMEM);
+	}
+	ruleset_done(&from);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(sets_are_sorted_and_joined),
+	    cmocka_unit_test(a_small_plan_as_text),
+	    cmocka_unit_test(equality),
+	    cmocka_unit_test(every_difference_counts_but_counters),
+	    cmocka_unit_test(encoding_and_decoding_are_inverse),
+	    cmocka_unit_test(foreign_rules_are_told_apart),
+	    cmocka_unit_test(without_memory),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
