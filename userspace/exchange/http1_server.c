@@ -90,6 +90,15 @@ static void begin_exchange(struct connection *connection, struct exchange *excha
 	chunk_unref(chunk);
 }
 
+// No further request comes. After an orderly end the client still reads what it is owed of the last answers.
+static void client_ended(struct connection *connection, int err)
+{
+	if (err == ERR_EOF && stream_queued(&connection->stream))
+		connection_linger(connection);
+	else
+		connection_close(connection);
+}
+
 // Reads and parses one head. False when there is nothing (more) to do now: the next request waits, too, while the client
 // does not read the answers.
 static bool read_head(struct connection *connection)
@@ -107,7 +116,7 @@ static bool read_head(struct connection *connection)
 		if (got == ERR_NEED_MORE)
 			break;
 		if (got <= 0) {
-			connection_close(connection);
+			client_ended(connection, got);
 			return false;
 		}
 		n = http1_request_parse((struct str){(const char *)bytes.p, bytes.len}, limit, LIMIT_HTTP_HEADERS, &head,
