@@ -90,9 +90,8 @@ static void on_idle_timeout(struct loop_timer *timer)
 	upstream_close(container_of(timer, struct upstream, timer));
 }
 
-static const struct stream_ops idle_ops = {.on_readable = on_idle_event,
-					   .on_drained = on_idle_drained,
-					   .on_write_error = on_idle_write_error};
+static const struct stream_ops idle_ops = {
+    .on_readable = on_idle_event, .on_drained = on_idle_drained, .on_write_error = on_idle_write_error};
 
 static void leave_pool(struct upstream *upstream)
 {
@@ -123,7 +122,8 @@ void upstream_release(struct upstream *upstream)
 
 void upstream_pool_clear(struct endpoint_state *endpoint)
 {
-	list_for_each_safe(node, &endpoint->idle) upstream_close(container_of(node, struct upstream, node));
+	list_for_each_safe (node, &endpoint->idle)
+		upstream_close(container_of(node, struct upstream, node));
 }
 
 // --- getting one --------------------------------------------------------------------------------------------
@@ -154,8 +154,7 @@ struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstre
 	if (list_empty(&target->endpoint->idle))
 		return NULL;
 	bool tls = wants_tls(dataplane, target);
-	list_for_each(node, &target->endpoint->idle)
-	{
+	list_for_each (node, &target->endpoint->idle) {
 		struct upstream *upstream = container_of(node, struct upstream, node);
 		if ((upstream->stream.tls != NULL) != tls || upstream->inbound != target->inbound)
 			continue;
@@ -169,7 +168,8 @@ struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstre
 }
 
 // A cluster that asks for TLS while there is no certificate is an error, not plaintext.
-static int make_tls(struct dataplane *dataplane, const struct upstream_target *target, struct tls_conn **ret_tls)
+static int make_tls(struct dataplane *dataplane, const struct upstream_target *target,
+		    struct tls_conn **ret_tls)
 {
 	const struct cluster *cluster = target->cluster;
 	if (cluster && cluster->tls == TLS_ORIGINATE_MESH && cluster->tls_percent && !dataplane->tls)
@@ -177,15 +177,15 @@ static int make_tls(struct dataplane *dataplane, const struct upstream_target *t
 	if (!wants_tls(dataplane, target))
 		return 0;
 	struct tls_peer_rules rules = {
-		.allow = cluster->tls_allow,
-		.allow_count = cluster->tls_allow_count,
-		.endpoint = target->endpoint->addr,
+	    .allow = cluster->tls_allow,
+	    .allow_count = cluster->tls_allow_count,
+	    .endpoint = target->endpoint->addr,
 	};
 	return tls_conn_new(dataplane->tls, TLS_CLIENT, &rules, ret_tls);
 }
 
-int upstream_connect(struct dataplane *dataplane, const struct upstream_target *target, const struct upstream_ops *ops,
-		     void *owner, struct upstream **ret_upstream)
+int upstream_connect(struct dataplane *dataplane, const struct upstream_target *target,
+		     const struct upstream_ops *ops, void *owner, struct upstream **ret_upstream)
 {
 	struct sock_options options = {.mark = dataplane->settings.outbound_mark};
 	struct tls_conn *tls = NULL;
