@@ -14,20 +14,30 @@ static uint8_t at(struct str bytes, size_t i)
 	return (uint8_t)bytes.p[i];
 }
 
-// RFC 8446 5.1, 4.1.2: handshake record, version 3.0 to 3.4, a length that a record can have; ClientHello with a length,
-// legacy_version 3.x.
-static enum verdict is_tls(struct str bytes)
+struct range {
+	uint8_t low, high;
+};
+
+// Whether each byte lies in the range of its place; MAYBE while there are fewer.
+static enum verdict fits(struct str bytes, const struct range *shape, size_t count)
 {
-	static const struct {
-		uint8_t low, high;
-	} shape[] = {{0x16, 0x16}, {3, 3}, {0, 4}, {0, 0x40}, {0, 255}, {1, 1}, {0, 1}, {0, 255}, {0, 255}, {3, 3}, {0, 4}};
-	for (size_t i = 0; i < bytes.len && i < ARRAY_SIZE(shape); i++)
+	for (size_t i = 0; i < bytes.len && i < count; i++)
 		if (at(bytes, i) < shape[i].low || at(bytes, i) > shape[i].high)
 			return NO;
-	if (bytes.len < ARRAY_SIZE(shape))
-		return MAYBE;
-	unsigned record = at(bytes, 3) << 8 | at(bytes, 4);
-	unsigned hello = (unsigned)at(bytes, 6) << 16 | at(bytes, 7) << 8 | at(bytes, 8);
+	return bytes.len < count ? MAYBE : YES;
+}
+
+// RFC 8446 5.1, 4.1.2: handshake record, version 3.0 to 3.4, a length that a record can have; ClientHello
+// with a length, legacy_version 3.x.
+static enum verdict is_tls(struct str bytes)
+{
+	static const struct range SHAPE[] = {{0x16, 0x16}, {3, 3},   {0, 4},   {0, 0x40}, {0, 255}, {1, 1},
+					     {0, 1},	   {0, 255}, {0, 255}, {3, 3},	  {0, 4}};
+	enum verdict verdict = fits(bytes, SHAPE, ARRAY_SIZE(SHAPE));
+	if (verdict != YES)
+		return verdict;
+	unsigned record = (unsigned)at(bytes, 3) << 8 | at(bytes, 4);
+	unsigned hello = (unsigned)at(bytes, 6) << 16 | (unsigned)at(bytes, 7) << 8 | at(bytes, 8);
 	return record >= 4 && record <= 16384 && hello >= 38 ? YES : NO;
 }
 
@@ -57,8 +67,8 @@ static bool is_registered(struct str method)
 	return false;
 }
 
-// What follows the method and a blank. "GET /" is enough, and the parser judges the rest; other words have to be
-// followed by a version, because text protocols with commands such as "get /key" exist.
+// What follows the method and a blank. "GET /" is enough, and the parser judges the rest; other words have to
+// be followed by a version, because text protocols with commands such as "get /key" exist.
 static enum verdict is_target(struct str rest, bool registered)
 {
 	static const struct str VERSION = STR(" HTTP/");
@@ -95,23 +105,19 @@ static enum verdict is_http1(struct str bytes)
 	return is_target((struct str){bytes.p + end + 1, bytes.len - end - 1}, is_registered(method));
 }
 
-// Protocol 1 or 2, type 0 to 2, command 0 to 2 or 100 (SOFABolt).
+// SOFABolt: protocol 1, or 2 with one byte more; then type 0 to 2, command 0 to 2 or 100, version 1.
 static enum verdict is_bolt(struct str bytes)
 {
-	size_t type = at(bytes, 0) == 2 ? 2 : 1;
-	if (at(bytes, 0) != 1 && at(bytes, 0) != 2)
+	static const struct range SECOND = {1, 2}, SHAPE[] = {{0, 2}, {0, 0}, {0, 100}, {1, 1}};
+	uint8_t protocol = at(bytes, 0);
+	if (protocol != 1 && protocol != 2)
 		return NO;
-	if (type == 2 && bytes.len > 1 && at(bytes, 1) != 1 && at(bytes, 1) != 2)
+	size_t start = MIN(protocol, bytes.len);
+	struct str second = {bytes.p + 1, protocol == 2 && bytes.len > 1},
+		   rest = {bytes.p + start, bytes.len - start};
+	if (fits(second, &SECOND, 1) == NO || (rest.len > 2 && at(rest, 2) > 2 && at(rest, 2) < 100))
 		return NO;
-	if (bytes.len > type && at(bytes, type) > 2)
-		return NO;
-	if (bytes.len > type + 1 && at(bytes, type + 1) != 0)
-		return NO;
-	if (bytes.len > type + 2 && at(bytes, type + 2) > 2 && at(bytes, type + 2) != 100)
-		return NO;
-	if (bytes.len > type + 3 && at(bytes, type + 3) != 1)
-		return NO;
-	return bytes.len > type + 3 ? YES : MAYBE;
+	return fits(rest, SHAPE, ARRAY_SIZE(SHAPE));
 }
 
 static enum verdict is_dubbo(struct str bytes)
@@ -127,8 +133,8 @@ int detect(struct str bytes, enum protocol *ret_protocol)
 		enum protocol protocol;
 		enum verdict (*is)(struct str bytes);
 	} rows[] = {
-		{PROTOCOL_TLS, is_tls},	  {PROTOCOL_HTTP2, is_preface}, {PROTOCOL_HTTP1, is_http1},
-		{PROTOCOL_BOLT, is_bolt}, {PROTOCOL_DUBBO, is_dubbo},
+	    {PROTOCOL_TLS, is_tls},   {PROTOCOL_HTTP2, is_preface}, {PROTOCOL_HTTP1, is_http1},
+	    {PROTOCOL_BOLT, is_bolt}, {PROTOCOL_DUBBO, is_dubbo},
 	};
 	if (bytes.len == 0)
 		return ERR_NEED_MORE;

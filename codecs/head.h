@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The head of a message, the same for every protocol: what routing, policy, logs and conversion between protocols
-// read. Views into memory that somebody else owns (the receive buffer, an arena). Plain data, no I/O.
+// The head of a message, the same for every protocol: what routing, policy, logs and conversion between
+// protocols read. Views into memory that somebody else owns (the receive buffer, an arena). Plain data, no
+// I/O.
 #pragma once
 
 #include "base/str.h"

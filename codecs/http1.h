@@ -79,10 +79,11 @@ struct http1_head {
 // head's length (at most LIMIT_HTTP_HEAD): a head that cannot end within it is HTTP1_FAULT_HEAD_LARGE (or
 // TARGET_LONG when the request line alone is too long), also while more bytes are awaited.
 //
-// For an absolute-form target (http and https) head.path is what follows the authority ("/" if nothing does, "*" for OPTIONS)
-// and head.authority comes from the target, which overrides Host (RFC 9112 3.2.2); a query right behind the
-// authority is refused. CONNECT has the authority and no path. Targets may hold bytes above 0x7f, as many
-// clients send UTF-8, but no '#'. Host may be empty (RFC 9112 3.2), and bytes that some decode or split at
+// For an absolute-form target (http and https) head.path is what follows the authority ("/" if nothing does,
+// "*" for OPTIONS) and head.authority comes from the target, which overrides Host (RFC 9112 3.2.2); a query
+// right behind the authority is refused. CONNECT has the authority and no path. Targets may hold bytes above
+// 0x7f, as many clients send UTF-8, but no '#'. Host may be empty (RFC 9112 3.2), and bytes that some decode
+// or split at
 // ('%', ',') are refused in it.
 //
 // Transfer-Encoding is chunked alone, Content-Length one number below 2^63. Upgrade and Expect mean nothing

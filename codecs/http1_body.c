@@ -243,7 +243,8 @@ ptrdiff_t http1_body_walk(struct http1_body *body, struct str bytes, bool *ret_d
 	enum http1_fault fault = HTTP1_OK;
 	size_t at = 0;
 	for (size_t taken = 1; taken && at < bytes.len && !fault; at += taken)
-		taken = body_take(&next, (struct str){bytes.p + at, bytes.len - at}, &payload, &trailer, &fault);
+		taken =
+		    body_take(&next, (struct str){bytes.p + at, bytes.len - at}, &payload, &trailer, &fault);
 	if (fault) {
 		*ret_fault = fault;
 		return ERR_MALFORMED;

@@ -6,7 +6,8 @@
 
 enum { RECORD_HANDSHAKE = 22, CLIENT_HELLO = 1, EXTENSION_SNI = 0, EXTENSION_ALPN = 16, NAME_HOST = 0 };
 
-// Takes the handshake message out of its records (RFC 8446 5.1 lets it span several). 0 with its body in `bytes`, or an error.
+// Takes the handshake message out of its records (RFC 8446 5.1 lets it span several). 0 with its body in
+// `bytes`, or an error.
 static int assemble(struct str wire, uint8_t bytes[LIMIT_TLS_HELLO], size_t *ret_len)
 {
 	struct reader records;
@@ -78,10 +79,10 @@ int tls_hello_parse(struct str bytes, struct tls_hello *ret_hello)
 		return err;
 	ret_hello->sni = ret_hello->alpn = STR("");
 	reader_init(&hello, ret_hello->_bytes + 4, len - 4);
-	reader_skip(&hello, 2 + 32);		       // legacy_version, random
-	reader_skip(&hello, reader_u8(&hello));	       // legacy_session_id
-	reader_skip(&hello, reader_u16(&hello));       // cipher_suites
-	reader_skip(&hello, reader_u8(&hello));	       // legacy_compression_methods
+	reader_skip(&hello, 2 + 32);		 // legacy_version, random
+	reader_skip(&hello, reader_u8(&hello));	 // legacy_session_id
+	reader_skip(&hello, reader_u16(&hello)); // cipher_suites
+	reader_skip(&hello, reader_u8(&hello));	 // legacy_compression_methods
 	if (!hello.err && reader_remaining(&hello))
 		take_extensions(&hello, ret_hello);
 	return hello.err ? ERR_MALFORMED : 0;

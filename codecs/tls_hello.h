@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ClientHello at the start of a TLS connection (RFC 8446 4.1.2), as far as routing reads it: the server name and the
-// offered application protocols. Pure; nothing is checked that the TLS library would check.
+// The ClientHello at the start of a TLS connection (RFC 8446 4.1.2), as far as routing reads it: the server
+// name and the offered application protocols. Pure; nothing is checked that the TLS library would check.
 #pragma once
 
 #include "base/limits.h"
@@ -10,8 +10,9 @@
 #include <stdint.h>
 
 struct tls_hello {
-	struct str sni;	 // host name (RFC 6066 3); empty: none
-	struct str alpn; // the list of protocols as on the wire (RFC 7301 3.1): each with a length byte; empty: none
+	struct str sni; // host name (RFC 6066 3); empty: none
+	struct str
+	    alpn; // the list of protocols as on the wire (RFC 7301 3.1): each with a length byte; empty: none
 	uint8_t _bytes[LIMIT_TLS_HELLO]; // the message, put together from its records
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Any first bytes of a connection: the answer for a prefix is "more", or that for the whole; and a ClientHello is read
-// the same at every way of arriving.
+// Any first bytes of a connection: the answer for a prefix is "more", or that for the whole; and a
+// ClientHello is read the same at every way of arriving.
 #include "check.h"
 
 #include "base/error.h"

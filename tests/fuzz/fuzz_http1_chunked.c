@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Any bytes as a body. The first two bytes choose the framing and a cut; decoding and walking, whole, in two pieces and
-// byte by byte agree on where it ends, on the payload, on the trailers and on the fault.
+// Any bytes as a body. The first two bytes choose the framing and a cut; decoding and walking, whole, in two
+// pieces and byte by byte agree on where it ends, on the payload, on the trailers and on the fault.
 #include "check.h"
 
 #include "base/error.h"
@@ -46,7 +46,8 @@ static void walk(struct http1_body *body, struct str piece, struct walked *to)
 
 typedef void (*piece_fn)(struct http1_body *body, struct str piece, struct walked *to);
 
-static struct walked in_pieces(const struct http1_head *head, struct str bytes, size_t first, size_t step, piece_fn fn)
+static struct walked in_pieces(const struct http1_head *head, struct str bytes, size_t first, size_t step,
+			       piece_fn fn)
 {
 	struct walked to = {0};
 	struct http1_body body;

@@ -4,7 +4,8 @@
 
 static void parse(struct str bytes, struct parsed *ret)
 {
-	ret->result = http1_request_parse(bytes, LIMIT_HTTP_HEAD, LIMIT_HTTP_HEADERS, &ret->head, &ret->fault);
+	ret->result =
+	    http1_request_parse(bytes, LIMIT_HTTP_HEAD, LIMIT_HTTP_HEADERS, &ret->head, &ret->fault);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

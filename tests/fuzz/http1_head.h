@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the fuzz targets of both kinds of heads check: the same answer at every way of arriving, views inside the input,
-// and a head that is parsed, passed on and parsed again says the same.
+// What the fuzz targets of both kinds of heads check: the same answer at every way of arriving, views inside
+// the input, and a head that is parsed, passed on and parsed again says the same.
 #pragma once
 
 #include "check.h"
@@ -96,9 +96,10 @@ static inline void check_forwarded(parse_fn parse, forward_fn forward, struct st
 	if (again.result < 0)
 		CHECK(again.fault == HTTP1_FAULT_HEAD_LARGE);
 	else
-		CHECK((size_t)again.result == flat.len && a->framing == b->framing && a->length == b->length &&
-		      str_eq(a->head.method, b->head.method) && str_eq(a->head.path, b->head.path) &&
-		      str_eq(a->head.authority, b->head.authority) && a->head.status == b->head.status &&
+		CHECK((size_t)again.result == flat.len && a->framing == b->framing &&
+		      a->length == b->length && str_eq(a->head.method, b->head.method) &&
+		      str_eq(a->head.path, b->head.path) && str_eq(a->head.authority, b->head.authority) &&
+		      a->head.status == b->head.status &&
 		      str_eq_nocase(keeps_upgrade(a->head.status) ? a->upgrade : STR(""), b->upgrade));
 	free(again.bytes);
 	bufq_clear(&out);

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import struct
+import threading
 import time
 
 import pytest
@@ -292,6 +293,38 @@ def test_a_slow_reader_gets_all_of_a_last_response(web):
         while time.monotonic() - start < 3:
             peer.buffer += peer.sock.recv(500)
             time.sleep(0.05)
+        assert peer.response()[2] == body
+        assert peer.rest() == b""
+
+
+def test_a_client_that_ends_as_its_answer_comes(web):
+    """The proxy learns of both in one turn of its loop: the answer is sent all the same."""
+    heads, go = [], threading.Event()
+
+    def handler(peer):
+        heads.append(peer.head())
+        go.wait(10)
+        peer.send(reply("owed"))
+        heads.append("sent")
+        peer.rest()
+
+    with web.origin(handler):
+        peer = web.connect().send(GET)
+        wait_until(lambda: heads)
+        with Frozen(web):
+            go.set()
+            wait_until(lambda: "sent" in heads)
+            peer.end()
+        assert peer.response()[2] == b"owed"
+        assert peer.rest() == b""
+
+
+def test_a_client_that_ends_before_it_reads(web):
+    """More than the sockets hold waits for it in the proxy."""
+    body = os.urandom(100_000)
+    with web.origin(serve(reply(body))):
+        peer = slow_reader(web).send(GET).end()
+        wait_until(lambda: web.client.connections(state="closing"))
         assert peer.response()[2] == body
         assert peer.rest() == b""
 

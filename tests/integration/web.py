@@ -32,6 +32,7 @@ def serve(answer=None, seen=None):
     """A handler that answers every request on a connection and records the heads."""
 
     def handler(peer):
+        peer.sock.settimeout(None)  # pooled connections wait for as long as the test runs
         while True:
             while b"\r\n\r\n" not in peer.buffer:
                 try:

@@ -102,8 +102,8 @@ void connection_idle(struct connection *connection)
 	connection_timer(connection, on_timeout, dataplane_model(connection->dataplane)->timeouts.idle_ms);
 }
 
-// Reads and drops what the client still sends, so that closing does not reset what it has not read yet. While the
-// answer is not sent, a slow client has the time of an idle connection to take it.
+// Reads and drops what the client still sends, so that closing does not reset what it has not read yet. While
+// the answer is not sent, a slow client has the time of an idle connection to take it.
 static void linger_read(struct stream *stream)
 {
 	struct connection *connection = from_stream(stream);
@@ -125,7 +125,7 @@ static void linger_failed(struct stream *stream, int err)
 }
 
 static const struct stream_ops linger_ops = {
-	.on_readable = linger_read, .on_drained = linger_read, .on_write_error = linger_failed};
+    .on_readable = linger_read, .on_drained = linger_read, .on_write_error = linger_failed};
 
 void connection_linger(struct connection *connection)
 {
@@ -175,7 +175,8 @@ static const struct inbound_port *inbound_policy(const struct connection *connec
 	return model_inbound(dataplane_model(connection->dataplane), connection->destination.port);
 }
 
-// The mode that is still to be satisfied: off once TLS is there. Permissive without a certificate is plaintext.
+// The mode that is still to be satisfied: off once TLS is there. Permissive without a certificate is
+// plaintext.
 static enum tls_mode pending_tls(const struct connection *connection)
 {
 	if (!connection->inbound || connection->stream.tls)
@@ -254,7 +255,8 @@ static void become_http(struct connection *connection)
 	http1_server_start(connection);
 }
 
-static void become_tunnel(struct connection *connection, enum protocol protocol, const struct virtual_host *host)
+static void become_tunnel(struct connection *connection, enum protocol protocol,
+			  const struct virtual_host *host)
 {
 	if (host != current_host(connection))
 		connection_drop_early(connection); // a name in the bytes leads elsewhere than the address
@@ -274,7 +276,9 @@ static void become_tls(struct connection *connection)
 {
 	struct tls_conn *tls;
 	struct tls_peer_rules rules = {0};
-	int err = connection->dataplane->tls ? tls_conn_new(connection->dataplane->tls, TLS_SERVER, &rules, &tls) : ERR_TLS;
+	int err = connection->dataplane->tls
+		      ? tls_conn_new(connection->dataplane->tls, TLS_SERVER, &rules, &tls)
+		      : ERR_TLS;
 	if (!err)
 		err = stream_accept_tls(&connection->stream, tls, &connection->in);
 	if (err)
@@ -298,8 +302,8 @@ static void on_tls_done(struct stream *stream, int err)
 	}
 	stats_inc(STAT_TLS_FAILED);
 	log_info("TLS handshake failed", LOG_ADDR("peer", &connection->peer),
-		 LOG_ADDR("destination", &connection->destination), LOG_TEXT("reason", tls_conn_error(stream->tls)),
-		 LOG_ERR(err));
+		 LOG_ADDR("destination", &connection->destination),
+		 LOG_TEXT("reason", tls_conn_error(stream->tls)), LOG_ERR(err));
 	connection_linger(connection); // lets the alert out
 }
 
@@ -376,7 +380,8 @@ static void early_error(struct upstream *upstream, int err)
 
 static const struct upstream_ops early_ops = {early_ready, early_readable, early_drained, early_error};
 
-// Where a connection goes whose client says nothing: a reference to the endpoint, and the cluster. Endpoint NULL: nowhere.
+// Where a connection goes whose client says nothing: a reference to the endpoint, and the cluster. Endpoint
+// NULL: nowhere.
 static struct upstream_target early_target(const struct connection *connection)
 {
 	struct dataplane *dataplane = connection->dataplane;
@@ -443,18 +448,20 @@ static void dial_early(struct connection *connection)
 // --- detection ----------------------------------------------------------------------------------------------
 static bool undecided(const struct connection *connection)
 {
-	return !connection->closed && connection->stream.ops == &detect_ops && !stream_is_connecting(&connection->stream);
+	return !connection->closed && connection->stream.ops == &detect_ops &&
+	       !stream_is_connecting(&connection->stream);
 }
 
-// Whether this HTTP request names a virtual host: 1, 0 (no, or it is no proper head: then it is not for us to judge),
-// or ERR_NEED_MORE.
+// Whether this HTTP request names a virtual host: 1, 0 (no, or it is no proper head: then it is not for us to
+// judge), or ERR_NEED_MORE.
 static int names_host(const struct connection *connection)
 {
 	static __thread struct field fields[LIMIT_HTTP_HEADERS];
 	const struct model *model = dataplane_model(connection->dataplane);
 	struct http1_head head = {.head.fields = fields};
 	enum http1_fault fault;
-	int n = http1_request_parse(first_bytes(connection), model->max_head_bytes, LIMIT_HTTP_HEADERS, &head, &fault);
+	int n = http1_request_parse(first_bytes(connection), model->max_head_bytes, LIMIT_HTTP_HEADERS, &head,
+				    &fault);
 	if (n == ERR_NEED_MORE)
 		return n;
 	return n > 0 && model_host_by_name(model, head.head.authority, connection->destination.port) != NULL;
@@ -516,8 +523,8 @@ static void decide_mesh_tls(struct connection *connection, enum tls_mode mode)
 		decide_protocol(connection, PROTOCOL_TLS);
 }
 
-// A client that sent the start of what could be a request, and then waits: its protocol has short messages. Passing
-// them on as they are is right for that, and does no harm to a request that is typed by hand.
+// A client that sent the start of what could be a request, and then waits: its protocol has short messages.
+// Passing them on as they are is right for that, and does no harm to a request that is typed by hand.
 static void on_stall(struct loop_timer *timer)
 {
 	struct connection *connection = container_of(timer, struct connection, timer);
@@ -570,8 +577,8 @@ static void decide(struct connection *connection)
 		decide_protocol(connection, protocol);
 }
 
-// The client sent its end before anything could be decided. What it sent, and the end, may still mean something to
-// the application.
+// The client sent its end before anything could be decided. What it sent, and the end, may still mean
+// something to the application.
 static void decide_at_end(struct connection *connection)
 {
 	if (pending_tls(connection) == TLS_MODE_STRICT)
@@ -640,7 +647,8 @@ static void log_lost_destination(const struct addr *peer, int err)
 }
 
 // Recovers where the connection was going. 0, or a negative error: then it must be closed.
-static int find_destination(const struct dataplane *dataplane, int fd, const struct addr *peer, struct addr *ret_addr)
+static int find_destination(const struct dataplane *dataplane, int fd, const struct addr *peer,
+			    struct addr *ret_addr)
 {
 	struct addr local = {0};
 	int err = sock_local_addr(fd, &local);
@@ -711,7 +719,7 @@ static void describe_idle(const struct connection *connection, struct conn_info 
 		return;
 	info->endpoint = endpoint->addr;
 	info->cluster = endpoint->cluster_name;
-	list_for_each(node, &endpoint->idle)
+	list_for_each (node, &endpoint->idle)
 		connection_describe_tls(container_of(node, struct upstream, node)->stream.tls,
 					&info->upstream_tls_version, &info->upstream_tls_peer);
 }
@@ -720,24 +728,24 @@ static void describe(const struct connection *connection, struct conn_info *info
 {
 	const struct virtual_host *host = current_host(connection);
 	*info = (struct conn_info){
-		.id = connection->id,
-		.inbound = connection->inbound,
-		.peer = connection->peer,
-		.destination = connection->destination,
-		.virtual_host = host ? host->name : STR(""),
-		.cluster = STR(""),
-		.protocol = connection->protocol,
-		.tls_peer = STR(""),
-		.upstream_tls_peer = STR(""),
-		.bytes_received = connection->stream.received,
-		.bytes_sent = connection->stream.sent,
-		.requests = connection->requests,
-		.opened_ns = connection->opened_ns,
-		.state = connection->tunnel	? "tunnel"
-			 : connection->exchange ? "request"
-			 : connection->closing	? "closing"
-			 : connection->protocol ? "idle"
-						: "detecting",
+	    .id = connection->id,
+	    .inbound = connection->inbound,
+	    .peer = connection->peer,
+	    .destination = connection->destination,
+	    .virtual_host = host ? host->name : STR(""),
+	    .cluster = STR(""),
+	    .protocol = connection->protocol,
+	    .tls_peer = STR(""),
+	    .upstream_tls_peer = STR(""),
+	    .bytes_received = connection->stream.received,
+	    .bytes_sent = connection->stream.sent,
+	    .requests = connection->requests,
+	    .opened_ns = connection->opened_ns,
+	    .state = connection->tunnel	    ? "tunnel"
+		     : connection->exchange ? "request"
+		     : connection->closing  ? "closing"
+		     : connection->protocol ? "idle"
+					    : "detecting",
 	};
 	connection_describe_tls(connection->stream.tls, &info->tls_version, &info->tls_peer);
 	describe_idle(connection, info);
@@ -750,8 +758,7 @@ static void describe(const struct connection *connection, struct conn_info *info
 void connection_each(struct dataplane *dataplane, conn_info_fn fn, void *arg)
 {
 	struct conn_info info;
-	list_for_each(node, &dataplane->connections)
-	{
+	list_for_each (node, &dataplane->connections) {
 		describe(container_of(node, struct connection, node), &info);
 		fn(&info, arg);
 	}
@@ -759,8 +766,7 @@ void connection_each(struct dataplane *dataplane, conn_info_fn fn, void *arg)
 
 int connection_kill(struct dataplane *dataplane, uint64_t id)
 {
-	list_for_each(node, &dataplane->connections)
-	{
+	list_for_each (node, &dataplane->connections) {
 		struct connection *connection = container_of(node, struct connection, node);
 		if (connection->id == id) {
 			connection_reset(connection);

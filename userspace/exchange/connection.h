@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// A downstream connection: from accept to close, on one worker. It recovers the original destination, finds the
-// virtual host, tells TLS from plaintext and one protocol from another, and hands the stream to what speaks it: the
-// HTTP/1 server (exchange/http1_server.h) or a tunnel (exchange/tunnel.h). The state is stream.ops: whoever owns the
-// stream now.
+// A downstream connection: from accept to close, on one worker. It recovers the original destination, finds
+// the virtual host, tells TLS from plaintext and one protocol from another, and hands the stream to what
+// speaks it: the HTTP/1 server (exchange/http1_server.h) or a tunnel (exchange/tunnel.h). The state is
+// stream.ops: whoever owns the stream now.
 #pragma once
 
 #include "base/buf.h"
@@ -21,10 +21,10 @@ struct connection {
 	struct loop_timer timer;
 	struct loop_task task; // the first look, the next request
 	struct loop_task free_task;
-	struct bufq in;		   // bytes read and not used yet
-	struct exchange *exchange; // the request under way (HTTP)
-	struct tunnel *tunnel;	   // the other half (TCP)
-	struct upstream *early;	   // dialled before the protocol was known
+	struct bufq in;			 // bytes read and not used yet
+	struct exchange *exchange;	 // the request under way (HTTP)
+	struct tunnel *tunnel;		 // the other half (TCP)
+	struct upstream *early;		 // dialled before the protocol was known
 	struct endpoint_state *endpoint; // the last one used; a reference
 	struct addr peer, destination;
 	uint64_t id, opened_ns;
@@ -47,8 +47,8 @@ void connection_accept(struct dataplane *dataplane, int fd, const struct addr *p
 void connection_close(struct connection *connection);
 // The same with RST to the client.
 void connection_reset(struct connection *connection);
-// Sends what is queued and our end, however slowly the client reads; then waits a little for the client's end, so that
-// it gets to read the answer (RFC 9112 9.6); then closes.
+// Sends what is queued and our end, however slowly the client reads; then waits a little for the client's
+// end, so that it gets to read the answer (RFC 9112 9.6); then closes.
 void connection_linger(struct connection *connection);
 // (Re)starts the idle timer; it closes the connection.
 void connection_idle(struct connection *connection);
@@ -56,8 +56,8 @@ void connection_idle(struct connection *connection);
 const struct virtual_host *connection_host(const struct connection *connection, const struct model *model);
 // Adds to connection.in, in one piece: what a parser that wanted more gets to see next. 0 or -ENOMEM.
 int connection_keep(struct connection *connection, struct slice bytes);
-// The upstream connection that was dialled before the protocol was known, if it leads into this cluster (NULL: to the
-// original destination); the caller adopts it. NULL: there is none.
+// The upstream connection that was dialled before the protocol was known, if it leads into this cluster
+// (NULL: to the original destination); the caller adopts it. NULL: there is none.
 struct upstream *connection_take_early(struct connection *connection, const struct cluster *cluster);
 // There is no use for it: to the pool if it is ready, else closed.
 void connection_drop_early(struct connection *connection);

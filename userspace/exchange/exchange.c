@@ -20,15 +20,15 @@ static void dispatch(struct exchange *exchange);
 const char *exchange_flag_name(enum exchange_flag flag)
 {
 	static const char *const names[] = {
-		[EXCHANGE_OK] = "-",
-		[EXCHANGE_NO_ROUTE] = "NR",
-		[EXCHANGE_NO_ENDPOINT] = "UH",
-		[EXCHANGE_CONNECT_FAILED] = "UF",
-		[EXCHANGE_UPSTREAM_TERMINATED] = "UC",
-		[EXCHANGE_UPSTREAM_PROTOCOL] = "UPE",
-		[EXCHANGE_TIMEOUT] = "UT",
-		[EXCHANGE_DOWNSTREAM_GONE] = "DC",
-		[EXCHANGE_DOWNSTREAM_PROTOCOL] = "DPE",
+	    [EXCHANGE_OK] = "-",
+	    [EXCHANGE_NO_ROUTE] = "NR",
+	    [EXCHANGE_NO_ENDPOINT] = "UH",
+	    [EXCHANGE_CONNECT_FAILED] = "UF",
+	    [EXCHANGE_UPSTREAM_TERMINATED] = "UC",
+	    [EXCHANGE_UPSTREAM_PROTOCOL] = "UPE",
+	    [EXCHANGE_TIMEOUT] = "UT",
+	    [EXCHANGE_DOWNSTREAM_GONE] = "DC",
+	    [EXCHANGE_DOWNSTREAM_PROTOCOL] = "DPE",
 	};
 	return names[flag];
 }
@@ -82,8 +82,8 @@ static void remember(struct exchange *exchange, const struct http1_head *head)
 	stats_inc(STAT_HTTP_REQUESTS);
 }
 
-// Finds where the request goes: a cluster by virtual host and route, or (cluster NULL) the original destination. False:
-// it was answered.
+// Finds where the request goes: a cluster by virtual host and route, or (cluster NULL) the original
+// destination. False: it was answered.
 static bool find_route(struct exchange *exchange, const struct head *head)
 {
 	struct connection *connection = exchange->connection;
@@ -137,8 +137,8 @@ static struct endpoint_state *pick(struct exchange *exchange)
 	struct dataplane *dataplane = exchange->connection->dataplane;
 	if (!exchange->cluster)
 		return balancer_address(dataplane->balancer, &exchange->connection->destination);
-	struct endpoint_state *endpoint =
-		balancer_pick(dataplane->balancer, exchange->cluster, exchange->endpoint, loop_now(dataplane->loop));
+	struct endpoint_state *endpoint = balancer_pick(dataplane->balancer, exchange->cluster,
+							exchange->endpoint, loop_now(dataplane->loop));
 	return endpoint ? endpoint_state_ref(endpoint) : NULL;
 }
 
@@ -166,7 +166,8 @@ static bool try_pooled(struct exchange *exchange, const struct upstream_target *
 	return false;
 }
 
-// The connection that was dialled while the protocol was not known yet serves the first request, if it leads there.
+// The connection that was dialled while the protocol was not known yet serves the first request, if it leads
+// there.
 static bool try_early(struct exchange *exchange)
 {
 	struct connection *connection = exchange->connection;
@@ -203,7 +204,8 @@ static void dispatch(struct exchange *exchange)
 			http1_client_start(exchange);
 			return;
 		}
-		err = upstream_connect(connection->dataplane, &target, &http1_client_ops, exchange, &exchange->upstream);
+		err = upstream_connect(connection->dataplane, &target, &http1_client_ops, exchange,
+				       &exchange->upstream);
 		if (!err) {
 			connection_set_endpoint(connection, endpoint);
 			return;
@@ -226,7 +228,8 @@ static void remember_for_replay(struct exchange *exchange, const struct bufq *by
 {
 	if (!exchange->kept || exchange->response_started)
 		return;
-	if (exchange->replay.bytes + bytes->bytes > LIMIT_HTTP_RETRY_BYTES || bufq_clone(&exchange->replay, bytes)) {
+	if (exchange->replay.bytes + bytes->bytes > LIMIT_HTTP_RETRY_BYTES ||
+	    bufq_clone(&exchange->replay, bytes)) {
 		exchange->kept = false;
 		bufq_clear(&exchange->replay);
 	}
@@ -249,8 +252,9 @@ bool exchange_is_untouched(const struct exchange *exchange)
 	return upstream && upstream->reused && upstream->stream.sent == exchange->upstream_sent;
 }
 
-// Whether what was sent may be sent again: nothing of a response came, all of it is still here, and repeating is
-// harmless (RFC 9110 9.2.2). A pooled connection that turned out dead does not count as an attempt of the user's.
+// Whether what was sent may be sent again: nothing of a response came, all of it is still here, and repeating
+// is harmless (RFC 9110 9.2.2). A pooled connection that turned out dead does not count as an attempt of the
+// user's.
 static bool may_repeat(const struct exchange *exchange, enum exchange_flag flag)
 {
 	const struct upstream *upstream = exchange->upstream;
@@ -298,8 +302,8 @@ void exchange_upstream_failed(struct exchange *exchange, enum exchange_flag flag
 	else if (flag == EXCHANGE_UPSTREAM_PROTOCOL)
 		exchange_reply(exchange, 502, "the upstream's response is not valid HTTP", flag);
 	else
-		exchange_reply(exchange, 502, "the upstream closed the connection before its response was complete",
-			       flag);
+		exchange_reply(exchange, 502,
+			       "the upstream closed the connection before its response was complete", flag);
 }
 
 void exchange_reply(struct exchange *exchange, unsigned status, const char *text, enum exchange_flag flag)
@@ -351,20 +355,21 @@ static void access_log(const struct exchange *exchange)
 	const char *tls_version = "-";
 	struct str tls_peer = STR("-");
 	connection_describe_tls(connection->stream.tls, &tls_version, &tls_peer);
-	log_info("request", LOG_UINT("connection", connection->id),
-		 LOG_TEXT("direction", connection->inbound ? "inbound" : "outbound"),
-		 LOG_ADDR("peer", &connection->peer), LOG_ADDR("destination", &connection->destination),
-		 LOG_TEXT("protocol", "http1"), LOG_STR("method", exchange->method),
-		 LOG_STR("authority", exchange->authority), LOG_STR("path", exchange->path),
-		 LOG_UINT("status", exchange->status), LOG_TEXT("flag", exchange_flag_name(exchange->flag)),
-		 LOG_STR("virtual_host", exchange->host ? exchange->host->name : STR("-")),
-		 LOG_STR("route", exchange->route ? exchange->route->name : STR("-")),
-		 LOG_STR("cluster", exchange->cluster ? exchange->cluster->name : STR("-")),
-		 LOG_ADDR("endpoint", exchange->endpoint ? &exchange->endpoint->addr : &none),
-		 LOG_UINT("attempts", exchange->attempts), LOG_UINT("request_bytes", exchange->request_bytes),
-		 LOG_UINT("response_bytes", exchange->response_bytes),
-		 LOG_UINT("duration_us", (loop_now(connection->dataplane->loop) - exchange->started_ns) / 1000),
-		 LOG_TEXT("tls", tls_version), LOG_STR("tls_peer", tls_peer));
+	log_info(
+	    "request", LOG_UINT("connection", connection->id),
+	    LOG_TEXT("direction", connection->inbound ? "inbound" : "outbound"),
+	    LOG_ADDR("peer", &connection->peer), LOG_ADDR("destination", &connection->destination),
+	    LOG_TEXT("protocol", "http1"), LOG_STR("method", exchange->method),
+	    LOG_STR("authority", exchange->authority), LOG_STR("path", exchange->path),
+	    LOG_UINT("status", exchange->status), LOG_TEXT("flag", exchange_flag_name(exchange->flag)),
+	    LOG_STR("virtual_host", exchange->host ? exchange->host->name : STR("-")),
+	    LOG_STR("route", exchange->route ? exchange->route->name : STR("-")),
+	    LOG_STR("cluster", exchange->cluster ? exchange->cluster->name : STR("-")),
+	    LOG_ADDR("endpoint", exchange->endpoint ? &exchange->endpoint->addr : &none),
+	    LOG_UINT("attempts", exchange->attempts), LOG_UINT("request_bytes", exchange->request_bytes),
+	    LOG_UINT("response_bytes", exchange->response_bytes),
+	    LOG_UINT("duration_us", (loop_now(connection->dataplane->loop) - exchange->started_ns) / 1000),
+	    LOG_TEXT("tls", tls_version), LOG_STR("tls_peer", tls_peer));
 }
 
 void exchange_finish(struct exchange *exchange)
@@ -397,7 +402,8 @@ void exchange_abort(struct exchange *exchange, enum exchange_flag flag)
 void exchange_complete(struct exchange *exchange)
 {
 	struct connection *connection = exchange->connection;
-	bool persistent = exchange->client_persistent && exchange->request_done && !connection->dataplane->draining;
+	bool persistent =
+	    exchange->client_persistent && exchange->request_done && !connection->dataplane->draining;
 	if (exchange->upstream) {
 		if (exchange->upstream_persistent && exchange->request_done)
 			upstream_release(exchange->upstream);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One request and its response, from the first byte of one to the last of the other. Here it is decided where the
-// request goes, whether it is tried again, and what is answered when it cannot be. What the bytes look like is the
-// business of http1_server.c (towards the client) and http1_client.c (towards the endpoint).
+// One request and its response, from the first byte of one to the last of the other. Here it is decided where
+// the request goes, whether it is tried again, and what is answered when it cannot be. What the bytes look
+// like is the business of http1_server.c (towards the client) and http1_client.c (towards the endpoint).
 //
 // An exchange lives in its own arena, holds the snapshot that it started with, and belongs to its connection.
 #pragma once
@@ -44,12 +44,12 @@ struct exchange {
 	uint64_t upstream_sent; // stream.sent of the upstream connection when this request began on it
 	uint16_t status;
 	uint8_t attempts, interim;
-	uint8_t flag;		 // enum exchange_flag
+	uint8_t flag; // enum exchange_flag
 	bool client_http10 : 1;
 	bool client_persistent : 1; // the client would send another request on this connection
 	bool idempotent : 1;
-	bool kept : 1;		    // all that was sent upstream is in `replay`
-	bool fresh_only : 1;	    // no pooled connection for the next attempt
+	bool kept : 1;	     // all that was sent upstream is in `replay`
+	bool fresh_only : 1; // no pooled connection for the next attempt
 	bool wants_upgrade : 1;
 	bool request_done : 1;
 	bool response_started : 1; // its head was passed on
@@ -60,20 +60,22 @@ struct exchange {
 
 // Makes one for the connection, in its own arena. NULL when out of memory.
 struct exchange *exchange_new(struct connection *connection);
-// Routes the request whose head was parsed and begins the first attempt. `raw` is the slice the head lies in. The
-// exchange may have ended when this returns.
+// Routes the request whose head was parsed and begins the first attempt. `raw` is the slice the head lies in.
+// The exchange may have ended when this returns.
 void exchange_start(struct exchange *exchange, const struct http1_head *head, struct slice raw);
 // Body bytes for upstream (moved).
 void exchange_send(struct exchange *exchange, struct bufq *bytes);
 // Whether upstream takes more request bytes now.
 bool exchange_takes_body(struct exchange *exchange);
 
-// A pooled connection on which not a byte of the request was sent yet: what comes from it is no answer to the request.
+// A pooled connection on which not a byte of the request was sent yet: what comes from it is no answer to the
+// request.
 bool exchange_is_untouched(const struct exchange *exchange);
-// The upstream connection was lost or could not be made. `answerable`: no byte of a response has come. Tries again where
-// that is safe, else answers or resets.
+// The upstream connection was lost or could not be made. `answerable`: no byte of a response has come. Tries
+// again where that is safe, else answers or resets.
 void exchange_upstream_failed(struct exchange *exchange, enum exchange_flag flag, int err);
-// Answers by the proxy itself: a status and a sentence. Resets the client if a response is on its way already.
+// Answers by the proxy itself: a status and a sentence. Resets the client if a response is on its way
+// already.
 void exchange_reply(struct exchange *exchange, unsigned status, const char *text, enum exchange_flag flag);
 // The response is complete.
 void exchange_complete(struct exchange *exchange);

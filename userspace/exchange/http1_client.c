@@ -54,15 +54,17 @@ static int become_tunnel(struct exchange *exchange, struct slice rest)
 	return ERR_CLOSED;
 }
 
-// What the client is told about the connection (RFC 9112 9.3). A body that ends with the connection ends the client's,
-// too. Where HTTP/1.0 is spoken on either side the connection stays open only if that is said.
+// What the client is told about the connection (RFC 9112 9.3). A body that ends with the connection ends the
+// client's, too. Where HTTP/1.0 is spoken on either side the connection stays open only if that is said.
 static enum http1_connection client_connection(struct exchange *exchange, const struct http1_head *head)
 {
-	if (exchange->decode_chunks || head->framing == HTTP1_BODY_EOF || exchange->connection->dataplane->draining)
+	if (exchange->decode_chunks || head->framing == HTTP1_BODY_EOF ||
+	    exchange->connection->dataplane->draining)
 		exchange->client_persistent = false;
 	if (!exchange->client_persistent)
 		return HTTP1_CONNECTION_CLOSE;
-	return exchange->client_http10 || head->minor == 0 ? HTTP1_CONNECTION_KEEP_ALIVE : HTTP1_CONNECTION_IMPLIED;
+	return exchange->client_http10 || head->minor == 0 ? HTTP1_CONNECTION_KEEP_ALIVE
+							   : HTTP1_CONNECTION_IMPLIED;
 }
 
 static int forward_head(struct exchange *exchange, const struct http1_head *head, struct slice raw,
@@ -81,7 +83,8 @@ static int forward_head(struct exchange *exchange, const struct http1_head *head
 }
 
 // 100, 103 and the like go in front of the final response; a client of HTTP/1.0 knows none (RFC 9110 15.2).
-static int take_interim(struct exchange *exchange, const struct http1_head *head, struct slice raw, struct slice rest)
+static int take_interim(struct exchange *exchange, const struct http1_head *head, struct slice raw,
+			struct slice rest)
 {
 	if (++exchange->interim > LIMIT_HTTP_INTERIM) {
 		protocol_failure(exchange);
@@ -92,7 +95,8 @@ static int take_interim(struct exchange *exchange, const struct http1_head *head
 	return take_bytes(exchange, rest);
 }
 
-static int take_final(struct exchange *exchange, const struct http1_head *head, struct slice raw, struct slice rest)
+static int take_final(struct exchange *exchange, const struct http1_head *head, struct slice raw,
+		      struct slice rest)
 {
 	bool tunnel = head->framing == HTTP1_BODY_TUNNEL;
 	exchange->status = head->head.status;
@@ -124,7 +128,8 @@ static int take_head(struct exchange *exchange, struct slice bytes)
 	struct http1_head head = {.head.fields = fields};
 	struct str text = {(const char *)bytes.p, bytes.len};
 	enum http1_fault fault;
-	int n = http1_response_parse(text, LIMIT_HTTP_HEAD, LIMIT_HTTP_HEADERS, exchange->method, &head, &fault);
+	int n =
+	    http1_response_parse(text, LIMIT_HTTP_HEAD, LIMIT_HTTP_HEADERS, exchange->method, &head, &fault);
 	if (n == ERR_NEED_MORE)
 		return n;
 	if (n < 0) {
@@ -172,7 +177,8 @@ static ptrdiff_t decode_body(struct exchange *exchange, struct slice bytes, stru
 		struct str payload = {0}, trailer = {0};
 		enum http1_fault fault;
 		struct str rest = {(const char *)bytes.p + used, bytes.len - used};
-		ptrdiff_t n = http1_body_decode(&exchange->response_body, rest, &payload, &trailer, ret_done, &fault);
+		ptrdiff_t n =
+		    http1_body_decode(&exchange->response_body, rest, &payload, &trailer, ret_done, &fault);
 		if (n < 0)
 			return n;
 		if (bufq_add_slice(out, (struct slice){bytes.chunk, (const uint8_t *)payload.p, payload.len}))
@@ -236,7 +242,8 @@ void http1_client_resume(struct exchange *exchange)
 {
 	struct connection *connection = exchange->connection;
 	int err = 0;
-	while (!err && exchange->upstream && exchange->upstream->ready && !stream_congested(&connection->stream)) {
+	while (!err && exchange->upstream && exchange->upstream->ready &&
+	       !stream_congested(&connection->stream)) {
 		struct slice slice;
 		int n = stream_read(&exchange->upstream->stream, &slice);
 		if (n == ERR_NEED_MORE) {

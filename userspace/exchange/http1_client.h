@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The endpoint's side of HTTP/1: sends an exchange's request on its upstream connection, reads the response, passes
-// it on to the client.
+// The endpoint's side of HTTP/1: sends an exchange's request on its upstream connection, reads the response,
+// passes it on to the client.
 #pragma once
 
 #include "exchange/exchange.h"

@@ -57,10 +57,12 @@ static const char *fields_start(const struct http1_head *head)
 static bool host_contradicts(const struct http1_head *head)
 {
 	const struct field *host = head_find(&head->head, STR("host"));
-	return (head->flags & HTTP1_TARGET_AUTHORITY) && host && !str_eq_nocase(host->value, head->head.authority);
+	return (head->flags & HTTP1_TARGET_AUTHORITY) && host &&
+	       !str_eq_nocase(host->value, head->head.authority);
 }
 
-// The start line and a Host of our own: the target in origin-form (RFC 9112 3.2.2), that of CONNECT as it was.
+// The start line and a Host of our own: the target in origin-form (RFC 9112 3.2.2), that of CONNECT as it
+// was.
 static int add_start(struct bufq *out, const struct http1_head *head, struct slice raw)
 {
 	const char *behind_target = head->target.p + head->target.len;
@@ -70,8 +72,9 @@ static int add_start(struct bufq *out, const struct http1_head *head, struct sli
 		err = bufq_add_static(out, STR(" "));
 	// "http://host" alone has the path "/" or "*", which stands nowhere in the request.
 	if (!err)
-		err = target.p >= head->raw.p && target.p < behind_target ? add_str(out, raw, target)
-									  : bufq_add_copy(out, target.p, target.len);
+		err = target.p >= head->raw.p && target.p < behind_target
+			  ? add_str(out, raw, target)
+			  : bufq_add_copy(out, target.p, target.len);
 	if (!err)
 		err = add_range(out, raw, behind_target, fields_start(head));
 	if (!err)
@@ -91,20 +94,22 @@ int http1_forward_request(struct bufq *out, const struct http1_head *head, struc
 		err = add_fields(out, head, raw, new_host ? drop_hop_and_host : drop_hop);
 	if (err)
 		return err;
-	return bufq_add_static(out, head->flags & HTTP1_CONN_UPGRADE ? STR("Connection: upgrade\r\n\r\n") : STR("\r\n"));
+	return bufq_add_static(out, head->flags & HTTP1_CONN_UPGRADE ? STR("Connection: upgrade\r\n\r\n")
+								     : STR("\r\n"));
 }
 
 static struct str connection_line(enum http1_connection connection)
 {
 	static const struct str lines[] = {
-		[HTTP1_CONNECTION_IMPLIED] = {"", 0},
-		[HTTP1_CONNECTION_CLOSE] = {"Connection: close\r\n", 19},
-		[HTTP1_CONNECTION_KEEP_ALIVE] = {"Connection: keep-alive\r\n", 24},
+	    [HTTP1_CONNECTION_IMPLIED] = {"", 0},
+	    [HTTP1_CONNECTION_CLOSE] = {"Connection: close\r\n", 19},
+	    [HTTP1_CONNECTION_KEEP_ALIVE] = {"Connection: keep-alive\r\n", 24},
 	};
 	return lines[connection];
 }
 
-// 101 and 426 carry Upgrade to the client (RFC 9110 7.8, 15.5.22); elsewhere it is an offer to us, which is not taken.
+// 101 and 426 carry Upgrade to the client (RFC 9110 7.8, 15.5.22); elsewhere it is an offer to us, which is
+// not taken.
 static bool means_upgrade(unsigned status)
 {
 	return status == 101 || status == 426;
@@ -135,12 +140,17 @@ const char *http1_reason(unsigned status)
 		unsigned status;
 		const char *reason;
 	} rows[] = {
-		{400, "Bad Request"},	     {404, "Not Found"},
-		{408, "Request Timeout"},    {413, "Content Too Large"},
-		{414, "URI Too Long"},	     {431, "Request Header Fields Too Large"},
-		{501, "Not Implemented"},    {502, "Bad Gateway"},
-		{503, "Service Unavailable"}, {504, "Gateway Timeout"},
-		{505, "HTTP Version Not Supported"},
+	    {400, "Bad Request"},
+	    {404, "Not Found"},
+	    {408, "Request Timeout"},
+	    {413, "Content Too Large"},
+	    {414, "URI Too Long"},
+	    {431, "Request Header Fields Too Large"},
+	    {501, "Not Implemented"},
+	    {502, "Bad Gateway"},
+	    {503, "Service Unavailable"},
+	    {504, "Gateway Timeout"},
+	    {505, "HTTP Version Not Supported"},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
 		if (rows[i].status == status)
@@ -148,14 +158,15 @@ const char *http1_reason(unsigned status)
 	return "Error";
 }
 
-int http1_reply(struct bufq *out, unsigned status, const char *text, bool head_only, enum http1_connection connection)
+int http1_reply(struct bufq *out, unsigned status, const char *text, bool head_only,
+		enum http1_connection connection)
 {
 	char bytes[1024];
 	struct str line = connection_line(connection);
 	int len = snprintf(bytes, sizeof bytes,
 			   "HTTP/1.1 %u %s\r\nServer: weir\r\nContent-Type: text/plain; charset=utf-8\r\n"
 			   "Content-Length: %zu\r\n%.*s\r\n%s%s",
-			   status, http1_reason(status), strlen(text) + 1, STR_ARG(line), head_only ? "" : text,
-			   head_only ? "" : "\n");
+			   status, http1_reason(status), strlen(text) + 1, STR_ARG(line),
+			   head_only ? "" : text, head_only ? "" : "\n");
 	return bufq_add_copy(out, bytes, MIN((size_t)len, sizeof bytes - 1));
 }

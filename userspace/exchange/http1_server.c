@@ -27,7 +27,8 @@ static void on_head_timeout(struct loop_timer *timer)
 	struct connection *connection = container_of(timer, struct connection, timer);
 	struct bufq out = {0};
 	stats_inc(STAT_HTTP_REFUSED);
-	if (http1_reply(&out, 408, "the request head did not arrive in time", false, HTTP1_CONNECTION_CLOSE) == 0)
+	if (http1_reply(&out, 408, "the request head did not arrive in time", false,
+			HTTP1_CONNECTION_CLOSE) == 0)
 		stream_write(&connection->stream, &out);
 	connection_linger(connection);
 }
@@ -43,7 +44,8 @@ static void start_head_timer(struct connection *connection)
 }
 
 // --- heads --------------------------------------------------------------------------------------------------
-// The next bytes: what is kept first, then what the socket has, joined with it if a parser wants more than is kept.
+// The next bytes: what is kept first, then what the socket has, joined with it if a parser wants more than is
+// kept.
 static int next_bytes(struct connection *connection, bool more, struct slice *ret_slice)
 {
 	bool kept = !bufq_empty(&connection->in);
@@ -78,8 +80,8 @@ static void refuse(struct exchange *exchange, enum http1_fault fault)
 	exchange_reply(exchange, row->status, row->text, EXCHANGE_DOWNSTREAM_PROTOCOL);
 }
 
-static void begin_exchange(struct connection *connection, struct exchange *exchange, const struct http1_head *head,
-			   struct slice bytes, size_t used)
+static void begin_exchange(struct connection *connection, struct exchange *exchange,
+			   const struct http1_head *head, struct slice bytes, size_t used)
 {
 	struct chunk *chunk = chunk_ref(bytes.chunk); // the head's views point into it
 	loop_timer_stop(&connection->timer);
@@ -119,8 +121,8 @@ static bool read_head(struct connection *connection)
 			end_of_requests(connection, got);
 			return false;
 		}
-		n = http1_request_parse((struct str){(const char *)bytes.p, bytes.len}, limit, LIMIT_HTTP_HEADERS, &head,
-					&fault);
+		n = http1_request_parse((struct str){(const char *)bytes.p, bytes.len}, limit,
+					LIMIT_HTTP_HEADERS, &head, &fault);
 		if (n == ERR_NEED_MORE && bufq_empty(&connection->in) && connection_keep(connection, bytes)) {
 			connection_reset(connection);
 			return false;
@@ -196,7 +198,8 @@ static bool read_body(struct connection *connection)
 
 static void server_read(struct connection *connection)
 {
-	while (!connection->closed && !connection->closing && connection->protocol == PROTOCOL_HTTP1 && !connection->tunnel)
+	while (!connection->closed && !connection->closing && connection->protocol == PROTOCOL_HTTP1 &&
+	       !connection->tunnel)
 		if (!(connection->exchange ? read_body(connection) : read_head(connection)))
 			return;
 }
@@ -205,8 +208,8 @@ static void server_read(struct connection *connection)
 static void on_readable(struct stream *stream)
 {
 	struct connection *connection = from_stream(stream);
-	// While a response is awaited nothing is read: what comes is the next request, or the client's end, after which it
-	// may still want the answer. A reset is another matter.
+	// While a response is awaited nothing is read: what comes is the next request, or the client's end,
+	// after which it may still want the answer. A reset is another matter.
 	if (stream_has_failed(stream))
 		connection_close(connection);
 	else
@@ -231,7 +234,7 @@ static void on_write_error(struct stream *stream, int err)
 }
 
 static const struct stream_ops server_ops = {
-	.on_readable = on_readable, .on_drained = on_drained, .on_write_error = on_write_error};
+    .on_readable = on_readable, .on_drained = on_drained, .on_write_error = on_write_error};
 
 static void next_request(struct loop_task *task)
 {

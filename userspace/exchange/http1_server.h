@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The client's side of HTTP/1: reads requests off a downstream connection, one after the other, and starts an exchange
-// for each. A connection without a request under way holds no buffer.
+// The client's side of HTTP/1: reads requests off a downstream connection, one after the other, and starts an
+// exchange for each. A connection without a request under way holds no buffer.
 #pragma once
 
 #include "exchange/connection.h"

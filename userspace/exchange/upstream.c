@@ -89,9 +89,8 @@ static void on_idle_timeout(struct loop_timer *timer)
 	upstream_close(container_of(timer, struct upstream, timer));
 }
 
-static const struct stream_ops idle_ops = {.on_readable = on_idle_event,
-					   .on_drained = on_idle_drained,
-					   .on_write_error = on_idle_write_error};
+static const struct stream_ops idle_ops = {
+    .on_readable = on_idle_event, .on_drained = on_idle_drained, .on_write_error = on_idle_write_error};
 
 static void leave_pool(struct upstream *upstream)
 {
@@ -125,7 +124,8 @@ void upstream_release(struct upstream *upstream)
 
 void upstream_pool_clear(struct endpoint_state *endpoint)
 {
-	list_for_each_safe(node, &endpoint->idle) upstream_close(container_of(node, struct upstream, node));
+	list_for_each_safe (node, &endpoint->idle)
+		upstream_close(container_of(node, struct upstream, node));
 }
 
 void upstream_pool_clear_tls(struct endpoint_state *endpoint)
@@ -178,7 +178,8 @@ struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstre
 }
 
 // A cluster that asks for TLS while there is no certificate is an error, not plaintext.
-static int make_tls(struct dataplane *dataplane, const struct upstream_target *target, struct tls_conn **ret_tls)
+static int make_tls(struct dataplane *dataplane, const struct upstream_target *target,
+		    struct tls_conn **ret_tls)
 {
 	const struct cluster *cluster = target->cluster;
 	if (!target->tls)
@@ -186,9 +187,9 @@ static int make_tls(struct dataplane *dataplane, const struct upstream_target *t
 	if (!dataplane->tls)
 		return ERR_TLS;
 	struct tls_peer_rules rules = {
-		.allow = cluster->tls_allow,
-		.allow_count = cluster->tls_allow_count,
-		.endpoint = target->endpoint->addr,
+	    .allow = cluster->tls_allow,
+	    .allow_count = cluster->tls_allow_count,
+	    .endpoint = target->endpoint->addr,
 	};
 	return tls_conn_new(dataplane->tls, TLS_CLIENT, &rules, ret_tls);
 }

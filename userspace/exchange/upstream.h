@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Upstream connections: made to one endpoint, used by one owner at a time, and kept for the next when they are clean.
-// The pool is the endpoint state's idle list (mesh/balance.h), most recently used first. One worker each.
+// Upstream connections: made to one endpoint, used by one owner at a time, and kept for the next when they
+// are clean. The pool is the endpoint state's idle list (mesh/balance.h), most recently used first. One
+// worker each.
 #pragma once
 
 #include "exchange/dataplane.h"
@@ -43,12 +44,13 @@ struct upstream_target upstream_target(struct endpoint_state *endpoint, const st
 struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstream_target *target,
 				const struct upstream_ops *ops, void *owner);
 // A new one; on_ready will be called (never from inside this). 0 or a negative error.
-int upstream_connect(struct dataplane *dataplane, const struct upstream_target *target, const struct upstream_ops *ops,
-		     void *owner, struct upstream **ret_upstream);
+int upstream_connect(struct dataplane *dataplane, const struct upstream_target *target,
+		     const struct upstream_ops *ops, void *owner, struct upstream **ret_upstream);
 // Gives it to another owner.
 void upstream_adopt(struct upstream *upstream, const struct upstream_ops *ops, void *owner);
-// Puts a ready connection into the pool, or closes it: when the pool is full, when a request is not sent whole, or when
-// there is something to read, be it the end. What is there before it was asked for must not answer the next request.
+// Puts a ready connection into the pool, or closes it: when the pool is full, when a request is not sent
+// whole, or when there is something to read, be it the end. What is there before it was asked for must not
+// answer the next request.
 void upstream_release(struct upstream *upstream);
 // Closes; memory goes at the end of the turn. NULL is fine.
 void upstream_close(struct upstream *upstream);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Detection. Every input is asked for as each of its prefixes, from memory of exactly that size: the answer comes at
-// the same byte however the bytes arrive, and never changes afterwards.
+// Detection. Every input is asked for as each of its prefixes, from memory of exactly that size: the answer
+// comes at the same byte however the bytes arrive, and never changes afterwards.
 #include "test.h"
 
 #include "base/error.h"
@@ -39,14 +39,14 @@ static size_t decided_at(struct str bytes, enum protocol *ret_protocol)
 	return at;
 }
 
-#define CHECK(bytes, expected, length)                                                                        \
-	do {                                                                                                  \
-		enum protocol _got;                                                                           \
-		size_t _at = decided_at(STR(bytes), &_got);                                                   \
-		if (_got != (expected) || _at != (length))                                                    \
-			print_error("%s: %s at byte %zu\n", #bytes, protocol_name(_got), _at);                \
-		assert_int_equal(_got, expected);                                                             \
-		assert_int_equal(_at, length);                                                                \
+#define CHECK(bytes, expected, length)                                                                       \
+	do {                                                                                                 \
+		enum protocol _got;                                                                          \
+		size_t _at = decided_at(STR(bytes), &_got);                                                  \
+		if (_got != (expected) || _at != (length))                                                   \
+			print_error("%s: %s at byte %zu\n", #bytes, protocol_name(_got), _at);               \
+		assert_int_equal(_got, expected);                                                            \
+		assert_int_equal(_at, length);                                                               \
 	} while (0)
 
 static void test_http1(void **state)
@@ -71,9 +71,19 @@ static void test_http1(void **state)
 static void test_http1_undecided(void **state)
 {
 	(void)state;
-	static const char *const prefixes[] = {"",     "\r",	  "\r\n",	  "\r\n\r", "G",
-					       "GET",  "GET ",	  "get /key",	  "CONNECT a:1 H",
-					       "PUT h", "OPTIONS *", "OPTIONS * HTTP", "\r\n\r\n\r\n\r\n"};
+	static const char *const prefixes[] = {"",
+					       "\r",
+					       "\r\n",
+					       "\r\n\r",
+					       "G",
+					       "GET",
+					       "GET ",
+					       "get /key",
+					       "CONNECT a:1 H",
+					       "PUT h",
+					       "OPTIONS *",
+					       "OPTIONS * HTTP",
+					       "\r\n\r\n\r\n\r\n"};
 	for (size_t i = 0; i < ARRAY_SIZE(prefixes); i++) {
 		enum protocol protocol;
 		if (decided_at(str_from(prefixes[i]), &protocol) != 0)
@@ -147,15 +157,15 @@ static void test_0x16_is_not_tls(void **state)
 	CHECK("\x16hello", PROTOCOL_TCP, 2);
 	CHECK("\x16\x03hello", PROTOCOL_TCP, 3);
 	CHECK("\x16\x03\x05\x02\x00", PROTOCOL_TCP, 3);
-	CHECK("\x16\x03\x01\x41\x00", PROTOCOL_TCP, 4);			  // longer than a record can be
-	CHECK("\x16\x03\x01\x02\x00\x02", PROTOCOL_TCP, 6);		  // a ServerHello
-	CHECK("\x16\x03\x01\x02\x00\x01\x02", PROTOCOL_TCP, 7);		  // 128 KiB of hello
-	CHECK("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x02", PROTOCOL_TCP, 10);  // version 2 inside
+	CHECK("\x16\x03\x01\x41\x00", PROTOCOL_TCP, 4);			     // longer than a record can be
+	CHECK("\x16\x03\x01\x02\x00\x02", PROTOCOL_TCP, 6);		     // a ServerHello
+	CHECK("\x16\x03\x01\x02\x00\x01\x02", PROTOCOL_TCP, 7);		     // 128 KiB of hello
+	CHECK("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x02", PROTOCOL_TCP, 10); // version 2 inside
 	CHECK("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x05", PROTOCOL_TCP, 11);
 	CHECK("\x16\x03\x01\x00\x03\x01\x00\x00\x26\x03\x03", PROTOCOL_TCP, 11); // a record too short
 	CHECK("\x16\x03\x01\x40\x01\x01\x00\x00\x26\x03\x03", PROTOCOL_TCP, 11); // a record too long
 	CHECK("\x16\x03\x01\x00\x29\x01\x00\x00\x25\x03\x03", PROTOCOL_TCP, 11); // a hello too short
-	CHECK("\x15\x03\x01\x00\x02\x01\x00", PROTOCOL_TCP, 1);		  // an alert
+	CHECK("\x15\x03\x01\x00\x02\x01\x00", PROTOCOL_TCP, 1);			 // an alert
 }
 
 static void test_http2(void **state)
@@ -168,13 +178,13 @@ static void test_http2(void **state)
 static void test_bolt(void **state)
 {
 	(void)state;
-	CHECK("\x01\x01\x00\x01\x01\x11\x22\x33\x44", PROTOCOL_BOLT, 5);	     // request
-	CHECK("\x01\x00\x00\x02\x01", PROTOCOL_BOLT, 5);		     // response
-	CHECK("\x01\x02\x00\x01\x01", PROTOCOL_BOLT, 5);		     // one-way
-	CHECK("\x01\x01\x00\x00\x01", PROTOCOL_BOLT, 5);		     // heartbeat
-	CHECK("\x01\x01\x00\x64\x01", PROTOCOL_BOLT, 5);		     // goaway
-	CHECK("\x02\x01\x01\x00\x01\x01\x11", PROTOCOL_BOLT, 6);	     // version 2
-	CHECK("\x02\x02\x01\x00\x01\x01\x11", PROTOCOL_BOLT, 6);	     // with a checksum
+	CHECK("\x01\x01\x00\x01\x01\x11\x22\x33\x44", PROTOCOL_BOLT, 5); // request
+	CHECK("\x01\x00\x00\x02\x01", PROTOCOL_BOLT, 5);		 // response
+	CHECK("\x01\x02\x00\x01\x01", PROTOCOL_BOLT, 5);		 // one-way
+	CHECK("\x01\x01\x00\x00\x01", PROTOCOL_BOLT, 5);		 // heartbeat
+	CHECK("\x01\x01\x00\x64\x01", PROTOCOL_BOLT, 5);		 // goaway
+	CHECK("\x02\x01\x01\x00\x01\x01\x11", PROTOCOL_BOLT, 6);	 // version 2
+	CHECK("\x02\x02\x01\x00\x01\x01\x11", PROTOCOL_BOLT, 6);	 // with a checksum
 	CHECK("\x01\x03\x00\x01\x01", PROTOCOL_TCP, 2);
 	CHECK("\x01\x01\x01", PROTOCOL_TCP, 3);
 	CHECK("\x01\x01\x00\x03", PROTOCOL_TCP, 4);
@@ -196,10 +206,14 @@ static void test_dubbo(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_http1),	   cmocka_unit_test(test_http1_undecided),
-	    cmocka_unit_test(test_text_is_not_http1), cmocka_unit_test(test_bounds),
-	    cmocka_unit_test(test_tls),		   cmocka_unit_test(test_0x16_is_not_tls),
-	    cmocka_unit_test(test_http2),	   cmocka_unit_test(test_bolt),
+	    cmocka_unit_test(test_http1),
+	    cmocka_unit_test(test_http1_undecided),
+	    cmocka_unit_test(test_text_is_not_http1),
+	    cmocka_unit_test(test_bounds),
+	    cmocka_unit_test(test_tls),
+	    cmocka_unit_test(test_0x16_is_not_tls),
+	    cmocka_unit_test(test_http2),
+	    cmocka_unit_test(test_bolt),
 	    cmocka_unit_test(test_dubbo),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bodies: walked whole, byte by byte and in two pieces at every split; all ways agree on the length, the payload, the
-// trailers and the fault.
+// Bodies: walked whole, byte by byte and in two pieces at every split; all ways agree on the length, the
+// payload, the trailers and the fault.
 #include "codecs/http1_check.h"
 
 #include "base/str.h"
@@ -25,8 +25,8 @@ static void decode_piece(struct http1_body *body, struct str piece, struct walke
 	size_t at = 0;
 	while (at < piece.len && !to->done && !to->fault) {
 		struct str payload, trailer;
-		ptrdiff_t n = http1_body_decode(body, (struct str){copy + at, piece.len - at}, &payload, &trailer,
-						&to->done, &to->fault);
+		ptrdiff_t n = http1_body_decode(body, (struct str){copy + at, piece.len - at}, &payload,
+						&trailer, &to->done, &to->fault);
 		if (n <= 0)
 			break;
 		strbuf_add_str(&to->payload, payload);
@@ -49,7 +49,8 @@ static void walk_piece(struct http1_body *body, struct str piece, struct walked 
 typedef void (*piece_fn)(struct http1_body *body, struct str piece, struct walked *to);
 
 // In pieces of `first` bytes, then `step` bytes each.
-static struct walked in_pieces(const struct http1_head *head, struct str bytes, size_t first, size_t step, piece_fn fn)
+static struct walked in_pieces(const struct http1_head *head, struct str bytes, size_t first, size_t step,
+			       piece_fn fn)
 {
 	struct walked to = {0};
 	struct http1_body body;
@@ -130,22 +131,26 @@ static void test_length(void **state)
 static void test_chunked(void **state)
 {
 	(void)state;
-	check(every_way(HTTP1_BODY_CHUNKED, 0, STR("5\r\nhello\r\n0\r\n\r\nGET /")), 15, true, "hello", "\r\n");
+	check(every_way(HTTP1_BODY_CHUNKED, 0, STR("5\r\nhello\r\n0\r\n\r\nGET /")), 15, true, "hello",
+	      "\r\n");
 	check(every_way(HTTP1_BODY_CHUNKED, 0, STR("0\r\n\r\n")), 5, true, "", "\r\n");
 	check(every_way(HTTP1_BODY_CHUNKED, 0, STR("000\r\n\r\n")), 7, true, "", "\r\n");
-	check(every_way(HTTP1_BODY_CHUNKED, 0, STR("3\r\nabc\r\n002\r\nde\r\n0\r\n\r\n")), 22, true, "abcde", "\r\n");
+	check(every_way(HTTP1_BODY_CHUNKED, 0, STR("3\r\nabc\r\n002\r\nde\r\n0\r\n\r\n")), 22, true, "abcde",
+	      "\r\n");
 	check(every_way(HTTP1_BODY_CHUNKED, 0, STR("A\r\n0123456789\r\na\r\n0123456789\r\n")), 30, false,
 	      "01234567890123456789", "");
-	check(every_way(HTTP1_BODY_CHUNKED, 0, STR("1;name=\"va;l\xc3\xa9ue\"\r\nx\r\n0 \t;last\r\n\r\n")), 34, true, "x",
-	      "\r\n");
-	check(every_way(HTTP1_BODY_CHUNKED, 0, STR("1\r\n\r\r\n0\r\n\r\n")), 11, true, "\r", "\r\n"); // payload is payload
+	check(every_way(HTTP1_BODY_CHUNKED, 0, STR("1;name=\"va;l\xc3\xa9ue\"\r\nx\r\n0 \t;last\r\n\r\n")),
+	      34, true, "x", "\r\n");
+	check(every_way(HTTP1_BODY_CHUNKED, 0, STR("1\r\n\r\r\n0\r\n\r\n")), 11, true, "\r",
+	      "\r\n"); // payload is payload
 }
 
 static void test_trailers(void **state)
 {
 	(void)state;
 	static const char trailers[] = "X-Sum: 1\r\nY:\r\n\r\n";
-	check(every_way(HTTP1_BODY_CHUNKED, 0, STR("1\r\nx\r\n0\r\nX-Sum: 1\r\nY:\r\n\r\nnext")), 25, true, "x", trailers);
+	check(every_way(HTTP1_BODY_CHUNKED, 0, STR("1\r\nx\r\n0\r\nX-Sum: 1\r\nY:\r\n\r\nnext")), 25, true,
+	      "x", trailers);
 	struct field fields[2];
 	enum http1_fault fault;
 	assert_int_equal(http1_trailers_parse(STR("X-Sum: 1\r\nY:\r\n\r\n"), 2, fields, &fault), 2);
@@ -154,32 +159,49 @@ static void test_trailers(void **state)
 	assert_str(fields[1].name, "Y");
 	assert_int_equal(fields[1].value.len, 0);
 	assert_int_equal(http1_trailers_parse(STR("\r\n"), 2, fields, &fault), 0);
-	assert_int_equal(http1_trailers_parse(STR("X-Sum: 1\r\nY:\r\n\r\n"), 1, fields, &fault), ERR_MALFORMED);
+	assert_int_equal(http1_trailers_parse(STR("X-Sum: 1\r\nY:\r\n\r\n"), 1, fields, &fault),
+			 ERR_MALFORMED);
 	assert_int_equal(fault, HTTP1_FAULT_HEAD_LARGE);
 	assert_int_equal(http1_trailers_parse(STR("X-Sum : 1\r\n\r\n"), 2, fields, &fault), ERR_MALFORMED);
 	for (size_t len = 0; len < sizeof trailers - 1; len++)
-		assert_int_equal(http1_trailers_parse((struct str){trailers, len}, 2, fields, &fault), ERR_NEED_MORE);
+		assert_int_equal(http1_trailers_parse((struct str){trailers, len}, 2, fields, &fault),
+				 ERR_NEED_MORE);
 }
 
 static void test_refused(void **state)
 {
 	(void)state;
 	static const struct str rows[] = {
-	    STR("\r\n"),		    STR("g\r\n"),
-	    STR("-1\r\nx"),		    STR("+1\r\nx"),
-	    STR("0x1\r\nx"),		    STR(" 1\r\nx"),
-	    STR("1\nx"),		    STR("1\r\rx"),
-	    STR("1 \r\nx"),		    STR("1 2\r\nx"),
-	    STR("1,1\r\nx"),		    STR("\"1\"\r\nx"),
-	    STR("1;a\nx"),		    STR("1;a\rb\r\nx"),
-	    STR("1;a\0\r\nx"),		    STR("1;\x7f\r\nx"),
-	    STR("1\r\nxy\r\n"),		    STR("1\r\nx\n0\r\n\r\n"),
-	    STR("1\r\nx\r0\r\n\r\n"),	    STR("1\r\nx0\r\n\r\n"),
-	    STR("0\n\n"),		    STR("0\r\n\n"),
-	    STR("0\r\nX\r\n\r\n"),	    STR("0\r\nX : y\r\n\r\n"),
-	    STR("0\r\n: y\r\n\r\n"),	    STR("0\r\n folded\r\n\r\n"),
-	    STR("0\r\nX: y\n\r\n"),	    STR("0\r\nX: y\r\r\n"),
-	    STR("0\r\nX: \0\r\n\r\n"),	    STR("0\r\nX: y\r\n\rz"),
+	    STR("\r\n"),
+	    STR("g\r\n"),
+	    STR("-1\r\nx"),
+	    STR("+1\r\nx"),
+	    STR("0x1\r\nx"),
+	    STR(" 1\r\nx"),
+	    STR("1\nx"),
+	    STR("1\r\rx"),
+	    STR("1 \r\nx"),
+	    STR("1 2\r\nx"),
+	    STR("1,1\r\nx"),
+	    STR("\"1\"\r\nx"),
+	    STR("1;a\nx"),
+	    STR("1;a\rb\r\nx"),
+	    STR("1;a\0\r\nx"),
+	    STR("1;\x7f\r\nx"),
+	    STR("1\r\nxy\r\n"),
+	    STR("1\r\nx\n0\r\n\r\n"),
+	    STR("1\r\nx\r0\r\n\r\n"),
+	    STR("1\r\nx0\r\n\r\n"),
+	    STR("0\n\n"),
+	    STR("0\r\n\n"),
+	    STR("0\r\nX\r\n\r\n"),
+	    STR("0\r\nX : y\r\n\r\n"),
+	    STR("0\r\n: y\r\n\r\n"),
+	    STR("0\r\n folded\r\n\r\n"),
+	    STR("0\r\nX: y\n\r\n"),
+	    STR("0\r\nX: y\r\r\n"),
+	    STR("0\r\nX: \0\r\n\r\n"),
+	    STR("0\r\nX: y\r\n\rz"),
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
 		refused(rows[i], HTTP1_FAULT_CHUNK);
@@ -230,9 +252,9 @@ static void test_a_fault_changes_nothing(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_length),  cmocka_unit_test(test_chunked),
+	    cmocka_unit_test(test_length),   cmocka_unit_test(test_chunked),
 	    cmocka_unit_test(test_trailers), cmocka_unit_test(test_refused),
-	    cmocka_unit_test(test_limits),  cmocka_unit_test(test_a_fault_changes_nothing),
+	    cmocka_unit_test(test_limits),   cmocka_unit_test(test_a_fault_changes_nothing),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

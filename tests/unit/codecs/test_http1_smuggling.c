@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Heads that two implementations could read differently: all of them are refused, and the refusal comes at the first
-// byte that is wrong, whatever follows.
+// Heads that two implementations could read differently: all of them are refused, and the refusal comes at
+// the first byte that is wrong, whatever follows.
 #include "codecs/http1_check.h"
 
 static void post_refused(const char *fields, size_t len, enum http1_fault fault)
@@ -23,9 +23,8 @@ static void test_content_length(void **state)
 {
 	(void)state;
 	static const char *const values[] = {
-	    "",	   "+5",     "-5",	 "5 ,5", "5,5",	 "5, 5",		"0x5",
-	    "5a",  "5 5",    "\"5\"",	 "5.0",	 "5;",	 "5-6",
-	    "1e1", "\xb9",   "5\t6",	 ",5",	 "5,",
+	    "",	     "+5",  "-5", "5 ,5", "5,5", "5, 5", "0x5",	 "5a", "5 5",
+	    "\"5\"", "5.0", "5;", "5-6",  "1e1", "\xb9", "5\t6", ",5", "5,",
 	};
 	char text[128];
 	for (size_t i = 0; i < ARRAY_SIZE(values); i++) {
@@ -64,10 +63,14 @@ static void test_codings(void **state)
 	}
 	REFUSED("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", HTTP1_FAULT_CODING);
 	REFUSED("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity", HTTP1_FAULT_CODING);
-	REFUSED("Transfer-Encoding: \x0b" "chunked", HTTP1_FAULT_SYNTAX);
+	REFUSED("Transfer-Encoding: \x0b"
+		"chunked",
+		HTTP1_FAULT_SYNTAX);
 	REFUSED("Transfer-Encoding: chunked\x0c", HTTP1_FAULT_SYNTAX);
-	request_refused(STR("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), HTTP1_FAULT_CODING_VERSION);
-	response_refused(STR("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), HTTP1_FAULT_CODING_VERSION);
+	request_refused(STR("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
+			HTTP1_FAULT_CODING_VERSION);
+	response_refused(STR("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+			 HTTP1_FAULT_CODING_VERSION);
 }
 
 static void test_field_lines(void **state)
@@ -85,8 +88,8 @@ static void test_field_lines(void **state)
 	REFUSED("Tr\xc3\xa4nsfer: x", HTTP1_FAULT_SYNTAX);
 	REFUSED("(X): y", HTTP1_FAULT_SYNTAX);
 	REFUSED("X\"Y: z", HTTP1_FAULT_SYNTAX);
-	REFUSED("X: a\nContent-Length: 5", HTTP1_FAULT_SYNTAX);	 // a bare LF
-	REFUSED("X: a\rContent-Length: 5", HTTP1_FAULT_SYNTAX);	 // a bare CR
+	REFUSED("X: a\nContent-Length: 5", HTTP1_FAULT_SYNTAX); // a bare LF
+	REFUSED("X: a\rContent-Length: 5", HTTP1_FAULT_SYNTAX); // a bare CR
 	REFUSED("X: a\r\r\nY: b", HTTP1_FAULT_SYNTAX);
 	REFUSED("X: a\0b", HTTP1_FAULT_SYNTAX);
 	REFUSED("X\0: a", HTTP1_FAULT_SYNTAX);
@@ -110,11 +113,13 @@ static void test_request_lines(void **state)
 {
 	(void)state;
 	static const struct str lines[] = {
-	    STR(" GET / HTTP/1.1"),   STR("GET  / HTTP/1.1"),	STR("GET /  HTTP/1.1"),	  STR("GET / HTTP/1.1 "),
-	    STR("GET\t/ HTTP/1.1"),   STR("GET /\tHTTP/1.1"),	STR("GET / x HTTP/1.1"),  STR("GET HTTP/1.1"),
-	    STR("GET"),		      STR("/ HTTP/1.1"),	STR("G@T / HTTP/1.1"),	  STR("G\0T / HTTP/1.1"),
-	    STR("GET /\0 HTTP/1.1"),  STR("GET /\x0b HTTP/1.1"), STR("GET / HTTP/1.1\0"),  STR("GET:/ HTTP/1.1"),
-	    STR("GET / HTTP/ 1.1"),   STR("GET / HTTP/1,1"),	STR("GET / HTTP/+1.1"),	  STR("GET / HTTP/1.1x"),
+	    STR(" GET / HTTP/1.1"),  STR("GET  / HTTP/1.1"),	STR("GET /  HTTP/1.1"),
+	    STR("GET / HTTP/1.1 "),  STR("GET\t/ HTTP/1.1"),	STR("GET /\tHTTP/1.1"),
+	    STR("GET / x HTTP/1.1"), STR("GET HTTP/1.1"),	STR("GET"),
+	    STR("/ HTTP/1.1"),	     STR("G@T / HTTP/1.1"),	STR("G\0T / HTTP/1.1"),
+	    STR("GET /\0 HTTP/1.1"), STR("GET /\x0b HTTP/1.1"), STR("GET / HTTP/1.1\0"),
+	    STR("GET:/ HTTP/1.1"),   STR("GET / HTTP/ 1.1"),	STR("GET / HTTP/1,1"),
+	    STR("GET / HTTP/+1.1"),  STR("GET / HTTP/1.1x"),
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
 		char text[128];
@@ -149,10 +154,14 @@ static void test_accepted(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_content_length),	 cmocka_unit_test(test_length_beside_coding),
-	    cmocka_unit_test(test_codings),		 cmocka_unit_test(test_field_lines),
-	    cmocka_unit_test(test_ends_of_heads),	 cmocka_unit_test(test_request_lines),
-	    cmocka_unit_test(test_refused_before_the_end), cmocka_unit_test(test_accepted),
+	    cmocka_unit_test(test_content_length),
+	    cmocka_unit_test(test_length_beside_coding),
+	    cmocka_unit_test(test_codings),
+	    cmocka_unit_test(test_field_lines),
+	    cmocka_unit_test(test_ends_of_heads),
+	    cmocka_unit_test(test_request_lines),
+	    cmocka_unit_test(test_refused_before_the_end),
+	    cmocka_unit_test(test_accepted),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ClientHello: one that OpenSSL makes, cut into records of every size and into prefixes of every length, and hand
-// made ones that are wrong.
+// The ClientHello: one that OpenSSL makes, cut into records of every size and into prefixes of every length,
+// and hand made ones that are wrong.
 #include "test.h"
 
 #include "base/error.h"
@@ -23,7 +23,8 @@ static struct strbuf openssl_hello(const char *sni, const char *alpn)
 	if (sni)
 		SSL_set_tlsext_host_name(ssl, sni);
 	if (alpn)
-		assert_int_equal(SSL_set_alpn_protos(ssl, (const unsigned char *)alpn, (unsigned)strlen(alpn)), 0);
+		assert_int_equal(
+		    SSL_set_alpn_protos(ssl, (const unsigned char *)alpn, (unsigned)strlen(alpn)), 0);
 	SSL_set_connect_state(ssl);
 	SSL_do_handshake(ssl);
 	int len = BIO_read(out, bytes, sizeof bytes);
@@ -119,7 +120,8 @@ static struct strbuf hand_made(struct str extensions)
 	struct strbuf body = {0}, message = {0}, record = {0};
 	char random[34] = {3, 3};
 	strbuf_add_str(&body, (struct str){random, sizeof random});
-	strbuf_add_str(&body, STR("\x00\x00\x02\x13\x01\x01\x00")); // no session id, one cipher suite, null compression
+	strbuf_add_str(
+	    &body, STR("\x00\x00\x02\x13\x01\x01\x00")); // no session id, one cipher suite, null compression
 	strbuf_add_str(&body, extensions);
 	const char header[] = {1, 0, (char)(body.len >> 8), (char)body.len};
 	strbuf_add_str(&message, (struct str){header, sizeof header});
@@ -149,7 +151,8 @@ static void test_extensions(void **state)
 	check_extensions(STR("\x00\x0a\x00\x00\x00\x06\x00\x04\x00\x00\x01\x61"), 0, "a", "");
 	check_extensions(STR("\x00\x07\x00\x10\x00\x03\x00\x01\x78"), 0, "", "x");
 	// A name of another type stands in front; an unknown extension behind.
-	check_extensions(STR("\x00\x12\x00\x00\x00\x0a\x00\x08\x01\x00\x01z\x00\x00\x01\x61\x12\x34\x00\x00"), 0, "a", "");
+	check_extensions(STR("\x00\x12\x00\x00\x00\x0a\x00\x08\x01\x00\x01z\x00\x00\x01\x61\x12\x34\x00\x00"),
+			 0, "a", "");
 	// Lengths inside one extension that are wrong leave that extension out.
 	check_extensions(STR("\x00\x0a\x00\x00\x00\x06\x00\x04\x00\x00\x09\x61"), 0, "", "");
 	check_extensions(STR("\x00\x07\x00\x10\x00\x03\x00\x09\x78"), 0, "", "");
@@ -163,12 +166,14 @@ static void test_extensions(void **state)
 static void test_what_is_no_hello(void **state)
 {
 	(void)state;
-	check(STR("\x16\x03\x01\x00\x04\x02\x00\x00\x00"), ERR_MALFORMED);		      // a ServerHello
-	check(STR("\x16\x03\x01\x00\x04\x01\x00\x00\x00"), ERR_MALFORMED);		      // nothing in it
-	check(STR("\x16\x03\x01\x00\x08\x01\x00\x00\x04\x03\x03\x00\x00"), ERR_MALFORMED);    // half a random
-	assert_int_equal(tls_hello_parse(STR("\x17\x03\x03\x00\x01\x00"), &hello), ERR_MALFORMED); // application data
+	check(STR("\x16\x03\x01\x00\x04\x02\x00\x00\x00"), ERR_MALFORMED);		   // a ServerHello
+	check(STR("\x16\x03\x01\x00\x04\x01\x00\x00\x00"), ERR_MALFORMED);		   // nothing in it
+	check(STR("\x16\x03\x01\x00\x08\x01\x00\x00\x04\x03\x03\x00\x00"), ERR_MALFORMED); // half a random
+	assert_int_equal(tls_hello_parse(STR("\x17\x03\x03\x00\x01\x00"), &hello),
+			 ERR_MALFORMED); // application data
 	assert_int_equal(tls_hello_parse(STR("\x16\x02\x01\x00\x01\x00"), &hello), ERR_MALFORMED);
-	assert_int_equal(tls_hello_parse(STR("\x16\x03\x01\x00\x00"), &hello), ERR_MALFORMED); // an empty record
+	assert_int_equal(tls_hello_parse(STR("\x16\x03\x01\x00\x00"), &hello),
+			 ERR_MALFORMED); // an empty record
 	assert_int_equal(tls_hello_parse(STR("\x16\x03\x01\x00\x02\x01\x00\x15\x03\x01\x00\x02"), &hello),
 			 ERR_MALFORMED); // an alert in between
 	assert_int_equal(tls_hello_parse(STR("\x16\x03\x01\x40\x01\x01\x00\x00"), &hello), ERR_LIMIT);
