@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Any text is a configuration or a list of errors; and what is accepted is shown in a form that is accepted again.
+// Any text is a configuration or a list of errors; and what is accepted is shown in a form that is accepted
+// again.
 #include "control/build.h"
 
 #include "base/mem.h"

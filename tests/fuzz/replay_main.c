@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs a fuzz target over the files of a folder, for builds without libFuzzer. An empty folder is a failure: a
-// corpus that vanished must not look like a pass.
+// Runs a fuzz target over the files of a folder, for builds without libFuzzer. An empty folder is a failure:
+// a corpus that vanished must not look like a pass.
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>

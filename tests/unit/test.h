@@ -12,9 +12,9 @@
 
 #include "base/str.h"
 
-#define assert_str(s, text)                                                                                   \
-	do {                                                                                                  \
-		struct str _s = (s);                                                                          \
-		assert_int_equal(_s.len, strlen(text));                                                       \
-		assert_memory_equal(_s.p, text, _s.len);                                                      \
+#define assert_str(s, text)                                                                                  \
+	do {                                                                                                 \
+		struct str _s = (s);                                                                         \
+		assert_int_equal(_s.len, strlen(text));                                                      \
+		assert_memory_equal(_s.p, text, _s.len);                                                     \
 	} while (0)

@@ -17,8 +17,7 @@ int metrics_server_new(struct loop *loop, int fd, const struct admin_backend *ba
 void metrics_server_free(struct metrics_server *server);
 
 // --- parts, for tests -------------------------------------------------------------------------------------
-// All metrics as
-// text.
+// All metrics as text.
 void metrics_render(const struct admin_backend *backend, struct strbuf *out);
 // Answers the HTTP request at the start of `bytes`: 0 with the response appended, or ERR_NEED_MORE.
 int metrics_answer(const struct admin_backend *backend, struct str bytes, struct strbuf *ret_answer);

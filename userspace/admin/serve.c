@@ -177,8 +177,7 @@ static int client_new(struct serve *serve, int fd)
 }
 
 // --- the listener -----------------------------------------------------------------------------------------
-// Accepts until
-// nobody waits or the limit is reached; then the client that ends calls it again.
+// Accepts until nobody waits or the limit is reached; then the client that ends calls it again.
 static void serve_accept(struct serve *serve)
 {
 	while (serve->client_count < serve->ops.clients_max) {

@@ -46,7 +46,8 @@ bool ip_is_any(const struct ip *ip)
 bool ip_is_loopback(const struct ip *ip)
 {
 	static const uint8_t one[16] = {[15] = 1};
-	return ip->family == AF_INET6 ? memcmp(ip->bytes, one, 16) == 0 : ip->family == AF_INET && ip->bytes[0] == 127;
+	return ip->family == AF_INET6 ? memcmp(ip->bytes, one, 16) == 0
+				      : ip->family == AF_INET && ip->bytes[0] == 127;
 }
 
 bool cidr_contains(const struct cidr *cidr, const struct ip *ip)
@@ -154,7 +155,8 @@ const char *addr_format(const struct addr *addr, char text[ADDR_TEXT_MAX])
 	if (!addr->ip.family)
 		snprintf(text, ADDR_TEXT_MAX, "-");
 	else
-		snprintf(text, ADDR_TEXT_MAX, addr->ip.family == AF_INET6 ? "[%.46s]:%u" : "%.46s:%u", ip, addr->port);
+		snprintf(text, ADDR_TEXT_MAX, addr->ip.family == AF_INET6 ? "[%.46s]:%u" : "%.46s:%u", ip,
+			 addr->port);
 	return text;
 }
 

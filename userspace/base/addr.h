@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Network addresses: an IP of either family, an IP with a port, a prefix (CIDR). Plain values, compared bytewise;
-// a v4-mapped IPv6 address is turned into IPv4 wherever one enters, so that a thing has one spelling only.
+// Network addresses: an IP of either family, an IP with a port, a prefix (CIDR). Plain values, compared
+// bytewise; a v4-mapped IPv6 address is turned into IPv4 wherever one enters, so that a thing has one
+// spelling only.
 #pragma once
 
 #include "base/str.h"
@@ -10,7 +11,8 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
-// family is AF_INET, AF_INET6 or 0 (none). IPv4 lies in the first four bytes, the others are zero; network order.
+// family is AF_INET, AF_INET6 or 0 (none). IPv4 lies in the first four bytes, the others are zero; network
+// order.
 struct ip {
 	uint8_t family;
 	uint8_t bytes[16];
@@ -43,7 +45,8 @@ bool cidr_contains(const struct cidr *cidr, const struct ip *ip);
 int ip_parse(struct str text, struct ip *ret_ip);
 // "192.0.2.1:80", "[2001:db8::1]:80". 0, ERR_MALFORMED, -ERANGE (port).
 int addr_parse(struct str text, struct addr *ret_addr);
-// "10.0.0.0/8", "fd00::/8", or an address alone (a full-length prefix). Host bits must be zero. 0 or ERR_MALFORMED.
+// "10.0.0.0/8", "fd00::/8", or an address alone (a full-length prefix). Host bits must be zero. 0 or
+// ERR_MALFORMED.
 int cidr_parse(struct str text, struct cidr *ret_cidr);
 
 // Each writes into `text` and returns it. An absent address is "-".

@@ -135,7 +135,8 @@ int bufq_add_static(struct bufq *q, struct str text)
 static bool can_extend(const struct bufq *q, size_t len)
 {
 	const struct slice *last = q->_tail ? &q->_tail->slice : NULL;
-	return last && last->chunk && last->chunk != rx && last->p + last->len == last->chunk->data + last->chunk->used &&
+	return last && last->chunk && last->chunk != rx &&
+	       last->p + last->len == last->chunk->data + last->chunk->used &&
 	       last->chunk->cap - last->chunk->used >= len;
 }
 
@@ -143,7 +144,8 @@ int bufq_add_copy(struct bufq *q, const void *bytes, size_t len)
 {
 	if (len == 0)
 		return 0;
-	struct chunk *chunk = can_extend(q, len) ? chunk_ref(q->_tail->slice.chunk) : chunk_new(len <= 512 ? 1024 : len);
+	struct chunk *chunk =
+	    can_extend(q, len) ? chunk_ref(q->_tail->slice.chunk) : chunk_new(len <= 512 ? 1024 : len);
 	if (!chunk)
 		return -ENOMEM;
 	memcpy(chunk->data + chunk->used, bytes, len);

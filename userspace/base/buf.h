@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Buffers. Bytes lie in reference-counted chunks; a `struct slice` is a piece of one; a `struct bufq` is a queue of
-// slices, so a body crosses the proxy by passing references. All of it belongs to one thread, which keeps spare
-// chunks of the standard size for itself. An empty bufq holds no memory.
+// Buffers. Bytes lie in reference-counted chunks; a `struct slice` is a piece of one; a `struct bufq` is a
+// queue of slices, so a body crosses the proxy by passing references. All of it belongs to one thread, which
+// keeps spare chunks of the standard size for itself. An empty bufq holds no memory.
 #pragma once
 
 #include "base/str.h"
@@ -45,8 +45,8 @@ static inline struct chunk *chunk_ref(struct chunk *chunk)
 // NULL is fine.
 void chunk_unref(struct chunk *chunk);
 
-// The thread's receive chunk with at least `room` free bytes behind `used` (room <= CHUNK_SIZE); borrowed: the next
-// call may replace it. Add what was received to `used`, then refer to it. NULL when out of memory.
+// The thread's receive chunk with at least `room` free bytes behind `used` (room <= CHUNK_SIZE); borrowed:
+// the next call may replace it. Add what was received to `used`, then refer to it. NULL when out of memory.
 struct chunk *buf_rx(size_t room);
 // To be called when the data of a read has been dealt with: starts over if nobody referred to it.
 void buf_rx_reset(void);
@@ -78,11 +78,11 @@ struct slice bufq_first(const struct bufq *q);
 int bufq_iov(const struct bufq *q, struct iovec *ret_iov, int max);
 // Copies `len` bytes from `offset` on; returns how many there were.
 size_t bufq_peek(const struct bufq *q, size_t offset, void *ret_bytes, size_t len);
-// Appends a copy so that the queue is one slice afterwards, growing geometrically: for input that a parser wants in
-// one piece and that comes in small ones.
+// Appends a copy so that the queue is one slice afterwards, growing geometrically: for input that a parser
+// wants in one piece and that comes in small ones.
 int bufq_append_flat(struct bufq *q, struct slice bytes);
 // Moves what is little out of a big chunk, so that a few bytes that are kept do not hold one. 0 or -ENOMEM.
 int bufq_compact(struct bufq *q);
-// Makes the whole queue one slice (copying if there is more than one) and returns it: for a parser that wants its
-// input in one piece. 0 or -ENOMEM.
+// Makes the whole queue one slice (copying if there is more than one) and returns it: for a parser that wants
+// its input in one piece. 0 or -ENOMEM.
 int bufq_flatten(struct bufq *q, struct slice *ret_slice);

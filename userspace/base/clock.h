@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Time and randomness, both replaceable by tests: with clock_fake_set the clocks stand still until they are set
-// again; with random_seed the sequence is reproducible. Random state is per thread; the fake clock is global.
+// Time and randomness, both replaceable by tests: with clock_fake_set the clocks stand still until they are
+// set again; with random_seed the sequence is reproducible. Random state is per thread; the fake clock is
+// global.
 #pragma once
 
 #include <stddef.h>

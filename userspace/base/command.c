@@ -61,8 +61,7 @@ void command_param_usage(struct strbuf *out, const struct command_param *param)
 }
 
 // --- did you mean -----------------------------------------------------------------------------------------
-// A third of the
-// letters may differ, at least one.
+// A third of the letters may differ, at least one.
 static unsigned tolerance(struct str word)
 {
 	return word.len < 3 ? 1 : (unsigned)(word.len + 2) / 3;

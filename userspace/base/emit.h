@@ -58,8 +58,7 @@ void emit_init(struct emit *emit, struct strbuf *out, enum emit_format format);
 void emit_done(struct emit *emit);
 
 // --- structure --------------------------------------------------------------------------------------------
-// Inside a row
-// or a record `name` is its key.
+// Inside a row or a record `name` is its key.
 void emit_record_begin(struct emit *emit, const char *name);
 void emit_record_end(struct emit *emit);
 void emit_table_begin(struct emit *emit, const char *name);
@@ -71,8 +70,7 @@ void emit_list_begin(struct emit *emit, const char *name);
 void emit_list_end(struct emit *emit);
 
 // --- values -----------------------------------------------------------------------------------------------
-// A string
-// whose p is NULL, a NULL text and an absent address are "-" and null.
+// A string whose p is NULL, a NULL text and an absent address are "-" and null.
 void emit_str(struct emit *emit, const char *key, struct str value);
 void emit_text(struct emit *emit, const char *key, const char *value);
 // Text of several lines: they stay lines in a record.

@@ -8,7 +8,7 @@ static const struct {
 	const char *name, *text;
 } err_rows[] = {
 #define ERR_ROW(name, text) {#name, text},
-	ERR_TABLE(ERR_ROW)
+    ERR_TABLE(ERR_ROW)
 #undef ERR_ROW
 };
 

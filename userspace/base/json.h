@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A streaming JSON writer (RFC 8259) into a strbuf. It keeps track of commas and nesting; the caller opens and
-// closes. Keys are given inside objects and NULL inside arrays. Bytes that are no UTF-8 come out as U+FFFD.
+// A streaming JSON writer (RFC 8259) into a strbuf. It keeps track of commas and nesting; the caller opens
+// and closes. Keys are given inside objects and NULL inside arrays. Bytes that are no UTF-8 come out as
+// U+FFFD.
 #pragma once
 
 #include "base/str.h"

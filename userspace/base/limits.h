@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every quantity that a peer, a client or a file controls, with its cap. Nothing here is a tunable: what users may
-// set stands in the configuration table, with these as its ranges.
+// Every quantity that a peer, a client or a file controls, with its cap. Nothing here is a tunable: what
+// users may set stands in the configuration table, with these as its ranges.
 #pragma once
 
+// clang-format off
 enum {
 	// HTTP/1 (codecs/http1.h)
 	LIMIT_HTTP_HEAD = 64 * 1024,	    // bytes of a request or response head, trailers likewise
@@ -64,3 +65,4 @@ enum {
 	LIMIT_TLS_ANCHORS = 1024,
 	LIMIT_SPIFFE_ID = 2048,
 };
+// clang-format on

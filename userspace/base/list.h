@@ -59,5 +59,6 @@ static inline void list_splice(struct list *to, struct list *from)
 
 #define list_for_each(node, head) for (struct list *node = (head)->next; node != (head); node = node->next)
 // The loop body may take out `node` (and no other).
-#define list_for_each_safe(node, head)                                                                        \
-	for (struct list *node = (head)->next, *_next = node->next; node != (head); node = _next, _next = node->next)
+#define list_for_each_safe(node, head)                                                                       \
+	for (struct list *node = (head)->next, *_next = node->next; node != (head);                          \
+	     node = _next, _next = node->next)

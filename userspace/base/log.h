@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Structured log: a level, an event text that never varies, and key-value fields, as one line of logfmt or JSON in
-// a single write to standard error. Library code does not log; whoever decides does, once. Any thread may call.
-// Never pass a secret: nothing is masked here. Values are escaped, so a peer's bytes cannot forge a line.
+// Structured log: a level, an event text that never varies, and key-value fields, as one line of logfmt or
+// JSON in a single write to standard error. Library code does not log; whoever decides does, once. Any thread
+// may call. Never pass a secret: nothing is masked here. Values are escaped, so a peer's bytes cannot forge a
+// line.
 //
-//     log_warn("endpoint refused the connection", LOG_STR("cluster", name), LOG_ADDR("endpoint", &addr), LOG_ERR(err));
+//     log_warn("endpoint refused the connection", LOG_STR("cluster", name), LOG_ADDR("endpoint", &addr),
+//     LOG_ERR(err));
 #pragma once
 
 #include "base/addr.h"
@@ -32,8 +34,8 @@ struct log_field {
 #define LOG_UINT(k, v) ((struct log_field){.key = (k), .kind = LOG_FIELD_UINT, .u = (v)})
 #define LOG_ADDR(k, v) ((struct log_field){.key = (k), .kind = LOG_FIELD_ADDR, .addr = (v)})
 // Written as error="text".
-#define LOG_ERR(v)     ((struct log_field){.key = "error", .kind = LOG_FIELD_ERR, .i = (v)})
-#define LOG_END        ((struct log_field){.key = NULL})
+#define LOG_ERR(v) ((struct log_field){.key = "error", .kind = LOG_FIELD_ERR, .i = (v)})
+#define LOG_END	   ((struct log_field){.key = NULL})
 
 // Level and format may be changed at any time, from any thread.
 void log_set_level(enum log_level level);
@@ -48,10 +50,11 @@ const char *log_level_name(enum log_level level);
 bool log_enabled(enum log_level level);
 void log_write(enum log_level level, const char *event, const struct log_field *fields);
 
-#define LOG_AT(level, event, ...)                                                                             \
-	do {                                                                                                  \
-		if (log_enabled(level))                                                                       \
-			log_write(level, event, (const struct log_field[]){__VA_ARGS__ __VA_OPT__(, ) LOG_END});       \
+#define LOG_AT(level, event, ...)                                                                            \
+	do {                                                                                                 \
+		if (log_enabled(level))                                                                      \
+			log_write(level, event,                                                              \
+				  (const struct log_field[]){__VA_ARGS__ __VA_OPT__(, ) LOG_END});           \
 	} while (0)
 #define log_debug(event, ...) LOG_AT(LOG_DEBUG, event __VA_OPT__(, ) __VA_ARGS__)
 #define log_info(event, ...)  LOG_AT(LOG_INFO, event __VA_OPT__(, ) __VA_ARGS__)

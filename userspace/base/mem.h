@@ -17,8 +17,8 @@ char *mem_strdup(const char *text);
 char *mem_strndup(const char *text, size_t len);
 void mem_free(void *block);
 
-// For tests: the allocation after the next `after` ones fails, once; a negative number turns it off. The count of
-// allocations since is what mem_fail_count returns.
+// For tests: the allocation after the next `after` ones fails, once; a negative number turns it off. The
+// count of allocations since is what mem_fail_count returns.
 void mem_fail_set(long after);
 long mem_fail_count(void);
 
@@ -32,9 +32,9 @@ static inline void mem_autofree(void *pointer)
 void mem_autoclose(const int *fd);
 #define autoclose __attribute__((cleanup(mem_autoclose)))
 
-#define ARRAY_SIZE(array) (sizeof(array) / sizeof((array)[0]))
-#define container_of(pointer, type, member) ((type *)((char *)(pointer) - offsetof(type, member)))
-#define likely(x) __builtin_expect(!!(x), 1)
-#define unlikely(x) __builtin_expect(!!(x), 0)
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#define ARRAY_SIZE(array)		    (sizeof(array) / sizeof((array)[0]))
+#define container_of(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
+#define likely(x)			    __builtin_expect(!!(x), 1)
+#define unlikely(x)			    __builtin_expect(!!(x), 0)
+#define MIN(a, b)			    ((a) < (b) ? (a) : (b))
+#define MAX(a, b)			    ((a) > (b) ? (a) : (b))

@@ -40,8 +40,8 @@ struct arena {
 // Aligned to 8; uninitialised. NULL when out of memory.
 void *arena_alloc(struct arena *arena, size_t size);
 char *arena_strdup(struct arena *arena, const char *bytes, size_t len); // terminated
-// What is left in the current block, for an array whose length is not known yet: claim with arena_alloc (the same
-// address) before anything else is allocated. At least `min` bytes, or NULL.
+// What is left in the current block, for an array whose length is not known yet: claim with arena_alloc (the
+// same address) before anything else is allocated. At least `min` bytes, or NULL.
 void *arena_peek(struct arena *arena, size_t min, size_t *ret_size);
 void arena_done(struct arena *arena);
 // Frees the calling thread's spare blocks.

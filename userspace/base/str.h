@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Strings. `struct str` is a view (pointer and length, not terminated, never owned); `struct strbuf` is a growing
-// text that owns its memory. Pure functions; any thread. Case folding is ASCII's, as the protocols ask.
+// Strings. `struct str` is a view (pointer and length, not terminated, never owned); `struct strbuf` is a
+// growing text that owns its memory. Pure functions; any thread. Case folding is ASCII's, as the protocols
+// ask.
 #pragma once
 
 #include <stdarg.h>

@@ -13,10 +13,12 @@ static void table_put(struct table *table, uint64_t hash, void *value)
 	table->_slots[at] = (struct table_slot){hash, value};
 }
 
-// Always at least half empty. Growing keeps the order of entries with equal hashes: runs are walked from a free slot on.
+// Always at least half empty. Growing keeps the order of entries with equal hashes: runs are walked from a
+// free slot on.
 static int table_grow(struct table *table)
 {
-	struct table bigger = {._capacity = table->_capacity ? table->_capacity * 2 : 16, .count = table->count};
+	struct table bigger = {._capacity = table->_capacity ? table->_capacity * 2 : 16,
+			       .count = table->count};
 	bigger._slots = mem_array(bigger._capacity, sizeof *bigger._slots);
 	if (!bigger._slots)
 		return -ENOMEM;

@@ -47,8 +47,7 @@ struct cli {
 int cli_main(int argc, char **argv);
 
 // --- for handlers -----------------------------------------------------------------------------------------
-// The value of a
-// parameter, terminated; NULL if it was not given.
+// The value of a parameter, terminated; NULL if it was not given.
 const char *cli_get(const struct cli *cli, const char *name);
 // One value after the other of a parameter that may be given several times; *at starts at 0.
 const char *cli_next(const struct cli *cli, const char *name, size_t *at);

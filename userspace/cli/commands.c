@@ -8,8 +8,7 @@
 #include "base/mem.h"
 
 // --- version ----------------------------------------------------------------------------------------------
-// The
-// proxy's fields, as its plain answer lists them.
+// The proxy's fields, as its plain answer lists them.
 static void proxy_fields(struct cli *cli, struct str body)
 {
 	emit_record_begin(cli->emit, "proxy");

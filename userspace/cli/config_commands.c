@@ -54,14 +54,15 @@ static int print_reference(struct cli *cli)
 }
 
 static const struct command_param check_params[] = {
-	{PARAM_ARGUMENT, "file", "FILE", "the configuration file", true, false},
+    {PARAM_ARGUMENT, "file", "FILE", "the configuration file", true, false},
 };
 
 const struct cli_command config_commands[] = {
-	{{"config", "check", "Say what is wrong with a configuration file", NULL, check_params, ARRAY_SIZE(check_params)},
-	 config_check},
-	{{"config", "schema", "Print the JSON Schema of the configuration", NULL, NULL, 0}, print_schema},
-	{{"config", "reference", "Print the reference page of the configuration (Markdown)", NULL, NULL, 0},
-	 print_reference},
-	{{0}, NULL},
+    {{"config", "check", "Say what is wrong with a configuration file", NULL, check_params,
+      ARRAY_SIZE(check_params)},
+     config_check},
+    {{"config", "schema", "Print the JSON Schema of the configuration", NULL, NULL, 0}, print_schema},
+    {{"config", "reference", "Print the reference page of the configuration (Markdown)", NULL, NULL, 0},
+     print_reference},
+    {{0}, NULL},
 };

@@ -24,8 +24,9 @@ struct builder {
 	bool no_memory;
 };
 
-#define FOR_ITEMS(type, item, list)                                                                             \
-	for (const type *item = (const type *)(list).items, *_end = item + (list).count; item && item < _end; item++)
+#define FOR_ITEMS(type, item, list)                                                                          \
+	for (const type *item = (const type *)(list).items, *_end = item + (list).count;                     \
+	     item && item < _end; item++)
 
 __attribute__((format(printf, 3, 4))) static void build_error(struct builder *builder, struct config_at at,
 							      const char *format, ...)
@@ -73,7 +74,8 @@ static void check_spiffe(struct builder *builder, struct config_list patterns)
 		if (!str_starts(pattern->text, STR("spiffe://")) ||
 		    (star >= 0 && (size_t)star + 1 != pattern->text.len))
 			build_error(builder, pattern->at,
-				    "\"%.*s\" is no SPIFFE id: it begins with spiffe://, and a * may stand only at its end",
+				    "\"%.*s\" is no SPIFFE id: it begins with spiffe://, and a * may stand "
+				    "only at its end",
 				    STR_ARG(pattern->text));
 	}
 }
@@ -81,29 +83,33 @@ static void check_spiffe(struct builder *builder, struct config_list patterns)
 static void build_cluster(struct builder *builder, const struct config_cluster *from, struct cluster *cluster)
 {
 	*cluster = (struct cluster){
-		.name = build_text(builder, from->name.text, false),
-		.index = (uint32_t)(cluster - builder->model->clusters),
-		.balance = (enum balance_policy)from->balance,
-		.tls = (enum tls_origination)from->tls,
-		.tls_percent = from->tls_percent,
-		.tls_allow = build_texts(builder, from->tls_allow),
-		.tls_allow_count = from->tls_allow.count,
-		.connect_timeout_ms = from->connect_timeout_ms,
-		.endpoints = build_alloc(builder, from->endpoints.count, sizeof(struct endpoint)),
+	    .name = build_text(builder, from->name.text, false),
+	    .index = (uint32_t)(cluster - builder->model->clusters),
+	    .balance = (enum balance_policy)from->balance,
+	    .tls = (enum tls_origination)from->tls,
+	    .tls_percent = from->tls_percent,
+	    .tls_allow = build_texts(builder, from->tls_allow),
+	    .tls_allow_count = from->tls_allow.count,
+	    .connect_timeout_ms = from->connect_timeout_ms,
+	    .endpoints = build_alloc(builder, from->endpoints.count, sizeof(struct endpoint)),
 	};
 	check_spiffe(builder, from->tls_allow);
-	if (from->tls == TLS_ORIGINATE_MESH && from->tls_percent && !builder->config->tls.certificate.text.len)
-		build_error(builder, from->at, "cluster \"%.*s\" asks for mesh TLS, but tls.certificate is not set",
+	if (from->tls == TLS_ORIGINATE_MESH && from->tls_percent &&
+	    !builder->config->tls.certificate.text.len)
+		build_error(builder, from->at,
+			    "cluster \"%.*s\" asks for mesh TLS, but tls.certificate is not set",
 			    STR_ARG(cluster->name));
 	FOR_ITEMS(struct config_endpoint, endpoint, from->endpoints)
 	{
 		for (uint32_t i = 0; cluster->endpoints && i < cluster->endpoint_count; i++)
-			if (cluster->endpoint_count < 64 && addr_eq(&cluster->endpoints[i].addr, &endpoint->address))
-				build_error(builder, endpoint->at, "this endpoint is in cluster \"%.*s\" twice",
+			if (cluster->endpoint_count < 64 &&
+			    addr_eq(&cluster->endpoints[i].addr, &endpoint->address))
+				build_error(builder, endpoint->at,
+					    "this endpoint is in cluster \"%.*s\" twice",
 					    STR_ARG(cluster->name));
 		if (cluster->endpoints)
 			cluster->endpoints[cluster->endpoint_count++] =
-				(struct endpoint){endpoint->address, endpoint->weight};
+			    (struct endpoint){endpoint->address, endpoint->weight};
 	}
 }
 
@@ -122,7 +128,8 @@ static void build_clusters(struct builder *builder)
 		uint64_t hash = str_hash(from->name.text);
 		while ((other = table_find(&names, hash, &cursor)))
 			if (str_eq(other->name.text, from->name.text))
-				build_error(builder, from->name.at, "cluster \"%.*s\" is defined twice, first in line %u",
+				build_error(builder, from->name.at,
+					    "cluster \"%.*s\" is defined twice, first in line %u",
 					    STR_ARG(from->name.text), other->name.at.line);
 		builder->no_memory |= table_add(&names, hash, (void *)from) != 0;
 		build_cluster(builder, from, &model->clusters[model->cluster_count++]);
@@ -141,8 +148,8 @@ static const struct cluster *find_cluster(struct builder *builder, const struct 
 		suggest_consider(&suggestion, cluster->name.p);
 	}
 	if (suggestion.best)
-		build_error(builder, name->at, "there is no cluster \"%.*s\"; did you mean \"%s\"?", STR_ARG(name->text),
-			    suggestion.best);
+		build_error(builder, name->at, "there is no cluster \"%.*s\"; did you mean \"%s\"?",
+			    STR_ARG(name->text), suggestion.best);
 	else
 		build_error(builder, name->at, "there is no cluster \"%.*s\"", STR_ARG(name->text));
 	return NULL;
@@ -155,12 +162,14 @@ static void build_regex(struct builder *builder, const struct config_text *from,
 	match->kind = MATCH_REGEX;
 	match->text = build_text(builder, from->text, false);
 	if (regex_compile(from->text, &match->regex, &why))
-		build_error(builder, from->at, "the regular expression is not valid: %s", why.p ? why.p : "out of memory");
+		build_error(builder, from->at, "the regular expression is not valid: %s",
+			    why.p ? why.p : "out of memory");
 }
 
 // Exactly one of the three kinds may be given.
-static void build_text_match(struct builder *builder, const struct config_text *exact, const struct config_text *prefix,
-			     const struct config_text *regex, enum match_kind otherwise, struct text_match *match)
+static void build_text_match(struct builder *builder, const struct config_text *exact,
+			     const struct config_text *prefix, const struct config_text *regex,
+			     enum match_kind otherwise, struct text_match *match)
 {
 	int given = (exact->text.len > 0) + (prefix->text.len > 0) + (regex->text.len > 0);
 	if (given > 1)
@@ -184,7 +193,8 @@ static void build_match(struct builder *builder, const struct config_match *from
 {
 	check_path(builder, &from->path);
 	check_path(builder, &from->path_prefix);
-	build_text_match(builder, &from->path, &from->path_prefix, &from->path_regex, MATCH_ANY, &route->path);
+	build_text_match(builder, &from->path, &from->path_prefix, &from->path_regex, MATCH_ANY,
+			 &route->path);
 	route->method = build_text(builder, from->method.text, false);
 	route->headers = build_alloc(builder, from->headers.count, sizeof *route->headers);
 	FOR_ITEMS(struct config_header_match, header, from->headers)
@@ -194,7 +204,8 @@ static void build_match(struct builder *builder, const struct config_match *from
 		struct header_match *match = &route->headers[route->header_count++];
 		match->name = build_text(builder, header->name.text, true);
 		match->invert = header->invert;
-		build_text_match(builder, &header->exact, &header->prefix, &header->regex, MATCH_PRESENT, &match->value);
+		build_text_match(builder, &header->exact, &header->prefix, &header->regex, MATCH_PRESENT,
+				 &match->value);
 	}
 }
 
@@ -234,7 +245,8 @@ static void build_route(struct builder *builder, const struct config_route *from
 }
 
 // `cluster: x` is short for one route.
-static void build_routes(struct builder *builder, const struct config_service *from, struct virtual_host *host)
+static void build_routes(struct builder *builder, const struct config_service *from,
+			 struct virtual_host *host)
 {
 	struct config_target target = {.at = from->cluster.at, .cluster = from->cluster, .weight = 1};
 	struct config_route whole = {.at = from->cluster.at, .to = {&target, 1}};
@@ -256,7 +268,8 @@ static void build_host(struct builder *builder, const struct config_service *fro
 	struct virtual_host *host = &service->hosts[service->host_count];
 	for (size_t i = 0; i < service->host_count; i++)
 		if (service->hosts[i].port == port)
-			build_error(builder, from->at, "service \"%.*s\" has port %u twice", STR_ARG(service->name), port);
+			build_error(builder, from->at, "service \"%.*s\" has port %u twice",
+				    STR_ARG(service->name), port);
 	service->host_count++;
 	snprintf(name, sizeof name, "%.*s:%u", STR_ARG(service->name), port);
 	host->name = build_text(builder, port ? str_from(name) : service->name, false);
@@ -286,7 +299,8 @@ static void check_name(struct builder *builder, const struct config_text *name)
 		rest = (struct str){rest.p + 2, rest.len - 2};
 	bool valid = rest.len > 0;
 	for (size_t i = 0; i < rest.len; i++)
-		valid &= (rest.p[i] >= '0' && rest.p[i] <= '9') || (ascii_lower(rest.p[i]) >= 'a' && ascii_lower(rest.p[i]) <= 'z') ||
+		valid &= (rest.p[i] >= '0' && rest.p[i] <= '9') ||
+			 (ascii_lower(rest.p[i]) >= 'a' && ascii_lower(rest.p[i]) <= 'z') ||
 			 rest.p[i] == '-' || rest.p[i] == '.' || rest.p[i] == '_';
 	while (rest.p && valid) {
 		struct str label = str_split(&rest, '.');
@@ -303,7 +317,8 @@ static void assign_vips(struct builder *builder, const struct config_service *fr
 		return;
 	int err = vip_pool_assign(builder->vips, service->name, &service->vip4, &service->vip6);
 	if (err == ERR_EXHAUSTED)
-		build_error(builder, from->name.at, "no virtual IP is left for \"%.*s\": make the ranges in dns.vips larger",
+		build_error(builder, from->name.at,
+			    "no virtual IP is left for \"%.*s\": make the ranges in dns.vips larger",
 			    STR_ARG(service->name));
 	else
 		builder->no_memory |= err != 0;
@@ -316,9 +331,11 @@ static void build_service(struct builder *builder, const struct config_service *
 	service->addresses = build_alloc(builder, from->addresses.count, sizeof *service->addresses);
 	service->address_count = service->addresses ? from->addresses.count : 0;
 	if (service->address_count)
-		memcpy(service->addresses, from->addresses.items, service->address_count * sizeof *service->addresses);
+		memcpy(service->addresses, from->addresses.items,
+		       service->address_count * sizeof *service->addresses);
 	if (!from->routes.count && !from->cluster.text.len)
-		build_error(builder, from->at, "service \"%.*s\" has neither routes nor a cluster", STR_ARG(service->name));
+		build_error(builder, from->at, "service \"%.*s\" has neither routes nor a cluster",
+			    STR_ARG(service->name));
 	assign_vips(builder, from, service);
 	build_hosts(builder, from, service);
 }
@@ -338,7 +355,8 @@ static void build_services(struct builder *builder)
 		uint64_t hash = str_hash_nocase(from->name.text);
 		while ((other = table_find(&names, hash, &cursor)))
 			if (str_eq_nocase(other->name.text, from->name.text))
-				build_error(builder, from->name.at, "service \"%.*s\" is defined twice, first in line %u",
+				build_error(builder, from->name.at,
+					    "service \"%.*s\" is defined twice, first in line %u",
 					    STR_ARG(from->name.text), other->name.at.line);
 		builder->no_memory |= table_add(&names, hash, (void *)from) != 0;
 		build_service(builder, from, &model->services[model->service_count++]);
@@ -350,14 +368,15 @@ static void build_services(struct builder *builder)
 static void add_name(struct builder *builder, const struct service *service)
 {
 	struct dns_port ports[64];
-	struct dns_entry entry = {.name = service->name, .v4 = service->vip4, .v6 = service->vip6, .ports = ports};
+	struct dns_entry entry = {
+	    .name = service->name, .v4 = service->vip4, .v6 = service->vip6, .ports = ports};
 	if (service->name.p[0] == '*')
 		return;
 	for (size_t i = 0; i < service->host_count && i < ARRAY_SIZE(ports); i++) {
 		const struct virtual_host *host = &service->hosts[i];
 		if (host->port)
 			ports[entry.port_count++] = (struct dns_port){
-				host->port, host->protocol == PORT_HTTP ? STR("_http") : STR(""), STR("_tcp")};
+			    host->port, host->protocol == PORT_HTTP ? STR("_http") : STR(""), STR("_tcp")};
 	}
 	builder->no_memory |= dns_names_add(builder->model->names, &entry) == -ENOMEM;
 }
@@ -365,8 +384,8 @@ static void add_name(struct builder *builder, const struct service *service)
 static void build_names(struct builder *builder)
 {
 	const struct config *config = builder->config;
-	if (dns_names_new(config->dns.zone.text, config->dns.ttl, config->dns.vips.items, config->dns.vips.count,
-			  &builder->model->names)) {
+	if (dns_names_new(config->dns.zone.text, config->dns.ttl, config->dns.vips.items,
+			  config->dns.vips.count, &builder->model->names)) {
 		builder->no_memory = true;
 		return;
 	}
@@ -386,15 +405,17 @@ static void build_inbound(struct builder *builder)
 	model->inbound = build_alloc(builder, list.count, sizeof *model->inbound);
 	FOR_ITEMS(struct config_inbound, from, list)
 	{
-		enum tls_mode tls = from->tls == CONFIG_TLS_INHERIT ? model->tls.mode : (enum tls_mode)from->tls;
+		enum tls_mode tls =
+		    from->tls == CONFIG_TLS_INHERIT ? model->tls.mode : (enum tls_mode)from->tls;
 		for (size_t i = 0; i < model->inbound_count; i++)
 			if (model->inbound[i].port == from->port)
 				build_error(builder, from->at, "inbound port %u is given twice", from->port);
 		if (tls == TLS_MODE_STRICT && !model->tls.certificate.len)
-			build_error(builder, from->at, "inbound port %u is strict, but tls.certificate is not set", from->port);
+			build_error(builder, from->at,
+				    "inbound port %u is strict, but tls.certificate is not set", from->port);
 		if (model->inbound)
-			model->inbound[model->inbound_count++] =
-				(struct inbound_port){(uint16_t)from->port, (enum port_protocol)from->protocol, tls};
+			model->inbound[model->inbound_count++] = (struct inbound_port){
+			    (uint16_t)from->port, (enum port_protocol)from->protocol, tls};
 	}
 	if (model->inbound_count)
 		qsort(model->inbound, model->inbound_count, sizeof *model->inbound, by_port);
@@ -403,9 +424,11 @@ static void build_inbound(struct builder *builder)
 static void check_readable(struct builder *builder, const struct config_text *path, const char *key)
 {
 	if (!path->text.len)
-		build_error(builder, path->at, "tls.%s is missing: certificate, private_key and trust belong together", key);
+		build_error(builder, path->at,
+			    "tls.%s is missing: certificate, private_key and trust belong together", key);
 	else if (access(path->text.p, R_OK) < 0)
-		build_error(builder, path->at, "tls.%s: %s cannot be read: %s", key, path->text.p, err_text(-errno));
+		build_error(builder, path->at, "tls.%s: %s cannot be read: %s", key, path->text.p,
+			    err_text(-errno));
 }
 
 static void build_tls(struct builder *builder)
@@ -424,7 +447,8 @@ static void build_tls(struct builder *builder)
 		check_readable(builder, &config->tls.private_key, "private_key");
 		check_readable(builder, &config->tls.trust, "trust");
 	} else if (tls->mode == TLS_MODE_STRICT) {
-		build_error(builder, (struct config_at){0}, "tls.mode is strict, but tls.certificate is not set");
+		build_error(builder, (struct config_at){0},
+			    "tls.mode is strict, but tls.certificate is not set");
 	}
 }
 
@@ -432,19 +456,22 @@ static void build_settings(struct builder *builder)
 {
 	const struct config *config = builder->config;
 	struct model *model = builder->model;
-	model->timeouts = (struct timeouts){config->timeouts.idle_ms, config->timeouts.head_ms, config->timeouts.drain_ms,
-					    config->timeouts.pool_idle_ms};
+	model->timeouts = (struct timeouts){config->timeouts.idle_ms, config->timeouts.head_ms,
+					    config->timeouts.drain_ms, config->timeouts.pool_idle_ms};
 	model->lost_destination = (enum lost_destination)config->intercept.lost_destination;
 	model->access_log = config->log.access;
 	model->max_head_bytes = config->limits.head_bytes;
 	if (config->intercept.inbound_source.family == AF_INET6)
-		build_error(builder, (struct config_at){0}, "intercept.inbound_source must be an IPv4 address");
+		build_error(builder, (struct config_at){0},
+			    "intercept.inbound_source must be an IPv4 address");
 	uint32_t ports[] = {config->intercept.outbound, config->intercept.inbound, config->intercept.dns};
 	if (ports[0] == ports[1] || ports[0] == ports[2] || ports[1] == ports[2])
-		build_error(builder, (struct config_at){0}, "intercept.outbound, inbound and dns must be different ports");
+		build_error(builder, (struct config_at){0},
+			    "intercept.outbound, inbound and dns must be different ports");
 }
 
-int model_build(const struct config *config, struct vip_pool *vips, struct model **ret_model, struct strbuf *ret_errors)
+int model_build(const struct config *config, struct vip_pool *vips, struct model **ret_model,
+		struct strbuf *ret_errors)
 {
 	struct builder builder = {.config = config, .vips = vips, .errors = ret_errors, .model = model_new()};
 	if (!builder.model)
@@ -459,7 +486,8 @@ int model_build(const struct config *config, struct vip_pool *vips, struct model
 	if (!builder.error_count && !builder.no_memory)
 		builder.no_memory = model_index(builder.model) != 0;
 	if (builder.error_count > CONFIG_ERRORS_MAX)
-		strbuf_printf(ret_errors, "%s: and %u errors more\n", config->name, builder.error_count - CONFIG_ERRORS_MAX);
+		strbuf_printf(ret_errors, "%s: and %u errors more\n", config->name,
+			      builder.error_count - CONFIG_ERRORS_MAX);
 	if (builder.error_count || builder.no_memory) {
 		model_unref(builder.model);
 		return builder.error_count ? ERR_CONFIG : -ENOMEM;

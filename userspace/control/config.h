@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The configuration file (YAML; JSON is a subset of it), read into plain structs. What may stand in it is one table,
-// config_root (control/keys.c): the reader, the defaults, the JSON schema, the reference page and `weir config show`
-// all come from it. Control thread only.
+// The configuration file (YAML; JSON is a subset of it), read into plain structs. What may stand in it is one
+// table, config_root (control/keys.c): the reader, the defaults, the JSON schema, the reference page and
+// `weir config show` all come from it. Control thread only.
 //
 // A struct config and everything it points to lives in its arena: config_free frees all.
 #pragma once
@@ -86,17 +86,17 @@ struct config_inbound {
 
 struct config_capture_direction {
 	bool enabled;
-	struct config_list include_ports, exclude_ports; // struct port_range
-	struct config_list include_cidrs, exclude_cidrs; // struct cidr
+	struct config_list include_ports, exclude_ports;	   // struct port_range
+	struct config_list include_cidrs, exclude_cidrs;	   // struct cidr
 	struct config_list include_interfaces, exclude_interfaces; // const char *
 };
 
 struct config_capture {
 	struct config_capture_direction outbound, inbound;
 	bool dns, ssh, metadata, ipv4, ipv6;
-	struct config_list dns_servers; // struct ip
+	struct config_list dns_servers;							 // struct ip
 	struct config_list include_users, exclude_users, include_groups, exclude_groups; // struct id_range
-	struct config_list exclude_marks; // struct mark_match
+	struct config_list exclude_marks;						 // struct mark_match
 };
 
 struct config {
@@ -142,16 +142,16 @@ struct config {
 
 enum { CONFIG_ERRORS_MAX = 20 };
 
-// Reads a file. 0; or a negative error with one line for each thing that is wrong (at most CONFIG_ERRORS_MAX) appended to
-// ret_errors: "FILE:LINE:COLUMN: where: what, and what to do".
+// Reads a file. 0; or a negative error with one line for each thing that is wrong (at most CONFIG_ERRORS_MAX)
+// appended to ret_errors: "FILE:LINE:COLUMN: where: what, and what to do".
 int config_load(const char *path, struct config **ret_config, struct strbuf *ret_errors);
 // The same for text in memory; `name` stands for the file in messages.
 int config_parse(struct str text, const char *name, struct config **ret_config, struct strbuf *ret_errors);
 void config_free(struct config *config); // NULL is fine
 
 // One more error line about a place in the file, for checks that go beyond the table (control/build.c).
-void config_error(const struct config *config, struct config_at at, struct strbuf *errors, const char *format, ...)
-	__attribute__((format(printf, 4, 5)));
+void config_error(const struct config *config, struct config_at at, struct strbuf *errors, const char *format,
+		  ...) __attribute__((format(printf, 4, 5)));
 
 // Fills in a capture plan; its arrays are the configuration's.
 void config_capture_plan(const struct config *config, struct capture_plan *ret_plan);

@@ -6,15 +6,27 @@
 
 #define FIELD(type_, member) .offset = offsetof(struct type_, member)
 #define OBJECT(keys_)	     .type = KEY_OBJECT, .keys = (keys_)
-#define LIST(item_, type_, max_) \
+#define LIST(item_, type_, max_)                                                                             \
 	.type = KEY_LIST, .item = &(item_), .item_size = sizeof(type_), .items_max = (max_)
-#define CHOICE(...) .type = KEY_CHOICE, .choices = (const char *const[]){__VA_ARGS__, NULL}
+#define CHOICE(...)                                                                                          \
+	.type = KEY_CHOICE, .choices = (const char *const[])                                                 \
+	{                                                                                                    \
+		__VA_ARGS__, NULL                                                                            \
+	}
 #define UINT(min_, max_) .type = KEY_UINT, .min = (min_), .max = (max_)
 #define TEXT(max_)	 .type = KEY_TEXT, .max = (max_)
 #define DURATION(max_)	 .type = KEY_DURATION, .max = (max_)
 
-enum { PATH_BYTES = 4096, NAME_BYTES = LIMIT_CLUSTER_NAME, HOUR_MS = 3600 * 1000, DAY_MS = 24 * HOUR_MS, SHORT_LIST = 1024 };
+enum {
+	PATH_BYTES = 4096,
+	NAME_BYTES = LIMIT_CLUSTER_NAME,
+	HOUR_MS = 3600 * 1000,
+	DAY_MS = 24 * HOUR_MS,
+	SHORT_LIST = 1024
+};
 
+// A table: one line a key.
+// clang-format off
 // --- elements of lists --------------------------------------------------------------------------------------
 static const struct key spiffe_item = {.name = "identity", TEXT(2048), .text = "A SPIFFE id; a final `*` stands for any rest."};
 static const struct key ip_item = {.name = "address", .type = KEY_IP, .text = "An IPv4 or IPv6 address."};
@@ -197,3 +209,4 @@ static const struct key root_keys[] = {
 	{0}};
 
 const struct key config_root = {.name = "configuration", OBJECT(root_keys)};
+// clang-format on

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table of configuration keys: what each is called, its type, range, default and meaning, and where its value goes.
-// Data only; reader.c, show.c and schema.c walk it.
+// The table of configuration keys: what each is called, its type, range, default and meaning, and where its
+// value goes. Data only; reader.c, show.c and schema.c walk it.
 #pragma once
 
 #include <stdbool.h>
@@ -8,23 +8,23 @@
 #include <stdint.h>
 
 enum key_type {
-	KEY_OBJECT,	// `keys` describe it; their offsets count from the same struct. As an element of a list: a struct of its
-			// own that begins with a struct config_at
-	KEY_LIST,	// `item` describes the elements; a struct config_list
-	KEY_BOOL,	// bool
-	KEY_UINT,	// uint32_t in min..max
-	KEY_DURATION,	// uint32_t milliseconds, written "5s", "250ms", "2m", "1h"; range in ms
-	KEY_CHOICE,	// uint32_t index into `choices`
-	KEY_TEXT,	// struct config_text, of min..max bytes
-	KEY_NAME,	// const char *
-	KEY_ADDR,	// struct addr, "192.0.2.1:80"
-	KEY_RESOLVER,	// struct addr, the port may be left out (53)
-	KEY_IP,		// struct ip
-	KEY_CIDR,	// struct cidr
-	KEY_PORTS,	// struct port_range, "80" or "8000-8999"
-	KEY_USERS,	// struct id_range, a number, a range, or a user's name
-	KEY_GROUPS,	// the same of groups
-	KEY_MARK,	// struct mark_match, "0x100" or "0x100/0xff00"
+	KEY_OBJECT, // `keys` describe it; their offsets count from the same struct. As an element of a list:
+		    // a struct of its own that begins with a struct config_at
+	KEY_LIST,     // `item` describes the elements; a struct config_list
+	KEY_BOOL,     // bool
+	KEY_UINT,     // uint32_t in min..max
+	KEY_DURATION, // uint32_t milliseconds, written "5s", "250ms", "2m", "1h"; range in ms
+	KEY_CHOICE,   // uint32_t index into `choices`
+	KEY_TEXT,     // struct config_text, of min..max bytes
+	KEY_NAME,     // const char *
+	KEY_ADDR,     // struct addr, "192.0.2.1:80"
+	KEY_RESOLVER, // struct addr, the port may be left out (53)
+	KEY_IP,	      // struct ip
+	KEY_CIDR,     // struct cidr
+	KEY_PORTS,    // struct port_range, "80" or "8000-8999"
+	KEY_USERS,    // struct id_range, a number, a range, or a user's name
+	KEY_GROUPS,   // the same of groups
+	KEY_MARK,     // struct mark_match, "0x100" or "0x100/0xff00"
 };
 
 struct key {

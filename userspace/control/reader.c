@@ -27,8 +27,8 @@ struct reader {
 };
 
 // --- errors -------------------------------------------------------------------------------------------------
-static void verror(const struct config *config, struct config_at at, struct strbuf *errors, const char *format,
-		   va_list args)
+static void verror(const struct config *config, struct config_at at, struct strbuf *errors,
+		   const char *format, va_list args)
 {
 	strbuf_add_text(errors, config->name);
 	if (at.line)
@@ -38,7 +38,8 @@ static void verror(const struct config *config, struct config_at at, struct strb
 	strbuf_add_char(errors, '\n');
 }
 
-void config_error(const struct config *config, struct config_at at, struct strbuf *errors, const char *format, ...)
+void config_error(const struct config *config, struct config_at at, struct strbuf *errors, const char *format,
+		  ...)
 {
 	va_list args;
 	va_start(args, format);
@@ -63,7 +64,8 @@ __attribute__((format(printf, 3, 4))) static void reader_error(struct reader *re
 static struct config_at token_at(struct fy_token *token)
 {
 	const struct fy_mark *mark = token ? fy_token_start_mark(token) : NULL;
-	return mark ? (struct config_at){(uint32_t)mark->line + 1, (uint32_t)mark->column + 1} : (struct config_at){0};
+	return mark ? (struct config_at){(uint32_t)mark->line + 1, (uint32_t)mark->column + 1}
+		    : (struct config_at){0};
 }
 
 // The first thing with a place in the file, in or below a node.
@@ -140,7 +142,8 @@ static void set_initial(struct reader *reader, const struct key *key, void *base
 	if (!key->initial)
 		return;
 	if (key->type != KEY_LIST) {
-		value_parse(key, str_from(key->initial), &reader->config->arena, (char *)base + key->offset, &why);
+		value_parse(key, str_from(key->initial), &reader->config->arena, (char *)base + key->offset,
+			    &why);
 		return;
 	}
 	struct config_list *list = (struct config_list *)((char *)base + key->offset);
@@ -157,7 +160,8 @@ static void read_list(struct reader *reader, const struct key *key, struct fy_no
 {
 	struct config_list list = {0};
 	void *cursor = NULL;
-	if (key->item->type == KEY_RESOLVER && fy_node_is_scalar(node) && str_eq(scalar_text(node), STR("auto"))) {
+	if (key->item->type == KEY_RESOLVER && fy_node_is_scalar(node) &&
+	    str_eq(scalar_text(node), STR("auto"))) {
 		*(struct config_list *)((char *)base + key->offset) = list;
 		return;
 	}
@@ -167,7 +171,8 @@ static void read_list(struct reader *reader, const struct key *key, struct fy_no
 	}
 	size_t count = (size_t)MAX(fy_node_sequence_item_count(node), 0);
 	if (count > key->items_max) {
-		reader_error(reader, node_at(node), "%zu entries; at most %zu are allowed", count, key->items_max);
+		reader_error(reader, node_at(node), "%zu entries; at most %zu are allowed", count,
+			     key->items_max);
 		return;
 	}
 	list.items = arena_alloc(&reader->config->arena, key->item_size * count + 1);
@@ -212,11 +217,11 @@ static void unknown_key(struct reader *reader, const struct key *object, struct 
 	for (const struct key *key = object->keys; key->name; key++)
 		strbuf_printf(&valid, "%s%s", valid.len ? ", " : "", key->name);
 	if (nearest)
-		reader_error(reader, at, "unknown key \"%.*s\"; did you mean \"%s\"?", (int)MIN(name.len, (size_t)80), name.p,
-			     nearest);
+		reader_error(reader, at, "unknown key \"%.*s\"; did you mean \"%s\"?",
+			     (int)MIN(name.len, (size_t)80), name.p, nearest);
 	else
-		reader_error(reader, at, "unknown key \"%.*s\"; valid ones are: %s", (int)MIN(name.len, (size_t)80), name.p,
-			     valid.p ? valid.p : "");
+		reader_error(reader, at, "unknown key \"%.*s\"; valid ones are: %s",
+			     (int)MIN(name.len, (size_t)80), name.p, valid.p ? valid.p : "");
 }
 
 static void read_object(struct reader *reader, const struct key *key, struct fy_node *node, void *base)
@@ -257,7 +262,8 @@ static void read_object(struct reader *reader, const struct key *key, struct fy_
 static void read_node(struct reader *reader, const struct key *key, struct fy_node *node, void *base)
 {
 	if (fy_node_is_alias(node))
-		reader_error(reader, node_at(node), "anchors and aliases are not supported: write the value out");
+		reader_error(reader, node_at(node),
+			     "anchors and aliases are not supported: write the value out");
 	else if (key->type == KEY_OBJECT)
 		read_object(reader, key, node, base);
 	else if (key->type == KEY_LIST)
@@ -272,8 +278,10 @@ static void syntax_errors(struct reader *reader, struct fy_diag *diag)
 	void *cursor = NULL;
 	struct fy_diag_error *error;
 	while ((error = fy_diag_errors_iterate(diag, &cursor)))
-		reader_error(reader, (struct config_at){(uint32_t)MAX(error->line, 0), (uint32_t)MAX(error->column, 0)},
-			     "%s", error->msg ? error->msg : "syntax error");
+		reader_error(
+		    reader,
+		    (struct config_at){(uint32_t)MAX(error->line, 0), (uint32_t)MAX(error->column, 0)}, "%s",
+		    error->msg ? error->msg : "syntax error");
 	if (!reader->error_count)
 		reader_error(reader, (struct config_at){0}, "not valid YAML");
 }
@@ -313,8 +321,10 @@ static void read_document(struct reader *reader, struct str text)
 		return;
 	}
 	fy_diag_set_collect_errors(diag, true);
-	// Duplicate keys are found by read_object, which can say where. Aliases are not resolved, so none can grow.
-	struct fy_parse_cfg parse_config = {.flags = FYPCF_QUIET | FYPCF_JSON_NONE | FYPCF_ALLOW_DUPLICATE_KEYS, .diag = diag};
+	// Duplicate keys are found by read_object, which can say where. Aliases are not resolved, so none can
+	// grow.
+	struct fy_parse_cfg parse_config = {
+	    .flags = FYPCF_QUIET | FYPCF_JSON_NONE | FYPCF_ALLOW_DUPLICATE_KEYS, .diag = diag};
 	struct fy_document *document = fy_document_build_from_string(&parse_config, text.p, text.len);
 	struct fy_node *root = document ? fy_document_root(document) : NULL;
 	if (!document || fy_diag_got_error(diag))
@@ -345,7 +355,8 @@ int config_parse(struct str text, const char *name, struct config **ret_config, 
 	else
 		read_document(&reader, text);
 	if (reader.error_count > CONFIG_ERRORS_MAX)
-		strbuf_printf(ret_errors, "%s: and %u errors more\n", config->name, reader.error_count - CONFIG_ERRORS_MAX);
+		strbuf_printf(ret_errors, "%s: and %u errors more\n", config->name,
+			      reader.error_count - CONFIG_ERRORS_MAX);
 	if (reader.error_count) {
 		config_free(config);
 		return ERR_CONFIG;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table of keys read the other way: what is in force, the JSON Schema, the reference page, the capture plan.
+// The table of keys read the other way: what is in force, the JSON Schema, the reference page, the capture
+// plan.
 #include "control/config.h"
 
 #include "base/mem.h"
@@ -133,12 +134,14 @@ void config_schema(struct json *json)
 static void reference_range(const struct key *key, struct strbuf *out)
 {
 	if (key->type == KEY_UINT)
-		strbuf_printf(out, "%u to %u%s%s", key->min, key->max, key->unit ? " " : "", key->unit ? key->unit : "");
+		strbuf_printf(out, "%u to %u%s%s", key->min, key->max, key->unit ? " " : "",
+			      key->unit ? key->unit : "");
 	else if (key->type == KEY_CHOICE)
 		for (uint32_t i = 0; key->choices[i]; i++)
 			strbuf_printf(out, "%s`%s`", i ? ", " : "", key->choices[i]);
 	else if (key->type == KEY_LIST)
-		strbuf_printf(out, "list of %s", key->item->type == KEY_OBJECT ? key->item->name : value_kind(key->item->type));
+		strbuf_printf(out, "list of %s",
+			      key->item->type == KEY_OBJECT ? key->item->name : value_kind(key->item->type));
 	else if (key->type == KEY_OBJECT)
 		strbuf_add_text(out, "section");
 	else
@@ -149,20 +152,24 @@ static void reference_row(const struct key *key, struct strbuf *out)
 {
 	strbuf_printf(out, "| `%s` | ", key->name);
 	reference_range(key, out);
-	strbuf_printf(out, " | %s%s%s | %s |\n", key->initial ? "`" : "", key->initial ? key->initial : key->required ? "required" : "",
+	strbuf_printf(out, " | %s%s%s | %s |\n", key->initial ? "`" : "",
+		      key->initial    ? key->initial
+		      : key->required ? "required"
+				      : "",
 		      key->initial ? "`" : "", key->text);
 }
 
 static void reference_object(const struct key *object, const char *path, struct strbuf *out)
 {
-	strbuf_printf(out, "\n## %s\n\n| key | value | default | meaning |\n| --- | --- | --- | --- |\n", path);
+	strbuf_printf(out, "\n## %s\n\n| key | value | default | meaning |\n| --- | --- | --- | --- |\n",
+		      path);
 	for (const struct key *key = object->keys; key->name; key++)
 		reference_row(key, out);
 	for (const struct key *key = object->keys; key->name; key++) {
 		autostrbuf struct strbuf below = {0};
 		bool list = key->type == KEY_LIST && key->item->type == KEY_OBJECT;
-		strbuf_printf(&below, "%s%s%s%s", object == &config_root ? "" : path, object == &config_root ? "" : ".",
-			      key->name, list ? "[]" : "");
+		strbuf_printf(&below, "%s%s%s%s", object == &config_root ? "" : path,
+			      object == &config_root ? "" : ".", key->name, list ? "[]" : "");
 		if (key->type == KEY_OBJECT || list)
 			reference_object(list ? key->item : key, below.p ? below.p : "", out);
 	}
@@ -171,9 +178,12 @@ static void reference_object(const struct key *object, const char *path, struct 
 void config_reference(struct strbuf *out)
 {
 	strbuf_add_text(out, "# Configuration\n\n"
-			     "One file, YAML or JSON. `weir config check FILE` says what is wrong with one, `weir config schema`\n"
-			     "prints its JSON Schema, and `weir config reload` (or SIGHUP) applies a change without dropping a\n"
-			     "connection. Ports, workers, the user, the admin socket and the DNS servers are read at the start only.\n"
+			     "One file, YAML or JSON. `weir config check FILE` says what is wrong with one, "
+			     "`weir config schema`\n"
+			     "prints its JSON Schema, and `weir config reload` (or SIGHUP) applies a change "
+			     "without dropping a\n"
+			     "connection. Ports, workers, the user, the admin socket and the DNS servers are "
+			     "read at the start only.\n"
 			     "This page is printed by `weir config reference`.\n");
 	reference_object(&config_root, "Top level", out);
 }
@@ -182,13 +192,13 @@ void config_reference(struct strbuf *out)
 static struct capture_direction capture_direction(const struct config_capture_direction *from)
 {
 	return (struct capture_direction){
-		.enabled = from->enabled,
-		.include_ports = {from->include_ports.items, from->include_ports.count},
-		.exclude_ports = {from->exclude_ports.items, from->exclude_ports.count},
-		.include_cidrs = {from->include_cidrs.items, from->include_cidrs.count},
-		.exclude_cidrs = {from->exclude_cidrs.items, from->exclude_cidrs.count},
-		.include_interfaces = {from->include_interfaces.items, from->include_interfaces.count},
-		.exclude_interfaces = {from->exclude_interfaces.items, from->exclude_interfaces.count},
+	    .enabled = from->enabled,
+	    .include_ports = {from->include_ports.items, from->include_ports.count},
+	    .exclude_ports = {from->exclude_ports.items, from->exclude_ports.count},
+	    .include_cidrs = {from->include_cidrs.items, from->include_cidrs.count},
+	    .exclude_cidrs = {from->exclude_cidrs.items, from->exclude_cidrs.count},
+	    .include_interfaces = {from->include_interfaces.items, from->include_interfaces.count},
+	    .exclude_interfaces = {from->exclude_interfaces.items, from->exclude_interfaces.count},
 	};
 }
 
@@ -205,12 +215,16 @@ void config_capture_plan(const struct config *config, struct capture_plan *ret_p
 	ret_plan->inbound = capture_direction(&capture->inbound);
 	ret_plan->capture_ssh = capture->ssh;
 	ret_plan->capture_metadata = capture->metadata;
-	ret_plan->dns = (struct capture_dns){capture->dns && config->intercept.dns, capture->dns_servers.items,
-					     capture->dns_servers.count};
-	ret_plan->include_users = (struct capture_ids){capture->include_users.items, capture->include_users.count};
-	ret_plan->exclude_users = (struct capture_ids){capture->exclude_users.items, capture->exclude_users.count};
-	ret_plan->include_groups = (struct capture_ids){capture->include_groups.items, capture->include_groups.count};
-	ret_plan->exclude_groups = (struct capture_ids){capture->exclude_groups.items, capture->exclude_groups.count};
+	ret_plan->dns = (struct capture_dns){capture->dns && config->intercept.dns,
+					     capture->dns_servers.items, capture->dns_servers.count};
+	ret_plan->include_users =
+	    (struct capture_ids){capture->include_users.items, capture->include_users.count};
+	ret_plan->exclude_users =
+	    (struct capture_ids){capture->exclude_users.items, capture->exclude_users.count};
+	ret_plan->include_groups =
+	    (struct capture_ids){capture->include_groups.items, capture->include_groups.count};
+	ret_plan->exclude_groups =
+	    (struct capture_ids){capture->exclude_groups.items, capture->exclude_groups.count};
 	ret_plan->exclude_marks = capture->exclude_marks.items;
 	ret_plan->exclude_mark_count = capture->exclude_marks.count;
 	ret_plan->vips = config->dns.vips.items;

@@ -15,22 +15,22 @@
 const char *value_kind(enum key_type type)
 {
 	static const char *const kinds[] = {
-		[KEY_OBJECT] = "a mapping",
-		[KEY_LIST] = "a list",
-		[KEY_BOOL] = "true or false",
-		[KEY_UINT] = "a number",
-		[KEY_DURATION] = "a duration such as 250ms, 5s, 2m or 1h",
-		[KEY_CHOICE] = "one of the words it allows",
-		[KEY_TEXT] = "a text",
-		[KEY_NAME] = "a name",
-		[KEY_ADDR] = "an address with a port, such as 192.0.2.1:80 or [2001:db8::1]:80",
-		[KEY_RESOLVER] = "an address, with or without a port",
-		[KEY_IP] = "an address, such as 192.0.2.1 or 2001:db8::1",
-		[KEY_CIDR] = "a network such as 10.0.0.0/8, its host bits zero",
-		[KEY_PORTS] = "a port or a range such as 8000-8999",
-		[KEY_USERS] = "a user's name, a number or a range",
-		[KEY_GROUPS] = "a group's name, a number or a range",
-		[KEY_MARK] = "a mark such as 0x100, or 0x100/0xff00 with a mask",
+	    [KEY_OBJECT] = "a mapping",
+	    [KEY_LIST] = "a list",
+	    [KEY_BOOL] = "true or false",
+	    [KEY_UINT] = "a number",
+	    [KEY_DURATION] = "a duration such as 250ms, 5s, 2m or 1h",
+	    [KEY_CHOICE] = "one of the words it allows",
+	    [KEY_TEXT] = "a text",
+	    [KEY_NAME] = "a name",
+	    [KEY_ADDR] = "an address with a port, such as 192.0.2.1:80 or [2001:db8::1]:80",
+	    [KEY_RESOLVER] = "an address, with or without a port",
+	    [KEY_IP] = "an address, such as 192.0.2.1 or 2001:db8::1",
+	    [KEY_CIDR] = "a network such as 10.0.0.0/8, its host bits zero",
+	    [KEY_PORTS] = "a port or a range such as 8000-8999",
+	    [KEY_USERS] = "a user's name, a number or a range",
+	    [KEY_GROUPS] = "a group's name, a number or a range",
+	    [KEY_MARK] = "a mark such as 0x100, or 0x100/0xff00 with a mask",
 	};
 	return kinds[type];
 }
@@ -47,7 +47,9 @@ static int in_range(const struct key *key, uint64_t number, uint32_t *ret_value,
 {
 	if (number < key->min || number > key->max) {
 		strbuf_printf(why, "the range is %u to %u%s%s", key->min, key->max, key->unit ? " " : "",
-			      key->type == KEY_DURATION ? " ms" : key->unit ? key->unit : "");
+			      key->type == KEY_DURATION ? " ms"
+			      : key->unit		? key->unit
+							: "");
 		return -ERANGE;
 	}
 	*ret_value = (uint32_t)number;
@@ -109,15 +111,16 @@ static int keep_text(const struct key *key, struct str text, struct arena *arena
 		     struct strbuf *why)
 {
 	if (text.len < key->min || text.len > key->max) {
-		strbuf_printf(why, "its length is %zu; it may be %u to %u bytes", text.len, key->min, key->max);
+		strbuf_printf(why, "its length is %zu; it may be %u to %u bytes", text.len, key->min,
+			      key->max);
 		return -ERANGE;
 	}
 	*ret_text = arena_strdup(arena, text.p, text.len);
 	return *ret_text ? 0 : -ENOMEM;
 }
 
-static int parse_text(const struct key *key, struct str text, struct arena *arena, struct config_text *ret_text,
-		      struct strbuf *why)
+static int parse_text(const struct key *key, struct str text, struct arena *arena,
+		      struct config_text *ret_text, struct strbuf *why)
 {
 	const char *copy = NULL;
 	int err = keep_text(key, text, arena, &copy, why);
@@ -169,7 +172,8 @@ static int parse_ids(struct str text, bool users, struct id_range *ret_range, st
 	const struct passwd *user = users ? getpwnam(name) : NULL;
 	const struct group *group = users ? NULL : getgrnam(name);
 	if (!user && !group) {
-		strbuf_printf(why, "there is no %s of that name, and it is no number or range", users ? "user" : "group");
+		strbuf_printf(why, "there is no %s of that name, and it is no number or range",
+			      users ? "user" : "group");
 		return ERR_NOT_FOUND;
 	}
 	uint32_t id = user ? user->pw_uid : group->gr_gid;
@@ -205,7 +209,8 @@ static int parse_mark(struct str text, struct mark_match *ret_mark)
 	return err;
 }
 
-int value_parse(const struct key *key, struct str text, struct arena *arena, void *ret_value, struct strbuf *why)
+int value_parse(const struct key *key, struct str text, struct arena *arena, void *ret_value,
+		struct strbuf *why)
 {
 	int err = ERR_UNSUPPORTED;
 	switch (key->type) {

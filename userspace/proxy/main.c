@@ -10,15 +10,15 @@
 enum { EXIT_USAGE = 2 };
 
 static const char usage[] =
-	"usage: weir-proxy --config FILE\n"
-	"\n"
-	"The data plane of weir: intercepts, names, routes, balances, encrypts.\n"
-	"\n"
-	"  -c, --config FILE   the configuration (YAML or JSON); see weir config reference\n"
-	"  -h, --help          this text\n"
-	"  -V, --version       the version\n"
-	"\n"
-	"SIGHUP reloads the configuration. SIGTERM and SIGINT drain and end; a second one ends at once.\n";
+    "usage: weir-proxy --config FILE\n"
+    "\n"
+    "The data plane of weir: intercepts, names, routes, balances, encrypts.\n"
+    "\n"
+    "  -c, --config FILE   the configuration (YAML or JSON); see weir config reference\n"
+    "  -h, --help          this text\n"
+    "  -V, --version       the version\n"
+    "\n"
+    "SIGHUP reloads the configuration. SIGTERM and SIGINT drain and end; a second one ends at once.\n";
 
 // The file to use, or NULL with the exit status in *ret_status.
 static const char *parse_options(int argc, char **argv, int *ret_status)

@@ -61,7 +61,8 @@ static int start_dns(struct plane *plane, struct loop *loop)
 							 .arg = settings}};
 	if (!settings->dns_listen_count)
 		return 0;
-	int err = dns_server_new(loop, settings->dns_listen, settings->dns_listen_count, &options, &plane->dns);
+	int err =
+	    dns_server_new(loop, settings->dns_listen, settings->dns_listen_count, &options, &plane->dns);
 	if (!err)
 		dns_server_set_names(plane->dns, settings->model->names);
 	return err;
@@ -91,8 +92,8 @@ int plane_init(struct worker *worker, void *arg)
 		return -ENOMEM;
 	plane->settings = settings;
 	worker->data = plane;
-	int err = dataplane_new(worker->loop, worker->index, &settings->dataplane, settings->model, settings->tls,
-				&plane->dataplane);
+	int err = dataplane_new(worker->loop, worker->index, &settings->dataplane, settings->model,
+				settings->tls, &plane->dataplane);
 	if (!err)
 		err = dataplane_listen(plane->dataplane);
 	if (!err)
@@ -111,7 +112,8 @@ void plane_publish_model(struct worker *worker, void *model)
 {
 	struct plane *plane = plane_of(worker);
 	if (dataplane_publish(plane->dataplane, model))
-		log_error("out of memory: a worker keeps the old configuration", LOG_UINT("worker", worker->index));
+		log_error("out of memory: a worker keeps the old configuration",
+			  LOG_UINT("worker", worker->index));
 	else if (plane->dns)
 		dns_server_set_names(plane->dns, ((struct model *)model)->names);
 }

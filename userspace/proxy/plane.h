@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What one worker runs: a data plane and a DNS responder. The functions that take a struct worker run on its thread (workers_call).
+// What one worker runs: a data plane and a DNS responder. The functions that take a struct worker run on its
+// thread (workers_call).
 #pragma once
 
 #include "exchange/conn_info.h"

@@ -45,8 +45,7 @@ static int caps_set(uint64_t caps)
 }
 
 // --- what to keep -----------------------------------------------------------------------------------------
-// CAP_NET_RAW
-// suffices for SO_MARK since Linux 5.17.
+// CAP_NET_RAW suffices for SO_MARK since Linux 5.17.
 static unsigned mark_capability(void)
 {
 	struct utsname name;
@@ -106,8 +105,7 @@ static int become(const char *user, uid_t uid, gid_t gid, struct strbuf *ret_err
 }
 
 // --- capabilities -----------------------------------------------------------------------------------------
-// Nothing outside
-// `keep` can come back by an exec. Ends at the first number that this kernel does not know.
+// Nothing outside `keep` can come back by an exec. Ends at the first number that this kernel does not know.
 static int drop_bounding(uint64_t keep, struct strbuf *ret_error)
 {
 	for (unsigned capability = 0; capability < 64; capability++) {

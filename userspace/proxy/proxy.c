@@ -57,8 +57,8 @@ struct proxy {
 static int load_tls(const struct model *model, struct tls_context **ret_tls, struct strbuf *ret_error)
 {
 	const struct tls_settings *settings = &model->tls;
-	struct tls_options options = {settings->certificate, settings->private_key, settings->trust, settings->allow,
-				      settings->allow_count};
+	struct tls_options options = {settings->certificate, settings->private_key, settings->trust,
+				      settings->allow, settings->allow_count};
 	char *why = NULL;
 	if (!settings->certificate.len)
 		return 0;
@@ -79,8 +79,8 @@ static int load_model(struct proxy *proxy, struct config **ret_config, struct mo
 		return err;
 	if (!proxy->vips) {
 		char *why = NULL;
-		err = vip_pool_open(config->dns.state.text.p, config->dns.vips.items, config->dns.vips.count, &proxy->vips,
-				    &why);
+		err = vip_pool_open(config->dns.state.text.p, config->dns.vips.items, config->dns.vips.count,
+				    &proxy->vips, &why);
 		if (err)
 			strbuf_printf(ret_error, "%s\n", why ? why : err_text(err));
 		mem_free(why);
@@ -141,18 +141,19 @@ static int watch_tls(struct proxy *proxy)
 	struct str files[] = {settings->certificate, settings->private_key, settings->trust};
 	tls_watch_free(proxy->tls_watch);
 	proxy->tls_watch = NULL;
-	return settings->certificate.len
-		       ? tls_watch_new(proxy->loop, files, ARRAY_SIZE(files), on_tls_files, proxy, &proxy->tls_watch)
-		       : 0;
+	return settings->certificate.len ? tls_watch_new(proxy->loop, files, ARRAY_SIZE(files), on_tls_files,
+							 proxy, &proxy->tls_watch)
+					 : 0;
 }
 
 static void warn_of_restart(const struct config *old, const struct config *new)
 {
 	if (old->workers != new->workers || old->intercept.outbound != new->intercept.outbound ||
 	    old->intercept.inbound != new->intercept.inbound || old->intercept.dns != new->intercept.dns ||
-	    !str_eq(old->admin.socket.text, new->admin.socket.text) || !str_eq(old->user.text, new->user.text) ||
-	    !addr_eq(&old->admin.metrics, &new->admin.metrics))
-		log_warn("workers, user, admin and the ports of intercept take effect at the next start only");
+	    !str_eq(old->admin.socket.text, new->admin.socket.text) ||
+	    !str_eq(old->user.text, new->user.text) || !addr_eq(&old->admin.metrics, &new->admin.metrics))
+		log_warn(
+		    "workers, user, admin and the ports of intercept take effect at the next start only");
 }
 
 static void apply_log(const struct config *config)
@@ -178,7 +179,8 @@ static int proxy_reload(void *data, struct strbuf *ret_text)
 	notify_send("READY=1");
 	if (err) {
 		stats_inc(STAT_CONFIG_REJECTED);
-		log_error("the new configuration was rejected; the old one stays", LOG_STR("reason", strbuf_str(ret_text)));
+		log_error("the new configuration was rejected; the old one stays",
+			  LOG_STR("reason", strbuf_str(ret_text)));
 		return err;
 	}
 	publish_tls(proxy, tls);
@@ -260,21 +262,21 @@ static void admin_vip_usage(void *data, int family, uint64_t *ret_used, uint64_t
 static int start_admin(struct proxy *proxy)
 {
 	struct admin_backend backend = {
-		.data = proxy,
-		.config_path = proxy->config_path,
-		.started_ns = clock_mono_ns(),
-		.model = admin_model,
-		.ready = admin_ready,
-		.workers = proxy->workers,
-		.balancer = plane_balancer,
-		.connections = plane_each_connection,
-		.kill = plane_kill_connection,
-		.tls = admin_tls,
-		.reload = proxy_reload,
-		.dns_listen = proxy->planes.dns_listen,
-		.dns_listen_count = proxy->planes.dns_listen_count,
-		.dns_flush = plane_flush_dns,
-		.vip_usage = admin_vip_usage,
+	    .data = proxy,
+	    .config_path = proxy->config_path,
+	    .started_ns = clock_mono_ns(),
+	    .model = admin_model,
+	    .ready = admin_ready,
+	    .workers = proxy->workers,
+	    .balancer = plane_balancer,
+	    .connections = plane_each_connection,
+	    .kill = plane_kill_connection,
+	    .tls = admin_tls,
+	    .reload = proxy_reload,
+	    .dns_listen = proxy->planes.dns_listen,
+	    .dns_listen_count = proxy->planes.dns_listen_count,
+	    .dns_flush = plane_flush_dns,
+	    .vip_usage = admin_vip_usage,
 	};
 	int err = admin_server_new(proxy->loop, &proxy->admin_socket, &backend, &proxy->admin);
 	if (!err && proxy->metrics_fd >= 0) {
@@ -301,7 +303,8 @@ static int make_state_folder(const struct config *config, uid_t uid, gid_t gid, 
 	snprintf(path, sizeof path, "%.*s", STR_ARG(config->dns.state.text));
 	const char *folder = dirname(path);
 	if (mkdir(folder, 0750) < 0 && errno != EEXIST) {
-		strbuf_printf(ret_error, "the folder %s of dns.state cannot be made: %s\n", folder, err_text(-errno));
+		strbuf_printf(ret_error, "the folder %s of dns.state cannot be made: %s\n", folder,
+			      err_text(-errno));
 		return -errno;
 	}
 	// A folder that was there keeps its owner, unless it is the very one that is ours by default.
@@ -322,8 +325,8 @@ static int open_admin(struct proxy *proxy, uid_t uid, gid_t gid, struct strbuf *
 			return ERR_NOT_FOUND;
 		}
 	}
-	int err = admin_socket_open(config->admin.socket.text.p, uid, group ? group->gr_gid : gid, &proxy->admin_socket,
-				    ret_error);
+	int err = admin_socket_open(config->admin.socket.text.p, uid, group ? group->gr_gid : gid,
+				    &proxy->admin_socket, ret_error);
 	if (!err && config->admin.metrics.ip.family)
 		err = metrics_listen(&config->admin.metrics, &proxy->metrics_fd, ret_error);
 	return err;
@@ -347,7 +350,8 @@ static int start_privileged(struct proxy *proxy, struct strbuf *ret_error)
 	if (!err)
 		err = privileges_drop(user, low_ports, &proxy->privileges, ret_error);
 	if (!err && !proxy->privileges.mark)
-		log_warn("sockets cannot be marked (CAP_NET_RAW is missing): capture must spare the proxy's user instead");
+		log_warn("sockets cannot be marked (CAP_NET_RAW is missing): capture must spare the proxy's "
+			 "user instead");
 	return err;
 }
 
@@ -356,11 +360,11 @@ static int configure_planes(struct proxy *proxy)
 	const struct config *config = proxy->config;
 	struct plane_settings *planes = &proxy->planes;
 	planes->dataplane = (struct dataplane_settings){
-		.outbound_port = (uint16_t)config->intercept.outbound,
-		.inbound_port = (uint16_t)config->intercept.inbound,
-		.outbound_mark = proxy->privileges.mark ? WEIR_MARK_OUTBOUND : 0,
-		.inbound_mark = proxy->privileges.mark ? WEIR_MARK_INBOUND : 0,
-		.inbound_source = config->intercept.inbound_source,
+	    .outbound_port = (uint16_t)config->intercept.outbound,
+	    .inbound_port = (uint16_t)config->intercept.inbound,
+	    .outbound_mark = proxy->privileges.mark ? WEIR_MARK_OUTBOUND : 0,
+	    .inbound_mark = proxy->privileges.mark ? WEIR_MARK_INBOUND : 0,
+	    .inbound_source = config->intercept.inbound_source,
 	};
 	planes->control = proxy->loop;
 	planes->owner = proxy;
@@ -378,7 +382,8 @@ static int start_workers(struct proxy *proxy, struct strbuf *ret_error)
 	if (!err)
 		err = configure_planes(proxy);
 	if (!err)
-		err = signals_new(proxy->loop, numbers, ARRAY_SIZE(numbers), on_signal, proxy, &proxy->signals);
+		err =
+		    signals_new(proxy->loop, numbers, ARRAY_SIZE(numbers), on_signal, proxy, &proxy->signals);
 	if (!err)
 		err = workers_start(count, &ops, &proxy->workers);
 	if (err)
@@ -428,8 +433,10 @@ int proxy_run(struct proxy *proxy)
 {
 	proxy->serving = true;
 	notify_send("READY=1");
-	log_info("serving", LOG_TEXT("version", WEIR_VERSION), LOG_UINT("workers", workers_count(proxy->workers)),
-		 LOG_UINT("services", proxy->model->service_count), LOG_UINT("clusters", proxy->model->cluster_count));
+	log_info("serving", LOG_TEXT("version", WEIR_VERSION),
+		 LOG_UINT("workers", workers_count(proxy->workers)),
+		 LOG_UINT("services", proxy->model->service_count),
+		 LOG_UINT("clusters", proxy->model->cluster_count));
 	loop_run(proxy->loop);
 	log_info("ended");
 	return EXIT_SUCCESS;

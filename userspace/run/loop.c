@@ -24,7 +24,7 @@ struct loop {
 	uint64_t now_ns;
 	atomic_bool stop;
 
-	uint64_t wheel_ms; // everything before this has fired
+	uint64_t wheel_ms;		 // everything before this has fired
 	uint64_t occupied[WHEEL_LEVELS]; // a bit a slot that may hold timers
 	struct list wheel[WHEEL_LEVELS][WHEEL_SLOTS];
 
@@ -193,8 +193,8 @@ void loop_timer_stop(struct loop_timer *timer)
 	list_del(&timer->_node);
 }
 
-// Puts a timer into the lowest level whose slots reach it. A slot of level n spans 64^n ms and is spread over the
-// levels below when the wheel comes to it.
+// Puts a timer into the lowest level whose slots reach it. A slot of level n spans 64^n ms and is spread over
+// the levels below when the wheel comes to it.
 static void wheel_insert(struct loop *loop, struct loop_timer *timer)
 {
 	uint64_t at = MAX(timer->_expires_ms, loop->wheel_ms);
@@ -216,8 +216,8 @@ void loop_timer_start(struct loop *loop, struct loop_timer *timer, uint64_t dela
 	wheel_insert(loop, timer);
 }
 
-// The next moment at which a slot must be looked at, or UINT64_MAX. Occupied bits may be stale (timers that were
-// stopped); they are cleared when met, which costs one empty look.
+// The next moment at which a slot must be looked at, or UINT64_MAX. Occupied bits may be stale (timers that
+// were stopped); they are cleared when met, which costs one empty look.
 static uint64_t wheel_next(struct loop *loop)
 {
 	for (int level = 0; level < WHEEL_LEVELS; level++) {
@@ -227,7 +227,8 @@ static uint64_t wheel_next(struct loop *loop)
 		while (ahead) {
 			unsigned slot = (unsigned)__builtin_ctzll(ahead);
 			if (!list_empty(&loop->wheel[level][slot])) {
-				uint64_t base = loop->wheel_ms >> (shift + WHEEL_BITS) << (shift + WHEEL_BITS);
+				uint64_t base = loop->wheel_ms >> (shift + WHEEL_BITS)
+								      << (shift + WHEEL_BITS);
 				return MAX(base + ((uint64_t)slot << shift), loop->wheel_ms);
 			}
 			loop->occupied[level] &= ~(1ULL << slot);
@@ -247,8 +248,7 @@ static void wheel_cascade(struct loop *loop)
 		list_init(&moving);
 		list_splice(&moving, &loop->wheel[level][slot]);
 		loop->occupied[level] &= ~(1ULL << slot);
-		list_for_each_safe(node, &moving)
-		{
+		list_for_each_safe (node, &moving) {
 			list_del(node);
 			wheel_insert(loop, container_of(node, struct loop_timer, _node));
 		}

@@ -8,7 +8,7 @@
 
 const struct stat_row stat_rows[STAT_COUNT] = {
 #define STAT_ROW(symbol, ...) [symbol] = {__VA_ARGS__},
-	STAT_TABLE(STAT_ROW)
+    STAT_TABLE(STAT_ROW)
 #undef STAT_ROW
 };
 
@@ -28,7 +28,8 @@ int stats_init(unsigned slots)
 	if (fd < 0)
 		return -errno;
 	void *map = MAP_FAILED;
-	if (ftruncate(fd, (off_t)size) == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
+	if (ftruncate(fd, (off_t)size) == 0 &&
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
 		map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (map == MAP_FAILED) {
 		int err = -errno;

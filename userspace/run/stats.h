@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Counters. One table declares them all; each worker has a slot of its own in shared memory and adds without atomics
-// or locks; readers sum the slots. Gauges are sums too: a worker adds 1 and -1 to its own slot.
+// Counters. One table declares them all; each worker has a slot of its own in shared memory and adds without
+// atomics or locks; readers sum the slots. Gauges are sums too: a worker adds 1 and -1 to its own slot.
 #pragma once
 
 #include "base/mem.h"
@@ -10,6 +10,7 @@
 
 enum stat_kind { STAT_COUNTER, STAT_GAUGE };
 
+// clang-format off
 // X(symbol, kind, name (Prometheus, without the prefix weir_), labels or "", help)
 #define STAT_TABLE(X)                                                                                                  \
 	X(STAT_OUTBOUND_CONNECTIONS, STAT_COUNTER, "downstream_connections_total", "direction=\"outbound\"",            \
@@ -57,12 +58,13 @@ enum stat_kind { STAT_COUNTER, STAT_GAUGE };
 	X(STAT_DNS_MALFORMED, STAT_COUNTER, "dns_malformed_total", "", "DNS messages that could not be read")           \
 	X(STAT_CONFIG_RELOADS, STAT_COUNTER, "config_reloads_total", "result=\"applied\"", "Configurations loaded")      \
 	X(STAT_CONFIG_REJECTED, STAT_COUNTER, "config_reloads_total", "result=\"rejected\"", "Configurations loaded")
+// clang-format on
 
 enum counter {
 #define STAT_ENUM(symbol, ...) symbol,
 	STAT_TABLE(STAT_ENUM)
 #undef STAT_ENUM
-	STAT_COUNT
+	    STAT_COUNT
 };
 
 struct stat_row {
@@ -71,8 +73,8 @@ struct stat_row {
 };
 extern const struct stat_row stat_rows[STAT_COUNT];
 
-// Makes the shared memory with `slots` slots (a memfd, sealed against shrinking). 0 or a negative error. Call once,
-// before threads start. Without it stats_add counts into a slot that nobody reads (unit tests).
+// Makes the shared memory with `slots` slots (a memfd, sealed against shrinking). 0 or a negative error. Call
+// once, before threads start. Without it stats_add counts into a slot that nobody reads (unit tests).
 int stats_init(unsigned slots);
 // The calling thread adds to this slot from now on.
 void stats_use_slot(unsigned slot);

@@ -135,7 +135,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(mode_and_removal, set_up, tear_down),
 	    cmocka_unit_test_setup_teardown(a_live_one_is_not_replaced, set_up, tear_down),
 	    cmocka_unit_test_setup_teardown(a_dead_one_is_replaced, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(a_successor_keeps_its_name, set_up, tear_down),
+	    cmocka_unit_test_setup_teardown(a_successor_keeps_its_name, set_up, tear_down),
 	    cmocka_unit_test_setup_teardown(other_files_are_left_alone, set_up, tear_down),
 	    cmocka_unit_test_setup_teardown(impossible_paths, set_up, tear_down),
 	};

@@ -42,9 +42,9 @@ static void one_spelling_of_a_mapped_address(void **state)
 static void refusals(void **state)
 {
 	(void)state;
-	static const char *const bad[] = {"",	       "192.0.2.1",   "192.0.2.1:", "192.0.2.1:x", "2001:db8::1:80",
-					  "[::1]80", "[::1", "[::1]:",      "host:80",     "192.0.2.256:1",
-					  "[192.0.2.1:80"};
+	static const char *const bad[] = {
+	    "",	    "192.0.2.1", "192.0.2.1:", "192.0.2.1:x",	"2001:db8::1:80", "[::1]80",
+	    "[::1", "[::1]:",	 "host:80",    "192.0.2.256:1", "[192.0.2.1:80"};
 	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
 		struct addr addr;
 		assert_int_equal(addr_parse(str_from(bad[i]), &addr), ERR_MALFORMED);
@@ -93,9 +93,9 @@ static void kinds(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(round_trips), cmocka_unit_test(one_spelling_of_a_mapped_address),
-		cmocka_unit_test(refusals),    cmocka_unit_test(prefixes),
-		cmocka_unit_test(kinds),
+	    cmocka_unit_test(round_trips), cmocka_unit_test(one_spelling_of_a_mapped_address),
+	    cmocka_unit_test(refusals),	   cmocka_unit_test(prefixes),
+	    cmocka_unit_test(kinds),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

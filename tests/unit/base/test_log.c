@@ -42,8 +42,9 @@ static void logfmt(void **state)
 {
 	(void)state;
 	log_warn("two words", LOG_STR("plain", STR("a.b")), LOG_INT("n", -5), LOG_ERR(-ECONNREFUSED));
-	assert_string_equal(written(), "time=2023-11-14T22:13:21.500Z level=warn msg=\"two words\" plain=a.b n=-5 "
-				       "error=\"Connection refused\"\n");
+	assert_string_equal(written(),
+			    "time=2023-11-14T22:13:21.500Z level=warn msg=\"two words\" plain=a.b n=-5 "
+			    "error=\"Connection refused\"\n");
 }
 
 static void json(void **state)
@@ -51,8 +52,9 @@ static void json(void **state)
 	(void)state;
 	log_set_format(LOG_JSON);
 	log_error("x", LOG_STR("k", STR("v\"\n")), LOG_UINT("n", 7));
-	assert_string_equal(written(), "{\"time\":\"2023-11-14T22:13:21.500Z\",\"level\":\"error\",\"msg\":\"x\","
-				       "\"k\":\"v\\\"\\n\",\"n\":7}\n");
+	assert_string_equal(written(),
+			    "{\"time\":\"2023-11-14T22:13:21.500Z\",\"level\":\"error\",\"msg\":\"x\","
+			    "\"k\":\"v\\\"\\n\",\"n\":7}\n");
 }
 
 static void a_peer_cannot_forge_a_line(void **state)
@@ -81,10 +83,10 @@ static void levels(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(logfmt, setup, teardown),
-		cmocka_unit_test_setup_teardown(json, setup, teardown),
-		cmocka_unit_test_setup_teardown(a_peer_cannot_forge_a_line, setup, teardown),
-		cmocka_unit_test_setup_teardown(levels, setup, teardown),
+	    cmocka_unit_test_setup_teardown(logfmt, setup, teardown),
+	    cmocka_unit_test_setup_teardown(json, setup, teardown),
+	    cmocka_unit_test_setup_teardown(a_peer_cannot_forge_a_line, setup, teardown),
+	    cmocka_unit_test_setup_teardown(levels, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -91,8 +91,9 @@ static void growing_without_memory(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(comparisons), cmocka_unit_test(splitting), cmocka_unit_test(numbers),
-		cmocka_unit_test(distances),   cmocka_unit_test(growing),   cmocka_unit_test(growing_without_memory),
+	    cmocka_unit_test(comparisons), cmocka_unit_test(splitting),
+	    cmocka_unit_test(numbers),	   cmocka_unit_test(distances),
+	    cmocka_unit_test(growing),	   cmocka_unit_test(growing_without_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,26 +11,26 @@
 
 // What design and documentation show works as it stands there.
 static const char whole[] =
-	"node:      {id: web-1, zone: z1}\n"
-	"workers:   0\n"
-	"admin:     {socket: /run/weir/admin.sock, metrics: 127.0.0.1:15090}\n"
-	"intercept: {outbound: 15001, inbound: 15006, dns: 15053}\n"
-	"dns:       {zone: mesh, vips: [240.240.0.0/16, \"fd77:65:6972::/112\"], ttl: 10, upstream: auto}\n"
-	"tls:       {mode: permissive, allow: [\"spiffe://mesh/*\"]}\n"
-	"services:\n"
-	"  - name: Reviews.mesh\n"
-	"    ports: [{port: 80, protocol: auto}]\n"
-	"    routes:\n"
-	"      - match: {path_prefix: /beta, headers: [{name: x-user, exact: eve}]}\n"
-	"        to: [{cluster: reviews-v2}]\n"
-	"      - to: [{cluster: reviews-v1, weight: 9}, {cluster: reviews-v2, weight: 1}]\n"
-	"clusters:\n"
-	"  - name: reviews-v1\n"
-	"    endpoints: [{address: \"10.0.0.2:9080\", weight: 1}, {address: \"[fd00::2]:9080\"}]\n"
-	"  - {name: reviews-v2, endpoints: [{address: \"10.0.0.3:9080\"}]}\n"
-	"inbound:\n"
-	"  - port: 9080\n"
-	"    protocol: auto\n";
+    "node:      {id: web-1, zone: z1}\n"
+    "workers:   0\n"
+    "admin:     {socket: /run/weir/admin.sock, metrics: 127.0.0.1:15090}\n"
+    "intercept: {outbound: 15001, inbound: 15006, dns: 15053}\n"
+    "dns:       {zone: mesh, vips: [240.240.0.0/16, \"fd77:65:6972::/112\"], ttl: 10, upstream: auto}\n"
+    "tls:       {mode: permissive, allow: [\"spiffe://mesh/*\"]}\n"
+    "services:\n"
+    "  - name: Reviews.mesh\n"
+    "    ports: [{port: 80, protocol: auto}]\n"
+    "    routes:\n"
+    "      - match: {path_prefix: /beta, headers: [{name: x-user, exact: eve}]}\n"
+    "        to: [{cluster: reviews-v2}]\n"
+    "      - to: [{cluster: reviews-v1, weight: 9}, {cluster: reviews-v2, weight: 1}]\n"
+    "clusters:\n"
+    "  - name: reviews-v1\n"
+    "    endpoints: [{address: \"10.0.0.2:9080\", weight: 1}, {address: \"[fd00::2]:9080\"}]\n"
+    "  - {name: reviews-v2, endpoints: [{address: \"10.0.0.3:9080\"}]}\n"
+    "inbound:\n"
+    "  - port: 9080\n"
+    "    protocol: auto\n";
 
 static void the_documented_file(void **state)
 {
@@ -60,33 +60,33 @@ static void errors_say_where_and_what(void **state)
 	static const struct {
 		const char *text, *says;
 	} rows[] = {
-		{"wrokers: 1\n", "t.yaml:1:1: unknown key \"wrokers\"; did you mean \"workers\"?"},
-		{"services:\n  - name: a\n    cluster: c\n    ports: [{port: 80, protcol: tcp}]\n",
-		 "t.yaml:4:24: services[0].ports[0]: unknown key \"protcol\"; did you mean \"protocol\"?"},
-		{"zzz: 1\n", "unknown key \"zzz\"; valid ones are: node, workers"},
-		{"workers: many\n", "t.yaml:1:10: workers: \"many\" is not valid: expected a number"},
-		{"workers: 1000\n", "workers: \"1000\" is not valid: the range is 0 to 256"},
-		{"workers: [1]\n", "workers: expected a number"},
-		{"workers: 1\nworkers: 2\n", "t.yaml:2:1: workers: the key is given twice"},
-		{"tls: {mode: stict}\n", "tls.mode: \"stict\" is not valid: did you mean \"strict\"?"},
-		{"tls: {mode: none}\n", "it is one of off, permissive, strict"},
-		{"timeouts: {idle: 5}\n", "timeouts.idle: \"5\" is not valid: expected a duration such as"},
-		{"timeouts: {idle: 0s}\n", "the range is 1 to"},
-		{"log: {access: yes}\n", "expected true or false"},
-		{"dns: {vips: [10.0.0.1/8]}\n", "expected a network such as 10.0.0.0/8, its host bits zero"},
-		{"dns: {upstream: [nowhere]}\n", "dns.upstream[0]"},
-		{"clusters: [{name: a, endpoints: [{address: 10.0.0.1}]}]\n",
-		 "clusters[0].endpoints[0].address: \"10.0.0.1\" is not valid: expected an address with a port"},
-		{"clusters: [{endpoints: []}]\n", "clusters[0]: \"name\" is missing"},
-		{"clusters: {name: a}\n", "clusters: expected a list"},
-		{"tls: 5\n", "tls: expected a mapping of keys to values"},
-		{"admin: {metrics: }\n", "admin.metrics"},
-		{"a: &x 1\nb: *x\n", "unknown key"},
-		{"workers: &x 1\nlog: {level: *x}\n", "anchors and aliases are not supported"},
-		{"workers: [1\n", "t.yaml:"},
-		{"intercept: {capture: {exclude_users: [no-such-user]}}\n", "there is no user of that name"},
-		{"intercept: {capture: {outbound: {exclude_ports: [9000-80]}}}\n", "expected a port or a range"},
-		{"intercept: {capture: {exclude_marks: [0x10/0x0f]}}\n", "expected a mark"},
+	    {"wrokers: 1\n", "t.yaml:1:1: unknown key \"wrokers\"; did you mean \"workers\"?"},
+	    {"services:\n  - name: a\n    cluster: c\n    ports: [{port: 80, protcol: tcp}]\n",
+	     "t.yaml:4:24: services[0].ports[0]: unknown key \"protcol\"; did you mean \"protocol\"?"},
+	    {"zzz: 1\n", "unknown key \"zzz\"; valid ones are: node, workers"},
+	    {"workers: many\n", "t.yaml:1:10: workers: \"many\" is not valid: expected a number"},
+	    {"workers: 1000\n", "workers: \"1000\" is not valid: the range is 0 to 256"},
+	    {"workers: [1]\n", "workers: expected a number"},
+	    {"workers: 1\nworkers: 2\n", "t.yaml:2:1: workers: the key is given twice"},
+	    {"tls: {mode: stict}\n", "tls.mode: \"stict\" is not valid: did you mean \"strict\"?"},
+	    {"tls: {mode: none}\n", "it is one of off, permissive, strict"},
+	    {"timeouts: {idle: 5}\n", "timeouts.idle: \"5\" is not valid: expected a duration such as"},
+	    {"timeouts: {idle: 0s}\n", "the range is 1 to"},
+	    {"log: {access: yes}\n", "expected true or false"},
+	    {"dns: {vips: [10.0.0.1/8]}\n", "expected a network such as 10.0.0.0/8, its host bits zero"},
+	    {"dns: {upstream: [nowhere]}\n", "dns.upstream[0]"},
+	    {"clusters: [{name: a, endpoints: [{address: 10.0.0.1}]}]\n",
+	     "clusters[0].endpoints[0].address: \"10.0.0.1\" is not valid: expected an address with a port"},
+	    {"clusters: [{endpoints: []}]\n", "clusters[0]: \"name\" is missing"},
+	    {"clusters: {name: a}\n", "clusters: expected a list"},
+	    {"tls: 5\n", "tls: expected a mapping of keys to values"},
+	    {"admin: {metrics: }\n", "admin.metrics"},
+	    {"a: &x 1\nb: *x\n", "unknown key"},
+	    {"workers: &x 1\nlog: {level: *x}\n", "anchors and aliases are not supported"},
+	    {"workers: [1\n", "t.yaml:"},
+	    {"intercept: {capture: {exclude_users: [no-such-user]}}\n", "there is no user of that name"},
+	    {"intercept: {capture: {outbound: {exclude_ports: [9000-80]}}}\n", "expected a port or a range"},
+	    {"intercept: {capture: {exclude_marks: [0x10/0x0f]}}\n", "expected a mark"},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
 		struct config *config;
@@ -105,30 +105,36 @@ static void what_the_grammar_does_not_see(void **state)
 	static const struct {
 		const char *text, *says;
 	} rows[] = {
-		{CLUSTER "services:\n  - name: a.mesh\n    cluster: wbb\n",
-		 "t.yaml:4:14: there is no cluster \"wbb\"; did you mean \"web\"?"},
-		{CLUSTER "services: [{name: a.mesh, cluster: web}, {name: A.mesh, cluster: web}]\n",
-		 "service \"A.mesh\" is defined twice, first in line 2"},
-		{CLUSTER "services: [{name: a.mesh}]\n", "has neither routes nor a cluster"},
-		{CLUSTER "services: [{name: a..mesh, cluster: web}]\n", "\"a..mesh\" is no host name"},
-		{CLUSTER "services: [{name: \"a b\", cluster: web}]\n", "is no host name"},
-		{CLUSTER "services: [{name: a, routes: [{to: [{cluster: web, weight: 0}]}]}]\n", "no cluster with a weight"},
-		{CLUSTER "services: [{name: a, routes: [{match: {path_regex: \"(a+)*\"}, to: [{cluster: web}]}]}]\n",
-		 "an unbounded repetition within another"},
-		{CLUSTER "services: [{name: a, routes: [{match: {path_regex: \"(a\"}, to: [{cluster: web}]}]}]\n",
-		 "the regular expression is not valid"},
-		{CLUSTER "services: [{name: a, routes: [{match: {path: x}, to: [{cluster: web}]}]}]\n", "a path begins with /"},
-		{CLUSTER "services: [{name: a, routes: [{match: {path: /x, path_prefix: /y}, to: [{cluster: web}]}]}]\n",
-		 "only one of exact, prefix and regular expression"},
-		{CLUSTER "services: [{name: a, cluster: web, ports: [{port: 1}, {port: 1}]}]\n", "has port 1 twice"},
-		{"clusters: [{name: a}, {name: a}]\n", "cluster \"a\" is defined twice, first in line 1"},
-		{"clusters: [{name: a, tls: mesh}]\n", "asks for mesh TLS, but tls.certificate is not set"},
-		{"clusters: [{name: a, tls_allow: [\"spiffe://*/x\"]}]\n", "a * may stand only at its end"},
-		{"clusters: [{name: a, endpoints: [{address: \"10.0.0.1:1\"}, {address: \"10.0.0.1:1\"}]}]\n", "twice"},
-		{"inbound: [{port: 1}, {port: 1}]\n", "inbound port 1 is given twice"},
-		{"tls: {mode: strict}\n", "tls.mode is strict, but tls.certificate is not set"},
-		{"tls: {certificate: /nonexistent/c.pem}\n", "/nonexistent/c.pem cannot be read: No such file"},
-		{"intercept: {inbound: 15001}\n", "must be different ports"},
+	    {CLUSTER "services:\n  - name: a.mesh\n    cluster: wbb\n",
+	     "t.yaml:4:14: there is no cluster \"wbb\"; did you mean \"web\"?"},
+	    {CLUSTER "services: [{name: a.mesh, cluster: web}, {name: A.mesh, cluster: web}]\n",
+	     "service \"A.mesh\" is defined twice, first in line 2"},
+	    {CLUSTER "services: [{name: a.mesh}]\n", "has neither routes nor a cluster"},
+	    {CLUSTER "services: [{name: a..mesh, cluster: web}]\n", "\"a..mesh\" is no host name"},
+	    {CLUSTER "services: [{name: \"a b\", cluster: web}]\n", "is no host name"},
+	    {CLUSTER "services: [{name: a, routes: [{to: [{cluster: web, weight: 0}]}]}]\n",
+	     "no cluster with a weight"},
+	    {CLUSTER
+	     "services: [{name: a, routes: [{match: {path_regex: \"(a+)*\"}, to: [{cluster: web}]}]}]\n",
+	     "an unbounded repetition within another"},
+	    {CLUSTER "services: [{name: a, routes: [{match: {path_regex: \"(a\"}, to: [{cluster: web}]}]}]\n",
+	     "the regular expression is not valid"},
+	    {CLUSTER "services: [{name: a, routes: [{match: {path: x}, to: [{cluster: web}]}]}]\n",
+	     "a path begins with /"},
+	    {CLUSTER
+	     "services: [{name: a, routes: [{match: {path: /x, path_prefix: /y}, to: [{cluster: web}]}]}]\n",
+	     "only one of exact, prefix and regular expression"},
+	    {CLUSTER "services: [{name: a, cluster: web, ports: [{port: 1}, {port: 1}]}]\n",
+	     "has port 1 twice"},
+	    {"clusters: [{name: a}, {name: a}]\n", "cluster \"a\" is defined twice, first in line 1"},
+	    {"clusters: [{name: a, tls: mesh}]\n", "asks for mesh TLS, but tls.certificate is not set"},
+	    {"clusters: [{name: a, tls_allow: [\"spiffe://*/x\"]}]\n", "a * may stand only at its end"},
+	    {"clusters: [{name: a, endpoints: [{address: \"10.0.0.1:1\"}, {address: \"10.0.0.1:1\"}]}]\n",
+	     "twice"},
+	    {"inbound: [{port: 1}, {port: 1}]\n", "inbound port 1 is given twice"},
+	    {"tls: {mode: strict}\n", "tls.mode is strict, but tls.certificate is not set"},
+	    {"tls: {certificate: /nonexistent/c.pem}\n", "/nonexistent/c.pem cannot be read: No such file"},
+	    {"intercept: {inbound: 15001}\n", "must be different ports"},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
 		struct config *config;
@@ -162,7 +168,8 @@ static void json_and_empty_files(void **state)
 	(void)state;
 	struct config *config;
 	autostrbuf struct strbuf errors = {0};
-	assert_int_equal(config_parse(STR("{\"workers\": 3, \"log\": {\"level\": \"warn\"}}"), "t", &config, &errors), 0);
+	assert_int_equal(
+	    config_parse(STR("{\"workers\": 3, \"log\": {\"level\": \"warn\"}}"), "t", &config, &errors), 0);
 	assert_int_equal(config->workers, 3);
 	config_free(config);
 	assert_int_equal(config_parse(STR(""), "t", &config, &errors), 0);
@@ -199,11 +206,13 @@ static void a_capture_plan(void **state)
 	struct capture_plan plan;
 	autostrbuf struct strbuf errors = {0};
 	assert_int_equal(
-		config_parse(STR("intercept:\n  capture:\n    ssh: true\n    outbound: {exclude_ports: [22, 8000-8999]}\n"
-				 "    inbound: {enabled: false, exclude_interfaces: [docker*]}\n    exclude_users: [0, 1000-1999]\n"
-				 "    exclude_marks: [0x100/0xff00]\n"),
-			     "t", &config, &errors),
-		0);
+	    config_parse(
+		STR("intercept:\n  capture:\n    ssh: true\n    outbound: {exclude_ports: [22, 8000-8999]}\n"
+		    "    inbound: {enabled: false, exclude_interfaces: [docker*]}\n    exclude_users: [0, "
+		    "1000-1999]\n"
+		    "    exclude_marks: [0x100/0xff00]\n"),
+		"t", &config, &errors),
+	    0);
 	config_capture_plan(config, &plan);
 	assert_true(plan.capture_ssh);
 	assert_int_equal(plan.outbound.exclude_ports.count, 2);
@@ -236,7 +245,8 @@ static void without_memory(void **state)
 		config_free(config);
 		if (!failed)
 			break;
-		// Text of an error that nobody will read may be lost; a model that is half there may not be had.
+		// Text of an error that nobody will read may be lost; a model that is half there may not be
+		// had.
 		if (!err)
 			assert_non_null(config);
 	}
@@ -260,15 +270,15 @@ static void the_reference_page_is_current(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(the_documented_file),
-		cmocka_unit_test(errors_say_where_and_what),
-		cmocka_unit_test(what_the_grammar_does_not_see),
-		cmocka_unit_test(all_errors_at_once_up_to_a_number),
-		cmocka_unit_test(json_and_empty_files),
-		cmocka_unit_test(show_round_trips),
-		cmocka_unit_test(a_capture_plan),
-		cmocka_unit_test(without_memory),
-		cmocka_unit_test(the_reference_page_is_current),
+	    cmocka_unit_test(the_documented_file),
+	    cmocka_unit_test(errors_say_where_and_what),
+	    cmocka_unit_test(what_the_grammar_does_not_see),
+	    cmocka_unit_test(all_errors_at_once_up_to_a_number),
+	    cmocka_unit_test(json_and_empty_files),
+	    cmocka_unit_test(show_round_trips),
+	    cmocka_unit_test(a_capture_plan),
+	    cmocka_unit_test(without_memory),
+	    cmocka_unit_test(the_reference_page_is_current),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -199,12 +199,12 @@ static void posts_come_from_other_threads(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(timers_fire_once_and_not_early, setup, teardown),
-		cmocka_unit_test_setup_teardown(many_timers_in_random_order, setup, teardown),
-		cmocka_unit_test_setup_teardown(a_timer_may_be_restarted_and_stopped, setup, teardown),
-		cmocka_unit_test_setup_teardown(deferred_tasks_run_once_in_the_same_turn, setup, teardown),
-		cmocka_unit_test_setup_teardown(an_event_of_a_removed_descriptor_is_dropped, setup, teardown),
-		cmocka_unit_test_setup_teardown(posts_come_from_other_threads, setup, teardown),
+	    cmocka_unit_test_setup_teardown(timers_fire_once_and_not_early, setup, teardown),
+	    cmocka_unit_test_setup_teardown(many_timers_in_random_order, setup, teardown),
+	    cmocka_unit_test_setup_teardown(a_timer_may_be_restarted_and_stopped, setup, teardown),
+	    cmocka_unit_test_setup_teardown(deferred_tasks_run_once_in_the_same_turn, setup, teardown),
+	    cmocka_unit_test_setup_teardown(an_event_of_a_removed_descriptor_is_dropped, setup, teardown),
+	    cmocka_unit_test_setup_teardown(posts_come_from_other_threads, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
