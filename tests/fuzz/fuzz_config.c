@@ -14,14 +14,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct config *config, *again;
 	struct model *model;
 	autostrbuf struct strbuf errors = {0}, shown = {0};
-	struct json json;
+	struct emit emit;
 	if (config_parse((struct str){(const char *)data, size}, "fuzz", &config, &errors)) {
 		if (!errors.len)
 			abort();
 		return 0;
 	}
-	json_init(&json, &shown, false);
-	config_show(config, &json);
+	emit_init(&emit, &shown, EMIT_JSON);
+	config_show(config, &emit);
+	emit_done(&emit);
 	if (config_parse(strbuf_str(&shown), "shown", &again, &errors))
 		abort();
 	config_free(again);

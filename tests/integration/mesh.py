@@ -23,8 +23,6 @@ import struct
 import subprocess
 import threading
 
-from netns import unix_socket
-
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEFAULT_TIMEOUT = 10.0
 
@@ -44,6 +42,21 @@ def service(name, port, cluster_name=None, protocol="auto", routes=None, **keys)
         "routes": routes if routes is not None else [{"to": [{"cluster": cluster_name}]}],
         **keys,
     }
+
+
+def serving(path):
+    """A check: the proxy with this admin socket serves. It listens there before, and answers only then."""
+
+    def check():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, contextlib.suppress(OSError):
+            sock.settimeout(DEFAULT_TIMEOUT)
+            sock.connect(str(path))
+            sock.sendall(b"version show plain\n")
+            return sock.recv(3) == b"ok "
+        return False
+
+    check.__doc__ = f"serving, and answering at {path}"
+    return check
 
 
 class Sidecar:
@@ -69,7 +82,7 @@ class Sidecar:
     def start(self, env=None):
         self.proxy = self.pod.start(
             [self.mesh.weir_proxy, "--config", self.config_path],
-            ready=unix_socket(self.socket),
+            ready=serving(self.socket),
             env={"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", **(env or {})},
         )
 

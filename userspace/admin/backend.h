@@ -3,6 +3,7 @@
 // makes the commands that need it answer "not available".
 #pragma once
 
+#include "base/emit.h"
 #include "exchange/conn_info.h"
 #include "mesh/balance.h"
 #include "mesh/model.h"
@@ -27,6 +28,8 @@ struct admin_backend {
 	const struct tls_context *(*tls)(void *data);
 	// Loads the configuration again. 0, or a negative error with what is wrong appended to ret_error.
 	int (*reload)(void *data, struct strbuf *ret_error);
+	// Describes the configuration in force.
+	void (*show_config)(void *data, struct emit *emit);
 	// Virtual IPs taken and available, of AF_INET or AF_INET6.
 	void (*vip_usage)(void *data, int family, uint64_t *ret_used, uint64_t *ret_size);
 

@@ -75,7 +75,9 @@ const struct command admin_commands[ADMIN_COMMAND_COUNT] = {
     [ADMIN_DNS_FLUSH] = {"dns", "flush", "Forget the cached answers of upstream name servers", NULL, NULL, 0},
     [ADMIN_STATS_SHOW] = {"stats", "show", "List the counters, summed over the workers", NULL,
 			  PARAMS(stats_show)},
-    [ADMIN_CONFIG_SHOW] = {"config", "show", "Show the settings in use", NULL, NULL, 0},
+    [ADMIN_CONFIG_SHOW] =
+	{"config", "show", "Show the settings in use, defaults included",
+	 "In JSON, \"settings\" is a configuration file. Of private keys only the file names are shown.", NULL, 0},
     [ADMIN_CONFIG_RELOAD] = {"config", "reload", "Read the configuration file again and apply it",
 			     "Connections stay. A configuration with an error changes nothing.", NULL, 0},
     [ADMIN_LOG_SHOW] = {"log", "show", "Show the log level", NULL, NULL, 0},

@@ -11,9 +11,6 @@ static const char *const balance_names[] = {[BALANCE_ROUND_ROBIN] = "round_robin
 					    [BALANCE_LEAST_REQUEST] = "least_request"};
 static const char *const port_protocol_names[] = {
     [PORT_AUTO] = "auto", [PORT_TCP] = "tcp", [PORT_HTTP] = "http"};
-static const char *const tls_mode_names[] = {
-    [TLS_MODE_OFF] = "off", [TLS_MODE_PERMISSIVE] = "permissive", [TLS_MODE_STRICT] = "strict"};
-
 static void emit_port(struct emit *emit, uint16_t port)
 {
 	if (port)
@@ -190,56 +187,18 @@ int admin_cluster_show(struct admin_call *call)
 }
 
 // --- config -----------------------------------------------------------------------------------------------
-static void emit_tls(struct emit *emit, const struct tls_settings *tls)
-{
-	emit_record_begin(emit, "tls");
-	emit_text(emit, "mode", tls_mode_names[tls->mode]);
-	emit_str(emit, "certificate", tls->certificate);
-	emit_str(emit, "trust", tls->trust);
-	emit_strs(emit, "allow", tls->allow, tls->allow_count);
-	emit_record_end(emit);
-}
-
-static void emit_timeouts(struct emit *emit, const struct timeouts *timeouts)
-{
-	emit_record_begin(emit, "timeouts");
-	emit_duration(emit, "idle", timeouts->idle_ms * NS_PER_MS);
-	emit_duration(emit, "head", timeouts->head_ms * NS_PER_MS);
-	emit_duration(emit, "drain", timeouts->drain_ms * NS_PER_MS);
-	emit_duration(emit, "pool_idle", timeouts->pool_idle_ms * NS_PER_MS);
-	emit_record_end(emit);
-}
-
-static void emit_inbound(struct emit *emit, const struct model *model)
-{
-	emit_table_begin(emit, "inbound");
-	for (size_t i = 0; i < model->inbound_count; i++) {
-		const struct inbound_port *inbound = &model->inbound[i];
-		emit_row_begin(emit);
-		emit_port(emit, inbound->port);
-		emit_text(emit, "protocol", port_protocol_names[inbound->protocol]);
-		emit_text(emit, "tls", tls_mode_names[inbound->tls]);
-		emit_row_end(emit);
-	}
-	emit_table_end(emit);
-}
-
 int admin_config_show(struct admin_call *call)
 {
+	const struct admin_backend *backend = call->backend;
 	struct model *model = admin_model(call);
-	struct emit *emit = call->emit;
 	if (!model)
 		return ERR_NOT_FOUND;
-	emit_text(emit, "file", call->backend->config_path);
-	emit_uint(emit, "generation", model->generation);
-	emit_uint(emit, "services", model->service_count);
-	emit_uint(emit, "clusters", model->cluster_count);
-	emit_uint(emit, "max_head_bytes", model->max_head_bytes);
-	emit_bool(emit, "access_log", model->access_log);
-	emit_text(emit, "lost_destination",
-		  model->lost_destination == LOST_DESTINATION_LOCAL ? "local" : "close");
-	emit_tls(emit, &model->tls);
-	emit_timeouts(emit, &model->timeouts);
-	emit_inbound(emit, model);
+	emit_text(call->emit, "file", backend->config_path);
+	emit_uint(call->emit, "generation", model->generation);
+	if (backend->show_config) {
+		emit_record_begin(call->emit, "settings");
+		backend->show_config(backend->data, call->emit);
+		emit_record_end(call->emit);
+	}
 	return 0;
 }

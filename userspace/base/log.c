@@ -14,6 +14,7 @@
 static atomic_int current_level = LOG_INFO;
 static atomic_int current_format = LOG_LOGFMT;
 static atomic_int current_fd = STDERR_FILENO;
+static char node[256];
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
 
 void log_set_level(enum log_level level)
@@ -34,6 +35,14 @@ void log_set_format(enum log_format format)
 void log_set_fd(int fd)
 {
 	atomic_store_explicit(&current_fd, fd, memory_order_relaxed);
+}
+
+void log_set_node(struct str name)
+{
+	size_t len = MIN(name.len, sizeof node - 1);
+	if (len)
+		memcpy(node, name.p, len);
+	node[len] = 0;
 }
 
 const char *log_level_name(enum log_level level)
@@ -98,6 +107,10 @@ static void write_logfmt(struct strbuf *line, const char *time, enum log_level l
 	char number[ADDR_TEXT_MAX];
 	strbuf_printf(line, "time=%s level=%s msg=", time, level_names[level]);
 	logfmt_value(line, str_from(event));
+	if (*node) {
+		strbuf_add_text(line, " node=");
+		logfmt_value(line, str_from(node));
+	}
 	for (; fields->key; fields++) {
 		strbuf_printf(line, " %s=", fields->key);
 		logfmt_value(line, field_text(fields, number));
@@ -110,6 +123,10 @@ static void write_json(struct strbuf *line, const char *time, enum log_level lev
 	char number[ADDR_TEXT_MAX];
 	strbuf_printf(line, "{\"time\":\"%s\",\"level\":\"%s\",\"msg\":", time, level_names[level]);
 	json_escape(line, str_from(event));
+	if (*node) {
+		strbuf_add_text(line, ",\"node\":");
+		json_escape(line, str_from(node));
+	}
 	for (; fields->key; fields++) {
 		struct str text = field_text(fields, number);
 		strbuf_printf(line, ",\"%s\":", fields->key);

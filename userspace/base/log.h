@@ -41,6 +41,9 @@ struct log_field {
 void log_set_level(enum log_level level);
 enum log_level log_get_level(void);
 void log_set_format(enum log_format format);
+// The name of this node, which then stands in every line; empty: none. Call it before threads start. At most
+// 255 bytes are kept.
+void log_set_node(struct str name);
 // Where lines go; standard error at first. The descriptor is borrowed.
 void log_set_fd(int fd);
 // "debug" | "info" | "warn" | "error"; 0 or ERR_NOT_FOUND.

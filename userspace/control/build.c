@@ -421,11 +421,25 @@ static void build_inbound(struct builder *builder)
 		qsort(model->inbound, model->inbound_count, sizeof *model->inbound, by_port);
 }
 
+// The place of the first of the three files that is given.
+static struct config_at tls_files_at(const struct config *config)
+{
+	const struct config_text *files[] = {&config->tls.certificate, &config->tls.private_key,
+					     &config->tls.trust};
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++)
+		if (files[i]->text.len)
+			return files[i]->at;
+	return (struct config_at){0};
+}
+
+// Whoever put a key itself where the name of its file belongs does not want to read it in the log.
 static void check_readable(struct builder *builder, const struct config_text *path, const char *key)
 {
 	if (!path->text.len)
-		build_error(builder, path->at,
+		build_error(builder, tls_files_at(builder->config),
 			    "tls.%s is missing: certificate, private_key and trust belong together", key);
+	else if (str_find(path->text, '\n') >= 0 || strstr(path->text.p, "-----BEGIN"))
+		build_error(builder, path->at, "tls.%s wants the name of a file, not what stands in it", key);
 	else if (access(path->text.p, R_OK) < 0)
 		build_error(builder, path->at, "tls.%s: %s cannot be read: %s", key, path->text.p,
 			    err_text(-errno));
@@ -447,9 +461,17 @@ static void build_tls(struct builder *builder)
 		check_readable(builder, &config->tls.private_key, "private_key");
 		check_readable(builder, &config->tls.trust, "trust");
 	} else if (tls->mode == TLS_MODE_STRICT) {
-		build_error(builder, (struct config_at){0},
+		build_error(builder, config_where(config, &config->tls.mode),
 			    "tls.mode is strict, but tls.certificate is not set");
 	}
+}
+
+// One of the two may be a default: the place is that of the other.
+static void check_ports_differ(struct builder *builder, const uint32_t *one, const uint32_t *other)
+{
+	struct config_at at = config_where(builder->config, one);
+	build_error(builder, at.line ? at : config_where(builder->config, other),
+		    "intercept.outbound, inbound and dns must be different ports");
 }
 
 static void build_settings(struct builder *builder)
@@ -462,12 +484,14 @@ static void build_settings(struct builder *builder)
 	model->access_log = config->log.access;
 	model->max_head_bytes = config->limits.head_bytes;
 	if (config->intercept.inbound_source.family == AF_INET6)
-		build_error(builder, (struct config_at){0},
+		build_error(builder, config_where(config, &config->intercept.inbound_source),
 			    "intercept.inbound_source must be an IPv4 address");
-	uint32_t ports[] = {config->intercept.outbound, config->intercept.inbound, config->intercept.dns};
-	if (ports[0] == ports[1] || ports[0] == ports[2] || ports[1] == ports[2])
-		build_error(builder, (struct config_at){0},
-			    "intercept.outbound, inbound and dns must be different ports");
+	const uint32_t *ports[] = {&config->intercept.outbound, &config->intercept.inbound,
+				   &config->intercept.dns};
+	for (size_t i = 1; i < ARRAY_SIZE(ports); i++)
+		for (size_t j = 0; j < i; j++)
+			if (*ports[i] == *ports[j])
+				check_ports_differ(builder, ports[i], ports[j]);
 }
 
 int model_build(const struct config *config, struct vip_pool *vips, struct model **ret_model,

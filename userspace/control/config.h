@@ -7,6 +7,7 @@
 #pragma once
 
 #include "base/addr.h"
+#include "base/emit.h"
 #include "base/json.h"
 #include "base/pool.h"
 #include "intercept/plan.h"
@@ -99,8 +100,17 @@ struct config_capture {
 	struct config_list exclude_marks;						 // struct mark_match
 };
 
+// Where the file says something outside of its lists.
+struct config_place {
+	const void *value; // in struct config
+	struct config_at at;
+};
+enum { CONFIG_PLACES_MAX = 128 };
+
 struct config {
 	const char *name; // of the file, for messages
+	struct config_place places[CONFIG_PLACES_MAX];
+	size_t place_count;
 	struct {
 		struct config_text id, zone;
 	} node;
@@ -149,6 +159,8 @@ int config_load(const char *path, struct config **ret_config, struct strbuf *ret
 int config_parse(struct str text, const char *name, struct config **ret_config, struct strbuf *ret_errors);
 void config_free(struct config *config); // NULL is fine
 
+// Where the file gives this member of struct config (not one of a list's elements); line 0: it does not.
+struct config_at config_where(const struct config *config, const void *value);
 // One more error line about a place in the file, for checks that go beyond the table (control/build.c).
 void config_error(const struct config *config, struct config_at at, struct strbuf *errors, const char *format,
 		  ...) __attribute__((format(printf, 4, 5)));
@@ -156,8 +168,10 @@ void config_error(const struct config *config, struct config_at at, struct strbu
 // Fills in a capture plan; its arrays are the configuration's.
 void config_capture_plan(const struct config *config, struct capture_plan *ret_plan);
 
-// What is in force, defaults included. Paths of keys, never their contents.
-void config_show(const struct config *config, struct json *json);
+// What is in force, defaults included, in the form of the file. Paths of keys, never their contents.
+void config_show(const struct config *config, struct emit *emit);
+// Appends the paths of the keys that differ and are read at the start only, separated by commas.
+void config_restart_keys(const struct config *old, const struct config *now, struct strbuf *out);
 // The JSON Schema (2020-12) of the file.
 void config_schema(struct json *json);
 // The reference page (Markdown).

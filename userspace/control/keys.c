@@ -40,14 +40,14 @@ static const struct key mark_item = {.name = "mark", .type = KEY_MARK, .text = "
 
 // --- sections -----------------------------------------------------------------------------------------------
 static const struct key node_keys[] = {
-	{"id", TEXT(NAME_BYTES), FIELD(config, node.id), .text = "The name of this proxy, for logs."},
-	{"zone", TEXT(NAME_BYTES), FIELD(config, node.zone), .text = "Where it runs."},
+	{"id", TEXT(NAME_BYTES), FIELD(config, node.id), .restart = true, .text = "The name of this proxy: it stands in every line of the log."},
+	{"zone", TEXT(NAME_BYTES), FIELD(config, node.zone), .restart = true, .text = "Where it runs: the log says so at the start."},
 	{0}};
 
 static const struct key admin_keys[] = {
-	{"socket", TEXT(107), FIELD(config, admin.socket), .initial = "/run/weir/admin.sock", .text = "The unix socket that `weir` talks to, mode 0660."},
-	{"group", TEXT(32), FIELD(config, admin.group), .text = "The group whose members may use the socket, beside root and the proxy's user."},
-	{"metrics", .type = KEY_ADDR, FIELD(config, admin.metrics), .text = "Where metrics for Prometheus are served (`/metrics`, `/healthz`, `/readyz`); nowhere by default."},
+	{"socket", TEXT(107), FIELD(config, admin.socket), .restart = true, .initial = "/run/weir/admin.sock", .text = "The unix socket that `weir` talks to, mode 0660."},
+	{"group", TEXT(32), FIELD(config, admin.group), .restart = true, .text = "The group whose members may use the socket, beside root and the proxy's user."},
+	{"metrics", .type = KEY_ADDR, FIELD(config, admin.metrics), .restart = true, .text = "Where metrics for Prometheus are served (`/metrics`, `/healthz`, `/readyz`); nowhere by default."},
 	{0}};
 
 static const struct key log_keys[] = {
@@ -85,26 +85,26 @@ static const struct key capture_keys[] = {
 	{0}};
 
 static const struct key intercept_keys[] = {
-	{"outbound", UINT(1, 65535), FIELD(config, intercept.outbound), .initial = "15001", .text = "The port on which captured outbound connections arrive (loopback)."},
-	{"inbound", UINT(1, 65535), FIELD(config, intercept.inbound), .initial = "15006", .text = "The port on which captured inbound connections arrive."},
-	{"dns", UINT(0, 65535), FIELD(config, intercept.dns), .initial = "15053", .text = "The port of the DNS responder (loopback); 0 turns it off."},
+	{"outbound", UINT(1, 65535), FIELD(config, intercept.outbound), .restart = true, .initial = "15001", .text = "The port on which captured outbound connections arrive (loopback)."},
+	{"inbound", UINT(1, 65535), FIELD(config, intercept.inbound), .restart = true, .initial = "15006", .text = "The port on which captured inbound connections arrive."},
+	{"dns", UINT(0, 65535), FIELD(config, intercept.dns), .restart = true, .initial = "15053", .text = "The port of the DNS responder (loopback); 0 turns it off."},
 	{"lost_destination", CHOICE("close", "local"), FIELD(config, intercept.lost_destination), .initial = "close", .text = "What happens to a connection whose original destination cannot be recovered: `close` it, or take the `local` address for it."},
-	{"inbound_source", .type = KEY_IP, FIELD(config, intercept.inbound_source), .initial = "127.0.0.6", .text = "The address from which the inbound proxy connects to applications over IPv4."},
+	{"inbound_source", .type = KEY_IP, FIELD(config, intercept.inbound_source), .restart = true, .initial = "127.0.0.6", .text = "The address from which the inbound proxy connects to applications over IPv4."},
 	{"capture", OBJECT(capture_keys), .text = "What `weir intercept` captures."},
 	{0}};
 
 static const struct key dns_keys[] = {
 	{"zone", TEXT(LIMIT_DNS_NAME), FIELD(config, dns.zone), .initial = "mesh", .text = "Our own zone: a name in it that no service has does not exist."},
-	{"vips", LIST(cidr_item, struct cidr, 2), FIELD(config, dns.vips), .initial = "240.240.0.0/16 fd77:65:6972::/112", .text = "The ranges that virtual IPs come from: at most one of each family."},
+	{"vips", LIST(cidr_item, struct cidr, 2), FIELD(config, dns.vips), .restart = true, .initial = "240.240.0.0/16 fd77:65:6972::/112", .text = "The ranges that virtual IPs come from: at most one of each family."},
 	{"ttl", UINT(0, 86400), FIELD(config, dns.ttl), .initial = "10", .unit = "seconds", .text = "Time to live of our own answers."},
-	{"upstream", LIST(resolver_item, struct addr, 8), FIELD(config, dns.upstream), .text = "The servers that other names are forwarded to; those of resolv.conf by default (or with `auto`)."},
-	{"state", TEXT(PATH_BYTES), FIELD(config, dns.state), .initial = "/var/lib/weir/vips", .text = "The file that remembers which virtual IP belongs to which name."},
+	{"upstream", LIST(resolver_item, struct addr, 8), FIELD(config, dns.upstream), .restart = true, .text = "The servers that other names are forwarded to; those of resolv.conf by default (or with `auto`)."},
+	{"state", TEXT(PATH_BYTES), FIELD(config, dns.state), .restart = true, .initial = "/var/lib/weir/vips", .text = "The file that remembers which virtual IP belongs to which name."},
 	{0}};
 
 static const struct key tls_keys[] = {
 	{"mode", CHOICE("off", "permissive", "strict"), FIELD(config, tls.mode), .initial = "permissive", .text = "Inbound: `off` speaks plaintext only, `permissive` takes both on one port, `strict` insists on mutual TLS."},
 	{"certificate", TEXT(PATH_BYTES), FIELD(config, tls.certificate), .text = "The workload's certificate with its chain (PEM), with a SPIFFE id."},
-	{"private_key", TEXT(PATH_BYTES), FIELD(config, tls.private_key), .text = "Its key (PEM)."},
+	{"private_key", TEXT(PATH_BYTES), FIELD(config, tls.private_key), .secret = true, .text = "Its key (PEM)."},
 	{"trust", TEXT(PATH_BYTES), FIELD(config, tls.trust), .text = "The trust bundle (PEM)."},
 	{"allow", LIST(spiffe_item, struct config_text, SHORT_LIST), FIELD(config, tls.allow), .text = "The identities that are accepted, of both sides; all of the trust bundle's domains by default."},
 	{0}};
@@ -194,8 +194,8 @@ static const struct key inbound_item = {.name = "inbound port", OBJECT(inbound_k
 
 static const struct key root_keys[] = {
 	{"node", OBJECT(node_keys), .text = "This proxy."},
-	{"workers", UINT(0, 256), FIELD(config, workers), .initial = "0", .text = "Worker threads; 0: one for each CPU that the process may use."},
-	{"user", TEXT(32), FIELD(config, user), .text = "The user to become after starting as root; root without most of its capabilities by default."},
+	{"workers", UINT(0, 256), FIELD(config, workers), .restart = true, .initial = "0", .text = "Worker threads; 0: one for each CPU that the process may use."},
+	{"user", TEXT(32), FIELD(config, user), .restart = true, .text = "The user to become after starting as root; root without most of its capabilities by default."},
 	{"admin", OBJECT(admin_keys), .text = "The admin socket and metrics."},
 	{"log", OBJECT(log_keys), .text = "The log, on standard error."},
 	{"intercept", OBJECT(intercept_keys), .text = "How connections are captured."},

@@ -10,9 +10,9 @@
 enum key_type {
 	KEY_OBJECT, // `keys` describe it; their offsets count from the same struct. As an element of a list:
 		    // a struct of its own that begins with a struct config_at
-	KEY_LIST,     // `item` describes the elements; a struct config_list
-	KEY_BOOL,     // bool
-	KEY_UINT,     // uint32_t in min..max
+	KEY_LIST,   // `item` describes the elements; a struct config_list
+	KEY_BOOL,   // bool
+	KEY_UINT,   // uint32_t in min..max
 	KEY_DURATION, // uint32_t milliseconds, written "5s", "250ms", "2m", "1h"; range in ms
 	KEY_CHOICE,   // uint32_t index into `choices`
 	KEY_TEXT,     // struct config_text, of min..max bytes
@@ -41,6 +41,8 @@ struct key {
 	size_t item_size;
 	size_t items_max;
 	bool required;
+	bool restart; // read at the start only: a change waits for the next one
+	bool secret;  // what is given is not repeated in messages
 };
 
 // The top level: an object that is a struct config.

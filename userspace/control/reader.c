@@ -22,6 +22,7 @@ struct reader {
 	struct config *config;
 	struct strbuf *errors;
 	unsigned error_count;
+	struct config_at near;	  // the key whose value is being read: the place of values that have none
 	char path[PATH_MAX_TEXT]; // "services[0].ports[1]", for messages
 	size_t path_len;
 };
@@ -68,13 +69,15 @@ static struct config_at token_at(struct fy_token *token)
 		    : (struct config_at){0};
 }
 
-// The first thing with a place in the file, in or below a node.
-static struct config_at node_at(struct fy_node *node)
+// The first thing with a place in the file, in or below a node; else, for "{}" and "[]", the key before it.
+static struct config_at node_at(const struct reader *reader, struct fy_node *node)
 {
 	void *cursor = NULL;
 	for (int depth = 0; node && depth < DEPTH_MAX; depth++, cursor = NULL) {
-		if (fy_node_is_scalar(node))
-			return token_at(fy_node_get_scalar_token(node));
+		if (fy_node_is_scalar(node)) {
+			struct config_at at = token_at(fy_node_get_scalar_token(node));
+			return at.line ? at : reader->near;
+		}
 		if (fy_node_is_mapping(node)) {
 			struct fy_node_pair *pair = fy_node_mapping_iterate(node, &cursor);
 			node = pair ? fy_node_pair_key(pair) : NULL;
@@ -82,6 +85,23 @@ static struct config_at node_at(struct fy_node *node)
 			node = fy_node_sequence_iterate(node, &cursor);
 		}
 	}
+	return reader->near;
+}
+
+// Remembers where a member of struct config was given.
+static void note_place(struct reader *reader, const struct key *key, struct fy_node *node, const void *base)
+{
+	struct config *config = reader->config;
+	const char *value = (const char *)base + key->offset;
+	if (base == config && config->place_count < CONFIG_PLACES_MAX)
+		config->places[config->place_count++] = (struct config_place){value, node_at(reader, node)};
+}
+
+struct config_at config_where(const struct config *config, const void *value)
+{
+	for (size_t i = 0; i < config->place_count; i++)
+		if (config->places[i].value == value)
+			return config->places[i].at;
 	return (struct config_at){0};
 }
 
@@ -115,7 +135,7 @@ static struct str scalar_text(struct fy_node *node)
 
 static void read_scalar(struct reader *reader, const struct key *key, struct fy_node *node, void *base)
 {
-	struct config_at at = node_at(node);
+	struct config_at at = node_at(reader, node);
 	autostrbuf struct strbuf why = {0};
 	if (!fy_node_is_scalar(node)) {
 		reader_error(reader, at, "expected %s", value_kind(key->type));
@@ -123,37 +143,48 @@ static void read_scalar(struct reader *reader, const struct key *key, struct fy_
 	}
 	struct str text = scalar_text(node);
 	int err = value_parse(key, text, &reader->config->arena, (char *)base + key->offset, &why);
-	if (err)
+	if (err && key->secret)
+		reader_error(reader, at, "the value is not valid: %s", why.p ? why.p : err_text(err));
+	else if (err)
 		reader_error(reader, at, "\"%.*s\" is not valid: %s", (int)MIN(text.len, (size_t)80), text.p,
 			     why.p ? why.p : err_text(err));
 	else if (key->type == KEY_TEXT)
 		((struct config_text *)((char *)base + key->offset))->at = at;
 }
 
-// The default of a key, and of all keys in an object; lists have theirs as words.
-static void set_initial(struct reader *reader, const struct key *key, void *base)
+static void set_initial_value(struct reader *reader, const struct key *key, struct str text, void *ret_value)
 {
 	autostrbuf struct strbuf why = {0};
-	if (key->type == KEY_OBJECT) {
-		for (const struct key *child = key->keys; child->name; child++)
-			set_initial(reader, child, base);
-		return;
-	}
-	if (!key->initial)
-		return;
-	if (key->type != KEY_LIST) {
-		value_parse(key, str_from(key->initial), &reader->config->arena, (char *)base + key->offset,
-			    &why);
-		return;
-	}
-	struct config_list *list = (struct config_list *)((char *)base + key->offset);
+	int err = value_parse(key, text, &reader->config->arena, ret_value, &why);
+	// The table's own words are right: what can fail is memory.
+	if (err)
+		reader_error(reader, reader->near, "the default of \"%s\": %s", key->name, err_text(err));
+}
+
+static void set_initial_list(struct reader *reader, const struct key *key, struct config_list *list)
+{
 	struct str rest = str_from(key->initial);
 	list->items = arena_alloc(&reader->config->arena, key->item_size * key->items_max);
+	if (!list->items)
+		reader_error(reader, reader->near, "the default of \"%s\": %s", key->name, err_text(-ENOMEM));
 	while (list->items && rest.p && list->count < key->items_max) {
 		char *item = (char *)list->items + list->count++ * key->item_size;
 		memset(item, 0, key->item_size);
-		value_parse(key->item, str_split(&rest, ' '), &reader->config->arena, item, &why);
+		set_initial_value(reader, key->item, str_split(&rest, ' '), item);
 	}
+}
+
+// The default of a key, and of all keys in an object; lists have theirs as words.
+static void set_initial(struct reader *reader, const struct key *key, void *base)
+{
+	char *at = (char *)base + key->offset;
+	if (key->type == KEY_OBJECT)
+		for (const struct key *child = key->keys; child->name; child++)
+			set_initial(reader, child, base);
+	else if (key->initial && key->type == KEY_LIST)
+		set_initial_list(reader, key, (struct config_list *)at);
+	else if (key->initial)
+		set_initial_value(reader, key, str_from(key->initial), at);
 }
 
 static void read_list(struct reader *reader, const struct key *key, struct fy_node *node, void *base)
@@ -166,18 +197,18 @@ static void read_list(struct reader *reader, const struct key *key, struct fy_no
 		return;
 	}
 	if (!fy_node_is_sequence(node)) {
-		reader_error(reader, node_at(node), "expected a list");
+		reader_error(reader, node_at(reader, node), "expected a list");
 		return;
 	}
 	size_t count = (size_t)MAX(fy_node_sequence_item_count(node), 0);
 	if (count > key->items_max) {
-		reader_error(reader, node_at(node), "%zu entries; at most %zu are allowed", count,
+		reader_error(reader, node_at(reader, node), "%zu entries; at most %zu are allowed", count,
 			     key->items_max);
 		return;
 	}
 	list.items = arena_alloc(&reader->config->arena, key->item_size * count + 1);
 	if (!list.items) {
-		reader_error(reader, node_at(node), "out of memory");
+		reader_error(reader, node_at(reader, node), "out of memory");
 		return;
 	}
 	memset(list.items, 0, key->item_size * count);
@@ -185,7 +216,7 @@ static void read_list(struct reader *reader, const struct key *key, struct fy_no
 		size_t before = path_push(reader, "[%zu]", list.count);
 		char *at = (char *)list.items + list.count * key->item_size;
 		if (key->item->type == KEY_OBJECT)
-			*(struct config_at *)at = node_at(item);
+			*(struct config_at *)at = node_at(reader, item);
 		set_initial(reader, key->item, at);
 		read_node(reader, key->item, item, at);
 		path_pop(reader, before);
@@ -232,7 +263,7 @@ static void read_object(struct reader *reader, const struct key *key, struct fy_
 	if (fy_node_is_scalar(node) && scalar_text(node).len == 0)
 		return;
 	if (!fy_node_is_mapping(node)) {
-		reader_error(reader, node_at(node), "expected a mapping of keys to values");
+		reader_error(reader, node_at(reader, node), "expected a mapping of keys to values");
 		return;
 	}
 	for (struct fy_node_pair *pair; (pair = fy_node_mapping_iterate(node, &cursor));) {
@@ -240,29 +271,33 @@ static void read_object(struct reader *reader, const struct key *key, struct fy_
 		struct str text = name && fy_node_is_scalar(name) ? scalar_text(name) : STR("");
 		const struct key *child = find_key(key, text);
 		if (!child) {
-			unknown_key(reader, key, text, node_at(name));
+			unknown_key(reader, key, text, node_at(reader, name));
 			continue;
 		}
+		struct config_at outer = reader->near;
 		uint64_t bit = 1ULL << (child - key->keys);
 		size_t before = path_push(reader, "%s%s", reader->path_len ? "." : "", child->name);
+		reader->near = node_at(reader, name);
 		if (seen & bit)
-			reader_error(reader, node_at(name), "the key is given twice");
+			reader_error(reader, node_at(reader, name), "the key is given twice");
 		else if (!value)
-			reader_error(reader, node_at(name), "the value is missing");
+			reader_error(reader, node_at(reader, name), "the value is missing");
 		else
 			read_node(reader, child, value, base);
 		seen |= bit;
+		reader->near = outer;
 		path_pop(reader, before);
 	}
 	for (const struct key *child = key->keys; child->name; child++)
 		if (child->required && !(seen & (1ULL << (child - key->keys))))
-			reader_error(reader, node_at(node), "\"%s\" is missing", child->name);
+			reader_error(reader, node_at(reader, node), "\"%s\" is missing", child->name);
 }
 
 static void read_node(struct reader *reader, const struct key *key, struct fy_node *node, void *base)
 {
+	note_place(reader, key, node, base);
 	if (fy_node_is_alias(node))
-		reader_error(reader, node_at(node),
+		reader_error(reader, node_at(reader, node),
 			     "anchors and aliases are not supported: write the value out");
 	else if (key->type == KEY_OBJECT)
 		read_object(reader, key, node, base);

@@ -8,28 +8,89 @@
 #include "control/values.h"
 
 // --- what is in force ---------------------------------------------------------------------------------------
-static void show_key(const struct key *key, const void *base, struct json *json, const char *name)
+static void show_key(const struct key *key, const void *base, struct emit *emit, const char *name);
+
+static void show_keys(const struct key *object, const void *base, struct emit *emit)
+{
+	for (const struct key *child = object->keys; child->name; child++)
+		show_key(child, base, emit, child->name);
+}
+
+static void show_list(const struct key *key, const struct config_list *list, struct emit *emit,
+		      const char *name)
+{
+	bool objects = key->item->type == KEY_OBJECT;
+	if (objects)
+		emit_table_begin(emit, name);
+	else
+		emit_list_begin(emit, name);
+	for (size_t i = 0; i < list->count; i++) {
+		const char *item = (const char *)list->items + i * key->item_size;
+		if (objects)
+			emit_row_begin(emit);
+		show_key(key->item, item, emit, NULL);
+		if (objects)
+			emit_row_end(emit);
+	}
+	if (objects)
+		emit_table_end(emit);
+	else
+		emit_list_end(emit);
+}
+
+static void show_key(const struct key *key, const void *base, struct emit *emit, const char *name)
 {
 	const char *at = (const char *)base + key->offset;
-	if (key->type == KEY_OBJECT) {
-		json_open_object(json, name);
-		for (const struct key *child = key->keys; child->name; child++)
-			show_key(child, base, json, child->name);
-		json_close_object(json);
-	} else if (key->type == KEY_LIST) {
-		const struct config_list *list = (const struct config_list *)at;
-		json_open_array(json, name);
-		for (size_t i = 0; i < list->count; i++)
-			show_key(key->item, (const char *)list->items + i * key->item_size, json, NULL);
-		json_close_array(json);
-	} else {
-		value_show(key, at, json, name);
+	if (key->type == KEY_OBJECT && name)
+		emit_record_begin(emit, name);
+	if (key->type == KEY_OBJECT)
+		show_keys(key, base, emit);
+	else if (key->type == KEY_LIST)
+		show_list(key, (const struct config_list *)at, emit, name);
+	else
+		value_show(key, at, emit, name);
+	if (key->type == KEY_OBJECT && name)
+		emit_record_end(emit);
+}
+
+void config_show(const struct config *config, struct emit *emit)
+{
+	show_keys(&config_root, config, emit);
+}
+
+// --- what waits for the next start --------------------------------------------------------------------------
+static bool same_value(const struct key *key, const struct config *old, const struct config *now)
+{
+	struct strbuf texts[2] = {{0}, {0}};
+	const struct config *sides[2] = {old, now};
+	for (int i = 0; i < 2; i++) {
+		struct emit emit;
+		emit_init(&emit, &texts[i], EMIT_JSON);
+		show_key(key, sides[i], &emit, key->name);
+		emit_done(&emit);
+	}
+	bool same = str_eq(strbuf_str(&texts[0]), strbuf_str(&texts[1]));
+	strbuf_done(&texts[0]);
+	strbuf_done(&texts[1]);
+	return same;
+}
+
+static void restart_keys(const struct key *object, const char *path, const struct config *old,
+			 const struct config *now, struct strbuf *out)
+{
+	for (const struct key *key = object->keys; key->name; key++) {
+		autostrbuf struct strbuf below = {0};
+		strbuf_printf(&below, "%s%s%s", path, *path ? "." : "", key->name);
+		if (key->restart && !same_value(key, old, now))
+			strbuf_printf(out, "%s%s", out->len ? ", " : "", below.p ? below.p : key->name);
+		else if (key->type == KEY_OBJECT)
+			restart_keys(key, below.p ? below.p : "", old, now, out);
 	}
 }
 
-void config_show(const struct config *config, struct json *json)
+void config_restart_keys(const struct config *old, const struct config *now, struct strbuf *out)
 {
-	show_key(&config_root, config, json, NULL);
+	restart_keys(&config_root, "", old, now, out);
 }
 
 // --- JSON Schema --------------------------------------------------------------------------------------------
@@ -53,7 +114,16 @@ static void schema_object(const struct key *key, struct json *json)
 	json_close_array(json);
 }
 
-static void schema_list(const struct key *key, struct json *json)
+static void schema_default_list(const struct key *key, struct json *json)
+{
+	struct str rest = str_from(key->initial);
+	json_open_array(json, "default");
+	while (rest.p)
+		json_str(json, NULL, str_split(&rest, ' '));
+	json_close_array(json);
+}
+
+static void schema_array(const struct key *key, struct json *json)
 {
 	json_text(json, "type", "array");
 	json_uint(json, "maxItems", key->items_max);
@@ -62,12 +132,44 @@ static void schema_list(const struct key *key, struct json *json)
 	json_close_object(json);
 }
 
+// A list of resolvers may also be the word "auto", as the reader has it.
+static void schema_list(const struct key *key, struct json *json)
+{
+	if (key->item->type == KEY_RESOLVER) {
+		json_open_array(json, "anyOf");
+		json_open_object(json, NULL);
+		json_text(json, "const", "auto");
+		json_close_object(json);
+		json_open_object(json, NULL);
+		schema_array(key, json);
+		json_close_object(json);
+		json_close_array(json);
+	} else {
+		schema_array(key, json);
+	}
+	if (key->initial)
+		schema_default_list(key, json);
+}
+
 static void schema_types(struct json *json, const char *first, const char *second)
 {
 	json_open_array(json, "type");
 	json_text(json, NULL, first);
 	json_text(json, NULL, second);
 	json_close_array(json);
+}
+
+static void schema_default(const struct key *key, struct json *json)
+{
+	uint64_t number;
+	if (!key->initial)
+		return;
+	if (key->type == KEY_BOOL)
+		json_bool(json, "default", strcmp(key->initial, "true") == 0);
+	else if (key->type == KEY_UINT && str_to_u64(str_from(key->initial), &number) == 0)
+		json_uint(json, "default", number);
+	else
+		json_text(json, "default", key->initial);
 }
 
 static void schema_scalar(const struct key *key, struct json *json)
@@ -105,8 +207,7 @@ static void schema_scalar(const struct key *key, struct json *json)
 		}
 		break;
 	}
-	if (key->initial)
-		json_text(json, "default", key->initial);
+	schema_default(key, json);
 }
 
 static void schema_key(const struct key *key, struct json *json)
@@ -152,11 +253,11 @@ static void reference_row(const struct key *key, struct strbuf *out)
 {
 	strbuf_printf(out, "| `%s` | ", key->name);
 	reference_range(key, out);
-	strbuf_printf(out, " | %s%s%s | %s |\n", key->initial ? "`" : "",
+	strbuf_printf(out, " | %s%s%s | %s%s |\n", key->initial ? "`" : "",
 		      key->initial    ? key->initial
 		      : key->required ? "required"
 				      : "",
-		      key->initial ? "`" : "", key->text);
+		      key->initial ? "`" : "", key->text, key->restart ? " *(start)*" : "");
 }
 
 static void reference_object(const struct key *object, const char *path, struct strbuf *out)
@@ -182,8 +283,7 @@ void config_reference(struct strbuf *out)
 			     "`weir config schema`\n"
 			     "prints its JSON Schema, and `weir config reload` (or SIGHUP) applies a change "
 			     "without dropping a\n"
-			     "connection. Ports, workers, the user, the admin socket and the DNS servers are "
-			     "read at the start only.\n"
+			     "connection. A key whose meaning ends in *(start)* is read at the start only.\n"
 			     "This page is printed by `weir config reference`.\n");
 	reference_object(&config_root, "Top level", out);
 }

@@ -264,41 +264,41 @@ int value_parse(const struct key *key, struct str text, struct arena *arena, voi
 }
 
 // --- and back -----------------------------------------------------------------------------------------------
-static void show_range(uint32_t first, uint32_t last, struct json *json, const char *name)
+static void show_range(uint32_t first, uint32_t last, struct emit *emit, const char *name)
 {
 	char text[32];
 	if (first == last) {
-		json_uint(json, name, first);
+		emit_uint(emit, name, first);
 		return;
 	}
 	snprintf(text, sizeof text, "%u-%u", first, last);
-	json_text(json, name, text);
+	emit_text(emit, name, text);
 }
 
-static void show_duration(uint32_t ms, struct json *json, const char *name)
+static void show_duration(uint32_t ms, struct emit *emit, const char *name)
 {
 	char text[32];
 	if (ms % 1000)
 		snprintf(text, sizeof text, "%ums", ms);
 	else
 		snprintf(text, sizeof text, "%us", ms / 1000);
-	json_text(json, name, text);
+	emit_text(emit, name, text);
 }
 
-static void show_address(const struct addr *addr, struct json *json, const char *name)
+static void show_address(const struct addr *addr, struct emit *emit, const char *name)
 {
 	char text[ADDR_TEXT_MAX];
 	if (addr->ip.family)
-		json_text(json, name, addr_format(addr, text));
+		emit_text(emit, name, addr_format(addr, text));
 }
 
-static void show_text(struct str text, struct json *json, const char *name)
+static void show_text(struct str text, struct emit *emit, const char *name)
 {
 	if (text.len)
-		json_str(json, name, text);
+		emit_str(emit, name, text);
 }
 
-void value_show(const struct key *key, const void *value, struct json *json, const char *name)
+void value_show(const struct key *key, const void *value, struct emit *emit, const char *name)
 {
 	char text[ADDR_TEXT_MAX];
 	const struct port_range *ports = value;
@@ -306,44 +306,44 @@ void value_show(const struct key *key, const void *value, struct json *json, con
 	const struct mark_match *mark = value;
 	switch (key->type) {
 	case KEY_BOOL:
-		json_bool(json, name, *(const bool *)value);
+		emit_bool(emit, name, *(const bool *)value);
 		break;
 	case KEY_UINT:
-		json_uint(json, name, *(const uint32_t *)value);
+		emit_uint(emit, name, *(const uint32_t *)value);
 		break;
 	case KEY_DURATION:
-		show_duration(*(const uint32_t *)value, json, name);
+		show_duration(*(const uint32_t *)value, emit, name);
 		break;
 	case KEY_CHOICE:
-		json_text(json, name, key->choices[*(const uint32_t *)value]);
+		emit_text(emit, name, key->choices[*(const uint32_t *)value]);
 		break;
 	case KEY_TEXT:
-		show_text(((const struct config_text *)value)->text, json, name);
+		show_text(((const struct config_text *)value)->text, emit, name);
 		break;
 	case KEY_NAME:
-		json_text(json, name, *(const char *const *)value);
+		emit_text(emit, name, *(const char *const *)value);
 		break;
 	case KEY_ADDR:
 	case KEY_RESOLVER:
-		show_address(value, json, name);
+		show_address(value, emit, name);
 		break;
 	case KEY_IP:
 		if (((const struct ip *)value)->family)
-			json_text(json, name, ip_format(value, text));
+			emit_text(emit, name, ip_format(value, text));
 		break;
 	case KEY_CIDR:
-		json_text(json, name, cidr_format(value, text));
+		emit_text(emit, name, cidr_format(value, text));
 		break;
 	case KEY_PORTS:
-		show_range(ports->first, ports->last, json, name);
+		show_range(ports->first, ports->last, emit, name);
 		break;
 	case KEY_USERS:
 	case KEY_GROUPS:
-		show_range(ids->first, ids->last, json, name);
+		show_range(ids->first, ids->last, emit, name);
 		break;
 	case KEY_MARK:
 		snprintf(text, sizeof text, "0x%x/0x%x", mark->value, mark->mask);
-		json_text(json, name, text);
+		emit_text(emit, name, text);
 		break;
 	case KEY_OBJECT:
 	case KEY_LIST:

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Single values of the configuration: from text into their place, and back into JSON.
+// Single values of the configuration: from text into their place, and back.
 #pragma once
 
-#include "base/json.h"
+#include "base/emit.h"
 #include "base/pool.h"
 #include "control/keys.h"
 
@@ -13,4 +13,4 @@ const char *value_kind(enum key_type type);
 int value_parse(const struct key *key, struct str text, struct arena *arena, void *ret_value,
 		struct strbuf *ret_why);
 // The value as it could stand in the file. Absent ones (empty text, no address) are left out.
-void value_show(const struct key *key, const void *value, struct json *json, const char *name);
+void value_show(const struct key *key, const void *value, struct emit *emit, const char *name);

@@ -48,6 +48,16 @@ static const char *parse_options(int argc, char **argv, int *ret_status)
 	return NULL;
 }
 
+// What is wrong with the configuration are lines that begin with its name; the rest is one sentence.
+static void print_error(const struct strbuf *error)
+{
+	struct str text = error->p ? strbuf_str(error) : STR("out of memory");
+	if (str_ends(text, STR("\n")))
+		fprintf(stderr, "%.*s", STR_ARG(text));
+	else
+		fprintf(stderr, "weir-proxy: %.*s\n", STR_ARG(text));
+}
+
 int main(int argc, char **argv)
 {
 	int status = EXIT_SUCCESS;
@@ -57,7 +67,7 @@ int main(int argc, char **argv)
 	if (!options.config_path)
 		return status;
 	if (proxy_start(&options, &proxy, &error)) {
-		fprintf(stderr, "%s", error.p ? error.p : "weir-proxy: out of memory\n");
+		print_error(&error);
 		strbuf_done(&error);
 		return EXIT_FAILURE;
 	}

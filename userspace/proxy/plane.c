@@ -14,6 +14,8 @@
 
 #include <ares.h>
 #include <errno.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 struct plane {
 	struct plane_settings *settings;
@@ -66,6 +68,61 @@ static int start_dns(struct plane *plane, struct loop *loop)
 	if (!err)
 		dns_server_set_names(plane->dns, settings->model->names);
 	return err;
+}
+
+// --- ports --------------------------------------------------------------------------------------------------
+static int try_bind(const struct addr *addr, int type)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = addr_to_sockaddr(addr, &sa);
+	int one = 1, err = 0;
+	int fd = socket(addr->ip.family, type | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return errno == EAFNOSUPPORT ? 0 : -errno;
+	// Without SO_REUSEPORT: whoever listens is in the way. Connections that are ending (TIME_WAIT) are
+	// not.
+	if ((type == SOCK_STREAM && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0) ||
+	    (addr->ip.family == AF_INET6 &&
+	     setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one) < 0) ||
+	    bind(fd, (struct sockaddr *)&sa, len) < 0)
+		err = -errno;
+	close(fd);
+	return err == -EADDRNOTAVAIL ? 0 : err; // no IPv6 here
+}
+
+int plane_check_ports(const struct plane_settings *settings, struct strbuf *ret_error)
+{
+	const struct dataplane_settings *dataplane = &settings->dataplane;
+	uint16_t dns = settings->dns_listen_count ? settings->dns_listen[0].port : 0;
+	const struct {
+		const char *ip, *key;
+		uint16_t port;
+		int type;
+	} rows[] = {
+	    {"127.0.0.1", "outbound", dataplane->outbound_port, SOCK_STREAM},
+	    {"::1", "outbound", dataplane->outbound_port, SOCK_STREAM},
+	    {"0.0.0.0", "inbound", dataplane->inbound_port, SOCK_STREAM},
+	    {"::", "inbound", dataplane->inbound_port, SOCK_STREAM},
+	    {"127.0.0.1", "dns", dns, SOCK_STREAM},
+	    {"::1", "dns", dns, SOCK_STREAM},
+	    {"127.0.0.1", "dns", dns, SOCK_DGRAM},
+	    {"::1", "dns", dns, SOCK_DGRAM},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		char text[ADDR_TEXT_MAX];
+		struct addr addr = {.port = rows[i].port};
+		int err = ip_parse(str_from(rows[i].ip), &addr.ip);
+		if (!err && rows[i].port)
+			err = try_bind(&addr, rows[i].type);
+		if (!err)
+			continue;
+		strbuf_printf(ret_error, "cannot listen on %s (%s, intercept.%s): %s%s",
+			      addr_format(&addr, text), rows[i].type == SOCK_STREAM ? "TCP" : "UDP",
+			      rows[i].key, err_text(err),
+			      err == -EACCES ? "; ports below 1024 need CAP_NET_BIND_SERVICE" : "");
+		return err;
+	}
+	return 0;
 }
 
 // --- life ---------------------------------------------------------------------------------------------------

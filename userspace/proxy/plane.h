@@ -27,6 +27,11 @@ struct plane_settings {
 // Takes over what the configuration says of DNS. 0 or a negative error.
 int plane_settings_dns(struct plane_settings *settings, const struct config *config);
 
+// Whether the ports of all listeners can be had: they are shared among the workers (SO_REUSEPORT), so that a
+// second proxy of the same user would otherwise take a part of the first one's connections. 0, or a negative
+// error with a sentence that names the port appended to ret_error.
+int plane_check_ports(const struct plane_settings *settings, struct strbuf *ret_error);
+
 // For workers_start; arg is the settings, which outlive the workers.
 int plane_init(struct worker *worker, void *arg);
 void plane_done(struct worker *worker, void *arg);

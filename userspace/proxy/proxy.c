@@ -64,7 +64,7 @@ static int load_tls(const struct model *model, struct tls_context **ret_tls, str
 		return 0;
 	int err = tls_context_new(&options, ret_tls, &why);
 	if (err)
-		strbuf_printf(ret_error, "%s\n", why ? why : err_text(err));
+		strbuf_printf(ret_error, "%s", why ? why : err_text(err));
 	mem_free(why);
 	return err;
 }
@@ -82,7 +82,7 @@ static int load_model(struct proxy *proxy, struct config **ret_config, struct mo
 		err = vip_pool_open(config->dns.state.text.p, config->dns.vips.items, config->dns.vips.count,
 				    &proxy->vips, &why);
 		if (err)
-			strbuf_printf(ret_error, "%s\n", why ? why : err_text(err));
+			strbuf_printf(ret_error, "%s", why ? why : err_text(err));
 		mem_free(why);
 	}
 	if (!err)
@@ -146,14 +146,13 @@ static int watch_tls(struct proxy *proxy)
 					 : 0;
 }
 
-static void warn_of_restart(const struct config *old, const struct config *new)
+static void warn_of_restart(const struct config *old, const struct config *now)
 {
-	if (old->workers != new->workers || old->intercept.outbound != new->intercept.outbound ||
-	    old->intercept.inbound != new->intercept.inbound || old->intercept.dns != new->intercept.dns ||
-	    !str_eq(old->admin.socket.text, new->admin.socket.text) ||
-	    !str_eq(old->user.text, new->user.text) || !addr_eq(&old->admin.metrics, &new->admin.metrics))
-		log_warn(
-		    "workers, user, admin and the ports of intercept take effect at the next start only");
+	autostrbuf struct strbuf keys = {0};
+	config_restart_keys(old, now, &keys);
+	if (keys.len)
+		log_warn("some changes take effect at the next start only",
+			 LOG_STR("keys", strbuf_str(&keys)));
 }
 
 static void apply_log(const struct config *config)
@@ -168,6 +167,11 @@ static int proxy_reload(void *data, struct strbuf *ret_text)
 	struct config *config;
 	struct model *model;
 	struct tls_context *tls = NULL;
+	// Ending has been announced: nothing may say READY after that.
+	if (proxy->stopping) {
+		strbuf_add_text(ret_text, "the proxy is ending");
+		return ERR_CLOSED;
+	}
 	notify_reloading();
 	int err = load_model(proxy, &config, &model, &tls, ret_text);
 	if (!err) {
@@ -259,6 +263,11 @@ static void admin_vip_usage(void *data, int family, uint64_t *ret_used, uint64_t
 	vip_pool_usage(((struct proxy *)data)->vips, family, ret_used, ret_size);
 }
 
+static void admin_show_config(void *data, struct emit *emit)
+{
+	config_show(((struct proxy *)data)->config, emit);
+}
+
 static int start_admin(struct proxy *proxy)
 {
 	struct admin_backend backend = {
@@ -277,6 +286,7 @@ static int start_admin(struct proxy *proxy)
 	    .dns_listen_count = proxy->planes.dns_listen_count,
 	    .dns_flush = plane_flush_dns,
 	    .vip_usage = admin_vip_usage,
+	    .show_config = admin_show_config,
 	};
 	int err = admin_server_new(proxy->loop, &proxy->admin_socket, &backend, &proxy->admin);
 	if (!err && proxy->metrics_fd >= 0) {
@@ -296,21 +306,22 @@ static unsigned worker_count(const struct config *config)
 	return sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)MAX(CPU_COUNT(&set), 1) : 1;
 }
 
-// As root: the state file's folder, which the user must be able to write to later.
+// As root: the state file's folder, which the user must be able to write to later. A folder that was there
+// keeps its owner.
 static int make_state_folder(const struct config *config, uid_t uid, gid_t gid, struct strbuf *ret_error)
 {
 	char path[4097];
+	int err = 0;
 	snprintf(path, sizeof path, "%.*s", STR_ARG(config->dns.state.text));
 	const char *folder = dirname(path);
-	if (mkdir(folder, 0750) < 0 && errno != EEXIST) {
-		strbuf_printf(ret_error, "the folder %s of dns.state cannot be made: %s\n", folder,
-			      err_text(-errno));
-		return -errno;
-	}
-	// A folder that was there keeps its owner, unless it is the very one that is ours by default.
-	if (uid && errno != EEXIST && chown(folder, uid, gid) < 0)
-		return -errno;
-	return 0;
+	if (mkdir(folder, 0750) == 0)
+		err = chown(folder, uid, gid) < 0 ? -errno : 0;
+	else if (errno != EEXIST)
+		err = -errno;
+	if (err)
+		strbuf_printf(ret_error, "the folder %s of dns.state cannot be made: %s", folder,
+			      err_text(err));
+	return err;
 }
 
 static int open_admin(struct proxy *proxy, uid_t uid, gid_t gid, struct strbuf *ret_error)
@@ -320,8 +331,8 @@ static int open_admin(struct proxy *proxy, uid_t uid, gid_t gid, struct strbuf *
 	if (config->admin.group.text.len) {
 		group = getgrnam(config->admin.group.text.p);
 		if (!group) {
-			config_error(config, config->admin.group.at, ret_error, "there is no group \"%s\"",
-				     config->admin.group.text.p);
+			config_error(config, config->admin.group.at, ret_error,
+				     "admin.group: there is no group \"%s\"", config->admin.group.text.p);
 			return ERR_NOT_FOUND;
 		}
 	}
@@ -341,7 +352,7 @@ static int start_privileged(struct proxy *proxy, struct strbuf *ret_error)
 	gid_t gid = (gid_t)-1;
 	int err = user && geteuid() == 0 ? privileges_user(user, &uid, &gid, ret_error) : 0;
 	if (!err)
-		err = make_state_folder(config, uid == (uid_t)-1 ? 0 : uid, gid, ret_error);
+		err = make_state_folder(config, uid, gid, ret_error);
 	if (!err)
 		err = open_admin(proxy, uid, gid, ret_error);
 	privileges_raise_files();
@@ -377,24 +388,21 @@ static int start_workers(struct proxy *proxy, struct strbuf *ret_error)
 {
 	struct worker_ops ops = {plane_init, plane_done, &proxy->planes};
 	unsigned count = worker_count(proxy->config);
-	static const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
 	int err = stats_init(count + 1);
 	if (!err)
 		err = configure_planes(proxy);
 	if (!err)
-		err =
-		    signals_new(proxy->loop, numbers, ARRAY_SIZE(numbers), on_signal, proxy, &proxy->signals);
+		err = plane_check_ports(&proxy->planes, ret_error);
 	if (!err)
 		err = workers_start(count, &ops, &proxy->workers);
-	if (err)
-		strbuf_printf(ret_error, "the workers could not be started (ports %u, %u and %u): %s\n",
-			      proxy->config->intercept.outbound, proxy->config->intercept.inbound,
-			      proxy->config->intercept.dns, err_text(err));
+	if (err && !ret_error->len)
+		strbuf_printf(ret_error, "the workers cannot be started: %s", err_text(err));
 	return err;
 }
 
 int proxy_start(const struct proxy_options *options, struct proxy **ret_proxy, struct strbuf *ret_error)
 {
+	static const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
 	struct proxy *proxy = mem_zalloc(sizeof *proxy);
 	if (!proxy)
 		return -ENOMEM;
@@ -402,11 +410,17 @@ int proxy_start(const struct proxy_options *options, struct proxy **ret_proxy, s
 	proxy->config_path = options->config_path;
 	proxy->metrics_fd = -1;
 	loop_timer_init(&proxy->deadline, on_deadline);
+	// From now on a signal waits until the loop runs: one that comes early, SIGHUP above all, does not
+	// kill.
 	int err = loop_new(&proxy->loop);
+	if (!err)
+		err =
+		    signals_new(proxy->loop, numbers, ARRAY_SIZE(numbers), on_signal, proxy, &proxy->signals);
 	if (!err)
 		err = load_model(proxy, &proxy->config, &proxy->model, &proxy->tls, ret_error);
 	if (!err) {
 		apply_log(proxy->config);
+		log_set_node(proxy->config->node.id.text);
 		proxy->model->generation = 1;
 		err = start_privileged(proxy, ret_error);
 	}
@@ -418,7 +432,7 @@ int proxy_start(const struct proxy_options *options, struct proxy **ret_proxy, s
 		err = start_admin(proxy);
 	if (err) {
 		if (!ret_error->len)
-			strbuf_printf(ret_error, "weir-proxy: %s\n", err_text(err));
+			strbuf_add_text(ret_error, err_text(err));
 		proxy_free(proxy);
 		return err;
 	}
@@ -433,7 +447,7 @@ int proxy_run(struct proxy *proxy)
 {
 	proxy->serving = true;
 	notify_send("READY=1");
-	log_info("serving", LOG_TEXT("version", WEIR_VERSION),
+	log_info("serving", LOG_TEXT("version", WEIR_VERSION), LOG_STR("zone", proxy->config->node.zone.text),
 		 LOG_UINT("workers", workers_count(proxy->workers)),
 		 LOG_UINT("services", proxy->model->service_count),
 		 LOG_UINT("clusters", proxy->model->cluster_count));

@@ -79,6 +79,9 @@ static void errors_say_where_and_what(void **state)
 	     "clusters[0].endpoints[0].address: \"10.0.0.1\" is not valid: expected an address with a port"},
 	    {"clusters: [{endpoints: []}]\n", "clusters[0]: \"name\" is missing"},
 	    {"clusters: {name: a}\n", "clusters: expected a list"},
+	    {"node: {id: n}\nclusters: {}\n", "t.yaml:2:1: clusters: expected a list"},
+	    {"clusters:\n  - {}\n", "t.yaml:1:1: clusters[0]: \"name\" is missing"},
+	    {"admin:\n  metrics:\n", "t.yaml:2:3: admin.metrics: \"\" is not valid"},
 	    {"tls: 5\n", "tls: expected a mapping of keys to values"},
 	    {"admin: {metrics: }\n", "admin.metrics"},
 	    {"a: &x 1\nb: *x\n", "unknown key"},
@@ -132,9 +135,14 @@ static void what_the_grammar_does_not_see(void **state)
 	    {"clusters: [{name: a, endpoints: [{address: \"10.0.0.1:1\"}, {address: \"10.0.0.1:1\"}]}]\n",
 	     "twice"},
 	    {"inbound: [{port: 1}, {port: 1}]\n", "inbound port 1 is given twice"},
-	    {"tls: {mode: strict}\n", "tls.mode is strict, but tls.certificate is not set"},
+	    {"tls: {mode: strict}\n", "t.yaml:1:13: tls.mode is strict, but tls.certificate is not set"},
 	    {"tls: {certificate: /nonexistent/c.pem}\n", "/nonexistent/c.pem cannot be read: No such file"},
-	    {"intercept: {inbound: 15001}\n", "must be different ports"},
+	    {"intercept: {inbound: 15001}\n",
+	     "t.yaml:1:22: intercept.outbound, inbound and dns must be different"},
+	    {"intercept:\n  inbound_source: ::1\n", "t.yaml:2:19: intercept.inbound_source must be an IPv4"},
+	    {"tls: {trust: /dev/null}\n", "t.yaml:1:14: tls.certificate is missing"},
+	    {"tls: {private_key: \"-----BEGIN PRIVATE KEY-----\\nMIGHAgEAMBMG\"}\n",
+	     "t.yaml:1:21: tls.private_key wants the name of a file"},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
 		struct config *config;
@@ -180,23 +188,48 @@ static void json_and_empty_files(void **state)
 	assert_non_null(strstr(errors.p, "/nonexistent: cannot be read: No such file"));
 }
 
+static void show(const struct config *config, struct strbuf *out)
+{
+	struct emit emit;
+	emit_init(&emit, out, EMIT_JSON);
+	config_show(config, &emit);
+	emit_done(&emit);
+}
+
 // What is shown can be read again and means the same.
 static void show_round_trips(void **state)
 {
 	(void)state;
 	struct config *config;
 	autostrbuf struct strbuf errors = {0}, first = {0}, second = {0};
-	struct json json;
 	assert_int_equal(config_parse(str_from(whole), "t", &config, &errors), 0);
-	json_init(&json, &first, false);
-	config_show(config, &json);
+	show(config, &first);
 	config_free(config);
 	if (config_parse(strbuf_str(&first), "t", &config, &errors))
 		fail_msg("%s\n%s", first.p, errors.p);
-	json_init(&json, &second, false);
-	config_show(config, &json);
+	show(config, &second);
 	config_free(config);
 	assert_string_equal(first.p, second.p);
+}
+
+// What a reload cannot apply is named.
+static void keys_that_wait_for_a_start(void **state)
+{
+	(void)state;
+	struct config *old, *now;
+	autostrbuf struct strbuf errors = {0}, keys = {0};
+	assert_int_equal(config_parse(STR("workers: 1\ntimeouts: {idle: 5s}\n"), "t", &old, &errors), 0);
+	assert_int_equal(
+	    config_parse(STR("workers: 2\nuser: x\nintercept: {dns: 53}\ndns: {vips: [10.0.0.0/8], "
+			     "ttl: 1}\ntimeouts: {idle: 6s}\n"),
+			 "t", &now, &errors),
+	    0);
+	config_restart_keys(old, old, &keys);
+	assert_int_equal(keys.len, 0);
+	config_restart_keys(old, now, &keys);
+	assert_string_equal(keys.p, "workers, user, intercept.dns, dns.vips");
+	config_free(old);
+	config_free(now);
 }
 
 static void a_capture_plan(void **state)
@@ -230,6 +263,11 @@ static void a_capture_plan(void **state)
 static void without_memory(void **state)
 {
 	(void)state;
+	struct config *reference;
+	autostrbuf struct strbuf none = {0}, expected = {0};
+	assert_int_equal(config_parse(str_from(whole), "t", &reference, &none), 0);
+	show(reference, &expected);
+	config_free(reference);
 	for (long n = 0;; n++) {
 		struct config *config = NULL;
 		struct model *model = NULL;
@@ -241,14 +279,16 @@ static void without_memory(void **state)
 			err = model_build(config, NULL, &model, &errors);
 		bool failed = mem_fail_count() > n;
 		mem_fail_set(-1);
+		autostrbuf struct strbuf shown = {0};
+		if (!err)
+			show(config, &shown);
 		model_unref(model);
 		config_free(config);
 		if (!failed)
 			break;
-		// Text of an error that nobody will read may be lost; a model that is half there may not be
-		// had.
+		// Either an error, or all of it: never a half.
 		if (!err)
-			assert_non_null(config);
+			assert_string_equal(shown.p, expected.p);
 	}
 	arena_thread_done();
 }
@@ -276,6 +316,7 @@ int main(void)
 	    cmocka_unit_test(all_errors_at_once_up_to_a_number),
 	    cmocka_unit_test(json_and_empty_files),
 	    cmocka_unit_test(show_round_trips),
+	    cmocka_unit_test(keys_that_wait_for_a_start),
 	    cmocka_unit_test(a_capture_plan),
 	    cmocka_unit_test(without_memory),
 	    cmocka_unit_test(the_reference_page_is_current),
