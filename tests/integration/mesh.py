@@ -177,6 +177,10 @@ class Peer:
         self.buffer += data
         return bool(data)
 
+    def another(self):
+        """Whether something follows; False at the orderly end."""
+        return bool(self.buffer) or self._more()
+
     def read(self, count):
         """Exactly so many bytes."""
         while len(self.buffer) < count:

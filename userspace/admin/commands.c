@@ -77,7 +77,8 @@ const struct command admin_commands[ADMIN_COMMAND_COUNT] = {
 			  PARAMS(stats_show)},
     [ADMIN_CONFIG_SHOW] =
 	{"config", "show", "Show the settings in use, defaults included",
-	 "In JSON, \"settings\" is a configuration file. Of private keys only the file names are shown.", NULL, 0},
+	 "In JSON, \"settings\" is a configuration file. Of private keys only the file names are shown.",
+	 NULL, 0},
     [ADMIN_CONFIG_RELOAD] = {"config", "reload", "Read the configuration file again and apply it",
 			     "Connections stay. A configuration with an error changes nothing.", NULL, 0},
     [ADMIN_LOG_SHOW] = {"log", "show", "Show the log level", NULL, NULL, 0},

@@ -86,25 +86,34 @@ int str_to_u64(struct str s, uint64_t *ret_value)
 	return 0;
 }
 
+static bool same_letter(char a, char b)
+{
+	return ascii_lower(a) == ascii_lower(b);
+}
+
 unsigned str_distance(struct str a, struct str b, unsigned limit)
 {
 	enum { LONGEST = 64 };
-	unsigned row[LONGEST + 1];
+	// The last three rows of the table, used in turn.
+	unsigned rows[3][LONGEST + 1];
 	size_t gap = a.len > b.len ? a.len - b.len : b.len - a.len;
 	if (a.len > LONGEST || b.len > LONGEST || gap > limit)
 		return limit + 1;
 	for (size_t j = 0; j <= b.len; j++)
-		row[j] = (unsigned)j;
+		rows[0][j] = (unsigned)j;
 	for (size_t i = 1; i <= a.len; i++) {
-		unsigned diagonal = row[0];
+		unsigned *row = rows[i % 3], *above = rows[(i + 2) % 3], *second = rows[(i + 1) % 3];
 		row[0] = (unsigned)i;
 		for (size_t j = 1; j <= b.len; j++) {
-			unsigned substitute = diagonal + (ascii_lower(a.p[i - 1]) != ascii_lower(b.p[j - 1]));
-			diagonal = row[j];
-			row[j] = MIN(MIN(row[j] + 1, row[j - 1] + 1), substitute);
+			row[j] = MIN(MIN(above[j], row[j - 1]) + 1,
+				     above[j - 1] + !same_letter(a.p[i - 1], b.p[j - 1]));
+			if (i > 1 && j > 1 && same_letter(a.p[i - 1], b.p[j - 2]) &&
+			    same_letter(a.p[i - 2], b.p[j - 1]))
+				row[j] = MIN(row[j], second[j - 2] + 1);
 		}
 	}
-	return row[b.len] > limit ? limit + 1 : row[b.len];
+	unsigned last = rows[a.len % 3][b.len];
+	return last > limit ? limit + 1 : last;
 }
 
 uint64_t str_hash(struct str s)

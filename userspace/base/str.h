@@ -43,7 +43,8 @@ ptrdiff_t str_find(struct str s, char byte);
 struct str str_split(struct str *rest, char separator);
 // Decimal digits only, no sign, no blanks. 0, -ERANGE or ERR_MALFORMED.
 int str_to_u64(struct str s, uint64_t *ret_value);
-// Levenshtein distance, for "did you mean"; at most `limit` is exact, above it limit + 1 is returned.
+// How many letters have to be put in, left out, replaced, or swapped with their neighbour, for "did you
+// mean"; at most `limit` is exact, above it limit + 1 is returned.
 unsigned str_distance(struct str a, struct str b, unsigned limit);
 // 64-bit XXH3 of the bytes; `str_hash_nocase` folds ASCII letters first.
 uint64_t str_hash(struct str s);

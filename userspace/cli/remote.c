@@ -133,6 +133,8 @@ int cli_remote(struct cli *cli)
 	int status =
 	    cli_ask(cli, command->object, command->verb, cli->format, cli->values, cli->value_count, &text);
 	struct str said = strbuf_str(&text);
+	if (status != CLI_DONE)
+		said.len -= str_ends(said, STR("\n"));
 	if (status == CLI_USAGE)
 		return cli_usage(cli, "%.*s", STR_ARG(said));
 	if (status == CLI_FAILED)

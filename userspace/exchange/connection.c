@@ -218,7 +218,7 @@ void connection_drop_early(struct connection *connection)
 struct upstream *connection_take_early(struct connection *connection, const struct cluster *cluster)
 {
 	struct upstream *early = connection->early;
-	if (!early || !str_eq(early->endpoint->cluster_name, cluster ? cluster->name : STR("")))
+	if (!early || early->endpoint->retired || !str_eq(early->endpoint->cluster_name, cluster ? cluster->name : STR("")))
 		return NULL;
 	connection->early = NULL;
 	return early;

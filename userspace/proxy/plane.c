@@ -165,19 +165,18 @@ static struct plane *plane_of(struct worker *worker)
 	return worker->data;
 }
 
-void plane_publish_model(struct worker *worker, void *model)
+void plane_publish(struct worker *worker, void *arg)
 {
 	struct plane *plane = plane_of(worker);
-	if (dataplane_publish(plane->dataplane, model))
+	const struct plane_snapshot *snapshot = arg;
+	if (dataplane_publish(plane->dataplane, snapshot->model)) {
 		log_error("out of memory: a worker keeps the old configuration",
 			  LOG_UINT("worker", worker->index));
-	else if (plane->dns)
-		dns_server_set_names(plane->dns, ((struct model *)model)->names);
-}
-
-void plane_publish_tls(struct worker *worker, void *tls)
-{
-	dataplane_set_tls(plane_of(worker)->dataplane, tls);
+		return;
+	}
+	dataplane_set_tls(plane->dataplane, snapshot->tls);
+	if (plane->dns)
+		dns_server_set_names(plane->dns, snapshot->model->names);
 }
 
 static void on_drained(struct dataplane *dataplane, void *arg)

@@ -36,8 +36,11 @@ int plane_check_ports(const struct plane_settings *settings, struct strbuf *ret_
 int plane_init(struct worker *worker, void *arg);
 void plane_done(struct worker *worker, void *arg);
 
-void plane_publish_model(struct worker *worker, void *model);
-void plane_publish_tls(struct worker *worker, void *tls); // NULL: none
+struct plane_snapshot {
+	struct model *model;
+	struct tls_context *tls; // NULL: none
+};
+void plane_publish(struct worker *worker, void *snapshot);
 void plane_drain(struct worker *worker, void *unused);
 struct balancer *plane_balancer(struct worker *worker);
 

@@ -69,35 +69,53 @@ static int load_tls(const struct model *model, struct tls_context **ret_tls, str
 	return err;
 }
 
+static int open_vips(struct proxy *proxy, const struct config *config, struct strbuf *ret_error)
+{
+	char *why = NULL;
+	if (proxy->vips)
+		return 0;
+	int err = vip_pool_open(config->dns.state.text.p, config->dns.vips.items, config->dns.vips.count,
+				&proxy->vips, &why);
+	if (err)
+		strbuf_printf(ret_error, "%s", why ? why : err_text(err));
+	mem_free(why);
+	return err;
+}
+
+// Everything but the virtual IPs: what fails here has changed nothing, and no name has got an address for
+// good.
+static int check_model(const struct config *config, struct tls_context **ret_tls, struct strbuf *ret_error)
+{
+	struct model *model;
+	int err = model_build(config, NULL, &model, ret_error);
+	if (err)
+		return err;
+	err = load_tls(model, ret_tls, ret_error);
+	model_unref(model);
+	return err;
+}
+
 static int load_model(struct proxy *proxy, struct config **ret_config, struct model **ret_model,
 		      struct tls_context **ret_tls, struct strbuf *ret_error)
 {
 	struct config *config;
-	struct model *model;
+	struct tls_context *tls = NULL;
 	int err = config_load(proxy->config_path, &config, ret_error);
 	if (err)
 		return err;
-	if (!proxy->vips) {
-		char *why = NULL;
-		err = vip_pool_open(config->dns.state.text.p, config->dns.vips.items, config->dns.vips.count,
-				    &proxy->vips, &why);
-		if (err)
-			strbuf_printf(ret_error, "%s", why ? why : err_text(err));
-		mem_free(why);
-	}
+	err = check_model(config, &tls, ret_error);
 	if (!err)
-		err = model_build(config, proxy->vips, &model, ret_error);
-	if (!err) {
-		err = load_tls(model, ret_tls, ret_error);
-		if (err)
-			model_unref(model);
-	}
+		err = open_vips(proxy, config, ret_error);
+	if (!err)
+		err = model_build(config, proxy->vips, ret_model, ret_error);
 	if (err) {
+		if (tls)
+			tls_context_unref(tls);
 		config_free(config);
 		return err;
 	}
 	*ret_config = config;
-	*ret_model = model;
+	*ret_tls = tls;
 	return 0;
 }
 
@@ -109,16 +127,20 @@ static void save_vips(struct proxy *proxy)
 			  LOG_STR("file", proxy->config->dns.state.text), LOG_ERR(err));
 }
 
-static void publish_tls(struct proxy *proxy, struct tls_context *tls)
+// Hands a model and a context to all workers in one step, so that no request meets the one without the other.
+// The references are the proxy's from now on, or, after an error, the caller's still.
+static int publish(struct proxy *proxy, struct model *model, struct tls_context *tls)
 {
-	if (workers_call(proxy->workers, plane_publish_tls, tls)) {
-		log_error("out of memory: the old certificate stays");
-		tls_context_unref(tls);
-		return;
-	}
+	struct plane_snapshot snapshot = {model, tls};
+	int err = workers_call(proxy->workers, plane_publish, &snapshot);
+	if (err)
+		return err;
 	if (proxy->tls)
 		tls_context_unref(proxy->tls);
+	model_unref(proxy->model);
 	proxy->tls = tls;
+	proxy->model = model;
+	return 0;
 }
 
 static void on_tls_files(void *arg)
@@ -131,7 +153,13 @@ static void on_tls_files(void *arg)
 			  LOG_STR("reason", strbuf_str(&why)));
 		return;
 	}
-	publish_tls(proxy, tls);
+	if (publish(proxy, model_ref(proxy->model), tls)) {
+		log_error("out of memory: the old certificate stays");
+		model_unref(proxy->model);
+		if (tls)
+			tls_context_unref(tls);
+		return;
+	}
 	log_info("the certificate was read again");
 }
 
@@ -161,44 +189,59 @@ static void apply_log(const struct config *config)
 	log_set_format((enum log_format)config->log.format);
 }
 
+static void adopt_config(struct proxy *proxy, struct config *config)
+{
+	warn_of_restart(proxy->config, config);
+	apply_log(config);
+	config_free(proxy->config);
+	proxy->config = config;
+	save_vips(proxy);
+	watch_tls(proxy);
+	malloc_trim(0);
+}
+
+static int load_and_publish(struct proxy *proxy, struct strbuf *ret_text)
+{
+	struct config *config;
+	struct model *model;
+	struct tls_context *tls;
+	int err = load_model(proxy, &config, &model, &tls, ret_text);
+	if (err)
+		return err;
+	model->generation = proxy->model->generation + 1;
+	err = publish(proxy, model, tls);
+	if (err) {
+		model_unref(model);
+		if (tls)
+			tls_context_unref(tls);
+		config_free(config);
+		return err;
+	}
+	adopt_config(proxy, config);
+	return 0;
+}
+
 static int proxy_reload(void *data, struct strbuf *ret_text)
 {
 	struct proxy *proxy = data;
-	struct config *config;
-	struct model *model;
-	struct tls_context *tls = NULL;
 	// Ending has been announced: nothing may say READY after that.
 	if (proxy->stopping) {
 		strbuf_add_text(ret_text, "the proxy is ending");
 		return ERR_CLOSED;
 	}
 	notify_reloading();
-	int err = load_model(proxy, &config, &model, &tls, ret_text);
-	if (!err) {
-		model->generation = proxy->model->generation + 1;
-		err = workers_call(proxy->workers, plane_publish_model, model);
-		if (err)
-			model_unref(model);
-	}
+	int err = load_and_publish(proxy, ret_text);
 	notify_send("READY=1");
 	if (err) {
+		struct str reason = strbuf_str(ret_text);
+		reason.len -= str_ends(reason, STR("\n"));
 		stats_inc(STAT_CONFIG_REJECTED);
 		log_error("the new configuration was rejected; the old one stays",
-			  LOG_STR("reason", strbuf_str(ret_text)));
+			  LOG_STR("reason", reason.len ? reason : str_from(err_text(err))));
 		return err;
 	}
-	publish_tls(proxy, tls);
-	warn_of_restart(proxy->config, config);
-	apply_log(config);
-	config_free(proxy->config);
-	model_unref(proxy->model);
-	proxy->config = config;
-	proxy->model = model;
-	save_vips(proxy);
-	watch_tls(proxy);
 	stats_inc(STAT_CONFIG_RELOADS);
-	malloc_trim(0);
-	log_info("the configuration was applied", LOG_UINT("generation", model->generation));
+	log_info("the configuration was applied", LOG_UINT("generation", proxy->model->generation));
 	return 0;
 }
 

@@ -53,7 +53,11 @@ static void distances(void **state)
 {
 	(void)state;
 	assert_int_equal(str_distance(STR("protcol"), STR("protocol"), 3), 1);
-	assert_int_equal(str_distance(STR("show"), STR("sohw"), 3), 2);
+	assert_int_equal(str_distance(STR("show"), STR("sohw"), 3), 1);
+	assert_int_equal(str_distance(STR("wbe"), STR("web"), 1), 1);
+	assert_int_equal(str_distance(STR("ab"), STR("bxa"), 3), 3);
+	assert_int_equal(str_distance(STR(""), STR("abc"), 3), 3);
+	assert_int_equal(str_distance(STR("kitten"), STR("sitting"), 5), 3);
 	assert_int_equal(str_distance(STR("same"), STR("SAME"), 3), 0);
 	assert_int_equal(str_distance(STR("abc"), STR("xyz"), 2), 3);
 	assert_int_equal(str_distance(STR("a"), STR("abcdefgh"), 2), 3);
