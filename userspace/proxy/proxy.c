@@ -17,6 +17,7 @@
 #include "proxy/notify.h"
 #include "proxy/plane.h"
 #include "proxy/privileges.h"
+#include "proxy/trim.h"
 #include "run/signals.h"
 #include "run/stats.h"
 
@@ -48,6 +49,7 @@ struct proxy {
 	struct metrics_server *metrics;
 	int metrics_fd;
 	struct loop_timer deadline;
+	struct trim trim;
 	unsigned busy_workers; // that still drain
 	bool serving, stopping;
 };
@@ -480,6 +482,7 @@ int proxy_start(const struct proxy_options *options, struct proxy **ret_proxy, s
 		return err;
 	}
 	stats_use_slot(0);
+	trim_init(&proxy->trim, proxy->loop);
 	save_vips(proxy);
 	malloc_trim(0);
 	*ret_proxy = proxy;
@@ -503,6 +506,7 @@ void proxy_free(struct proxy *proxy)
 {
 	if (!proxy)
 		return;
+	trim_done(&proxy->trim);
 	metrics_server_free(proxy->metrics);
 	admin_server_free(proxy->admin);
 	admin_socket_close(proxy->admin_socket);
