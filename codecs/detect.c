@@ -95,23 +95,19 @@ static enum verdict is_http1(struct str bytes)
 	return is_target((struct str){bytes.p + end + 1, bytes.len - end - 1}, is_registered(method));
 }
 
-// Protocol 1 or 2, type 0 to 2, command 0 to 2 or 100 (SOFABolt).
+// Protocol 1 or 2, of 2 a version, type 0 to 2, command 0 to 2 or 100, command version 1 (SOFABolt).
 static enum verdict is_bolt(struct str bytes)
 {
-	size_t type = at(bytes, 0) == 2 ? 2 : 1;
-	if (at(bytes, 0) != 1 && at(bytes, 0) != 2)
-		return NO;
-	if (type == 2 && bytes.len > 1 && at(bytes, 1) != 1 && at(bytes, 1) != 2)
-		return NO;
-	if (bytes.len > type && at(bytes, type) > 2)
-		return NO;
-	if (bytes.len > type + 1 && at(bytes, type + 1) != 0)
-		return NO;
-	if (bytes.len > type + 2 && at(bytes, type + 2) > 2 && at(bytes, type + 2) != 100)
-		return NO;
-	if (bytes.len > type + 3 && at(bytes, type + 3) != 1)
-		return NO;
-	return bytes.len > type + 3 ? YES : MAYBE;
+	enum { VERSION = 1 };
+	static const struct str allowed[] = {{"\1\2", 2}, {"\1\2", 2}, {"\0\1\2", 3}, {"\0", 1}, {"\0\1\2\x64", 4}, {"\1", 1}};
+	size_t row = 0;
+	for (size_t i = 0; row < ARRAY_SIZE(allowed) && i < bytes.len; row++) {
+		if (row == VERSION && at(bytes, 0) == 1)
+			continue;
+		if (str_find(allowed[row], bytes.p[i++]) < 0)
+			return NO;
+	}
+	return row == ARRAY_SIZE(allowed) ? YES : MAYBE;
 }
 
 static enum verdict is_dubbo(struct str bytes)

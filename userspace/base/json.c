@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/json.h"
 
+#include "base/mem.h"
+
 #include <assert.h>
 
 void json_init(struct json *json, struct strbuf *out, bool pretty)
@@ -109,24 +111,38 @@ void json_null(struct json *json, const char *key)
 	strbuf_add_text(json->out, "null");
 }
 
-// Length of the well-formed UTF-8 sequence at the start (RFC 3629), or 0.
+// The well-formed sequences of more than one byte (RFC 3629 4): ranges of the first two bytes; the others are
+// continuation bytes.
+static const struct {
+	uint8_t first_low, first_high, second_low, second_high, len;
+} utf8_rows[] = {
+    {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3}, {0xe1, 0xec, 0x80, 0xbf, 3},
+    {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3}, {0xf0, 0xf0, 0x90, 0xbf, 4},
+    {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
+};
+
+static bool within(uint8_t byte, uint8_t low, uint8_t high)
+{
+	return byte >= low && byte <= high;
+}
+
+// Length of the well-formed UTF-8 sequence at the start, or 0.
 static size_t utf8_len(struct str s)
 {
-	const unsigned char *b = (const unsigned char *)s.p;
-	size_t len = b[0] < 0x80   ? 1
-		     : b[0] < 0xc2 ? 0
-		     : b[0] < 0xe0 ? 2
-		     : b[0] < 0xf0 ? 3
-		     : b[0] < 0xf5 ? 4
-				   : 0;
-	if (len == 0 || len > s.len)
+	const uint8_t *b = (const uint8_t *)s.p;
+	size_t row = 0;
+	if (b[0] < 0x80)
+		return 1;
+	while (row < ARRAY_SIZE(utf8_rows) &&
+	       !within(b[0], utf8_rows[row].first_low, utf8_rows[row].first_high))
+		row++;
+	if (row == ARRAY_SIZE(utf8_rows) || s.len < utf8_rows[row].len ||
+	    !within(b[1], utf8_rows[row].second_low, utf8_rows[row].second_high))
 		return 0;
-	for (size_t i = 1; i < len; i++)
-		if ((b[i] & 0xc0) != 0x80)
+	for (size_t i = 2; i < utf8_rows[row].len; i++)
+		if (!within(b[i], 0x80, 0xbf))
 			return 0;
-	bool overlong = (b[0] == 0xe0 && b[1] < 0xa0) || (b[0] == 0xf0 && b[1] < 0x90);
-	bool beyond = (b[0] == 0xed && b[1] > 0x9f) || (b[0] == 0xf4 && b[1] > 0x8f);
-	return overlong || beyond ? 0 : len;
+	return utf8_rows[row].len;
 }
 
 static void escape_ascii(struct strbuf *out, char c)

@@ -190,15 +190,15 @@ static void random_operations_keep_the_bytes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_teardown(appending_and_dropping, done),
-		cmocka_unit_test_teardown(slices_share_a_chunk, done),
-		cmocka_unit_test_teardown(moving_parts, done),
-		cmocka_unit_test_teardown(moving_what_adjoins, done),
-		cmocka_unit_test_teardown(flattening, done),
-		cmocka_unit_test_teardown(a_few_bytes_do_not_hold_a_chunk, done),
-		cmocka_unit_test_teardown(the_receive_chunk_starts_over, done),
-		cmocka_unit_test_teardown(without_memory, done),
-		cmocka_unit_test_teardown(random_operations_keep_the_bytes, done),
+	    cmocka_unit_test_teardown(appending_and_dropping, done),
+	    cmocka_unit_test_teardown(slices_share_a_chunk, done),
+	    cmocka_unit_test_teardown(moving_parts, done),
+	    cmocka_unit_test_teardown(moving_what_adjoins, done),
+	    cmocka_unit_test_teardown(flattening, done),
+	    cmocka_unit_test_teardown(a_few_bytes_do_not_hold_a_chunk, done),
+	    cmocka_unit_test_teardown(the_receive_chunk_starts_over, done),
+	    cmocka_unit_test_teardown(without_memory, done),
+	    cmocka_unit_test_teardown(random_operations_keep_the_bytes, done),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
