@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/json.h"
 
-#include "base/mem.h"
-
 #include <assert.h>
 
 void json_init(struct json *json, struct strbuf *out, bool pretty)
@@ -111,40 +109,6 @@ void json_null(struct json *json, const char *key)
 	strbuf_add_text(json->out, "null");
 }
 
-// The well-formed sequences of more than one byte (RFC 3629 4): ranges of the first two bytes; the others are
-// continuation bytes.
-static const struct {
-	uint8_t first_low, first_high, second_low, second_high, len;
-} utf8_rows[] = {
-    {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3}, {0xe1, 0xec, 0x80, 0xbf, 3},
-    {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3}, {0xf0, 0xf0, 0x90, 0xbf, 4},
-    {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
-};
-
-static bool within(uint8_t byte, uint8_t low, uint8_t high)
-{
-	return byte >= low && byte <= high;
-}
-
-// Length of the well-formed UTF-8 sequence at the start, or 0.
-static size_t utf8_len(struct str s)
-{
-	const uint8_t *b = (const uint8_t *)s.p;
-	size_t row = 0;
-	if (b[0] < 0x80)
-		return 1;
-	while (row < ARRAY_SIZE(utf8_rows) &&
-	       !within(b[0], utf8_rows[row].first_low, utf8_rows[row].first_high))
-		row++;
-	if (row == ARRAY_SIZE(utf8_rows) || s.len < utf8_rows[row].len ||
-	    !within(b[1], utf8_rows[row].second_low, utf8_rows[row].second_high))
-		return 0;
-	for (size_t i = 2; i < utf8_rows[row].len; i++)
-		if (!within(b[i], 0x80, 0xbf))
-			return 0;
-	return utf8_rows[row].len;
-}
-
 static void escape_ascii(struct strbuf *out, char c)
 {
 	static const char with_letter[] = "\b\f\n\r\t\"\\", letter[] = "bfnrt\"\\";
@@ -161,7 +125,7 @@ void json_escape(struct strbuf *out, struct str value)
 {
 	strbuf_add_char(out, '"');
 	while (value.len) {
-		size_t len = utf8_len(value);
+		size_t len = str_utf8_len(value);
 		if (len == 1)
 			escape_ascii(out, value.p[0]);
 		else if (len)

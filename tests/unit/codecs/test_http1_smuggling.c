@@ -55,7 +55,7 @@ static void test_codings(void **state)
 	    "",		     "identity",	"gzip",		     "gzip, chunked",	"chunked, gzip",
 	    "chunked,",	     ",chunked",	"chunked, chunked",  "chunked;q=1",	"\"chunked\"",
 	    "xchunked",	     "chunkedx",	"chunke",	     "chunked chunked", "x chunked",
-	    "chunked\x80",   "chunked\xa0",	"\xef\xbb\xbf" "chunked",
+	    "chunked\x80",   "chunked\xa0",	("\xef\xbb\xbf" "chunked"),
 	};
 	char text[128];
 	for (size_t i = 0; i < ARRAY_SIZE(values); i++) {
