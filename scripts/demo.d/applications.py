@@ -41,21 +41,24 @@ def start_redis(pod):
 
 
 def prepare_mariadb(pod):
-    """Makes the tables of an empty server, which takes some seconds: a process to wait for."""
+    """Makes the tables of an empty server, which takes some seconds: a process to wait for. In the pod, as all else,
+    so that cleaning up finds it."""
     data = pod.folder / "mariadb"
     data.mkdir()
     with open(pod.folder / "mariadb-install.log", "wb") as log:
         return subprocess.Popen(
-            [
-                "mariadb-install-db",
-                "--no-defaults",
-                "--user=root",
-                f"--datadir={data}",
-                "--auth-root-authentication-method=normal",
-                "--skip-test-db",
-                "--innodb-log-file-size=8M",
-                "--innodb-flush-method=nosync",
-            ],
+            pod.argv(
+                [
+                    "mariadb-install-db",
+                    "--no-defaults",
+                    "--user=root",
+                    f"--datadir={data}",
+                    "--auth-root-authentication-method=normal",
+                    "--skip-test-db",
+                    "--innodb-log-file-size=8M",
+                    "--innodb-flush-method=nosync",
+                ]
+            ),
             stdout=log,
             stderr=log,
             start_new_session=True,
