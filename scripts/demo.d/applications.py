@@ -5,7 +5,7 @@ import pathlib
 import subprocess
 import sys
 
-from pods import accepts
+from pods import Problem, accepts
 
 REVIEWS_PORT = 9080
 OUTSIDE_PORT, UNCAPTURED_PORT = 8080, 8081
@@ -55,6 +55,7 @@ def prepare_mariadb(pod):
                     f"--datadir={data}",
                     "--auth-root-authentication-method=normal",
                     "--skip-test-db",
+                    "--force",  # the name of the machine need not resolve
                     "--innodb-log-file-size=8M",
                     "--innodb-flush-method=nosync",
                 ]
@@ -67,7 +68,7 @@ def prepare_mariadb(pod):
 
 def start_mariadb(pod, preparation):
     if preparation.wait(timeout=120) != 0:
-        raise RuntimeError((pod.folder / "mariadb-install.log").read_text())
+        raise Problem((pod.folder / "mariadb-install.log").read_text())
     init = pod.folder / "mariadb-init.sql"
     init.write_text(
         "CREATE DATABASE IF NOT EXISTS shop;\n"
