@@ -105,6 +105,17 @@ void loop_stop(struct loop *loop)
 	loop_wake(loop);
 }
 
+static void run_tasks(struct loop *loop)
+{
+	for (struct loop_task *task; (task = loop->tasks);) {
+		loop->tasks = task->_next;
+		if (!loop->tasks)
+			loop->tasks_end = &loop->tasks;
+		task->_queued = false;
+		task->fn(task);
+	}
+}
+
 // --- life ---------------------------------------------------------------------------------------------------
 int loop_new(struct loop **ret_loop)
 {
@@ -145,6 +156,7 @@ void loop_free(struct loop *loop)
 	if (!loop)
 		return;
 	on_wake(&loop->wake, 0);
+	run_tasks(loop);
 	close(loop->wake.fd);
 	close(loop->epoll_fd);
 	pthread_mutex_destroy(&loop->lock);
@@ -274,8 +286,8 @@ static void wheel_fire(struct loop *loop)
 				timer->fn(timer);
 		}
 	}
+	// Slots that begin by now have been spread, so none is passed over.
 	loop->wheel_ms = MAX(loop->wheel_ms, now_ms);
-	wheel_cascade(loop);
 }
 
 static int wheel_timeout(struct loop *loop, int timeout_ms)
@@ -296,17 +308,6 @@ void loop_defer(struct loop *loop, struct loop_task *task, loop_task_fn fn)
 	*task = (struct loop_task){NULL, fn, true};
 	*loop->tasks_end = task;
 	loop->tasks_end = &task->_next;
-}
-
-static void run_tasks(struct loop *loop)
-{
-	for (struct loop_task *task; (task = loop->tasks);) {
-		loop->tasks = task->_next;
-		if (!loop->tasks)
-			loop->tasks_end = &loop->tasks;
-		task->_queued = false;
-		task->fn(task);
-	}
 }
 
 int loop_turn(struct loop *loop, int timeout_ms)

@@ -114,6 +114,66 @@ static void timers_behave_like_their_model(void **state)
 		loop_timer_stop(&modelled[i].timer);
 }
 
+// Between two milliseconds: the moment is rounded up, and a delay of nothing is the next turn's.
+static void no_timer_is_early(void **state)
+{
+	(void)state;
+	struct modelled one = {.due = UINT64_MAX};
+	loop_timer_init(&one.timer, on_modelled);
+	clock_fake_set(START + NS_PER_MS / 2);
+	loop_turn(loop, 0);
+	loop_timer_start(loop, &one.timer, 10);
+	clock_fake_set(START + 10 * NS_PER_MS + NS_PER_MS / 2 - 1);
+	loop_turn(loop, 0);
+	assert_true(loop_timer_running(&one.timer));
+	loop_timer_stop(&one.timer);
+}
+
+static unsigned at_once_count;
+
+static void at_once(struct loop_timer *timer)
+{
+	at_once_count++;
+	loop_timer_start(loop, timer, 0);
+}
+
+static void a_timer_without_delay_lets_the_turn_end(void **state)
+{
+	(void)state;
+	struct loop_timer timer;
+	at_once_count = 0;
+	loop_timer_init(&timer, at_once);
+	loop_timer_start(loop, &timer, 0);
+	for (uint64_t ms = 1; ms <= 5; ms++) {
+		advance_to(ms);
+		assert_int_equal(at_once_count, ms);
+	}
+	loop_timer_stop(&timer);
+}
+
+static void count_only(struct loop_timer *timer)
+{
+	(void)timer;
+	at_once_count++;
+}
+
+// Longer than the wheel is round.
+static void a_timer_of_years(void **state)
+{
+	(void)state;
+	struct loop_timer timer;
+	uint64_t years = 5ULL * 365 * 86400 * 1000;
+	at_once_count = 0;
+	loop_timer_init(&timer, count_only);
+	loop_timer_start(loop, &timer, years);
+	for (uint64_t ms = 0; ms < years; ms += 86400000ULL * 50)
+		advance_to(ms);
+	advance_to(years - 1);
+	assert_int_equal(at_once_count, 0);
+	advance_to(years);
+	assert_int_equal(at_once_count, 1);
+}
+
 // --- idle timeouts ----------------------------------------------------------------------------------------
 struct session {
 	struct loop_io io;
@@ -305,7 +365,7 @@ static void a_stop_before_the_start_is_kept(void **state)
 	loop_run(loop);
 }
 
-// A loop that is freed with messages in its queue frees them; those with memory of their own are called.
+// What waits in a loop when it is freed still runs: it may free something.
 static void messages_are_not_lost_at_the_end(void **state)
 {
 	(void)state;
@@ -313,8 +373,11 @@ static void messages_are_not_lost_at_the_end(void **state)
 	post_count = 1;
 	assert_int_equal(loop_new(&another), 0);
 	assert_int_equal(loop_post(another, on_post, (void *)3), 0);
+	struct session session = {0};
+	loop_defer(another, &session.freeing, session_free);
 	loop_free(another);
 	assert_int_equal(post_count, 2);
+	assert_true(session.freed);
 }
 
 static void listening_events_can_be_changed(void **state)
@@ -342,6 +405,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    SCENARIO(timers_behave_like_their_model),
+	    SCENARIO(no_timer_is_early),
+	    SCENARIO(a_timer_without_delay_lets_the_turn_end),
+	    SCENARIO(a_timer_of_years),
 	    SCENARIO(an_idle_session_is_closed_when_its_time_is_up),
 	    SCENARIO(a_byte_in_time_counts_in_a_late_turn),
 	    SCENARIO(a_retry_backs_off),
