@@ -14,7 +14,7 @@ static const struct {
 
 static int err_row(int err)
 {
-	int row = err > _ERR_BASE ? err - _ERR_BASE - 1 : -1;
+	int row = err > _ERR_BASE && err < 0 ? err - _ERR_BASE - 1 : -1;
 	return row >= 0 && row < (int)(sizeof err_rows / sizeof err_rows[0]) ? row : -1;
 }
 

@@ -174,6 +174,32 @@ static void a_timer_of_years(void **state)
 	assert_int_equal(at_once_count, 1);
 }
 
+// The machine's clock passes the end of a round of the wheel while timers run.
+static void timers_across_a_round(void **state)
+{
+	(void)state;
+	static const uint64_t delays[] = {1, 4, 5, 6, 64, 5000, 86400000};
+	struct loop_timer timers[ARRAY_SIZE(delays)];
+	struct loop *late;
+	uint64_t base = (1ULL << 36) - 5;
+	clock_fake_set(base * NS_PER_MS);
+	assert_int_equal(loop_new(&late), 0);
+	at_once_count = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(delays); i++) {
+		loop_timer_init(&timers[i], count_only);
+		loop_timer_start(late, &timers[i], delays[i]);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(delays); i++) {
+		clock_fake_set((base + delays[i] - 1) * NS_PER_MS);
+		loop_turn(late, 0);
+		assert_int_equal(at_once_count, i);
+		clock_fake_set((base + delays[i]) * NS_PER_MS);
+		loop_turn(late, 0);
+		assert_int_equal(at_once_count, i + 1);
+	}
+	loop_free(late);
+}
+
 // --- idle timeouts ----------------------------------------------------------------------------------------
 struct session {
 	struct loop_io io;
@@ -408,6 +434,7 @@ int main(void)
 	    SCENARIO(no_timer_is_early),
 	    SCENARIO(a_timer_without_delay_lets_the_turn_end),
 	    SCENARIO(a_timer_of_years),
+	    SCENARIO(timers_across_a_round),
 	    SCENARIO(an_idle_session_is_closed_when_its_time_is_up),
 	    SCENARIO(a_byte_in_time_counts_in_a_late_turn),
 	    SCENARIO(a_retry_backs_off),
