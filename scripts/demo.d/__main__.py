@@ -2,8 +2,6 @@
 """A mesh of four pods on one machine: client, reviews v1, reviews v2, and data with redis and MariaDB."""
 
 import argparse
-import fcntl
-import pathlib
 import signal
 import subprocess
 import sys
@@ -139,12 +137,6 @@ def arguments():
 def main():
     options = arguments()
     report = show.Report(time.monotonic())
-    # One demo at a time: the names and addresses are fixed.
-    lock = open(pathlib.Path(__file__))
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        sys.exit("demo: another demo is running")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(130))
     if options.clean or pods.traces():

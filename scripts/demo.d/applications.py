@@ -5,7 +5,7 @@ import pathlib
 import subprocess
 import sys
 
-from pods import accepts
+from pods import Problem, accepts
 
 REVIEWS_PORT = 9080
 OUTSIDE_PORT, UNCAPTURED_PORT = 8080, 8081
@@ -41,21 +41,25 @@ def start_redis(pod):
 
 
 def prepare_mariadb(pod):
-    """Makes the tables of an empty server, which takes some seconds: a process to wait for."""
+    """Makes the tables of an empty server, which takes some seconds: a process to wait for. In the pod, as all else,
+    so that cleaning up finds it."""
     data = pod.folder / "mariadb"
     data.mkdir()
     with open(pod.folder / "mariadb-install.log", "wb") as log:
         return subprocess.Popen(
-            [
-                "mariadb-install-db",
-                "--no-defaults",
-                "--user=root",
-                f"--datadir={data}",
-                "--auth-root-authentication-method=normal",
-                "--skip-test-db",
-                "--innodb-log-file-size=8M",
-                "--innodb-flush-method=nosync",
-            ],
+            pod.argv(
+                [
+                    "mariadb-install-db",
+                    "--no-defaults",
+                    "--user=root",
+                    f"--datadir={data}",
+                    "--auth-root-authentication-method=normal",
+                    "--skip-test-db",
+                    "--force",  # the name of the machine need not resolve
+                    "--innodb-log-file-size=8M",
+                    "--innodb-flush-method=nosync",
+                ]
+            ),
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -64,7 +68,7 @@ def prepare_mariadb(pod):
 
 def start_mariadb(pod, preparation):
     if preparation.wait(timeout=120) != 0:
-        raise RuntimeError((pod.folder / "mariadb-install.log").read_text())
+        raise Problem((pod.folder / "mariadb-install.log").read_text())
     init = pod.folder / "mariadb-init.sql"
     init.write_text(
         "CREATE DATABASE IF NOT EXISTS shop;\n"

@@ -8,6 +8,14 @@
 #include <stdlib.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+const char *__lsan_default_suppressions(void);
+
+// libfyaml 0.7 loses 2 KiB for a quoted scalar with dozens of escapes. Documents that we do not free are
+// found by the unit tests, which suppress nothing.
+const char *__lsan_default_suppressions(void)
+{
+	return "leak:libfyaml.so\n";
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

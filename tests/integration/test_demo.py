@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo itself: what it claims holds, and nothing of it stays."""
 
+import fcntl
+import os
 import pathlib
 import subprocess
+import tempfile
 
 import pytest
 
@@ -23,9 +26,15 @@ def traces():
 
 
 @pytest.fixture(autouse=True)
-def cleaned():
-    yield
-    demo("--clean")
+def alone():
+    """One demo at a time on this machine, also when tests run in parallel; and nothing is left for the next."""
+    lock = os.open(tempfile.gettempdir(), os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+        demo("--clean")
+    finally:
+        os.close(lock)
 
 
 def test_demo_keeps_its_promises():
@@ -50,14 +59,65 @@ def test_demo_keeps_its_promises():
     assert not traces()
 
 
+def start_until(text):
+    """A demo that is under way: it has printed this."""
+    process = subprocess.Popen(
+        [ROOT / "scripts" / "demo"], cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    printed = []
+    for line in process.stdout:
+        printed.append(line)
+        if text in line:
+            return process
+    raise AssertionError("".join(printed))
+
+
+def kill(process):
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def curl():
+    words = ["ip", "netns", "exec", PREFIX + "client", "curl", "-s", "--max-time", "10", "http://reviews.mesh/"]
+    return subprocess.run(words, capture_output=True, text=True).stdout
+
+
+def hints(output):
+    """The commands that --keep prints."""
+    lines = [line.strip().split("#")[0] for line in output.partition("To try, as root:")[2].splitlines()]
+    return [line.split() for line in lines if line.startswith(("ip netns", "/"))]
+
+
+def test_killed_demos_leave_nothing_behind_the_next():
+    """SIGKILL while the database is made, and again in the midst; the next run, and --clean, remove all."""
+    kill(start_until("applications: nginx twice"))
+    assert traces()
+    running = start_until("] redis")
+    other = demo()
+    assert other.returncode == 1 and "another demo is running" in other.stderr
+    kill(running)
+    assert traces()
+    cleaned = demo("--clean")
+    assert cleaned.returncode == 0, cleaned.stdout + cleaned.stderr
+    assert not traces()
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            assert b"/run/weir-demo/" not in path.read_bytes(), path
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+
+
 def test_demo_kept_runs_on_until_cleaned():
     done = demo("--keep")
     assert done.returncode == 0, done.stdout + done.stderr
-    answer = subprocess.run(
-        ["ip", "netns", "exec", PREFIX + "client", "curl", "-s", "--max-time", "10", "http://reviews.mesh/"],
-        capture_output=True,
-        text=True,
-    )
-    assert answer.stdout.startswith("reviews v")
-    assert demo("--clean").returncode == 0
+    assert curl().startswith("reviews v")
+    tried = [words for words in hints(done.stdout) if words[-1] not in ("bash", "tcp") and "redis-cli" not in words]
+    assert len(tried) >= 6
+    for words in tried:
+        answer = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30)
+        assert answer.returncode == 0, (words, answer.stderr)
+    # Cleaning twice is as good as once.
+    assert demo("--clean").returncode == demo("--clean").returncode == 0
     assert not traces()
+    assert curl() == ""

@@ -14,7 +14,7 @@ static const struct {
 
 static int err_row(int err)
 {
-	int row = err - _ERR_BASE - 1;
+	int row = err > _ERR_BASE && err < 0 ? err - _ERR_BASE - 1 : -1;
 	return row >= 0 && row < (int)(sizeof err_rows / sizeof err_rows[0]) ? row : -1;
 }
 
@@ -25,7 +25,7 @@ const char *err_text(int err)
 	int row = err_row(err);
 	if (row >= 0)
 		return err_rows[row].text;
-	const char *text = err < 0 ? strerrordesc_np(-err) : NULL;
+	const char *text = err < 0 && err > _ERR_BASE ? strerrordesc_np(-err) : NULL;
 	return text ? text : "unknown error";
 }
 
@@ -36,6 +36,6 @@ const char *err_name(int err)
 	int row = err_row(err);
 	if (row >= 0)
 		return err_rows[row].name;
-	const char *name = err < 0 ? strerrorname_np(-err) : NULL;
+	const char *name = err < 0 && err > _ERR_BASE ? strerrorname_np(-err) : NULL;
 	return name ? name : "UNKNOWN";
 }

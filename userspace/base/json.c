@@ -109,26 +109,6 @@ void json_null(struct json *json, const char *key)
 	strbuf_add_text(json->out, "null");
 }
 
-// Length of the well-formed UTF-8 sequence at the start (RFC 3629), or 0.
-static size_t utf8_len(struct str s)
-{
-	const unsigned char *b = (const unsigned char *)s.p;
-	size_t len = b[0] < 0x80   ? 1
-		     : b[0] < 0xc2 ? 0
-		     : b[0] < 0xe0 ? 2
-		     : b[0] < 0xf0 ? 3
-		     : b[0] < 0xf5 ? 4
-				   : 0;
-	if (len == 0 || len > s.len)
-		return 0;
-	for (size_t i = 1; i < len; i++)
-		if ((b[i] & 0xc0) != 0x80)
-			return 0;
-	bool overlong = (b[0] == 0xe0 && b[1] < 0xa0) || (b[0] == 0xf0 && b[1] < 0x90);
-	bool beyond = (b[0] == 0xed && b[1] > 0x9f) || (b[0] == 0xf4 && b[1] > 0x8f);
-	return overlong || beyond ? 0 : len;
-}
-
 static void escape_ascii(struct strbuf *out, char c)
 {
 	static const char with_letter[] = "\b\f\n\r\t\"\\", letter[] = "bfnrt\"\\";
@@ -145,7 +125,7 @@ void json_escape(struct strbuf *out, struct str value)
 {
 	strbuf_add_char(out, '"');
 	while (value.len) {
-		size_t len = utf8_len(value);
+		size_t len = str_utf8_len(value);
 		if (len == 1)
 			escape_ascii(out, value.p[0]);
 		else if (len)

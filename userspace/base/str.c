@@ -86,6 +86,39 @@ int str_to_u64(struct str s, uint64_t *ret_value)
 	return 0;
 }
 
+// The well-formed sequences of more than one byte (RFC 3629 4): ranges of the first two bytes; the others are
+// continuation bytes.
+static const struct {
+	uint8_t first_low, first_high, second_low, second_high, len;
+} utf8_rows[] = {
+    {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3}, {0xe1, 0xec, 0x80, 0xbf, 3},
+    {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3}, {0xf0, 0xf0, 0x90, 0xbf, 4},
+    {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
+};
+
+static bool within(uint8_t byte, uint8_t low, uint8_t high)
+{
+	return byte >= low && byte <= high;
+}
+
+size_t str_utf8_len(struct str s)
+{
+	const uint8_t *b = (const uint8_t *)s.p;
+	size_t row = 0;
+	if (b[0] < 0x80)
+		return 1;
+	while (row < ARRAY_SIZE(utf8_rows) &&
+	       !within(b[0], utf8_rows[row].first_low, utf8_rows[row].first_high))
+		row++;
+	if (row == ARRAY_SIZE(utf8_rows) || s.len < utf8_rows[row].len ||
+	    !within(b[1], utf8_rows[row].second_low, utf8_rows[row].second_high))
+		return 0;
+	for (size_t i = 2; i < utf8_rows[row].len; i++)
+		if (!within(b[i], 0x80, 0xbf))
+			return 0;
+	return utf8_rows[row].len;
+}
+
 static bool same_letter(char a, char b)
 {
 	return ascii_lower(a) == ascii_lower(b);

@@ -46,6 +46,9 @@ int str_to_u64(struct str s, uint64_t *ret_value);
 // How many letters have to be put in, left out, replaced, or swapped with their neighbour, for "did you
 // mean"; at most `limit` is exact, above it limit + 1 is returned.
 unsigned str_distance(struct str a, struct str b, unsigned limit);
+// Length of the well-formed UTF-8 sequence (RFC 3629) at the start of a text that is not empty; 0: there is
+// none.
+size_t str_utf8_len(struct str s);
 // 64-bit XXH3 of the bytes; `str_hash_nocase` folds ASCII letters first.
 uint64_t str_hash(struct str s);
 uint64_t str_hash_nocase(struct str s);

@@ -25,8 +25,7 @@ struct builder {
 };
 
 #define FOR_ITEMS(type, item, list)                                                                          \
-	for (const type *item = (const type *)(list).items, *_end = item + (list).count;                     \
-	     item && item < _end; item++)
+	for (const type *item = (list).items, *_end = item ? item + (list).count : NULL; item < _end; item++)
 
 __attribute__((format(printf, 3, 4))) static void build_error(struct builder *builder, struct config_at at,
 							      const char *format, ...)

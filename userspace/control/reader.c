@@ -370,6 +370,28 @@ static void read_document(struct reader *reader, struct str text)
 	fy_diag_destroy(diag);
 }
 
+// What libfyaml should not see: NUL, which it takes for the end, and directives, in which bytes that are no
+// UTF-8 make it run for ever.
+static bool is_text(struct reader *reader, struct str text)
+{
+	struct config_at at = {1, 1};
+	while (text.len) {
+		size_t len = str_utf8_len(text);
+		if (len == 0 || text.p[0] == 0 || (text.p[0] == '%' && at.column == 1)) {
+			reader_error(reader, at, "%s",
+				     len && text.p[0]
+					 ? "directives (lines that begin with %) are not supported"
+					 : "this byte is no UTF-8 text");
+			return false;
+		}
+		at = text.p[0] == '\n' ? (struct config_at){at.line + 1, 1}
+				       : (struct config_at){at.line, at.column + 1};
+		text.p += len;
+		text.len -= len;
+	}
+	return true;
+}
+
 int config_parse(struct str text, const char *name, struct config **ret_config, struct strbuf *ret_errors)
 {
 	struct config *config = mem_zalloc(sizeof *config);
@@ -382,12 +404,9 @@ int config_parse(struct str text, const char *name, struct config **ret_config, 
 		return -ENOMEM;
 	}
 	set_initial(&reader, &config_root, config);
-	// libfyaml takes NUL for the end; what follows would go unread.
-	if (memchr(text.p, 0, text.len))
-		reader_error(&reader, (struct config_at){0}, "a NUL byte is in the file");
-	else if (text.len > LIMIT_CONFIG_BYTES)
+	if (text.len > LIMIT_CONFIG_BYTES)
 		reader_error(&reader, (struct config_at){0}, "longer than %d bytes", LIMIT_CONFIG_BYTES);
-	else
+	else if (is_text(&reader, text))
 		read_document(&reader, text);
 	if (reader.error_count > CONFIG_ERRORS_MAX)
 		strbuf_printf(ret_errors, "%s: and %u errors more\n", config->name,

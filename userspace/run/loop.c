@@ -19,6 +19,8 @@ enum {
 	WHEEL_LEVELS = 6, // 64^6 ms: two years
 };
 
+#define WHEEL_ROUND (1ULL << (WHEEL_LEVELS * WHEEL_BITS))
+
 struct loop {
 	int epoll_fd;
 	uint64_t now_ns;
@@ -27,6 +29,7 @@ struct loop {
 	uint64_t wheel_ms;		 // everything before this has fired
 	uint64_t occupied[WHEEL_LEVELS]; // a bit a slot that may hold timers
 	struct list wheel[WHEEL_LEVELS][WHEEL_SLOTS];
+	struct list beyond; // of this round of the highest level
 
 	struct loop_task *tasks, **tasks_end;
 
@@ -142,6 +145,7 @@ int loop_new(struct loop **ret_loop)
 	for (int level = 0; level < WHEEL_LEVELS; level++)
 		for (int slot = 0; slot < WHEEL_SLOTS; slot++)
 			list_init(&loop->wheel[level][slot]);
+	list_init(&loop->beyond);
 	loop->tasks_end = &loop->tasks;
 	loop->messages_end = &loop->messages;
 	pthread_mutex_init(&loop->lock, NULL);
@@ -223,8 +227,8 @@ static void wheel_insert(struct loop *loop, struct loop_timer *timer)
 	uint64_t differing = at ^ loop->wheel_ms;
 	int level = differing ? (63 - __builtin_clzll(differing)) / WHEEL_BITS : 0;
 	if (level >= WHEEL_LEVELS) {
-		level = WHEEL_LEVELS - 1;
-		at = loop->wheel_ms + ((uint64_t)(WHEEL_SLOTS - 1) << (level * WHEEL_BITS));
+		list_append(&loop->beyond, &timer->_node);
+		return;
 	}
 	unsigned slot = (at >> (level * WHEEL_BITS)) & (WHEEL_SLOTS - 1);
 	list_append(&loop->wheel[level][slot], &timer->_node);
@@ -257,23 +261,29 @@ static uint64_t wheel_next(struct loop *loop)
 			ahead &= ahead - 1;
 		}
 	}
-	return UINT64_MAX;
+	return list_empty(&loop->beyond) ? UINT64_MAX : (loop->wheel_ms / WHEEL_ROUND + 1) * WHEEL_ROUND;
 }
 
-// Spreads the slots of the higher levels that begin exactly at wheel_ms.
+static void wheel_spread(struct loop *loop, struct list *from)
+{
+	struct list moving;
+	list_init(&moving);
+	list_splice(&moving, from);
+	list_for_each_safe (node, &moving) {
+		list_del(node);
+		wheel_insert(loop, container_of(node, struct loop_timer, _node));
+	}
+}
+
+// Spreads what begins exactly at wheel_ms: a round of the wheel, slots of its higher levels.
 static void wheel_cascade(struct loop *loop)
 {
+	if (loop->wheel_ms % WHEEL_ROUND == 0)
+		wheel_spread(loop, &loop->beyond);
 	for (int level = WHEEL_LEVELS - 1; level > 0; level--) {
-		unsigned shift = (unsigned)level * WHEEL_BITS;
-		unsigned slot = (loop->wheel_ms >> shift) & (WHEEL_SLOTS - 1);
-		struct list moving;
-		list_init(&moving);
-		list_splice(&moving, &loop->wheel[level][slot]);
+		unsigned slot = (loop->wheel_ms >> (level * WHEEL_BITS)) & (WHEEL_SLOTS - 1);
 		loop->occupied[level] &= ~(1ULL << slot);
-		list_for_each_safe (node, &moving) {
-			list_del(node);
-			wheel_insert(loop, container_of(node, struct loop_timer, _node));
-		}
+		wheel_spread(loop, &loop->wheel[level][slot]);
 	}
 }
 
@@ -286,18 +296,14 @@ static void wheel_fire(struct loop *loop)
 		struct list due;
 		list_init(&due);
 		list_splice(&due, &loop->wheel[0][loop->wheel_ms & (WHEEL_SLOTS - 1)]);
-		// A timer that is due fires even if it was put in for a later lap: its slot is its moment.
 		while (!list_empty(&due)) {
 			struct loop_timer *timer = container_of(due.next, struct loop_timer, _node);
 			list_del(&timer->_node);
-			if (timer->_expires_ms > loop->wheel_ms)
-				wheel_insert(loop, timer);
-			else
-				timer->fn(timer);
+			timer->fn(timer);
 		}
 	}
+	// Slots that begin by now have been spread, so none is passed over.
 	loop->wheel_ms = MAX(loop->wheel_ms, now_ms);
-	wheel_cascade(loop);
 }
 
 static int wheel_timeout(struct loop *loop, int timeout_ms)

@@ -15,7 +15,8 @@
 
 struct loop;
 
-// Allocates a loop; 0 or a negative error. loop_free wants everything taken out before; it runs what was deferred.
+// Allocates a loop; 0 or a negative error. loop_free wants everything taken out before;
+// what was deferred or posted until then still runs.
 int loop_new(struct loop **ret_loop);
 void loop_free(struct loop *loop);
 // Runs turns until loop_stop.

@@ -87,6 +87,10 @@ static void errors_say_where_and_what(void **state)
 	    {"a: &x 1\nb: *x\n", "unknown key"},
 	    {"workers: &x 1\nlog: {level: *x}\n", "anchors and aliases are not supported"},
 	    {"workers: [1\n", "t.yaml:"},
+	    {"%YAML 1.2\n---\nworkers: 1\n",
+	     "t.yaml:1:1: directives (lines that begin with %) are not supported"},
+	    {"%g: \x8dg:", "t.yaml:1:1: directives"},
+	    {"workers: 1\nuser: \"\xc3\xa4\x8d\"\n", "t.yaml:2:9: this byte is no UTF-8 text"},
 	    {"intercept: {capture: {exclude_users: [no-such-user]}}\n", "there is no user of that name"},
 	    {"intercept: {capture: {outbound: {exclude_ports: [9000-80]}}}\n", "expected a port or a range"},
 	    {"intercept: {capture: {exclude_marks: [0x10/0x0f]}}\n", "expected a mark"},
@@ -184,6 +188,8 @@ static void json_and_empty_files(void **state)
 	assert_int_equal(config->intercept.outbound, 15001);
 	assert_int_equal(config->dns.vips.count, 2);
 	config_free(config);
+	assert_int_equal(config_parse(STR("workers: 1\n\0user: x\n"), "t", &config, &errors), ERR_CONFIG);
+	assert_non_null(strstr(errors.p, "t:2:1: this byte is no UTF-8 text"));
 	assert_int_equal(config_load("/nonexistent", &config, &errors), -ENOENT);
 	assert_non_null(strstr(errors.p, "/nonexistent: cannot be read: No such file"));
 }
