@@ -22,13 +22,13 @@
 #include <unistd.h>
 
 enum {
-	LINGER_MS = 2000,	   // after the last byte either way, for the client to read the answer and close
-	STALL_MS = 1000,	   // the first bytes stay ambiguous so long: then they are just bytes
-	EARLY_PAUSE_MS = 10,	   // before dialling an endpoint to which pooled connections wait for requests
-	EARLY_ATTEMPTS = 3,	   // endpoints that are tried while the client is silent
-	EARLY_FAILURE_MS = 1000,   // all refused while the client is silent: a request may still come
-	GREETING_MIN_MS = 20,	   // an application's greeting waits for the client's TLS hello: four round trips,
-	GREETING_MAX_MS = 500,	   // within these bounds
+	LINGER_MS = 2000,    // after the last byte either way, for the client to read the answer and close
+	STALL_MS = 1000,     // the first bytes stay ambiguous so long: then they are just bytes
+	EARLY_PAUSE_MS = 10, // before dialling an endpoint to which pooled connections wait for requests
+	EARLY_ATTEMPTS = 3,  // endpoints that are tried while the client is silent
+	EARLY_FAILURE_MS = 1000, // all refused while the client is silent: a request may still come
+	GREETING_MIN_MS = 20, // an application's greeting waits for the client's TLS hello: four round trips,
+	GREETING_MAX_MS = 500, // within these bounds
 };
 
 static const struct stream_ops detect_ops;
@@ -224,8 +224,8 @@ static void spare_drained(struct upstream *upstream)
 	(void)upstream;
 }
 
-// Dialled early, and now it waits whether the first request can use it. Bytes that nobody asked for, or the end, make it
-// useless.
+// Dialled early, and now it waits whether the first request can use it. Bytes that nobody asked for, or the
+// end, make it useless.
 static const struct upstream_ops spare_ops = {spare_ready, spare_readable, spare_drained, spare_error};
 
 void connection_drop_early(struct connection *connection)
@@ -241,7 +241,8 @@ void connection_drop_early(struct connection *connection)
 struct upstream *connection_take_early(struct connection *connection, const struct cluster *cluster)
 {
 	struct upstream *early = connection->early;
-	if (!early || early->endpoint->retired || !str_eq(early->endpoint->cluster_name, cluster ? cluster->name : STR("")))
+	if (!early || early->endpoint->retired ||
+	    !str_eq(early->endpoint->cluster_name, cluster ? cluster->name : STR("")))
 		return NULL;
 	connection->early = NULL;
 	return early;
@@ -331,9 +332,10 @@ static uint64_t greeting_wait_ms(const struct connection *connection)
 
 static void early_ready(struct upstream *upstream, int err);
 
-// The application spoke first. In permissive mode the client may be a mesh peer whose TLS hello is still on its way
-// (it is sent right behind the handshake of TCP): the greeting waits for it a few round trips, for plaintext would
-// break that peer. If it comes later still, the peer fails its handshake before any payload and dials again.
+// The application spoke first. In permissive mode the client may be a mesh peer whose TLS hello is still on
+// its way (it is sent right behind the handshake of TCP): the greeting waits for it a few round trips, for
+// plaintext would break that peer. If it comes later still, the peer fails its handshake before any payload
+// and dials again.
 static void early_readable(struct upstream *upstream)
 {
 	struct connection *connection = upstream->owner;
@@ -393,7 +395,7 @@ static struct upstream_target early_target(const struct connection *connection)
 				       connection->inbound);
 	const struct cluster *cluster = route_pick(host->default_route, random_u64());
 	struct endpoint_state *endpoint =
-		balancer_pick(dataplane->balancer, cluster, NULL, loop_now(dataplane->loop));
+	    balancer_pick(dataplane->balancer, cluster, NULL, loop_now(dataplane->loop));
 	return upstream_target(endpoint ? endpoint_state_ref(endpoint) : NULL, cluster, connection->inbound);
 }
 
@@ -428,8 +430,9 @@ static void dial_again(struct connection *connection)
 	endpoint_state_unref(target.endpoint);
 }
 
-// Where connections are pooled, requests are what is spoken, and one is likely under way: a moment's pause saves a
-// connection that nobody needs. A server that speaks first is waited for that much longer there, no more.
+// Where connections are pooled, requests are what is spoken, and one is likely under way: a moment's pause
+// saves a connection that nobody needs. A server that speaks first is waited for that much longer there, no
+// more.
 static void dial_early(struct connection *connection)
 {
 	if (connection->dialled || pending_tls(connection) == TLS_MODE_STRICT)

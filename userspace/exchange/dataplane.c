@@ -68,15 +68,16 @@ void dataplane_set_tls(struct dataplane *dataplane, struct tls_context *tls)
 		return;
 	dataplane->tls = tls ? tls_context_ref(tls) : NULL;
 	if (old) {
-		// What is in use goes on; what nobody uses must not serve anybody whom the new files would refuse.
+		// What is in use goes on; what nobody uses must not serve anybody whom the new files would
+		// refuse.
 		balancer_each(dataplane->balancer, clear_tls, NULL);
 		tls_context_unref(old);
 	}
 }
 
 // --- life ---------------------------------------------------------------------------------------------------
-int dataplane_new(struct loop *loop, unsigned index, const struct dataplane_settings *settings, struct model *model,
-		  struct tls_context *tls, struct dataplane **ret_dataplane)
+int dataplane_new(struct loop *loop, unsigned index, const struct dataplane_settings *settings,
+		  struct model *model, struct tls_context *tls, struct dataplane **ret_dataplane)
 {
 	struct dataplane *dataplane = mem_zalloc(sizeof *dataplane);
 	if (!dataplane)
@@ -121,7 +122,7 @@ void dataplane_free(struct dataplane *dataplane)
 		return;
 	dataplane->on_idle = NULL;
 	listeners_close(dataplane);
-	list_for_each_safe(node, &dataplane->connections)
+	list_for_each_safe (node, &dataplane->connections)
 		connection_close(container_of(node, struct connection, node));
 	dataplane->draining = true; // connections on their way into a pool are closed instead
 	if (dataplane->balancer)
@@ -151,8 +152,7 @@ void dataplane_drain(struct dataplane *dataplane, void (*on_idle)(struct datapla
 	dataplane->on_idle = on_idle;
 	dataplane->on_idle_arg = arg;
 	listeners_close(dataplane);
-	list_for_each_safe(node, &dataplane->connections)
-	{
+	list_for_each_safe (node, &dataplane->connections) {
 		struct connection *connection = container_of(node, struct connection, node);
 		if (is_idle(connection))
 			connection_close(connection);

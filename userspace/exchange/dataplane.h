@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What one worker's data plane consists of: the loop, the current snapshot of the model, the balancer's state, the
-// TLS context, the connections. Everything here belongs to the worker's thread; the control thread changes it by
-// posting dataplane_publish and the like to the loop.
+// What one worker's data plane consists of: the loop, the current snapshot of the model, the balancer's
+// state, the TLS context, the connections. Everything here belongs to the worker's thread; the control thread
+// changes it by posting dataplane_publish and the like to the loop.
 #pragma once
 
 #include "base/addr.h"
@@ -46,8 +46,8 @@ struct dataplane {
 };
 
 // Takes a reference on `model` and on `tls` (may be NULL). 0 or a negative error.
-int dataplane_new(struct loop *loop, unsigned index, const struct dataplane_settings *settings, struct model *model,
-		  struct tls_context *tls, struct dataplane **ret_dataplane);
+int dataplane_new(struct loop *loop, unsigned index, const struct dataplane_settings *settings,
+		  struct model *model, struct tls_context *tls, struct dataplane **ret_dataplane);
 // Closes whatever is open, at once. Run it on the loop's thread, the loop not running.
 void dataplane_free(struct dataplane *dataplane);
 // Takes over a new snapshot: requests under way keep theirs. 0 or -ENOMEM (then nothing changed).

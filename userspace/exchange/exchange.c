@@ -198,7 +198,7 @@ static void dispatch(struct exchange *exchange)
 		if (!endpoint)
 			break;
 		struct upstream_target target =
-			upstream_target(endpoint, exchange->cluster, connection->inbound);
+		    upstream_target(endpoint, exchange->cluster, connection->inbound);
 		if (try_pooled(exchange, &target)) {
 			connection_set_endpoint(connection, endpoint);
 			http1_client_start(exchange);

@@ -101,8 +101,8 @@ static void end_of_requests(struct connection *connection, int err)
 		connection_close(connection);
 }
 
-// Reads and parses one head. False when there is nothing (more) to do now: the next request waits, too, while the client
-// does not read the answers.
+// Reads and parses one head. False when there is nothing (more) to do now: the next request waits, too, while
+// the client does not read the answers.
 static bool read_head(struct connection *connection)
 {
 	static __thread struct field fields[LIMIT_HTTP_HEADERS];

@@ -104,13 +104,14 @@ int listeners_open(struct dataplane *dataplane)
 		uint16_t port;
 		bool inbound, optional;
 	} rows[] = {
-		{"127.0.0.1", dataplane->settings.outbound_port, false, false},
-		{"::1", dataplane->settings.outbound_port, false, true},
-		{"0.0.0.0", dataplane->settings.inbound_port, true, false},
-		{"::", dataplane->settings.inbound_port, true, true},
+	    {"127.0.0.1", dataplane->settings.outbound_port, false, false},
+	    {"::1", dataplane->settings.outbound_port, false, true},
+	    {"0.0.0.0", dataplane->settings.inbound_port, true, false},
+	    {"::", dataplane->settings.inbound_port, true, true},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
-		int err = rows[i].port ? listener_open(dataplane, rows[i].ip, rows[i].port, rows[i].inbound) : 0;
+		int err =
+		    rows[i].port ? listener_open(dataplane, rows[i].ip, rows[i].port, rows[i].inbound) : 0;
 		if (err && !(rows[i].optional && no_ipv6(err))) {
 			listeners_close(dataplane);
 			return err;
@@ -126,8 +127,7 @@ static void listener_free(struct loop_task *task)
 
 void listeners_close(struct dataplane *dataplane)
 {
-	list_for_each_safe(node, &dataplane->listeners)
-	{
+	list_for_each_safe (node, &dataplane->listeners) {
 		struct listener *listener = container_of(node, struct listener, node);
 		int fd = listener->io.fd;
 		list_del(node);

@@ -97,8 +97,7 @@ static void pipe_put(struct dataplane *dataplane, struct pipe *pipe)
 
 void tunnel_pipes_free(struct dataplane *dataplane)
 {
-	list_for_each_safe(node, &dataplane->spare_pipes)
-	{
+	list_for_each_safe (node, &dataplane->spare_pipes) {
 		list_del(node);
 		pipe_free(container_of(node, struct pipe, node));
 	}
@@ -211,8 +210,9 @@ static void tunnel_finish(struct tunnel *tunnel, int err)
 		connection_reset(connection);
 		return;
 	}
-	// What is queued leaves at the end of the turn, or when the peer reads on: on_drained comes back here. A side that
-	// has sent all is not asked again: it would answer at once, and again, for as long as the other one waits.
+	// What is queued leaves at the end of the turn, or when the peer reads on: on_drained comes back
+	// here. A side that has sent all is not asked again: it would answer at once, and again, for as long
+	// as the other one waits.
 	bool downstream = await_flush(&connection->stream), upstream = await_flush(&tunnel->upstream->stream);
 	if (!downstream && !upstream)
 		connection_close(connection);
@@ -244,8 +244,9 @@ static void on_downstream_error(struct stream *stream, int err)
 	tunnel_finish(of_connection(stream), err);
 }
 
-static const struct stream_ops downstream_ops = {
-	.on_readable = on_downstream_event, .on_drained = on_downstream_event, .on_write_error = on_downstream_error};
+static const struct stream_ops downstream_ops = {.on_readable = on_downstream_event,
+						 .on_drained = on_downstream_event,
+						 .on_write_error = on_downstream_error};
 
 static void on_upstream_event(struct upstream *upstream)
 {
@@ -295,15 +296,15 @@ static void on_upstream_ready(struct upstream *upstream, int err)
 	endpoint_state_unref(failed);
 }
 
-static const struct upstream_ops tunnel_upstream_ops = {on_upstream_ready, on_upstream_event, on_upstream_event,
-							on_upstream_error};
+static const struct upstream_ops tunnel_upstream_ops = {on_upstream_ready, on_upstream_event,
+							on_upstream_event, on_upstream_error};
 
 // --- starting -----------------------------------------------------------------------------------------------
 static void tunnel_give_up(struct tunnel *tunnel, int err)
 {
 	struct connection *connection = tunnel->connection;
-	log_warn("no upstream connection", LOG_UINT("connection", connection->id), LOG_ADDR("peer", &connection->peer),
-		 LOG_ADDR("destination", &connection->destination),
+	log_warn("no upstream connection", LOG_UINT("connection", connection->id),
+		 LOG_ADDR("peer", &connection->peer), LOG_ADDR("destination", &connection->destination),
 		 LOG_STR("cluster", tunnel->cluster ? tunnel->cluster->name : STR("")), LOG_ERR(err));
 	connection_reset(connection);
 }
@@ -315,7 +316,7 @@ static struct endpoint_state *tunnel_pick(struct tunnel *tunnel, const struct en
 	if (!tunnel->cluster)
 		return balancer_address(dataplane->balancer, &tunnel->connection->destination);
 	struct endpoint_state *endpoint =
-		balancer_pick(dataplane->balancer, tunnel->cluster, except, loop_now(dataplane->loop));
+	    balancer_pick(dataplane->balancer, tunnel->cluster, except, loop_now(dataplane->loop));
 	return endpoint ? endpoint_state_ref(endpoint) : NULL;
 }
 
@@ -331,8 +332,10 @@ static void tunnel_try(struct tunnel *tunnel, const struct endpoint_state *excep
 			err = ERR_NO_ENDPOINT;
 			break;
 		}
-		struct upstream_target target = upstream_target(endpoint, tunnel->cluster, connection->inbound);
-		err = upstream_connect(connection->dataplane, &target, &tunnel_upstream_ops, tunnel, &tunnel->upstream);
+		struct upstream_target target =
+		    upstream_target(endpoint, tunnel->cluster, connection->inbound);
+		err = upstream_connect(connection->dataplane, &target, &tunnel_upstream_ops, tunnel,
+				       &tunnel->upstream);
 		if (!err)
 			tunnel_set_endpoint(tunnel, endpoint);
 		endpoint_state_unref(endpoint);
@@ -373,7 +376,8 @@ void tunnel_start(struct connection *connection, const struct virtual_host *host
 		stats_inc(STAT_PASSTHROUGH);
 	if (connection->protocol == PROTOCOL_UNKNOWN)
 		connection->protocol = PROTOCOL_TCP;
-	// What was dialled towards the original destination does not lead to the virtual host that a name chose since.
+	// What was dialled towards the original destination does not lead to the virtual host that a name
+	// chose since.
 	if (connection->early && (connection->early->endpoint->cluster_name.len > 0) != (host != NULL))
 		connection_drop_early(connection);
 	if (!connection->early) {
@@ -384,7 +388,8 @@ void tunnel_start(struct connection *connection, const struct virtual_host *host
 	connection->early = NULL;
 	tunnel_set_endpoint(tunnel, tunnel->upstream->endpoint);
 	if (tunnel->cluster) // dialling picked one already; another pick would name the wrong one
-		tunnel->cluster = model_cluster(tunnel->snapshot->model, tunnel->upstream->endpoint->cluster_name);
+		tunnel->cluster =
+		    model_cluster(tunnel->snapshot->model, tunnel->upstream->endpoint->cluster_name);
 	upstream_adopt(tunnel->upstream, &tunnel_upstream_ops, tunnel);
 	if (tunnel->upstream->ready)
 		tunnel_established(tunnel);
@@ -428,5 +433,6 @@ void tunnel_describe(const struct tunnel *tunnel, struct conn_info *info)
 	if (!tunnel->upstream)
 		return;
 	info->endpoint = tunnel->upstream->endpoint->addr;
-	connection_describe_tls(tunnel->upstream->stream.tls, &info->upstream_tls_version, &info->upstream_tls_peer);
+	connection_describe_tls(tunnel->upstream->stream.tls, &info->upstream_tls_version,
+				&info->upstream_tls_peer);
 }

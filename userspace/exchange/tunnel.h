@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// TCP pass-through: two streams joined, bytes unchanged both ways, with half-close and RST carried over. Between
-// plain sockets big transfers go through a pipe by splice, without a copy; TLS and small messages go through buffers.
+// TCP pass-through: two streams joined, bytes unchanged both ways, with half-close and RST carried over.
+// Between plain sockets big transfers go through a pipe by splice, without a copy; TLS and small messages go
+// through buffers.
 #pragma once
 
 #include "exchange/connection.h"
 #include "exchange/upstream.h"
 
-// Joins the connection with the default route of `host`, or with its original destination if that is NULL. Uses
-// connection->early if there is one, and sends what connection->in holds first. The connection belongs to the tunnel
-// from now on.
+// Joins the connection with the default route of `host`, or with its original destination if that is NULL.
+// Uses connection->early if there is one, and sends what connection->in holds first. The connection belongs
+// to the tunnel from now on.
 void tunnel_start(struct connection *connection, const struct virtual_host *host);
-// Joins two streams that have already spoken (HTTP Upgrade, CONNECT): `upstream` is ready, `leftover` (moved) are its
-// bytes behind the response head.
+// Joins two streams that have already spoken (HTTP Upgrade, CONNECT): `upstream` is ready, `leftover` (moved)
+// are its bytes behind the response head.
 void tunnel_join(struct connection *connection, struct upstream *upstream, struct bufq *leftover);
 // Lets go of the upstream side; connection_close calls it.
 void tunnel_free(struct connection *connection);

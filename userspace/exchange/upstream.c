@@ -130,8 +130,7 @@ void upstream_pool_clear(struct endpoint_state *endpoint)
 
 void upstream_pool_clear_tls(struct endpoint_state *endpoint)
 {
-	list_for_each_safe(node, &endpoint->idle)
-	{
+	list_for_each_safe (node, &endpoint->idle) {
 		struct upstream *upstream = container_of(node, struct upstream, node);
 		if (upstream->stream.tls)
 			upstream_close(upstream);
@@ -139,7 +138,8 @@ void upstream_pool_clear_tls(struct endpoint_state *endpoint)
 }
 
 // --- getting one --------------------------------------------------------------------------------------------
-struct upstream_target upstream_target(struct endpoint_state *endpoint, const struct cluster *cluster, bool inbound)
+struct upstream_target upstream_target(struct endpoint_state *endpoint, const struct cluster *cluster,
+				       bool inbound)
 {
 	bool mesh = cluster && cluster->tls == TLS_ORIGINATE_MESH;
 	bool tls = mesh && (cluster->tls_percent >= 100 || random_below(100) < cluster->tls_percent);
@@ -163,8 +163,7 @@ struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstre
 				const struct upstream_ops *ops, void *owner)
 {
 	(void)dataplane;
-	list_for_each(node, &target->endpoint->idle)
-	{
+	list_for_each (node, &target->endpoint->idle) {
 		struct upstream *upstream = container_of(node, struct upstream, node);
 		if ((upstream->stream.tls != NULL) != target->tls || upstream->inbound != target->inbound)
 			continue;
@@ -200,8 +199,8 @@ static bool is_own_fault(int err)
 	return err == -ENOMEM || err == -ENOBUFS || err == -EMFILE || err == -ENFILE || err == ERR_TLS;
 }
 
-int upstream_connect(struct dataplane *dataplane, const struct upstream_target *target, const struct upstream_ops *ops,
-		     void *owner, struct upstream **ret_upstream)
+int upstream_connect(struct dataplane *dataplane, const struct upstream_target *target,
+		     const struct upstream_ops *ops, void *owner, struct upstream **ret_upstream)
 {
 	struct sock_options options = {.mark = dataplane->settings.outbound_mark};
 	struct tls_conn *tls = NULL;
@@ -246,8 +245,8 @@ static void upstream_free(struct loop_task *task)
 	pool_put(&upstream->dataplane->upstream_pool, upstream);
 }
 
-// Why TLS failed is told once, whoever used the connection: during the handshake, or later (under TLS 1.3 the peer's
-// refusal of our certificate comes when we are done).
+// Why TLS failed is told once, whoever used the connection: during the handshake, or later (under TLS 1.3 the
+// peer's refusal of our certificate comes when we are done).
 static void report_tls_failure(const struct upstream *upstream)
 {
 	const struct endpoint_state *endpoint = upstream->endpoint;
@@ -255,7 +254,8 @@ static void report_tls_failure(const struct upstream *upstream)
 	if (!reason[0])
 		return;
 	stats_inc(upstream->ready ? STAT_TLS_BROKEN : STAT_TLS_FAILED);
-	log_warn(upstream->ready ? "TLS connection to an endpoint failed" : "TLS handshake with an endpoint failed",
+	log_warn(upstream->ready ? "TLS connection to an endpoint failed"
+				 : "TLS handshake with an endpoint failed",
 		 LOG_ADDR("endpoint", &endpoint->addr), LOG_STR("cluster", endpoint->cluster_name),
 		 LOG_TEXT("reason", reason));
 }

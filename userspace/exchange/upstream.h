@@ -38,7 +38,8 @@ struct upstream_target {
 	bool inbound;		       // serves the inbound side: towards the application
 	bool tls;		       // by the cluster's share; drawn once, so that the share is exact
 };
-struct upstream_target upstream_target(struct endpoint_state *endpoint, const struct cluster *cluster, bool inbound);
+struct upstream_target upstream_target(struct endpoint_state *endpoint, const struct cluster *cluster,
+				       bool inbound);
 
 // A pooled connection to the target, or NULL. Ready at once.
 struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstream_target *target,

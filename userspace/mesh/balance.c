@@ -110,8 +110,8 @@ struct model *balancer_model(const struct balancer *balancer)
 	return balancer->model;
 }
 
-// TLS is part of the key: a connection made without, or to an identity that was allowed then, must not serve where
-// something else is asked for now.
+// TLS is part of the key: a connection made without, or to an identity that was allowed then, must not serve
+// where something else is asked for now.
 static uint64_t state_key(const struct cluster *cluster, const struct addr *addr)
 {
 	uint64_t key = str_hash(cluster->name) * 31 + addr_hash(addr) + (uint64_t)cluster->tls;
@@ -141,7 +141,8 @@ static int group_fill(const struct balancer *balancer, struct table *addresses, 
 	for (size_t i = 0; i < cluster->endpoint_count; i++) {
 		const struct endpoint *endpoint = &cluster->endpoints[i];
 		struct endpoint_state *state = find_state(balancer, cluster, &endpoint->addr);
-		state = state ? endpoint_state_ref(state) : state_new(&endpoint->addr, endpoint->weight, cluster->name);
+		state = state ? endpoint_state_ref(state)
+			      : state_new(&endpoint->addr, endpoint->weight, cluster->name);
 		if (!state)
 			return -ENOMEM;
 		group->states[group->count++] = state;
@@ -161,8 +162,8 @@ static void adopt_weights(struct group *groups, size_t count)
 	}
 }
 
-int balancer_update(struct balancer *balancer, struct model *model, void (*on_retire)(struct endpoint_state *, void *),
-		    void *arg)
+int balancer_update(struct balancer *balancer, struct model *model,
+		    void (*on_retire)(struct endpoint_state *, void *), void *arg)
 {
 	struct table addresses = {0};
 	struct group *groups = mem_array(model->cluster_count, sizeof *groups);
@@ -205,7 +206,8 @@ static bool eligible(const struct choice *choice, const struct endpoint_state *s
 	return state != choice->except && (choice->any || state->down_until_ns <= choice->now_ns);
 }
 
-// Smooth weighted round robin, as nginx has it: over a cycle each is taken as often as its weight says, spread evenly.
+// Smooth weighted round robin, as nginx has it: over a cycle each is taken as often as its weight says,
+// spread evenly.
 static struct endpoint_state *pick_round_robin(const struct choice *choice)
 {
 	struct endpoint_state *best = NULL;
@@ -250,7 +252,8 @@ static struct endpoint_state *pick_least_request(const struct choice *choice)
 	struct endpoint_state *a = pick_random(choice), *b = pick_random(choice);
 	if (!a)
 		return NULL;
-	uint64_t load_a = ((uint64_t)a->active + 1) * b->weight, load_b = ((uint64_t)b->active + 1) * a->weight;
+	uint64_t load_a = ((uint64_t)a->active + 1) * b->weight,
+		 load_b = ((uint64_t)b->active + 1) * a->weight;
 	return load_b < load_a ? b : a;
 }
 
@@ -292,8 +295,7 @@ struct endpoint_state *balancer_pick(struct balancer *balancer, const struct clu
 
 struct endpoint_state *balancer_address(struct balancer *balancer, const struct addr *addr)
 {
-	list_for_each(node, &balancer->others)
-	{
+	list_for_each (node, &balancer->others) {
 		struct endpoint_state *state = container_of(node, struct endpoint_state, _node);
 		if (addr_eq(&state->addr, addr))
 			return endpoint_state_ref(state);
@@ -304,7 +306,8 @@ struct endpoint_state *balancer_address(struct balancer *balancer, const struct 
 	return state;
 }
 
-void balancer_each(struct balancer *balancer, void (*fn)(const struct cluster *, struct endpoint_state *, void *), void *arg)
+void balancer_each(struct balancer *balancer,
+		   void (*fn)(const struct cluster *, struct endpoint_state *, void *), void *arg)
 {
 	for (size_t g = 0; g < balancer->group_count; g++)
 		for (size_t i = 0; i < balancer->groups[g].count; i++)

@@ -10,8 +10,8 @@
 
 #include <errno.h>
 
-// Virtual hosts by address and by name, services by name, clusters by name. Wildcard services are found by the
-// suffix that follows their '*'.
+// Virtual hosts by address and by name, services by name, clusters by name. Wildcard services are found by
+// the suffix that follows their '*'.
 struct model_index {
 	struct table services, clusters, addresses;
 	const struct service *catch_all; // "*"

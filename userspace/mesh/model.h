@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The model: what the mesh looks like at one moment. A snapshot is built by the control thread (control/), never
-// changes afterwards, and is shared by reference: workers, exchanges and the admin hold references and read without
-// locks. Everything a snapshot points to lives in its arena and dies with its last reference.
+// The model: what the mesh looks like at one moment. A snapshot is built by the control thread (control/),
+// never changes afterwards, and is shared by reference: workers, exchanges and the admin hold references and
+// read without locks. Everything a snapshot points to lives in its arena and dies with its last reference.
 //
-// What changes at run time (round robin positions, active requests, endpoints marked down, idle connections) is not
-// here: each worker has its own, see mesh/balance.h.
+// What changes at run time (round robin positions, active requests, endpoints marked down, idle connections)
+// is not here: each worker has its own, see mesh/balance.h.
 #pragma once
 
 #include "base/addr.h"
@@ -33,8 +33,8 @@ struct cluster {
 	uint32_t index; // in model.clusters
 	enum balance_policy balance;
 	enum tls_origination tls;
-	uint32_t tls_percent;	 // 0..100: share of new connections that originate TLS
-	struct str *tls_allow;	 // SPIFFE patterns the server must match; empty: the global list
+	uint32_t tls_percent;  // 0..100: share of new connections that originate TLS
+	struct str *tls_allow; // SPIFFE patterns the server must match; empty: the global list
 	size_t tls_allow_count;
 	uint32_t connect_timeout_ms;
 	uint32_t endpoint_count;
@@ -64,14 +64,14 @@ struct weighted_cluster {
 struct route {
 	struct str name; // from the file, or "service:port/index"
 	struct text_match path;
-	struct str method; // empty: any
+	struct str method;	      // empty: any
 	struct header_match *headers; // all must match
 	size_t header_count;
 	struct weighted_cluster *to;
 	size_t to_count;
-	uint64_t total_weight;	 // > 0
-	uint32_t timeout_ms;	 // of a whole request; 0: none
-	uint32_t retries;	 // further attempts after a failure that is safe to repeat
+	uint64_t total_weight; // > 0
+	uint32_t timeout_ms;   // of a whole request; 0: none
+	uint32_t retries;      // further attempts after a failure that is safe to repeat
 };
 
 // --- virtual hosts ------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ struct virtual_host {
 };
 
 struct service {
-	struct str name;  // "reviews.mesh", "*.example.mesh", "*"; lower case
+	struct str name;      // "reviews.mesh", "*.example.mesh", "*"; lower case
 	struct ip vip4, vip6; // family 0: none (wildcards have no VIP)
 	struct ip *addresses; // further addresses that mean this service (a ClusterIP)
 	size_t address_count;
@@ -106,15 +106,15 @@ struct inbound_port {
 struct tls_settings {
 	enum tls_mode mode;
 	struct str certificate, private_key, trust; // paths; empty: none, then there is no mesh TLS
-	struct str *allow; // SPIFFE ids, '*' at the end matches any rest
+	struct str *allow;			    // SPIFFE ids, '*' at the end matches any rest
 	size_t allow_count;
 };
 
 struct timeouts {
-	uint32_t idle_ms;	  // a keep-alive connection without a request, a TCP connection without a byte
-	uint32_t head_ms;	  // to receive a whole request head
-	uint32_t drain_ms;	  // from SIGTERM to the end
-	uint32_t pool_idle_ms;	  // an upstream connection without use
+	uint32_t idle_ms;      // a keep-alive connection without a request, a TCP connection without a byte
+	uint32_t head_ms;      // to receive a whole request head
+	uint32_t drain_ms;     // from SIGTERM to the end
+	uint32_t pool_idle_ms; // an upstream connection without use
 };
 
 struct model {
@@ -130,7 +130,7 @@ struct model {
 	struct timeouts timeouts;
 	enum lost_destination lost_destination;
 	bool access_log;
-	size_t max_head_bytes; // <= LIMIT_HTTP_HEAD
+	size_t max_head_bytes;	 // <= LIMIT_HTTP_HEAD
 	struct dns_names *names; // own names and their VIPs; shared with the responder
 	struct model_index *_index;
 	void *_arena;
@@ -145,12 +145,14 @@ int model_index(struct model *model);
 struct model *model_ref(struct model *model);
 void model_unref(struct model *model);
 
-// The virtual host that an original destination names: exact address and port, else the address on any port. NULL: none.
+// The virtual host that an original destination names: exact address and port, else the address on any port.
+// NULL: none.
 const struct virtual_host *model_host_by_address(const struct model *model, const struct addr *destination);
 // True if the address is a VIP or an address of a service, on whatever port.
 bool model_is_service_address(const struct model *model, const struct ip *ip);
-// The virtual host that a name chooses: Host, :authority or SNI, case-insensitive, with or without port and final
-// dot; `port` is that of the original destination and is used when the name carries none. Exact, then the longest
+// The virtual host that a name chooses: Host, :authority or SNI, case-insensitive, with or without port and
+// final dot; `port` is that of the original destination and is used when the name carries none. Exact, then
+// the longest
 // "*.suffix", then "*". NULL: none.
 const struct virtual_host *model_host_by_name(const struct model *model, struct str authority, uint16_t port);
 const struct service *model_service(const struct model *model, struct str name);
@@ -159,8 +161,9 @@ const struct cluster *model_cluster(const struct model *model, struct str name);
 const struct inbound_port *model_inbound(const struct model *model, uint16_t port);
 
 // --- routing (mesh/route.c) ---------------------------------------------------------------------------------
-// The first route of the host that the head matches, or NULL. Paths are compared up to '?'. A regex that exceeds its
-// step limit does not match.
+// The first route of the host that the head matches, or NULL. Paths are compared up to '?'. A regex that
+// exceeds its step limit does not match.
 const struct route *route_match(const struct virtual_host *host, const struct head *head);
-// One of the route's clusters, by weight; `random` is uniform over 64 bits. Exactly proportional (r < cumulative).
+// One of the route's clusters, by weight; `random` is uniform over 64 bits. Exactly proportional (r <
+// cumulative).
 const struct cluster *route_pick(const struct route *route, uint64_t random);

@@ -85,11 +85,15 @@ int regex_compile(struct str pattern, pcre2_code **ret_regex, struct strbuf *ret
 		return ERR_LIMIT;
 	}
 	if (repeats_nested(pattern)) {
-		strbuf_add_text(ret_error, "an unbounded repetition within another, such as (a+)*, can take unbounded time: "
-					   "bound one of them, as in (a+){1,8}");
+		strbuf_add_text(
+		    ret_error,
+		    "an unbounded repetition within another, such as (a+)*, can take unbounded time: "
+		    "bound one of them, as in (a+){1,8}");
 		return ERR_MALFORMED;
 	}
-	pcre2_code *regex = pcre2_compile((PCRE2_SPTR)pattern.p, pattern.len, PCRE2_ANCHORED | PCRE2_ENDANCHORED | PCRE2_NEVER_BACKSLASH_C | PCRE2_NO_AUTO_CAPTURE,
+	pcre2_code *regex = pcre2_compile((PCRE2_SPTR)pattern.p, pattern.len,
+					  PCRE2_ANCHORED | PCRE2_ENDANCHORED | PCRE2_NEVER_BACKSLASH_C |
+					      PCRE2_NO_AUTO_CAPTURE,
 					  &code, &offset, NULL);
 	if (!regex) {
 		pcre2_get_error_message(code, (PCRE2_UCHAR *)text, sizeof text);

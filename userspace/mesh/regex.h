@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Regular expressions in routes (pcre2): compiled once, anchored at both ends, with a limit on the steps of a match.
-// Patterns that can back-track without bound (an unbounded repetition within another) are refused. A compiled
-// pattern may be used by all threads.
+// Regular expressions in routes (pcre2): compiled once, anchored at both ends, with a limit on the steps of a
+// match. Patterns that can back-track without bound (an unbounded repetition within another) are refused. A
+// compiled pattern may be used by all threads.
 #pragma once
 
 #include "base/str.h"

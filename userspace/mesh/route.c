@@ -7,7 +7,8 @@ static bool covers(struct str prefix, struct str path)
 {
 	if (!str_starts(path, prefix))
 		return false;
-	return path.len == prefix.len || path.p[prefix.len] == '/' || (prefix.len && prefix.p[prefix.len - 1] == '/');
+	return path.len == prefix.len || path.p[prefix.len] == '/' ||
+	       (prefix.len && prefix.p[prefix.len - 1] == '/');
 }
 
 static bool text_matches(const struct text_match *match, struct str text, bool path)
@@ -32,7 +33,8 @@ static bool header_matches(const struct header_match *match, const struct head *
 	bool found = false;
 	for (unsigned i = 0; i < head->field_count && !found; i++) {
 		const struct field *field = &head->fields[i];
-		found = str_eq_nocase(field->name, match->name) && text_matches(&match->value, field->value, false);
+		found = str_eq_nocase(field->name, match->name) &&
+			text_matches(&match->value, field->value, false);
 	}
 	return found != match->invert;
 }

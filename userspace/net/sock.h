@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sockets: listening and connecting with the options that interception needs. All descriptors are non-blocking and
-// close-on-exec, and belong to the caller.
+// Sockets: listening and connecting with the options that interception needs. All descriptors are
+// non-blocking and close-on-exec, and belong to the caller.
 #pragma once
 
 #include "base/addr.h"
@@ -26,7 +26,8 @@ void sock_set_stream_options(int fd);
 int sock_error(int fd);
 // The next close sends RST and drops what is unsent.
 void sock_set_reset(int fd);
-// Whether an idle connection is still open with nothing to read: false if the peer closed it or sent something.
+// Whether an idle connection is still open with nothing to read: false if the peer closed it or sent
+// something.
 bool sock_is_quiet(int fd);
 // Whether the host has the address and a UDP socket can be bound to it: IPv6 may be turned off.
 bool sock_can_bind(const struct addr *addr);

@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 enum {
-	READ_ROOM = 8192,	 // a read is never smaller
-	FLUSH_IOV = 64,		 // slices one system call takes
+	READ_ROOM = 8192,	  // a read is never smaller
+	FLUSH_IOV = 64,		  // slices one system call takes
 	TLS_OUT_HIGH = 64 * 1024, // ciphertext waiting, above which nothing is encrypted
 	OUT_LOW = LIMIT_OUT_HIGH / 4,
 	ALERT_DISCARD = 1024 * 1024, // dropped at a time before closing
@@ -177,8 +177,8 @@ void stream_reset(struct stream *stream)
 }
 
 // --- reading ------------------------------------------------------------------------------------------------
-// One recv into the thread's chunk. A short read says that the socket is empty (the next bytes raise an event),
-// unless the peer's end is behind them.
+// One recv into the thread's chunk. A short read says that the socket is empty (the next bytes raise an
+// event), unless the peer's end is behind them.
 static int receive(struct stream *stream, struct slice *ret_slice)
 {
 	if (!stream->_readable)
@@ -219,7 +219,8 @@ static int feed_ciphertext(struct stream *stream)
 	return n > 0 ? tls_conn_feed(stream->tls, cipher) : n;
 }
 
-// The end of the socket without close_notify is no end of the stream: somebody may have cut it (RFC 8446 6.1).
+// The end of the socket without close_notify is no end of the stream: somebody may have cut it (RFC
+// 8446 6.1).
 static int receive_tls(struct stream *stream, struct slice *ret_slice)
 {
 	for (;;) {
@@ -269,7 +270,8 @@ int stream_peek(struct stream *stream)
 	return err ? err : n;
 }
 
-// A failure's alert is worth a try. Bytes that were not read would turn our end into a reset, which may overtake it.
+// A failure's alert is worth a try. Bytes that were not read would turn our end into a reset, which may
+// overtake it.
 static void send_alert(struct stream *stream)
 {
 	send_queue(stream, tls_conn_out(stream->tls));
@@ -380,8 +382,8 @@ bool stream_has_failed(const struct stream *stream)
 	return stream->_failed;
 }
 
-// Little enough to be sent at once is encrypted together; of more, a part at a time, so that the ciphertext waiting
-// stays bounded.
+// Little enough to be sent at once is encrypted together; of more, a part at a time, so that the ciphertext
+// waiting stays bounded.
 static int encrypt(struct stream *stream)
 {
 	struct bufq *cipher = tls_conn_out(stream->tls);
@@ -403,10 +405,11 @@ static int send_queue(struct stream *stream, struct bufq *queue)
 {
 	while (queue->bytes && stream->_writable) {
 		struct iovec iov[FLUSH_IOV];
-		struct msghdr message = {.msg_iov = iov, .msg_iovlen = (size_t)bufq_iov(queue, iov, FLUSH_IOV)};
+		struct msghdr message = {.msg_iov = iov,
+					 .msg_iovlen = (size_t)bufq_iov(queue, iov, FLUSH_IOV)};
 		ssize_t n = message.msg_iovlen == 1
-				    ? send(stream->_io.fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
-				    : sendmsg(stream->_io.fd, &message, MSG_NOSIGNAL);
+				? send(stream->_io.fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
+				: sendmsg(stream->_io.fd, &message, MSG_NOSIGNAL);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno == EAGAIN)
@@ -428,7 +431,8 @@ static int flush_tls(struct stream *stream)
 	do {
 		if (!stream->_handshaking)
 			err = encrypt(stream);
-		if (!err && stream->_shut && !stream->_handshaking && !stream->_out.bytes && !stream->_shut_done) {
+		if (!err && stream->_shut && !stream->_handshaking && !stream->_out.bytes &&
+		    !stream->_shut_done) {
 			stream->_shut_done = true;
 			// After a failed handshake there is nothing to close; its alert is still to be sent.
 			tls_conn_shutdown(stream->tls);

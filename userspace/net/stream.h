@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// A byte stream over a TCP socket, plain or TLS, on an event loop: what both sides of every proxied connection are.
+// A byte stream over a TCP socket, plain or TLS, on an event loop: what both sides of every proxied
+// connection are.
 //
-// Reading is by the owner: on_readable says that stream_read may have something. An owner that does not want bytes
-// now (the other side is congested) just does not read, and reads when it is ready again. Writing queues; the queue
-// is flushed once, at the end of the loop's turn, with one system call. A stream is embedded in its owner's object,
-// which must live until the end of the turn in which the stream was closed (loop_defer frees it).
-// One thread. Callbacks are never called from inside the functions below.
+// Reading is by the owner: on_readable says that stream_read may have something. An owner that does not want
+// bytes now (the other side is congested) just does not read, and reads when it is ready again. Writing
+// queues; the queue is flushed once, at the end of the loop's turn, with one system call. A stream is
+// embedded in its owner's object, which must live until the end of the turn in which the stream was closed
+// (loop_defer frees it). One thread. Callbacks are never called from inside the functions below.
 #pragma once
 
 #include "base/addr.h"
@@ -23,7 +24,8 @@ struct stream_ops {
 	void (*on_readable)(struct stream *stream);
 	// The queue fell below the mark after stream_congested was true.
 	void (*on_drained)(struct stream *stream);
-	// Writing failed (the peer reset, a TLS error): nothing can be sent any more. Reading may still give bytes.
+	// Writing failed (the peer reset, a TLS error): nothing can be sent any more. Reading may still give
+	// bytes.
 	void (*on_write_error)(struct stream *stream, int err);
 };
 
@@ -34,44 +36,49 @@ struct stream {
 	struct tls_conn *tls; // owned; NULL: plain
 	struct bufq _out;
 	struct loop_task _flush;
-	uint64_t received, sent; // payload bytes, without TLS framing; sent: accepted by the kernel (plain) or encrypted
+	uint64_t received,
+	    sent; // payload bytes, without TLS framing; sent: accepted by the kernel (plain) or encrypted
 	int _write_error;
 	bool _connecting : 1;
 	bool _handshaking : 1;
-	bool _readable : 1;    // the socket may have more
-	bool _hangup : 1;      // the peer's end is in the queue
-	bool _failed : 1;      // EPOLLERR
-	bool _eof : 1;	       // stream_read has returned ERR_EOF
-	bool _writable : 1;    // the socket takes more
-	bool _congested : 1;   // on_drained is owed
-	bool _shut : 1;	       // our end is to follow the queue
-	bool _shut_done : 1;   // as far as TLS is concerned (close_notify is queued)
-	bool _end_sent : 1;    // FIN
+	bool _readable : 1;  // the socket may have more
+	bool _hangup : 1;    // the peer's end is in the queue
+	bool _failed : 1;    // EPOLLERR
+	bool _eof : 1;	     // stream_read has returned ERR_EOF
+	bool _writable : 1;  // the socket takes more
+	bool _congested : 1; // on_drained is owed
+	bool _shut : 1;	     // our end is to follow the queue
+	bool _shut_done : 1; // as far as TLS is concerned (close_notify is queued)
+	bool _end_sent : 1;  // FIN
 };
 
 void stream_init(struct stream *stream, struct loop *loop, const struct stream_ops *ops);
-// Takes over an accepted socket (also in case of an error). The first on_readable comes by itself if bytes are there.
+// Takes over an accepted socket (also in case of an error). The first on_readable comes by itself if bytes
+// are there.
 int stream_accept(struct stream *stream, int fd);
-// Starts connecting; `tls` (owned from now on; may be NULL) starts its handshake when connected. on_connected tells.
-// 0 or a negative error (then `tls` is still the caller's).
+// Starts connecting; `tls` (owned from now on; may be NULL) starts its handshake when connected. on_connected
+// tells. 0 or a negative error (then `tls` is still the caller's).
 int stream_connect(struct stream *stream, const struct addr *addr, const struct sock_options *options,
 		   struct tls_conn *tls);
-// Turns an accepted plain stream into the server side of TLS. `first` are the bytes already read (moved). on_connected tells.
+// Turns an accepted plain stream into the server side of TLS. `first` are the bytes already read (moved).
+// on_connected tells.
 int stream_accept_tls(struct stream *stream, struct tls_conn *tls, struct bufq *first);
 
 bool stream_is_open(const struct stream *stream);
 bool stream_is_connecting(const struct stream *stream); // or in the TLS handshake
 int stream_fd(const struct stream *stream);
 
-// Returns > 0 and a slice (borrowed until the next stream_read of this thread; refer to it through its chunk), or
-// ERR_NEED_MORE, ERR_EOF (the peer's orderly end; again and again), or another negative error.
+// Returns > 0 and a slice (borrowed until the next stream_read of this thread; refer to it through its
+// chunk), or ERR_NEED_MORE, ERR_EOF (the peer's orderly end; again and again), or another negative error.
 int stream_read(struct stream *stream, struct slice *ret_slice);
-// Whether on_readable meant something: > 0 when payload is there (it stays for stream_read), or what stream_read would
-// return. Messages of TLS that carry no payload (session tickets) are dealt with. A plain stream is taken at its word.
+// Whether on_readable meant something: > 0 when payload is there (it stays for stream_read), or what
+// stream_read would return. Messages of TLS that carry no payload (session tickets) are dealt with. A plain
+// stream is taken at its word.
 int stream_peek(struct stream *stream);
 // Reads and drops what the socket holds, not deciphered: how many bytes (> 0), or what stream_read returns.
 int stream_discard(struct stream *stream);
-// Moves all of `bytes` to the queue (empty afterwards in any case). A stream that is closed, or whose writing failed, drops them.
+// Moves all of `bytes` to the queue (empty afterwards in any case). A stream that is closed, or whose writing
+// failed, drops them.
 void stream_write(struct stream *stream, struct bufq *bytes);
 // Bytes that are queued and not sent yet.
 size_t stream_queued(const struct stream *stream);
@@ -81,8 +88,8 @@ bool stream_congested(struct stream *stream);
 void stream_want_drained(struct stream *stream);
 // Nothing is queued, and our end, if it was asked for, is sent.
 bool stream_is_flushed(const struct stream *stream);
-// Open both ways, nothing queued, nothing there to be read: it can be put aside. Costs a read at most, and only if the
-// socket may hold something.
+// Open both ways, nothing queued, nothing there to be read: it can be put aside. Costs a read at most, and
+// only if the socket may hold something.
 bool stream_is_idle(struct stream *stream);
 // The peer reset the connection (or the kernel gave it up).
 bool stream_has_failed(const struct stream *stream);
@@ -95,9 +102,9 @@ void stream_set_reset(struct stream *stream);
 void stream_reset(struct stream *stream);
 
 // --- without copies -----------------------------------------------------------------------------------------
-// For plain streams. From the socket into a pipe, from a pipe into the socket: bytes moved (> 0), ERR_NEED_MORE,
-// ERR_EOF, or another negative error. After ERR_NEED_MORE on_readable or on_drained follows. splice_out wants an
-// empty queue.
+// For plain streams. From the socket into a pipe, from a pipe into the socket: bytes moved (> 0),
+// ERR_NEED_MORE, ERR_EOF, or another negative error. After ERR_NEED_MORE on_readable or on_drained follows.
+// splice_out wants an empty queue.
 bool stream_can_splice(const struct stream *stream);
 int stream_splice_in(struct stream *stream, int pipe_write_fd, size_t len);
 int stream_splice_out(struct stream *stream, int pipe_read_fd, size_t len);

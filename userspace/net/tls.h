@@ -62,8 +62,8 @@ struct tls_anchor_info {
 	char fingerprint[65];
 };
 
-// Whether both came from the same files with the same certificates, and have the same allow list: then one can stand
-// for the other.
+// Whether both came from the same files with the same certificates, and have the same allow list: then one
+// can stand for the other.
 bool tls_context_same(const struct tls_context *a, const struct tls_context *b);
 
 // What may be shown of a context; never key material. Times are seconds since 1970, fingerprints SHA-256 in

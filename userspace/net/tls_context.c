@@ -496,7 +496,8 @@ static int take_options(struct tls_context *context, const struct tls_options *o
 static int finish_digest(struct loader *loader)
 {
 	const struct tls_patterns *allow = &loader->context->allow;
-	digest_add(loader, loader->context->info.private_key_file, strlen(loader->context->info.private_key_file));
+	digest_add(loader, loader->context->info.private_key_file,
+		   strlen(loader->context->info.private_key_file));
 	for (size_t i = 0; i < allow->count; i++)
 		digest_add(loader, allow->list[i].p, allow->list[i].len);
 	return EVP_DigestFinal_ex(loader->digest, loader->context->digest, NULL) == 1 ? 0 : -ENOMEM;

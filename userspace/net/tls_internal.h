@@ -22,7 +22,7 @@ struct tls_context {
 	uint64_t serial; // unique in this process, growing
 	SSL_CTX *sides[2];
 	struct tls_patterns allow;
-	struct str domain; // the trust domain of our own certificate
+	struct str domain;  // the trust domain of our own certificate
 	uint8_t digest[32]; // of the certificates' files and the allow list, see tls_context_same
 	struct tls_cert_info info;
 	struct arena arena; // of the texts in `info`

@@ -60,7 +60,8 @@ void tls_native_on_secret(const SSL *ssl, const char *line)
 static bool may_take_over(const struct tls_conn *conn)
 {
 	return !conn->keep_openssl && conn->done && !conn->err && !conn->key_updated && conn->secrets == 2 &&
-	       SSL_version(conn->ssl) == TLS1_3_VERSION && !SSL_has_pending(conn->ssl) && !SSL_in_init(conn->ssl) &&
+	       SSL_version(conn->ssl) == TLS1_3_VERSION && !SSL_has_pending(conn->ssl) &&
+	       !SSL_in_init(conn->ssl) &&
 	       SSL_get_shutdown(conn->ssl) == 0; // in_init: in the middle of a ticket
 }
 
@@ -357,7 +358,8 @@ static int read_record(struct tls_conn *conn, uint8_t *ret_bytes, size_t room)
 		return open_failed(conn, ERR_TLS);
 	if (body - TLS_RECORD_TAG > room) {
 		int err = open_aside(conn, header, body);
-		return err == 0 && !bufq_empty(&conn->plain) ? tls_conn_take_plain(conn, ret_bytes, room) : err;
+		return err == 0 && !bufq_empty(&conn->plain) ? tls_conn_take_plain(conn, ret_bytes, room)
+							     : err;
 	}
 	int err = open_first(conn, header, body, ret_bytes, &len, &type);
 	if (err)

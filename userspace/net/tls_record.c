@@ -183,7 +183,8 @@ static void copy_tail(const struct iovec *pieces, int count, size_t len, uint8_t
 	}
 }
 
-// The type is the last byte that is not zero; zeros behind it are padding, which counts for the limit (section 5.4).
+// The type is the last byte that is not zero; zeros behind it are padding, which counts for the limit
+// (section 5.4).
 static int find_type(const uint8_t *plain, size_t len, size_t *ret_len, uint8_t *ret_type)
 {
 	if (len > TLS_RECORD_PLAIN + 1)

@@ -150,8 +150,8 @@ static void log_tls(const struct tls_context *tls)
 	time_t end = (time_t)info->not_after;
 	struct tm tm;
 	strftime(until, sizeof until, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&end, &tm));
-	log_info("the certificate was read again", LOG_TEXT("identity", info->id), LOG_TEXT("serial", info->serial),
-		 LOG_TEXT("not_after", until));
+	log_info("the certificate was read again", LOG_TEXT("identity", info->id),
+		 LOG_TEXT("serial", info->serial), LOG_TEXT("not_after", until));
 }
 
 // Hands a model and a context to all workers in one step, so that no request meets the one without the other.

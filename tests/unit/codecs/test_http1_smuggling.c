@@ -51,10 +51,24 @@ static void test_codings(void **state)
 {
 	(void)state;
 	static const char *const values[] = {
-	    "",		     "identity",	"gzip",		     "gzip, chunked",	"chunked, gzip",
-	    "chunked,",	     ",chunked",	"chunked, chunked",  "chunked;q=1",	"\"chunked\"",
-	    "xchunked",	     "chunkedx",	"chunke",	     "chunked chunked", "x chunked",
-	    "chunked\x80",   "chunked\xa0",	"\xef\xbb\277chunked",
+	    "",
+	    "identity",
+	    "gzip",
+	    "gzip, chunked",
+	    "chunked, gzip",
+	    "chunked,",
+	    ",chunked",
+	    "chunked, chunked",
+	    "chunked;q=1",
+	    "\"chunked\"",
+	    "xchunked",
+	    "chunkedx",
+	    "chunke",
+	    "chunked chunked",
+	    "x chunked",
+	    "chunked\x80",
+	    "chunked\xa0",
+	    "\xef\xbb\277chunked",
 	};
 	char text[128];
 	for (size_t i = 0; i < ARRAY_SIZE(values); i++) {

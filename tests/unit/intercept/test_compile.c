@@ -146,35 +146,42 @@ static bool is_metadata(const struct ip *ip)
 	return ip_eq(ip, &ipv4) || ip_eq(ip, &ipv6);
 }
 
+// The outbound proxy's call to an endpoint on this host.
+static bool is_self_call(const struct capture_plan *plan, const struct flow *flow)
+{
+	return (flow->mark & plan->mark_mask) == plan->outbound_mark && !strcmp(flow->out_interface, "lo") &&
+	       plan->inbound.enabled && !ip_is_loopback(&flow->dest.ip) && flow->protocol == IPPROTO_TCP;
+}
+
+static unsigned self_call_expected(const struct capture_plan *plan, uint16_t port)
+{
+	bool included = !plan->inbound.include_ports.count || has_port(&plan->inbound.include_ports, port);
+	bool ssh = port == 22 && !plan->capture_ssh;
+	return included && !ssh && !has_port(&plan->inbound.exclude_ports, port) ? plan->inbound_port : 0;
+}
+
+static bool outbound_takes(const struct capture_plan *plan, const struct flow *flow)
+{
+	if (!plan->outbound.enabled || flow->protocol != IPPROTO_TCP)
+		return false;
+	if (has_ip(plan->vips, plan->vip_count, &flow->dest.ip))
+		return true;
+	if (!strcmp(flow->out_interface, "lo") || (is_metadata(&flow->dest.ip) && !plan->capture_metadata))
+		return false;
+	return direction_takes(&plan->outbound, flow->dest.port, &flow->dest.ip, flow->out_interface);
+}
+
 static unsigned outbound_expected(const struct capture_plan *plan, const struct flow *flow)
 {
 	if (!family_is_captured(plan, &flow->dest.ip))
 		return 0;
-	bool own_host = !strcmp(flow->out_interface, "lo");
-	bool to_inbound = (flow->mark & plan->mark_mask) == plan->outbound_mark && own_host &&
-			  plan->inbound.enabled && !ip_is_loopback(&flow->dest.ip) &&
-			  flow->protocol == IPPROTO_TCP;
-	if (to_inbound) {
-		bool ports = !plan->inbound.include_ports.count ||
-			     has_port(&plan->inbound.include_ports, flow->dest.port);
-		bool ssh = flow->dest.port == 22 && !plan->capture_ssh;
-		return ports && !ssh && !has_port(&plan->inbound.exclude_ports, flow->dest.port)
-			   ? plan->inbound_port
-			   : 0;
-	}
+	if (is_self_call(plan, flow))
+		return self_call_expected(plan, flow->dest.port);
 	if (!program_is_captured(plan, flow))
 		return 0;
 	if (dns_takes(plan, flow))
 		return plan->dns_port;
-	if (!plan->outbound.enabled || flow->protocol != IPPROTO_TCP)
-		return 0;
-	if (has_ip(plan->vips, plan->vip_count, &flow->dest.ip))
-		return plan->outbound_port;
-	if (own_host || (is_metadata(&flow->dest.ip) && !plan->capture_metadata))
-		return 0;
-	return direction_takes(&plan->outbound, flow->dest.port, &flow->dest.ip, flow->out_interface)
-		   ? plan->outbound_port
-		   : 0;
+	return outbound_takes(plan, flow) ? plan->outbound_port : 0;
 }
 
 static unsigned inbound_expected(const struct capture_plan *plan, const struct flow *flow)

@@ -49,8 +49,8 @@ static struct endpoint_state *pick(uint64_t now_s)
 	return balancer_pick(balancer, model_cluster(model, STR("c")), NULL, now_s * NS_PER_S);
 }
 
-#define THREE(balance)                                                                                          \
-	"clusters: [{name: c, balance: " balance ", endpoints: [{address: \"10.0.0.1:1\", weight: 5}, "           \
+#define THREE(balance)                                                                                       \
+	"clusters: [{name: c, balance: " balance ", endpoints: [{address: \"10.0.0.1:1\", weight: 5}, "      \
 	"{address: \"10.0.0.2:1\", weight: 1}, {address: \"10.0.0.3:1\", weight: 1}]}]\n"
 
 static unsigned last_byte(const struct endpoint_state *state)
@@ -85,7 +85,8 @@ static void least_request_prefers_the_idle(void **state)
 {
 	(void)state;
 	unsigned counts[4] = {0};
-	use("clusters: [{name: c, balance: least_request, endpoints: [{address: \"10.0.0.1:1\"}, {address: \"10.0.0.2:1\"}]}]\n");
+	use("clusters: [{name: c, balance: least_request, endpoints: [{address: \"10.0.0.1:1\"}, {address: "
+	    "\"10.0.0.2:1\"}]}]\n");
 	struct endpoint_state *busy = pick(0);
 	busy->active = 100;
 	for (int i = 0; i < 10000; i++)
@@ -103,7 +104,8 @@ static void what_refuses_is_left_alone_for_a_while(void **state)
 		uint64_t begin = last;
 		endpoint_mark_failure(down, begin);
 		uint64_t expected_ms = 1000ull << MIN(failure, 5);
-		assert_in_range((down->down_until_ns - begin) / NS_PER_MS, expected_ms * 9 / 10, expected_ms * 11 / 10);
+		assert_in_range((down->down_until_ns - begin) / NS_PER_MS, expected_ms * 9 / 10,
+				expected_ms * 11 / 10);
 		last = down->down_until_ns;
 		endpoint_mark_failure(down, begin + 1); // another connection that met the same outage
 		assert_int_equal(down->down_until_ns, last);
@@ -137,7 +139,8 @@ static void states_survive_a_new_snapshot(void **state)
 	assert_int_equal(last_byte(first), 1);
 	endpoint_mark_failure(first, 0);
 	endpoint_state_ref(first);
-	use("clusters: [{name: new}, {name: c, endpoints: [{address: \"10.0.0.9:1\"}, {address: \"10.0.0.1:1\", weight: 2}]}]\n");
+	use("clusters: [{name: new}, {name: c, endpoints: [{address: \"10.0.0.9:1\"}, {address: "
+	    "\"10.0.0.1:1\", weight: 2}]}]\n");
 	assert_int_equal(retired, 2);
 	assert_false(first->retired);
 	assert_int_equal(first->weight, 2);
@@ -153,10 +156,10 @@ static void other_tls_settings_make_other_states(void **state)
 {
 	(void)state;
 	static const char *const keys[] = {
-		"tls: off",
-		"tls: mesh, tls_allow: [\"spiffe://mesh/a\"]",
-		"tls: mesh, tls_allow: [\"spiffe://mesh/b\"]",
-		"tls: mesh, tls_allow: [\"spiffe://mesh/b\", \"spiffe://mesh/a\"]",
+	    "tls: off",
+	    "tls: mesh, tls_allow: [\"spiffe://mesh/a\"]",
+	    "tls: mesh, tls_allow: [\"spiffe://mesh/b\"]",
+	    "tls: mesh, tls_allow: [\"spiffe://mesh/b\", \"spiffe://mesh/a\"]",
 	};
 	const char *format = "tls: {certificate: /dev/null, private_key: /dev/null, trust: /dev/null}\n"
 			     "clusters: [{name: c, %s, endpoints: [{address: \"10.0.0.1:1\"}]}]\n";
@@ -186,7 +189,8 @@ static void without_memory(void **state)
 	(void)state;
 	use(THREE("round_robin"));
 	struct endpoint_state *first = pick(0);
-	struct model *other = build_model("clusters: [{name: x, endpoints: [{address: \"10.0.0.4:1\"}, {address: \"10.0.0.5:1\"}]}]\n");
+	struct model *other = build_model(
+	    "clusters: [{name: x, endpoints: [{address: \"10.0.0.4:1\"}, {address: \"10.0.0.5:1\"}]}]\n");
 	for (long n = 0;; n++) {
 		mem_fail_set(n);
 		int err = balancer_update(balancer, other, on_retire, NULL);
@@ -205,15 +209,15 @@ static void without_memory(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(round_robin_is_smooth, setup, teardown),
-		cmocka_unit_test_setup_teardown(random_follows_the_weights, setup, teardown),
-		cmocka_unit_test_setup_teardown(least_request_prefers_the_idle, setup, teardown),
-		cmocka_unit_test_setup_teardown(what_refuses_is_left_alone_for_a_while, setup, teardown),
-		cmocka_unit_test_setup_teardown(if_all_are_down_one_is_tried, setup, teardown),
-		cmocka_unit_test_setup_teardown(states_survive_a_new_snapshot, setup, teardown),
-		cmocka_unit_test_setup_teardown(other_tls_settings_make_other_states, setup, teardown),
-		cmocka_unit_test_setup_teardown(addresses_of_no_cluster, setup, teardown),
-		cmocka_unit_test_setup_teardown(without_memory, setup, teardown),
+	    cmocka_unit_test_setup_teardown(round_robin_is_smooth, setup, teardown),
+	    cmocka_unit_test_setup_teardown(random_follows_the_weights, setup, teardown),
+	    cmocka_unit_test_setup_teardown(least_request_prefers_the_idle, setup, teardown),
+	    cmocka_unit_test_setup_teardown(what_refuses_is_left_alone_for_a_while, setup, teardown),
+	    cmocka_unit_test_setup_teardown(if_all_are_down_one_is_tried, setup, teardown),
+	    cmocka_unit_test_setup_teardown(states_survive_a_new_snapshot, setup, teardown),
+	    cmocka_unit_test_setup_teardown(other_tls_settings_make_other_states, setup, teardown),
+	    cmocka_unit_test_setup_teardown(addresses_of_no_cluster, setup, teardown),
+	    cmocka_unit_test_setup_teardown(without_memory, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

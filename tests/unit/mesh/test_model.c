@@ -8,24 +8,27 @@
 
 #include <stdio.h>
 
-static const char text[] =
-	"services:\n"
-	"  - {name: web.mesh, cluster: a, ports: [{port: 80}, {port: 8080, protocol: http}], addresses: [10.1.1.1]}\n"
-	"  - {name: any.mesh, cluster: a}\n"
-	"  - {name: \"*.wild.mesh\", cluster: a}\n"
-	"  - {name: \"*.deep.wild.mesh\", cluster: b}\n"
-	"  - name: routed.mesh\n"
-	"    routes:\n"
-	"      - {name: exact, match: {path: /exact}, to: [{cluster: a}]}\n"
-	"      - {name: prefix, match: {path_prefix: /beta}, to: [{cluster: a}]}\n"
-	"      - {name: slash, match: {path_prefix: /dir/}, to: [{cluster: a}]}\n"
-	"      - {name: regex, match: {path_regex: \"/v[0-9]+/.*\"}, to: [{cluster: a}]}\n"
-	"      - {name: method, match: {method: POST}, to: [{cluster: a}]}\n"
-	"      - {name: header, match: {headers: [{name: X-User, exact: eve}, {name: x-kind, prefix: be}]}, to: [{cluster: a}]}\n"
-	"      - {name: present, match: {headers: [{name: x-here}]}, to: [{cluster: a}]}\n"
-	"      - {name: absent, match: {path: /inv, headers: [{name: x-not, regex: \"[ab]+\", invert: true}]}, to: [{cluster: a}]}\n"
-	"      - {name: split, match: {path: /split}, to: [{cluster: a, weight: 7}, {cluster: b, weight: 2}, {cluster: c, weight: 1}]}\n"
-	"clusters: [{name: a}, {name: b}, {name: c}]\n";
+static const char text[] = "services:\n"
+			   "  - {name: web.mesh, cluster: a, ports: [{port: 80}, {port: 8080, protocol: "
+			   "http}], addresses: [10.1.1.1]}\n"
+			   "  - {name: any.mesh, cluster: a}\n"
+			   "  - {name: \"*.wild.mesh\", cluster: a}\n"
+			   "  - {name: \"*.deep.wild.mesh\", cluster: b}\n"
+			   "  - name: routed.mesh\n"
+			   "    routes:\n"
+			   "      - {name: exact, match: {path: /exact}, to: [{cluster: a}]}\n"
+			   "      - {name: prefix, match: {path_prefix: /beta}, to: [{cluster: a}]}\n"
+			   "      - {name: slash, match: {path_prefix: /dir/}, to: [{cluster: a}]}\n"
+			   "      - {name: regex, match: {path_regex: \"/v[0-9]+/.*\"}, to: [{cluster: a}]}\n"
+			   "      - {name: method, match: {method: POST}, to: [{cluster: a}]}\n"
+			   "      - {name: header, match: {headers: [{name: X-User, exact: eve}, {name: "
+			   "x-kind, prefix: be}]}, to: [{cluster: a}]}\n"
+			   "      - {name: present, match: {headers: [{name: x-here}]}, to: [{cluster: a}]}\n"
+			   "      - {name: absent, match: {path: /inv, headers: [{name: x-not, regex: "
+			   "\"[ab]+\", invert: true}]}, to: [{cluster: a}]}\n"
+			   "      - {name: split, match: {path: /split}, to: [{cluster: a, weight: 7}, "
+			   "{cluster: b, weight: 2}, {cluster: c, weight: 1}]}\n"
+			   "clusters: [{name: a}, {name: b}, {name: c}]\n";
 
 static const char *host_name(const struct virtual_host *host)
 {
@@ -46,33 +49,35 @@ static void hosts_by_name(void **state)
 		uint16_t port;
 		const char *host;
 	} rows[] = {
-		{"web.mesh", 80, "web.mesh:80"},
-		{"WEB.Mesh", 80, "web.mesh:80"},
-		{"web.mesh.", 80, "web.mesh:80"},
-		{"web.mesh:8080", 80, "web.mesh:8080"},
-		{"web.mesh", 8080, "web.mesh:8080"},
-		{"web.mesh", 443, "none"},
-		{"web.mesh:x", 80, "none"},
-		{"web.mesh:99999", 80, "none"},
-		{"any.mesh", 12345, "any.mesh"},
-		{"10.1.1.1", 80, "web.mesh:80"},
-		{"10.1.1.1:8080", 80, "web.mesh:8080"},
-		{"x.wild.mesh", 80, "*.wild.mesh"},
-		{"x.y.wild.mesh", 80, "*.wild.mesh"},
-		{"x.deep.wild.mesh", 80, "*.deep.wild.mesh"},
-		{"deep.wild.mesh", 80, "*.wild.mesh"},
-		{"wild.mesh", 80, "none"},
-		{"notwild.mesh", 80, "none"},
-		{"", 80, "none"},
-		{".", 80, "none"},
-		{"[::1]:80", 80, "none"},
-		{"[", 80, "none"},
+	    {"web.mesh", 80, "web.mesh:80"},
+	    {"WEB.Mesh", 80, "web.mesh:80"},
+	    {"web.mesh.", 80, "web.mesh:80"},
+	    {"web.mesh:8080", 80, "web.mesh:8080"},
+	    {"web.mesh", 8080, "web.mesh:8080"},
+	    {"web.mesh", 443, "none"},
+	    {"web.mesh:x", 80, "none"},
+	    {"web.mesh:99999", 80, "none"},
+	    {"any.mesh", 12345, "any.mesh"},
+	    {"10.1.1.1", 80, "web.mesh:80"},
+	    {"10.1.1.1:8080", 80, "web.mesh:8080"},
+	    {"x.wild.mesh", 80, "*.wild.mesh"},
+	    {"x.y.wild.mesh", 80, "*.wild.mesh"},
+	    {"x.deep.wild.mesh", 80, "*.deep.wild.mesh"},
+	    {"deep.wild.mesh", 80, "*.wild.mesh"},
+	    {"wild.mesh", 80, "none"},
+	    {"notwild.mesh", 80, "none"},
+	    {"", 80, "none"},
+	    {".", 80, "none"},
+	    {"[::1]:80", 80, "none"},
+	    {"[", 80, "none"},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
-		assert_string_equal(host_name(model_host_by_name(model, str_from(rows[i].authority), rows[i].port)),
-				    rows[i].host);
+		assert_string_equal(
+		    host_name(model_host_by_name(model, str_from(rows[i].authority), rows[i].port)),
+		    rows[i].host);
 	model_unref(model);
-	model = build_model("services: [{name: \"*\", cluster: a}, {name: x.mesh, cluster: a}]\nclusters: [{name: a}]\n");
+	model = build_model(
+	    "services: [{name: \"*\", cluster: a}, {name: x.mesh, cluster: a}]\nclusters: [{name: a}]\n");
 	assert_string_equal(host_name(model_host_by_name(model, STR("whatever.example"), 1)), "*");
 	assert_string_equal(host_name(model_host_by_name(model, STR("x.mesh"), 1)), "x.mesh");
 	model_unref(model);
@@ -98,10 +103,12 @@ static void hosts_by_address(void **state)
 	model_unref(model);
 }
 
-static const char *routed(struct model *model, const char *method, const char *path, struct field *fields, uint16_t count)
+static const char *routed(struct model *model, const char *method, const char *path, struct field *fields,
+			  uint16_t count)
 {
 	static char name[64];
-	struct head head = {.method = str_from(method), .path = str_from(path), .fields = fields, .field_count = count};
+	struct head head = {
+	    .method = str_from(method), .path = str_from(path), .fields = fields, .field_count = count};
 	const struct route *route = route_match(&model_service(model, STR("routed.mesh"))->hosts[0], &head);
 	if (!route)
 		return "none";
@@ -114,10 +121,11 @@ static void routes(void **state)
 	(void)state;
 	struct model *model = build_model(text);
 	struct field eve[] = {{STR("x-user"), STR("eve")}, {STR("X-Kind"), STR("beta")}};
-	struct field twice[] = {{STR("x-user"), STR("adam")}, {STR("x-user"), STR("eve")}, {STR("x-kind"), STR("be")}};
+	struct field twice[] = {
+	    {STR("x-user"), STR("adam")}, {STR("x-user"), STR("eve")}, {STR("x-kind"), STR("be")}};
 	struct field not_twice[] = {{STR("x-not"), STR("zz")}, {STR("x-not"), STR("ab")}};
 	struct field here[] = {{STR("X-Here"), STR("")}};
-	struct field not[] = {{STR("x-not"), STR("abba")}};
+	struct field not [] = {{STR("x-not"), STR("abba")}};
 	assert_string_equal(routed(model, "GET", "/exact", NULL, 0), "exact");
 	assert_string_equal(routed(model, "GET", "/exact?q=/beta", NULL, 0), "exact");
 	assert_string_equal(routed(model, "GET", "/exact/", NULL, 0), "none");
@@ -164,8 +172,10 @@ static void weights_are_exact(void **state)
 static void regexes_are_bounded(void **state)
 {
 	(void)state;
-	static const char *const refused[] = {"(a+)+", "(a*)*", "((a+)b)*", "(?:a|b*)+", "(a{1,})*", "(a", "[z-a]"};
-	static const char *const fine[] = {"(a+){1,8}", "a+b*c?", "[(a+)+]", "\\(a+\\)+", "(ab)+", "(a|b)*c", "a{2,}b"};
+	static const char *const refused[] = {"(a+)+",	  "(a*)*", "((a+)b)*", "(?:a|b*)+",
+					      "(a{1,})*", "(a",	   "[z-a]"};
+	static const char *const fine[] = {"(a+){1,8}", "a+b*c?",  "[(a+)+]", "\\(a+\\)+",
+					   "(ab)+",	"(a|b)*c", "a{2,}b"};
 	struct pcre2_real_code_8 *regex;
 	autostrbuf struct strbuf why = {0};
 	for (size_t i = 0; i < ARRAY_SIZE(refused); i++)
@@ -186,8 +196,11 @@ static void regexes_are_bounded(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(hosts_by_name), cmocka_unit_test(hosts_by_address),  cmocka_unit_test(routes),
-		cmocka_unit_test(weights_are_exact), cmocka_unit_test(regexes_are_bounded),
+	    cmocka_unit_test(hosts_by_name),
+	    cmocka_unit_test(hosts_by_address),
+	    cmocka_unit_test(routes),
+	    cmocka_unit_test(weights_are_exact),
+	    cmocka_unit_test(regexes_are_bounded),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

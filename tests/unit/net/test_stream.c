@@ -275,15 +275,15 @@ static void the_source_address_uses_no_port_up(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(both_ways, setup, teardown),
-		cmocka_unit_test_setup_teardown(the_end_both_ways, setup, teardown),
-		cmocka_unit_test_setup_teardown(a_slow_reader_congests, setup, teardown),
-		cmocka_unit_test_setup_teardown(a_reset_is_an_error_not_an_end, setup, teardown),
-		cmocka_unit_test_setup_teardown(writing_to_the_gone, setup, teardown),
-		cmocka_unit_test_setup_teardown(our_reset_reaches_the_peer, setup, teardown),
-		cmocka_unit_test_setup_teardown(splicing, setup, teardown),
-		cmocka_unit_test_setup_teardown(a_refused_connection, setup, teardown),
-		cmocka_unit_test_setup_teardown(the_source_address_uses_no_port_up, setup, teardown),
+	    cmocka_unit_test_setup_teardown(both_ways, setup, teardown),
+	    cmocka_unit_test_setup_teardown(the_end_both_ways, setup, teardown),
+	    cmocka_unit_test_setup_teardown(a_slow_reader_congests, setup, teardown),
+	    cmocka_unit_test_setup_teardown(a_reset_is_an_error_not_an_end, setup, teardown),
+	    cmocka_unit_test_setup_teardown(writing_to_the_gone, setup, teardown),
+	    cmocka_unit_test_setup_teardown(our_reset_reaches_the_peer, setup, teardown),
+	    cmocka_unit_test_setup_teardown(splicing, setup, teardown),
+	    cmocka_unit_test_setup_teardown(a_refused_connection, setup, teardown),
+	    cmocka_unit_test_setup_teardown(the_source_address_uses_no_port_up, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

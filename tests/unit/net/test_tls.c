@@ -356,7 +356,8 @@ static void test_context_same(void **state)
 	(void)state;
 	const struct str allow[] = {STR("spiffe://mesh/a"), STR("spiffe://mesh/b")};
 	struct tls_context *contexts[] = {context("a"), context("b"), context_allow("a", "both-ca", NULL, 0),
-					  context_allow("a", "ca", allow, 1), context_allow("a", "ca", allow, 2)};
+					  context_allow("a", "ca", allow, 1),
+					  context_allow("a", "ca", allow, 2)};
 	struct tls_context *again = context_allow("a", "ca", allow, 2);
 	for (size_t i = 0; i < ARRAY_SIZE(contexts); i++) {
 		for (size_t j = 0; j < ARRAY_SIZE(contexts); j++)
@@ -1262,14 +1263,16 @@ static void test_update_before_take_over(void **state)
 	tls_context_unref(server);
 }
 
-// Two tickets in records that are cut within the second one: OpenSSL keeps the connection until that is whole.
+// Two tickets in records that are cut within the second one: OpenSSL keeps the connection until that is
+// whole.
 static void test_ticket_in_pieces(void **state)
 {
 	(void)state;
 	static const char one[] = "\x04\x00\x00\x19\x00\x00\x0e\x10\x01\x02\x03\x04\x08weirweir\x00\x04"
 				  "abcd\x00";
 	uint8_t record[128];
-	struct iovec pieces[] = {{(void *)one, sizeof one}, {(void *)one, 10}, {(void *)(one + 10), sizeof one - 10}};
+	struct iovec pieces[] = {
+	    {(void *)one, sizeof one}, {(void *)one, 10}, {(void *)(one + 10), sizeof one - 10}};
 	struct tls_context *client = context("a"), *server = context("b");
 	struct tls_peer_rules rules = rules_for(1);
 	struct pair pair = pair_new(client, server, &rules);
@@ -1282,13 +1285,15 @@ static void test_ticket_in_pieces(void **state)
 	assert_int_equal(tls_conn_handshake(pair.server), 0);
 	bufq_clear(tls_conn_out(pair.server)); // its own ticket
 	pair.server->writing.sequence = 0;
-	assert_int_equal(tls_record_seal(&pair.server->writing, TLS_RECORD_HANDSHAKE, pieces, 2,
-					 sizeof one + 10, record), 0);
+	assert_int_equal(
+	    tls_record_seal(&pair.server->writing, TLS_RECORD_HANDSHAKE, pieces, 2, sizeof one + 10, record),
+	    0);
 	feed_bytes(pair.client, record, sizeof one + 10 + TLS_RECORD_OVERHEAD);
 	assert_int_equal(client_reads(&pair), ERR_NEED_MORE);
 	assert_false(pair.client->native);
 	assert_int_equal(tls_record_seal(&pair.server->writing, TLS_RECORD_HANDSHAKE, pieces + 2, 1,
-					 sizeof one - 10, record), 0);
+					 sizeof one - 10, record),
+			 0);
 	feed_bytes(pair.client, record, sizeof one - 10 + TLS_RECORD_OVERHEAD);
 	assert_int_equal(client_reads(&pair), ERR_NEED_MORE);
 	assert_true(pair.client->native);

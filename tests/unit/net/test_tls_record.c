@@ -101,14 +101,16 @@ static void refuses_each_changed_bit(void **state)
 static void limits_padded_records(void **state)
 {
 	(void)state;
-	static uint8_t inner[TLS_RECORD_PLAIN + 1], record[sizeof inner + TLS_RECORD_OVERHEAD], plain[sizeof inner + 1];
+	static uint8_t inner[TLS_RECORD_PLAIN + 1], record[sizeof inner + TLS_RECORD_OVERHEAD],
+	    plain[sizeof inner + 1];
 	struct tls_direction from, to;
 	uint8_t type;
 	size_t got;
 	inner[0] = 'x';
 	inner[1] = TLS_RECORD_DATA; // then zeros, of which sealing adds one more in place of the type
 	for (size_t len = TLS_RECORD_PLAIN; len <= TLS_RECORD_PLAIN + 1; len++) {
-		struct iovec piece = {inner, len}, body = {record + TLS_RECORD_HEADER, len + 1 + TLS_RECORD_TAG};
+		struct iovec piece = {inner, len},
+			     body = {record + TLS_RECORD_HEADER, len + 1 + TLS_RECORD_TAG};
 		assert_int_equal(tls_direction_init(&from, 0x1301, client_secret, 0, true), 0);
 		assert_int_equal(tls_direction_init(&to, 0x1301, client_secret, 0, false), 0);
 		assert_int_equal(tls_record_seal(&from, 0, &piece, 1, len, record), 0);
@@ -159,10 +161,10 @@ static void knows_its_suites(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(seals_as_in_the_rfc),	  cmocka_unit_test(seals_in_place),
-	    cmocka_unit_test(opens_in_any_pieces),	  cmocka_unit_test(refuses_each_changed_bit),
-	    cmocka_unit_test(limits_padded_records),
-	    cmocka_unit_test(updates_keys_on_both_sides), cmocka_unit_test(knows_its_suites),
+	    cmocka_unit_test(seals_as_in_the_rfc),   cmocka_unit_test(seals_in_place),
+	    cmocka_unit_test(opens_in_any_pieces),   cmocka_unit_test(refuses_each_changed_bit),
+	    cmocka_unit_test(limits_padded_records), cmocka_unit_test(updates_keys_on_both_sides),
+	    cmocka_unit_test(knows_its_suites),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
