@@ -468,6 +468,9 @@ static void stream_flush(struct loop_task *task)
 	if (err && err != ERR_NEED_MORE) {
 		stream->_write_error = err;
 		stream->_congested = false;
+		// The event that tells of the peer's end may be still to come, and what it sent before can be
+		// read already.
+		stream->_readable = stream->_hangup = true;
 		bufq_clear(&stream->_out);
 		stream->ops->on_write_error(stream, err);
 		return;

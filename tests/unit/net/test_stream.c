@@ -206,6 +206,40 @@ static void writing_to_the_gone(void **state)
 	assert_int_equal(stream_queued(&stream), 0);
 }
 
+// The peer answers and is gone, between the loop's look at the sockets and the flush.
+static void answer_and_vanish(struct loop_task *task)
+{
+	(void)task;
+	struct pollfd poller = {stream_fd(&stream), POLLIN, 0};
+	assert_int_equal(write(peer, "answer", 6), 6);
+	close(peer); // with bytes unread: a reset
+	peer = -1;
+	while (!(poller.revents & POLLHUP))
+		assert_int_equal(poll(&poller, 1, 5000), 1);
+	write_text("more");
+}
+
+static void the_last_answer_of_the_gone(void **state)
+{
+	(void)state;
+	struct slice slice;
+	struct loop_task task = {0};
+	struct pollfd poller = {peer, POLLIN, 0};
+	write_text("question");
+	loop_turn(loop, 0);
+	assert_int_equal(poll(&poller, 1, 5000), 1);
+	while (stream_read(&stream, &slice) > 0)
+		;
+	int calls = readable_calls;
+	loop_defer(loop, &task, answer_and_vanish);
+	loop_turn(loop, 0);
+	assert_int_equal(write_errors, 1);
+	assert_int_equal(readable_calls, calls); // the event is still to come
+	assert_int_equal(stream_read(&stream, &slice), 6);
+	assert_memory_equal(slice.p, "answer", 6);
+	assert_true(stream_read(&stream, &slice) < 0);
+}
+
 static void our_reset_reaches_the_peer(void **state)
 {
 	(void)state;
@@ -280,6 +314,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(a_slow_reader_congests, setup, teardown),
 	    cmocka_unit_test_setup_teardown(a_reset_is_an_error_not_an_end, setup, teardown),
 	    cmocka_unit_test_setup_teardown(writing_to_the_gone, setup, teardown),
+	    cmocka_unit_test_setup_teardown(the_last_answer_of_the_gone, setup, teardown),
 	    cmocka_unit_test_setup_teardown(our_reset_reaches_the_peer, setup, teardown),
 	    cmocka_unit_test_setup_teardown(splicing, setup, teardown),
 	    cmocka_unit_test_setup_teardown(a_refused_connection, setup, teardown),
