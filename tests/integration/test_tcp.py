@@ -292,6 +292,49 @@ def test_spliced_bytes_are_not_copied(mesh):
     assert spliced > 2 * (7 << 20) and received < 1 << 20
 
 
+def moved_between_waits(trace):
+    """The most that a thread's system calls in a trace moved between two calls of epoll_wait."""
+    moved, most = {}, 0
+    for text in trace.read_text().splitlines():
+        thread, (_, equals, result) = text.split()[0], text.rpartition("= ")
+        if "epoll_" in text:
+            moved[thread] = 0
+        elif equals and result.split()[0].isdigit():
+            moved[thread] = moved.get(thread, 0) + int(result.split()[0])
+            most = max(most, moved[thread])
+    return most
+
+
+@pytest.mark.parametrize("name", ["outbound", "strict"])
+def test_a_fast_transfer_leaves_turns_for_others(mesh, name):
+    """However fast the two sides are (strace makes the proxy the slow one), the loop comes round to look for others."""
+    line = Line(mesh, **LINES[name])
+    trace = mesh.network.folder / "trace"
+    size = 64 << 20
+
+    def handler(peer):
+        peer.read(1)
+        peer.send(b"x" * size).end()
+        peer.rest()
+
+    with line.origin(handler):
+        peer = line.connect()
+        calls = "trace=splice,recvfrom,sendto,sendmsg,epoll_wait,epoll_pwait"
+        tracer = line.client.pod.start(
+            ["strace", "-f", "-qq", "-e", calls, "-o", trace, "-p", str(line.client.proxy.pid)]
+        )
+        wait_until(lambda: f"TracerPid:\t{tracer.pid}" in open(f"/proc/{line.client.proxy.pid}/status").read())
+        peer.send(b"\x00")
+        got = 0
+        while peer.another():
+            got += len(peer.buffer)
+            peer.buffer = b""
+        assert got == size
+        peer.close()
+    tracer.stop()
+    assert 0 < moved_between_waits(trace) < 8 << 20
+
+
 def test_an_unnamed_destination_passes_through(mesh):
     other = mesh.network.pod("other")
     line = Line(mesh)

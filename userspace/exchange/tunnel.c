@@ -16,6 +16,7 @@
 enum {
 	SPLICE_FROM = 16 * 1024, // a read of this size starts splicing
 	SPLICE_MAX = 256 * 1024,
+	TURN_BYTES = 1024 * 1024, // moved in one go; then other connections get their turn
 	SPARE_PIPES = 8,
 	SPARE_TUNNELS = 64,
 	ATTEMPTS = 3,
@@ -171,9 +172,11 @@ static void tunnel_finish(struct tunnel *tunnel, int err);
 static bool flow_pump(struct tunnel *tunnel, struct flow *flow)
 {
 	int err = 0;
+	uint64_t limit = flow->from->received + TURN_BYTES;
 	if (flow->ended || !tunnel->joined)
 		return true;
-	while (!err && !stream_congested(flow->to))
+	while (!err && !stream_congested(flow->to) &&
+	       (flow->from->received < limit || !stream_yield(flow->from)))
 		err = flow_move(tunnel->connection->dataplane, flow);
 	if (!err || err == ERR_NEED_MORE) {
 		connection_idle(tunnel->connection);

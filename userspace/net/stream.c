@@ -18,7 +18,10 @@ enum {
 	TLS_OUT_HIGH = 64 * 1024, // ciphertext waiting, above which nothing is encrypted
 	OUT_LOW = LIMIT_OUT_HIGH / 4,
 	ALERT_DISCARD = 1024 * 1024, // dropped at a time before closing
+	TURN_BYTES = 1024 * 1024,    // sent in one go; then other connections get their turn
 };
+
+static const uint32_t EVENTS = EPOLLIN | EPOLLOUT | EPOLLRDHUP;
 
 static void stream_flush(struct loop_task *task);
 static void send_alert(struct stream *stream);
@@ -95,10 +98,11 @@ static void on_event(struct loop_io *io, uint32_t events)
 		if (!stream_is_open(stream) || stream_is_connecting(stream))
 			return;
 	}
-	if ((events & EPOLLOUT) && !stream->_writable) {
-		stream->_writable = true;
+	stream->_turn_mark = stream->sent;
+	if (stream->_yielded || ((events & EPOLLOUT) && !stream->_writable))
 		schedule_flush(stream);
-	}
+	stream->_writable |= (events & EPOLLOUT) != 0;
+	stream->_yielded = false;
 	if (!stream->_readable)
 		return;
 	if (stream->_handshaking)
@@ -109,7 +113,16 @@ static void on_event(struct loop_io *io, uint32_t events)
 
 static int stream_register(struct stream *stream, int fd)
 {
-	return loop_io_add(stream->loop, &stream->_io, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP, on_event);
+	return loop_io_add(stream->loop, &stream->_io, fd, EVENTS, on_event);
+}
+
+// Setting the events again makes epoll tell of what is there already.
+bool stream_yield(struct stream *stream)
+{
+	if (!stream->_yielded && loop_io_set(stream->loop, &stream->_io, EVENTS))
+		return false;
+	stream->_yielded = true;
+	return true;
 }
 
 int stream_accept(struct stream *stream, int fd)
@@ -477,6 +490,8 @@ static void stream_flush(struct loop_task *task)
 	}
 	send_end(stream);
 	if (stream->_congested && stream->_writable && stream_queued(stream) <= OUT_LOW) {
+		if (stream->sent - stream->_turn_mark >= TURN_BYTES && stream_yield(stream))
+			return;
 		stream->_congested = false;
 		stream->ops->on_drained(stream);
 	}

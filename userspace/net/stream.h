@@ -38,6 +38,7 @@ struct stream {
 	struct loop_task _flush;
 	uint64_t received,
 	    sent; // payload bytes, without TLS framing; sent: accepted by the kernel (plain) or encrypted
+	uint64_t _turn_mark; // `sent` at the last event
 	int _write_error;
 	bool _connecting : 1;
 	bool _handshaking : 1;
@@ -50,6 +51,7 @@ struct stream {
 	bool _shut : 1;	     // our end is to follow the queue
 	bool _shut_done : 1; // as far as TLS is concerned (close_notify is queued)
 	bool _end_sent : 1;  // FIN
+	bool _yielded : 1;   // an event was asked for
 };
 
 void stream_init(struct stream *stream, struct loop *loop, const struct stream_ops *ops);
@@ -100,6 +102,10 @@ void stream_close(struct stream *stream);
 // The same with RST; or set it up for the close that follows. Where TLS failed, an alert goes instead.
 void stream_set_reset(struct stream *stream);
 void stream_reset(struct stream *stream);
+
+// Ends the owner's turn: what is ready now comes as events of the next one, after those of the other streams.
+// False: that failed, and the owner has to go on.
+bool stream_yield(struct stream *stream);
 
 // --- without copies -----------------------------------------------------------------------------------------
 // For plain streams. From the socket into a pipe, from a pipe into the socket: bytes moved (> 0),

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static struct loop *loop;
@@ -44,6 +45,26 @@ static void on_write_error(struct stream *s, int err)
 	write_errors++;
 }
 
+enum { GREEDY_PIECE = LIMIT_OUT_HIGH + 1, GREEDY_TOTAL = 64 * 1024 * 1024 };
+static size_t greedy_written, greedy_read;
+
+// A peer that takes everything at once, and a producer that never runs dry.
+static void greedy_drained(struct stream *s)
+{
+	static char bytes[GREEDY_PIECE];
+	struct bufq queue = {0};
+	ssize_t n;
+	while ((n = recv(peer, bytes, sizeof bytes, MSG_DONTWAIT)) > 0)
+		greedy_read += (size_t)n;
+	if (greedy_written >= GREEDY_TOTAL)
+		return;
+	assert_int_equal(bufq_add_copy(&queue, bytes, sizeof bytes), 0);
+	greedy_written += sizeof bytes;
+	stream_write(s, &queue);
+	assert_true(stream_congested(s));
+}
+
+static const struct stream_ops greedy_ops = {on_connected, on_readable, greedy_drained, on_write_error};
 static const struct stream_ops ops = {on_connected, on_readable, on_drained, on_write_error};
 static const struct sock_options no_options;
 
@@ -179,6 +200,36 @@ static void a_slow_reader_congests(void **state)
 	free(block);
 }
 
+static void a_fast_pair_leaves_turns_for_others(void **state)
+{
+	(void)state;
+	greedy_written = greedy_read = 0;
+	stream.ops = &greedy_ops;
+	stream_want_drained(&stream);
+	loop_turn(loop, 0);
+	assert_true(greedy_written > 0);
+	assert_true(greedy_written < GREEDY_TOTAL / 8);
+	for (int i = 0; i < 10000 && greedy_read < GREEDY_TOTAL; i++) {
+		loop_turn(loop, 50);
+		if (greedy_written >= GREEDY_TOTAL)
+			greedy_drained(&stream);
+	}
+	assert_true(greedy_read >= GREEDY_TOTAL);
+}
+
+static void what_is_there_already_is_told_again(void **state)
+{
+	(void)state;
+	struct slice slice;
+	assert_int_equal(write(peer, "once", 4), 4);
+	turn_until(&readable_calls, 1);
+	assert_true(stream_yield(&stream));
+	assert_true(stream_yield(&stream));
+	loop_turn(loop, 0);
+	assert_int_equal(readable_calls, 2);
+	assert_int_equal(stream_read(&stream, &slice), 4);
+}
+
 static void a_reset_is_an_error_not_an_end(void **state)
 {
 	(void)state;
@@ -312,6 +363,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(both_ways, setup, teardown),
 	    cmocka_unit_test_setup_teardown(the_end_both_ways, setup, teardown),
 	    cmocka_unit_test_setup_teardown(a_slow_reader_congests, setup, teardown),
+	    cmocka_unit_test_setup_teardown(a_fast_pair_leaves_turns_for_others, setup, teardown),
+	    cmocka_unit_test_setup_teardown(what_is_there_already_is_told_again, setup, teardown),
 	    cmocka_unit_test_setup_teardown(a_reset_is_an_error_not_an_end, setup, teardown),
 	    cmocka_unit_test_setup_teardown(writing_to_the_gone, setup, teardown),
 	    cmocka_unit_test_setup_teardown(the_last_answer_of_the_gone, setup, teardown),
