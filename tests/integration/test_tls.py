@@ -495,6 +495,46 @@ def test_modes_when_the_server_speaks_first(mesh):
             assert silent.send("\x00").rest() == b""
 
 
+def client_hello():
+    """The first bytes of a client that would be let in if it had a certificate."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing).do_handshake()
+    return outgoing.read()
+
+
+@pytest.mark.parametrize("protocol", ["auto", "tcp"])
+@pytest.mark.parametrize("how", ["ends", "waits", "goes on in plaintext"])
+def test_a_strict_port_and_half_a_hello(mesh, protocol, how):
+    """Whatever a client begins with and how it goes on: nothing of it reaches the application, which is not even
+    dialled."""
+    site = Inbound(mesh, ports=[{"port": PORT, "tls": "strict", "protocol": protocol}])
+    hello = client_hello()
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    with Origin(site.server.pod, PORT, echo) as origin:
+        peers = []
+        for first in (hello[:1], hello[:5], hello[:11], hello[:-1], hello, b"G", b"\x16\x03\x01\x00", b"PRI"):
+            peer = connect(site.client, site.address, PORT).send(first)
+            if how == "ends":
+                peer.end()
+            elif how == "goes on in plaintext":
+                wait_until(lambda: site.server.connections() or True)  # the first bytes are read on their own
+                with contextlib.suppress(ConnectionError):
+                    peer.send(request)
+            peers.append(peer)
+        for peer in peers:
+            peer.sock.settimeout(15)  # the handshake may take 10 s
+            with contextlib.suppress(ConnectionError):
+                while peer.another():
+                    assert peer.buffer[0] in (0x15, 0x16), peer.buffer  # an alert, or a hello
+                    peer.buffer = b""
+            peer.close()
+        assert origin.accepted == 0
+        wait_until(lambda: not site.server.connections())
+
+
 def test_a_strict_port_takes_curl_with_a_certificate(mesh):
     """Without ALPN: the certificate is what counts. A permissive port leaves such TLS to the application."""
     site = Inbound(mesh)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a client sends while its endpoint is still being dialled: the server's pod loses the first SYN, so that the proxy
+has connected only a second later."""
+
+import contextlib
+import hashlib
+import os
+import threading
+
+import pytest
+
+from mesh import Mesh, Origin, cluster, connect, service
+from netns import wait_until
+
+PORT = 8080
+SIZE = 3 << 20
+
+
+@pytest.fixture
+def mesh(network, weir, weir_proxy):
+    return Mesh(network, weir, weir_proxy)
+
+
+class Site:
+    """client pod (proxy) -> server pod (with a proxy as well if `tls`): web.mesh:80 is the server's port 8080."""
+
+    def __init__(self, mesh, protocol, tls=None):
+        if tls:
+            self.server = mesh.sidecar("server", tls=tls, inbound=[{"port": PORT, "protocol": protocol}]).pod
+        else:
+            self.server = mesh.network.pod("server")
+        self.client = mesh.sidecar(
+            "client",
+            tls=tls,
+            services=[service("web.mesh", 80, "web", protocol=protocol)],
+            clusters=[cluster("web", [f"{self.server.ipv4}:{PORT}"], **({"tls": "mesh"} if tls else {}))],
+        )
+        self.vip = next(row["vip4"] for row in self.client.show("vhost", "show")["virtual_hosts"])
+
+    def connect(self):
+        return connect(self.client.pod, self.vip, 80)
+
+    @contextlib.contextmanager
+    def deaf(self):
+        """Inside, the server's pod hears no connection attempt; wait() until one was lost."""
+        rules = "table inet deaf { chain in { type filter hook prerouting priority -400; tcp flags syn counter drop; }; }"
+        self.server.run(["nft", rules])
+        try:
+            yield lambda: wait_until(lambda: "packets 0 " not in self.server.run(["nft", "list table inet deaf"]).stdout)
+        finally:
+            self.server.run(["nft", "delete table inet deaf"])
+
+
+def payload():
+    # Not random at its beginning: that must be no protocol's.
+    return b"\x00\x00" + os.urandom(SIZE - 2)
+
+
+SITES = pytest.mark.parametrize("tls", [None, "strict"], ids=["plain", "mtls"])
+
+
+@SITES
+@pytest.mark.parametrize("protocol", ["auto", "http"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_an_upload(mesh, protocol, tls, chunked):
+    site = Site(mesh, protocol, tls)
+    data, got = payload(), []
+
+    def handler(peer):
+        got.append(peer.chunked() if "chunked" in peer.head() else peer.read(SIZE))
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {SIZE}"
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (SIZE, data) if chunked else data
+    with Origin(site.server, PORT, handler):
+        with site.deaf() as lost:
+            peer = site.connect().send(f"POST / HTTP/1.1\r\nHost: web.mesh\r\n{framing}\r\n\r\n")
+            sender = threading.Thread(target=peer.send, args=(body,))
+            sender.start()
+            lost()
+        assert peer.response()[0] == 200
+        sender.join()
+        peer.close()
+    assert [hashlib.sha256(body).digest() for body in got] == [hashlib.sha256(data).digest()]
+
+
+@SITES
+@pytest.mark.parametrize("protocol", ["auto", "tcp"])
+@pytest.mark.parametrize("when", ["at-once", "while-dialling"])
+def test_a_tunnels_bytes_and_its_end(mesh, protocol, tls, when):
+    site = Site(mesh, protocol, tls)
+    data, got = payload(), []
+
+    def handler(peer):
+        got.append(peer.rest())
+        peer.send(b"thanks").end()
+
+    with Origin(site.server, PORT, handler):
+        with site.deaf() as lost:
+            peer = site.connect()
+            if when == "while-dialling":
+                lost()
+            sender = threading.Thread(target=lambda: peer.send(data).end())
+            sender.start()
+            lost()
+        assert peer.rest() == b"thanks"
+        sender.join()
+        peer.close()
+    assert [hashlib.sha256(body).digest() for body in got] == [hashlib.sha256(data).digest()]
+
+
+@pytest.mark.parametrize("request_", ["", "\x00", "GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n"], ids=["silent", "tcp", "http"])
+def test_a_client_that_gives_up_meanwhile(mesh, request_):
+    """It resets: nothing of it is left once the dialling is over, and the next one is served."""
+    site = Site(mesh, "auto")
+
+    def handler(peer):
+        with contextlib.suppress(ConnectionResetError):
+            if peer.another():
+                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                peer.rest()
+
+    with Origin(site.server, PORT, handler):
+        with site.deaf() as lost:
+            peer = site.connect().send(request_)
+            lost()
+            peer.reset()
+        wait_until(lambda: not site.client.connections())
+        peer = site.connect().send("GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n")
+        assert peer.response()[0] == 200
+        peer.close()
