@@ -12,6 +12,7 @@ import threading
 import pytest
 
 from mesh import Mesh, Origin, cluster, connect, service, serving
+from nginx import answers, start_nginx
 from netns import listening, output, wait_until
 
 CAP_NET_RAW, CAP_NET_BIND_SERVICE = 1 << 13, 1 << 10
@@ -251,6 +252,35 @@ def test_a_request_under_way_is_finished(mesh, number, workers):
         assert "connection: close" in head.lower()
     assert sidecar.proxy.wait() == 0
     assert not os.path.exists(sidecar.socket)
+
+
+def test_what_arrived_before_the_signal_is_answered(mesh):
+    """Many connections that the kernel has made, but nobody has accepted, and requests on kept ones that nobody has
+    read."""
+    server = mesh.network.pod("server")
+    start_nginx(server, answers({8080: "here"}))
+    sidecar = mesh.sidecar(
+        "client",
+        services=[service("web.mesh", 80, "web")],
+        clusters=[cluster("web", [f"{server.ipv4}:8080"])],
+        timeouts={"drain": "1h"},
+    )
+    vip = sidecar.show("vhost", "show")["virtual_hosts"][0]["vip4"]
+    request = "GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n"
+    kept = [connect(sidecar.pod, vip, 80).send(request) for _ in range(50)]
+    for peer in kept:
+        assert peer.response()[0] == 200
+    os.kill(sidecar.proxy.pid, signal.SIGSTOP)
+    wait_until(lambda: f"{sidecar.proxy.pid} (weir-proxy) T" in open(f"/proc/{sidecar.proxy.pid}/stat").read())
+    for peer in kept:
+        peer.send(request)
+    peers = kept + [connect(sidecar.pod, vip, 80).send(request) for _ in range(400)]
+    os.kill(sidecar.proxy.pid, signal.SIGTERM)
+    os.kill(sidecar.proxy.pid, signal.SIGCONT)
+    for peer in peers:
+        assert peer.response()[2] == b"here\n"
+        peer.close()
+    assert sidecar.proxy.wait() == 0
 
 
 def test_idle_connections_do_not_hold_it_up(mesh):

@@ -44,8 +44,7 @@ static void connection_free(struct loop_task *task)
 	struct connection *connection = container_of(task, struct connection, free_task);
 	struct dataplane *dataplane = connection->dataplane;
 	pool_put(&dataplane->connection_pool, connection);
-	if (--dataplane->connection_count == 0 && dataplane->draining && dataplane->on_idle)
-		dataplane->on_idle(dataplane, dataplane->on_idle_arg);
+	dataplane_connection_gone(dataplane);
 }
 
 // A failure after the handshake; those of the handshake are told where it ends.

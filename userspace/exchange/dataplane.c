@@ -10,7 +10,9 @@
 
 #include <errno.h>
 
-enum { SPARE_CONNECTIONS = 64 };
+enum { SPARE_CONNECTIONS = 64, SWEEP_MS = 2 };
+
+static void on_sweep(struct loop_timer *timer);
 
 // --- snapshots ----------------------------------------------------------------------------------------------
 static struct snapshot *snapshot_new(struct model *model)
@@ -89,6 +91,7 @@ int dataplane_new(struct loop *loop, unsigned index, const struct dataplane_sett
 	list_init(&dataplane->connections);
 	list_init(&dataplane->listeners);
 	list_init(&dataplane->spare_pipes);
+	loop_timer_init(&dataplane->sweep, on_sweep);
 	dataplane->connection_pool = POOL_INIT(struct connection, SPARE_CONNECTIONS);
 	dataplane->upstream_pool = POOL_INIT(struct upstream, SPARE_CONNECTIONS);
 	dataplane->tunnel_pool = tunnel_pool_init();
@@ -121,6 +124,7 @@ void dataplane_free(struct dataplane *dataplane)
 	if (!dataplane)
 		return;
 	dataplane->on_idle = NULL;
+	loop_timer_stop(&dataplane->sweep);
 	listeners_close(dataplane);
 	list_for_each_safe (node, &dataplane->connections)
 		connection_close(container_of(node, struct connection, node));
@@ -146,17 +150,39 @@ static bool is_idle(const struct connection *connection)
 	       !stream_is_connecting(&connection->stream);
 }
 
-void dataplane_drain(struct dataplane *dataplane, void (*on_idle)(struct dataplane *, void *), void *arg)
+static void tell_if_idle(struct dataplane *dataplane)
 {
-	dataplane->draining = true;
-	dataplane->on_idle = on_idle;
-	dataplane->on_idle_arg = arg;
-	listeners_close(dataplane);
+	void (*on_idle)(struct dataplane *, void *) = dataplane->on_idle;
+	if (!on_idle || dataplane->connection_count)
+		return;
+	dataplane->on_idle = NULL;
+	on_idle(dataplane, dataplane->on_idle_arg);
+}
+
+void dataplane_connection_gone(struct dataplane *dataplane)
+{
+	dataplane->connection_count--;
+	tell_if_idle(dataplane);
+}
+
+static void on_sweep(struct loop_timer *timer)
+{
+	struct dataplane *dataplane = container_of(timer, struct dataplane, sweep);
 	list_for_each_safe (node, &dataplane->connections) {
 		struct connection *connection = container_of(node, struct connection, node);
 		if (is_idle(connection))
 			connection_close(connection);
 	}
-	if (dataplane->connection_count == 0)
-		on_idle(dataplane, arg);
+	tell_if_idle(dataplane);
+}
+
+// What is idle is closed a moment later: by then a request that is there already has been read.
+void dataplane_drain(struct dataplane *dataplane, void (*on_idle)(struct dataplane *, void *), void *arg)
+{
+	dataplane->draining = true;
+	dataplane->on_idle = on_idle;
+	dataplane->on_idle_arg = arg;
+	listeners_drain(dataplane);
+	listeners_close(dataplane);
+	loop_timer_start(dataplane->loop, &dataplane->sweep, SWEEP_MS);
 }

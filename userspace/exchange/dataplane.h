@@ -40,7 +40,8 @@ struct dataplane {
 	unsigned index; // of the worker
 	unsigned connection_count;
 	bool draining;
-	void (*on_idle)(struct dataplane *dataplane, void *arg); // the last connection went while draining
+	struct loop_timer sweep; // closes what is idle when the drain has begun
+	void (*on_idle)(struct dataplane *dataplane, void *arg); // owed: no connection is left while draining
 	void *on_idle_arg;
 	struct pool connection_pool, upstream_pool, tunnel_pool;
 };
@@ -56,8 +57,11 @@ int dataplane_publish(struct dataplane *dataplane, struct model *model);
 void dataplane_set_tls(struct dataplane *dataplane, struct tls_context *tls);
 // Listens on both listeners' addresses: outbound on loopback, inbound on all. 0 or a negative error.
 int dataplane_listen(struct dataplane *dataplane);
-// Stops accepting, closes what is idle, lets exchanges finish; on_idle is called when none is left.
+// Stops accepting (what the kernel has connected is taken still), closes what is idle, lets exchanges finish;
+// on_idle is called once, when none is left.
 void dataplane_drain(struct dataplane *dataplane, void (*on_idle)(struct dataplane *, void *), void *arg);
+// To be called when a connection has gone: tells on_idle if it was the last.
+void dataplane_connection_gone(struct dataplane *dataplane);
 
 static inline struct model *dataplane_model(const struct dataplane *dataplane)
 {

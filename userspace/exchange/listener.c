@@ -23,11 +23,11 @@ struct listener {
 	bool inbound;
 };
 
-static void listener_accept(struct listener *listener);
+static void listener_accept(struct listener *listener, int count);
 
 static void on_rested(struct loop_timer *timer)
 {
-	listener_accept(container_of(timer, struct listener, rest));
+	listener_accept(container_of(timer, struct listener, rest), ACCEPTS_PER_TURN);
 }
 
 static void accept_error(struct listener *listener, int err)
@@ -41,11 +41,11 @@ static void accept_error(struct listener *listener, int err)
 	loop_timer_start(listener->dataplane->loop, &listener->rest, REST_MS);
 }
 
-static void listener_accept(struct listener *listener)
+static void listener_accept(struct listener *listener, int count)
 {
 	struct sockaddr_storage sa;
 	struct addr peer;
-	for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
+	for (int i = 0; i < count; i++) {
 		socklen_t len = sizeof sa;
 		int fd = accept4(listener->io.fd, (struct sockaddr *)&sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))
@@ -65,7 +65,7 @@ static void listener_accept(struct listener *listener)
 static void on_event(struct loop_io *io, uint32_t events)
 {
 	(void)events;
-	listener_accept(container_of(io, struct listener, io));
+	listener_accept(container_of(io, struct listener, io), ACCEPTS_PER_TURN);
 }
 
 static int listener_open(struct dataplane *dataplane, const char *ip, uint16_t port, bool inbound)
@@ -123,6 +123,12 @@ int listeners_open(struct dataplane *dataplane)
 static void listener_free(struct loop_task *task)
 {
 	mem_free(container_of(task, struct listener, task));
+}
+
+void listeners_drain(struct dataplane *dataplane)
+{
+	list_for_each (node, &dataplane->listeners)
+		listener_accept(container_of(node, struct listener, node), SOCK_BACKLOG);
 }
 
 void listeners_close(struct dataplane *dataplane)

@@ -9,4 +9,6 @@
 // Listens for both directions, IPv4 and (where the host has it) IPv6. 0, or a negative error with nothing
 // open.
 int listeners_open(struct dataplane *dataplane);
+// Accepts what the kernel has connected already.
+void listeners_drain(struct dataplane *dataplane);
 void listeners_close(struct dataplane *dataplane);

@@ -7,7 +7,7 @@
 #include <netinet/tcp.h>
 #include <unistd.h>
 
-enum { LISTEN_BACKLOG = 4096, KEEPALIVE_IDLE_S = 60, KEEPALIVE_INTERVAL_S = 15, KEEPALIVE_PROBES = 4 };
+enum { KEEPALIVE_IDLE_S = 60, KEEPALIVE_INTERVAL_S = 15, KEEPALIVE_PROBES = 4 };
 
 static int set_int(int fd, int level, int option, int value)
 {
@@ -40,7 +40,7 @@ int sock_listen(const struct addr *addr, int *ret_fd)
 		err = set_int(fd, SOL_SOCKET, SO_REUSEPORT, 1);
 	if (!err && addr->ip.family == AF_INET6)
 		err = set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
-	if (!err && (bind(fd, (struct sockaddr *)&sa, len) < 0 || listen(fd, LISTEN_BACKLOG) < 0))
+	if (!err && (bind(fd, (struct sockaddr *)&sa, len) < 0 || listen(fd, SOCK_BACKLOG) < 0))
 		err = -errno;
 	if (err) {
 		close(fd);

@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum { SOCK_BACKLOG = 4096 }; // connections that the kernel makes ahead, for one listener
+
 // What a socket of the proxy is made with.
 struct sock_options {
 	uint32_t mark;	  // SO_MARK, so that interception leaves it alone; 0: none
