@@ -3,6 +3,7 @@
 path. What is random is judged by chi-square with two degrees of freedom, whose tail is exactly exp(-x/2): a false
 alarm is rarer than one in a million."""
 
+import contextlib
 import itertools
 import select
 import threading
@@ -99,6 +100,36 @@ def test_virtual_hosts_by_address(mesh):
         address = site.vip("any.mesh", family)
         literal = address if family == 4 else f"[{address}]"
         assert site.asks(f"http://{literal}:81/", "-H", "Host: web.mesh") == "b"
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("data", ["", "GET / HTTP/1.1\r\nHost: any.mesh\r\n\r\n", "\x00"], ids=["silent", "http", "tcp"])
+def test_a_port_that_a_virtual_ip_does_not_have(mesh, family, data):
+    """Refused at once, as a closed port is: nobody has the address, so nobody is dialled."""
+    site = Site(mesh, hosts())
+    with contextlib.suppress(ConnectionError):
+        assert connect(site.client.pod, site.vip("web.mesh", family), 81).send(data).rest() == b""
+    assert site.client.counter("virtual_ip_refused_total") == 1
+    assert site.client.counter("upstream_connections_total") == 0
+    assert "no service has this port of a virtual IP" in site.client.proxy.output()
+
+
+def test_a_service_that_is_removed_under_a_connection(mesh):
+    """The next request on it is answered at once; a new connection to its virtual IP is refused."""
+    site = Site(mesh, hosts())
+    address = site.vip("web.mesh")
+    request = "GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n"
+    peer = connect(site.client.pod, address, 80).send(request)
+    assert peer.response()[2] == b"a\n"
+    config = dict(site.client.config)
+    config["services"] = [row for row in config["services"] if row["name"] != "web.mesh"]
+    site.client.reload(config)
+    status, _, body = peer.send(request).response()
+    assert (status, body) == (404, b"no route matches this request\n")
+    peer.close()
+    with contextlib.suppress(ConnectionError):
+        assert connect(site.client.pod, address, 80).rest() == b""
+    assert site.client.counter("virtual_ip_refused_total") == 1
 
 
 NAMED = [

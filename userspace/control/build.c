@@ -473,6 +473,17 @@ static void check_ports_differ(struct builder *builder, const uint32_t *one, con
 		    "intercept.outbound, inbound and dns must be different ports");
 }
 
+static void build_vips(struct builder *builder)
+{
+	const struct config_list *list = &builder->config->dns.vips;
+	struct model *model = builder->model;
+	model->vips = build_alloc(builder, list->count, sizeof *model->vips);
+	if (!model->vips)
+		return;
+	memcpy(model->vips, list->items, list->count * sizeof *model->vips);
+	model->vip_count = list->count;
+}
+
 static void build_settings(struct builder *builder)
 {
 	const struct config *config = builder->config;
@@ -500,6 +511,7 @@ int model_build(const struct config *config, struct vip_pool *vips, struct model
 	if (!builder.model)
 		return -ENOMEM;
 	build_settings(&builder);
+	build_vips(&builder);
 	build_tls(&builder);
 	build_inbound(&builder);
 	build_clusters(&builder);

@@ -672,11 +672,25 @@ static int find_destination(const struct dataplane *dataplane, int fd, const str
 	return 0;
 }
 
+// Nobody has a virtual IP: dialled as an original destination it would be tried in vain, or reach a stranger.
+static bool is_unserved(const struct dataplane *dataplane, const struct addr *peer,
+			const struct addr *destination)
+{
+	const struct model *model = dataplane_model(dataplane);
+	if (!model_is_virtual(model, &destination->ip) || model_host_by_address(model, destination))
+		return false;
+	stats_inc(STAT_UNSERVED);
+	log_info("no service has this port of a virtual IP", LOG_ADDR("peer", peer),
+		 LOG_ADDR("destination", destination));
+	return true;
+}
+
 void connection_accept(struct dataplane *dataplane, int fd, const struct addr *peer, bool inbound)
 {
 	struct addr destination;
 	struct connection *connection = NULL;
-	if (find_destination(dataplane, fd, peer, &destination) == 0)
+	if (find_destination(dataplane, fd, peer, &destination) == 0 &&
+	    (inbound || !is_unserved(dataplane, peer, &destination)))
 		connection = pool_zget(&dataplane->connection_pool);
 	if (!connection) {
 		sock_set_reset(fd);

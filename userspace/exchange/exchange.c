@@ -93,9 +93,9 @@ static bool find_route(struct exchange *exchange, const struct head *head)
 	exchange->host = connection_host(connection, model);
 	if (!exchange->host)
 		exchange->host = model_host_by_name(model, head->authority, connection->destination.port);
-	if (!exchange->host)
+	if (!exchange->host && !model_is_virtual(model, &connection->destination.ip))
 		return true;
-	exchange->route = route_match(exchange->host, head);
+	exchange->route = exchange->host ? route_match(exchange->host, head) : NULL;
 	if (!exchange->route) {
 		stats_inc(STAT_HTTP_NO_ROUTE);
 		exchange_reply(exchange, 404, "no route matches this request", EXCHANGE_NO_ROUTE);

@@ -159,9 +159,12 @@ const struct virtual_host *model_host_by_address(const struct model *model, cons
 	return service ? host_on_port(service, destination->port) : NULL;
 }
 
-bool model_is_service_address(const struct model *model, const struct ip *ip)
+bool model_is_virtual(const struct model *model, const struct ip *ip)
 {
-	return service_by_address(model, ip) != NULL;
+	for (size_t i = 0; i < model->vip_count; i++)
+		if (cidr_contains(&model->vips[i], ip))
+			return true;
+	return false;
 }
 
 // --- by name ------------------------------------------------------------------------------------------------

@@ -126,6 +126,8 @@ struct model {
 	size_t cluster_count;
 	struct inbound_port *inbound; // sorted by port
 	size_t inbound_count;
+	struct cidr *vips; // the ranges of virtual IPs
+	size_t vip_count;
 	struct tls_settings tls;
 	struct timeouts timeouts;
 	enum lost_destination lost_destination;
@@ -148,8 +150,8 @@ void model_unref(struct model *model);
 // The virtual host that an original destination names: exact address and port, else the address on any port.
 // NULL: none.
 const struct virtual_host *model_host_by_address(const struct model *model, const struct addr *destination);
-// True if the address is a VIP or an address of a service, on whatever port.
-bool model_is_service_address(const struct model *model, const struct ip *ip);
+// True if the address is out of the ranges of virtual IPs: nobody has it, whether or not a service does now.
+bool model_is_virtual(const struct model *model, const struct ip *ip);
 // The virtual host that a name chooses: Host, :authority or SNI, case-insensitive, with or without port and
 // final dot; `port` is that of the original destination and is used when the name carries none. Exact, then
 // the longest

@@ -24,6 +24,8 @@ enum stat_kind { STAT_COUNTER, STAT_GAUGE };
 	X(STAT_LOST_DESTINATION, STAT_COUNTER, "original_destination_lost_total", "",                                  \
 	  "Connections whose original destination could not be recovered")                                             \
 	X(STAT_LOOP_REFUSED, STAT_COUNTER, "loops_refused_total", "", "Connections made to the proxy itself")           \
+	X(STAT_UNSERVED, STAT_COUNTER, "virtual_ip_refused_total", "",                                                 \
+	  "Connections to a virtual IP on a port that no service has")                                                 \
 	X(STAT_ACCEPT_FAILED, STAT_COUNTER, "accept_failures_total", "", "Failures of accept (file descriptors)")       \
 	X(STAT_PASSTHROUGH, STAT_COUNTER, "passthrough_connections_total", "",                                         \
 	  "Connections passed through to their original destination")                                                  \

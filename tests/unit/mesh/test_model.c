@@ -92,10 +92,12 @@ static void hosts_by_address(void **state)
 	assert_string_equal(host_name(model_host_by_address(model, &addr)), "web.mesh:80");
 	addr.port = 81;
 	assert_string_equal(host_name(model_host_by_address(model, &addr)), "none");
-	assert_true(model_is_service_address(model, &addr.ip));
+	assert_true(model_is_virtual(model, &addr.ip));
 	addr = (struct addr){.ip = web->vip6, .port = 8080};
 	assert_string_equal(host_name(model_host_by_address(model, &addr)), "web.mesh:8080");
+	assert_true(model_is_virtual(model, &addr.ip));
 	assert_int_equal(addr_parse(STR("10.1.1.1:80"), &addr), 0);
+	assert_false(model_is_virtual(model, &addr.ip)); // a service's, but somebody's
 	assert_string_equal(host_name(model_host_by_address(model, &addr)), "web.mesh:80");
 	assert_int_equal(addr_parse(STR("10.1.1.2:80"), &addr), 0);
 	assert_null(model_host_by_address(model, &addr));
