@@ -3,6 +3,7 @@
 scripted one where it must misbehave, dnspython as the client. Queries go to an address that nobody serves: capture
 brings them to the responder."""
 
+import os
 import pathlib
 import select
 import socket
@@ -393,6 +394,26 @@ def test_virtual_ips_outlive_the_proxy_and_the_name(mesh):
     names.sidecar.reload(names.sidecar.config)
     assert {row["name"]: (row["v4"], row["v6"]) for row in names.sidecar.show("dns", "show")["names"]} == before
     assert values(names.ask("web.mesh")) == [before["web.mesh"][0]]
+
+
+def test_a_virtual_ip_is_written_before_anybody_is_told_of_it(mesh):
+    """The state file's successor is a FIFO that nobody reads: the proxy hangs in opening it, and the new name must not be
+    known yet. (As it cannot be synced either, the failure is said, and the name has its address all the same.)"""
+    names = Names(mesh)
+    fifo = names.sidecar.config["dns"]["state"] + ".new"
+    os.mkfifo(fifo)
+    config = {**names.sidecar.config, "services": SERVICES + [service("new.mesh", 80, "c")]}
+    reload = threading.Thread(target=names.sidecar.reload, args=(config,))
+    reload.start()
+    main_thread = pathlib.Path(f"/proc/{names.sidecar.proxy.pid}/syscall")
+    wait_until(lambda: main_thread.read_text().split()[0] == "257", what="openat")
+    assert names.ask("new.mesh").rcode() == dns.rcode.NXDOMAIN
+    assert values(names.ask("web.mesh"))
+    with open(fifo, "rb") as reader:
+        assert b"new.mesh " in reader.read()
+    reload.join()
+    assert values(names.ask("new.mesh"))
+    assert "the virtual IPs could not be written" in names.sidecar.proxy.output()
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty", "foreign"])

@@ -125,6 +125,7 @@ static int load_model(struct proxy *proxy, struct config **ret_config, struct mo
 	return 0;
 }
 
+// Before anybody can be told of them: killed right after, the next proxy gives the same.
 static void save_vips(struct proxy *proxy)
 {
 	int err = vip_pool_save(proxy->vips);
@@ -227,7 +228,6 @@ static void adopt_config(struct proxy *proxy, struct config *config)
 	apply_log(config);
 	config_free(proxy->config);
 	proxy->config = config;
-	save_vips(proxy);
 	watch_tls(proxy);
 	malloc_trim(0);
 }
@@ -242,6 +242,7 @@ static int load_and_publish(struct proxy *proxy, struct strbuf *ret_text)
 		return err;
 	model->generation = proxy->model->generation + 1;
 	keep_known_tls(proxy, &tls);
+	save_vips(proxy);
 	err = publish(proxy, model, tls);
 	if (err) {
 		model_unref(model);
@@ -500,8 +501,10 @@ int proxy_start(const struct proxy_options *options, struct proxy **ret_proxy, s
 		proxy->model->generation = 1;
 		err = start_privileged(proxy, ret_error);
 	}
-	if (!err)
+	if (!err) {
+		save_vips(proxy);
 		err = start_workers(proxy, ret_error);
+	}
 	if (!err)
 		err = watch_tls(proxy);
 	if (!err)
@@ -514,7 +517,6 @@ int proxy_start(const struct proxy_options *options, struct proxy **ret_proxy, s
 	}
 	stats_use_slot(0);
 	trim_init(&proxy->trim, proxy->loop);
-	save_vips(proxy);
 	malloc_trim(0);
 	*ret_proxy = proxy;
 	return 0;
