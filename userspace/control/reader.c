@@ -392,6 +392,29 @@ static bool is_text(struct reader *reader, struct str text)
 	return true;
 }
 
+// Whether a line is "---" or "...", alone or with something behind it (YAML 1.2.2, 9.1).
+static bool is_marker(struct str line, struct str marker)
+{
+	return str_starts(line, marker) && (line.len == 3 || strchr(" \t\r", line.p[3]));
+}
+
+// libfyaml reads the first document and is silent about what follows.
+static bool is_one_document(struct reader *reader, struct str text)
+{
+	bool begun = false, ended = false;
+	for (struct config_at at = {1, 1}; text.p; at.line++) {
+		struct str line = str_split(&text, '\n');
+		bool first = is_marker(line, STR("---")), last = is_marker(line, STR("..."));
+		if ((first && begun) || (ended && !last && !is_blank(line))) {
+			reader_error(reader, at, "a second document begins here; there may be only one");
+			return false;
+		}
+		begun |= first || !is_blank(line);
+		ended |= last;
+	}
+	return true;
+}
+
 int config_parse(struct str text, const char *name, struct config **ret_config, struct strbuf *ret_errors)
 {
 	struct config *config = mem_zalloc(sizeof *config);
@@ -406,7 +429,7 @@ int config_parse(struct str text, const char *name, struct config **ret_config, 
 	set_initial(&reader, &config_root, config);
 	if (text.len > LIMIT_CONFIG_BYTES)
 		reader_error(&reader, (struct config_at){0}, "longer than %d bytes", LIMIT_CONFIG_BYTES);
-	else if (is_text(&reader, text))
+	else if (is_text(&reader, text) && is_one_document(&reader, text))
 		read_document(&reader, text);
 	if (reader.error_count > CONFIG_ERRORS_MAX)
 		strbuf_printf(ret_errors, "%s: and %u errors more\n", config->name,

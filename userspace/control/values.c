@@ -115,6 +115,10 @@ static int keep_text(const struct key *key, struct str text, struct arena *arena
 			      key->max);
 		return -ERANGE;
 	}
+	if (text.len && memchr(text.p, 0, text.len)) {
+		strbuf_add_text(why, "it contains a NUL byte");
+		return ERR_MALFORMED;
+	}
 	*ret_text = arena_strdup(arena, text.p, text.len);
 	return *ret_text ? 0 : -ENOMEM;
 }

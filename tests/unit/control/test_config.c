@@ -89,6 +89,11 @@ static void errors_say_where_and_what(void **state)
 	    {"workers: [1\n", "t.yaml:"},
 	    {"%YAML 1.2\n---\nworkers: 1\n",
 	     "t.yaml:1:1: directives (lines that begin with %) are not supported"},
+	    {"workers: 1\n---\nworkers: 2\n",
+	     "t.yaml:2:1: a second document begins here; there may be only one"},
+	    {"# one\n---\nworkers: 1\n--- # two\n", "t.yaml:4:1: a second document"},
+	    {"workers: 1\n...\n# end\ntls: {mode: off}\n", "t.yaml:4:1: a second document"},
+	    {"dns: {state: \"/tmp/a\\0b\"}\n", "it contains a NUL byte"},
 	    {"%g: \x8dg:", "t.yaml:1:1: directives"},
 	    {"workers: 1\nuser: \"\xc3\xa4\x8d\"\n", "t.yaml:2:9: this byte is no UTF-8 text"},
 	    {"intercept: {capture: {exclude_users: [no-such-user]}}\n", "there is no user of that name"},
@@ -187,6 +192,12 @@ static void json_and_empty_files(void **state)
 	assert_int_equal(config_parse(STR(""), "t", &config, &errors), 0);
 	assert_int_equal(config->intercept.outbound, 15001);
 	assert_int_equal(config->dns.vips.count, 2);
+	config_free(config);
+	assert_int_equal(
+	    config_parse(STR("# one\n---\nworkers: 2\nuser: |-\n  ---\n...\n# end\n"), "t", &config, &errors),
+	    0);
+	assert_int_equal(config->workers, 2);
+	assert_true(str_eq(config->user.text, STR("---")));
 	config_free(config);
 	assert_int_equal(config_parse(STR("workers: 1\n\0user: x\n"), "t", &config, &errors), ERR_CONFIG);
 	assert_non_null(strstr(errors.p, "t:2:1: this byte is no UTF-8 text"));
