@@ -129,3 +129,23 @@ def test_a_client_that_gives_up_meanwhile(mesh, request_):
         peer = site.connect().send("GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n")
         assert peer.response()[0] == 200
         peer.close()
+
+
+def test_an_endpoint_that_never_answers_the_hello(mesh):
+    """The connect timeout is for TCP and TLS together; nothing was sent in plaintext meanwhile."""
+    server = mesh.network.pod("server")
+    routed = cluster("web", [f"{server.ipv4}:{PORT}"], tls="mesh", connect_timeout="300ms")
+    client = mesh.sidecar("client", tls="permissive", services=[service("web.mesh", 80, "web")], clusters=[routed])
+    vip = next(row["vip4"] for row in client.show("vhost", "show")["virtual_hosts"])
+    seen = []
+
+    def mute(peer):
+        with contextlib.suppress(ConnectionResetError):
+            seen.append(peer.rest())
+
+    with Origin(server, PORT, mute):
+        peer = connect(client.pod, vip, 80).send("GET /secret HTTP/1.1\r\nHost: web.mesh\r\n\r\n")
+        status, _, body = peer.response()
+        assert (status, body) == (503, b"connecting to the upstream took too long\n")
+        peer.close()
+    assert seen and all(data[:1] == b"\x16" and b"secret" not in data for data in seen)

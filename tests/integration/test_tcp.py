@@ -292,6 +292,31 @@ def test_spliced_bytes_are_not_copied(mesh):
     assert spliced > 2 * (7 << 20) and received < 1 << 20
 
 
+def test_what_one_client_did_not_take_reaches_no_other(mesh):
+    """A connection ends while bytes for it are inside the proxy, in a pipe: they go with it."""
+    line = Line(mesh)
+    sizes = iter([64 << 20, 4 << 20])
+
+    def handler(peer):
+        mark = peer.read(1)
+        with contextlib.suppress(ConnectionError):
+            peer.send(mark * next(sizes)).end()
+            peer.rest()
+
+    def stuck(seen=[-1]):  # noqa: B006 - what was seen last
+        seen.append(line.client.connections()[0]["sent"])
+        return seen[-1] > 0 and seen[-5:] == seen[-1:] * 5
+
+    with line.origin(handler):
+        slow = line.connect().send(b"\x01")
+        wait_until(stuck)
+        slow.reset()
+        wait_until(lambda: not line.client.connections())
+        peer = line.connect().send(b"\x02")
+        assert peer.rest() == b"\x02" * (4 << 20)
+        peer.close()
+
+
 def moved_between_waits(trace):
     """The most that a thread's system calls in a trace moved between two calls of epoll_wait."""
     moved, most = {}, 0
