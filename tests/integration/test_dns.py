@@ -567,3 +567,36 @@ def test_getaddrinfo_of_real_programs(forwarding):
     assert "192.0.2.7" in forwarding.pod.run(["getent", "ahostsv4", "www.example.com"]).stdout
     dug = forwarding.pod.run(["dig", "+short", f"@{RESOLVER[4]}", "web.mesh"]).stdout
     assert dug.startswith("240.240.")
+
+
+def framed(query):
+    return struct.pack("!H", len(query.to_wire())) + query.to_wire()
+
+
+def test_queries_that_wait_on_one_tcp_connection_are_bounded(mesh):
+    """What is pipelined beyond that waits in the socket, and is answered in the end, too."""
+    pod = mesh.network.pod("client")
+    Upstream(pod, 5301, lambda query: None)
+    sidecar = mesh.sidecar("client", pod=pod, dns={"upstream": ["127.0.0.1:5301"]})
+    queries = [dns.message.make_query(f"n{i}.example", "A") for i in range(100)]
+    with pod.enter(), socket.create_connection((RESOLVER[4], 53), timeout=20) as sock:
+        sock.sendall(b"".join(framed(query) for query in queries))
+        assert wait_until(lambda: sidecar.counter("dns_queries_total")) == 64
+        answers = [dns.query.receive_tcp(sock, expiration=time.time() + 20)[0] for _ in queries]
+    assert {answer.id for answer in answers} == {query.id for query in queries}
+    assert {answer.rcode() for answer in answers} == {dns.rcode.SERVFAIL}
+
+
+def test_tcp_clients_are_bounded(names):
+    """Who comes when all places are taken waits for one."""
+    places = 256
+    with names.pod.enter():
+        silent = [socket.create_connection((RESOLVER[4], 53), timeout=5) for _ in range(places)]
+        last = socket.create_connection((RESOLVER[4], 53), timeout=15)
+    last.sendall(framed(dns.message.make_query("web.mesh", "A")))
+    assert not select.select([last], [], [], 0.5)[0]
+    silent.pop().close()
+    answer, _ = dns.query.receive_tcp(last, expiration=time.time() + 15)
+    assert values(answer)
+    for sock in (*silent, last):
+        sock.close()

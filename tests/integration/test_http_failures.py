@@ -2,7 +2,9 @@
 """HTTP/1.1 when one side does not behave: dead and talkative pooled connections, early answers, slow readers, clients
 that flood or leave, servers that stall or stop."""
 
+import contextlib
 import os
+import select
 import signal
 import socket
 import struct
@@ -399,3 +401,50 @@ def test_a_request_body_that_stops_is_cut(mesh):
         peer = web.connect().send("POST / HTTP/1.1\r\nHost: web.mesh\r\nContent-Length: 10\r\n\r\nhalf")
         assert peer.rest() == b""
         wait_until(lambda: not web.client.connections())
+
+
+def test_bytes_do_not_prolong_the_time_for_a_head(mesh):
+    """A client that sends one byte after the other has no longer than one that sends none."""
+    web = Web(mesh, timeouts={"head": "300ms"})
+    peer = web.connect().send("GET / HTTP/1.1\r\nHost: web.mesh\r\nX: ")
+    for _ in range(200):
+        with contextlib.suppress(ConnectionError):  # the answer may be there already, and the connection half closed
+            peer.send("x")
+        if select.select([peer.sock], [], [], 0.05)[0]:
+            break
+    assert peer.response()[0] == 408
+    peer.close()
+
+
+@pytest.mark.parametrize("size, status, connections", [(60000, 200, 2), (70000, 502, 1)])
+def test_no_more_of_a_body_is_kept_than_the_limit(web, size, status, connections):
+    """A pooled connection dies under a request that may be repeated: it is, if all of it is still here."""
+    first = threading.Event()
+
+    def handler(peer):
+        if first.is_set():
+            peer.head()
+            peer.read(size)
+            peer.send(reply())
+            return
+        first.set()
+        peer.head()
+        peer.send(reply())
+        peer.head()
+        peer.read(size)
+
+    with web.origin(handler) as origin:
+        peer = web.connect().send(GET)
+        assert peer.response()[0] == 200
+        peer.send(f"PUT / HTTP/1.1\r\nHost: web.mesh\r\nContent-Length: {size}\r\n\r\n" + "x" * size)
+        assert peer.response()[0] == status
+        assert origin.accepted == connections
+        peer.close()
+
+
+def test_interim_responses_without_end(web):
+    with web.origin(lambda peer: (peer.head(), peer.send("HTTP/1.1 103 Early Hints\r\n\r\n" * 100), peer.rest())):
+        peer = web.connect().send(GET)
+        statuses = [peer.response()[0] for _ in range(17)]
+        assert statuses == [103] * 16 + [502]
+        peer.close()
