@@ -149,3 +149,32 @@ def test_an_endpoint_that_never_answers_the_hello(mesh):
         assert (status, body) == (503, b"connecting to the upstream took too long\n")
         peer.close()
     assert seen and all(data[:1] == b"\x16" and b"secret" not in data for data in seen)
+
+
+@pytest.mark.parametrize("protocol", ["http", "tcp"])
+def test_what_was_sent_goes_to_the_endpoint_that_answers(mesh, protocol):
+    """The first one does not answer at all: what the client sent in the meantime goes to the second, whole."""
+    server = mesh.network.pod("server")
+    server.run(["nft", "table inet deaf { chain in { type filter hook input priority 0; tcp dport 8081 counter drop; }; }"])
+    both = cluster("web", [f"{server.ipv4}:8081", f"{server.ipv4}:{PORT}"], connect_timeout="300ms")
+    client = mesh.sidecar("client", services=[service("web.mesh", 80, "web", protocol=protocol)], clusters=[both])
+    vip = next(row["vip4"] for row in client.show("vhost", "show")["virtual_hosts"])
+    data, got = payload(), []
+
+    def handler(peer):
+        if protocol == "http":
+            peer.head()
+        got.append(peer.read(SIZE))
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+
+    head = f"POST / HTTP/1.1\r\nHost: web.mesh\r\nContent-Length: {SIZE}\r\n\r\n".encode() if protocol == "http" else b""
+    with Origin(server, PORT, handler):
+        for _ in range(2):  # one of them begins with the first endpoint
+            peer = connect(client.pod, vip, 80)
+            sender = threading.Thread(target=peer.send, args=(head + data,))
+            sender.start()
+            assert peer.response()[2] == b"ok"
+            sender.join()
+            peer.close()
+    assert "packets 0 " not in server.run(["nft", "list table inet deaf"]).stdout
+    assert [hashlib.sha256(body).digest() for body in got] == [hashlib.sha256(data).digest()] * 2
