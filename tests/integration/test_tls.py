@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 import re
+import select
 import ssl
 import subprocess
 import threading
@@ -493,6 +494,23 @@ def test_modes_when_the_server_speaks_first(mesh):
         assert origins[2].accepted == 1  # for the one with TLS; nobody was dialled for the silent one
         with contextlib.suppress(ConnectionResetError):
             assert silent.send("\x00").rest() == b""
+
+
+def test_a_greeting_waits_for_the_rest_of_a_hello(mesh):
+    """A hello in pieces, and an application that greets in between: in plaintext the greeting would break the handshake."""
+    site = Inbound(mesh, mode="permissive")
+    with Origin(site.server.pod, PORT, talk):
+        peer = site.peer()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            peer.tls.do_handshake()
+        first = peer.outgoing()
+        peer.raw.send(first[:50])
+        wait_until(lambda: site.server.connections(received=50))
+        assert not select.select([peer.raw.sock], [], [], 1)[0]
+        peer.raw.send(first[50:])
+        assert peer.handshake().read(14) == b"220 greeting\r\n"
+        assert peer.send(b"ok\n").read(3) == b"ok\n"
+        peer.close()
 
 
 def client_hello():

@@ -329,12 +329,18 @@ static uint64_t greeting_wait_ms(const struct connection *connection)
 	return MIN(MAX(wait_ms, (uint64_t)GREETING_MIN_MS), (uint64_t)GREETING_MAX_MS);
 }
 
+static bool begins_like_tls(const struct connection *connection)
+{
+	struct str bytes = first_bytes(connection);
+	return bytes.len && bytes.p[0] == 0x16;
+}
+
 static void early_ready(struct upstream *upstream, int err);
 
 // The application spoke first. In permissive mode the client may be a mesh peer whose TLS hello is still on
 // its way (it is sent right behind the handshake of TCP): the greeting waits for it a few round trips, for
 // plaintext would break that peer. If it comes later still, the peer fails its handshake before any payload
-// and dials again.
+// and dials again. A hello that has begun is waited for as long as any hello.
 static void early_readable(struct upstream *upstream)
 {
 	struct connection *connection = upstream->owner;
@@ -354,7 +360,8 @@ static void early_readable(struct upstream *upstream)
 		return;
 	}
 	connection->greeting = true;
-	connection_timer(connection, early_greeted, greeting_wait_ms(connection));
+	if (!begins_like_tls(connection))
+		connection_timer(connection, early_greeted, greeting_wait_ms(connection));
 }
 
 static void dial_again(struct connection *connection);
@@ -548,8 +555,7 @@ static void wait_for_more(struct connection *connection, uint64_t limit_ms)
 // What begins like TLS is never meant to stop there: a lost packet is likelier than a protocol of that kind.
 static uint64_t stall_ms(const struct connection *connection)
 {
-	struct str bytes = first_bytes(connection);
-	return bytes.len && bytes.p[0] == 0x16 ? LIMIT_TLS_HANDSHAKE_MS : STALL_MS;
+	return begins_like_tls(connection) ? LIMIT_TLS_HANDSHAKE_MS : STALL_MS;
 }
 
 // Looks at what is there and acts, or waits for more.
