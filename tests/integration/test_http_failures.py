@@ -412,6 +412,8 @@ def test_bytes_do_not_prolong_the_time_for_a_head(mesh):
             peer.send("x")
         if select.select([peer.sock], [], [], 0.05)[0]:
             break
+    else:
+        raise AssertionError("two hundred bytes, and each had its time")
     assert peer.response()[0] == 408
     peer.close()
 
