@@ -293,6 +293,26 @@ def test_idle_connections_do_not_hold_it_up(mesh):
         assert held.peer.rest() == b""
 
 
+def test_pooled_connections_to_the_application_end_with_the_proxy(mesh):
+    """And nothing of them is left in memory, which the sanitizer's build says by the exit status."""
+    server, client, ended = mesh.sidecar("server"), mesh.network.pod("client"), threading.Event()
+
+    def handler(peer):
+        peer.head()
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        assert peer.rest() == b""
+        ended.set()
+
+    with Origin(server.pod, 8080, handler):
+        peer = connect(client, server.ipv4, 8080).send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert peer.response()[0] == 200
+        peer.close()
+        wait_until(lambda: not server.connections())
+        assert server.counter("upstream_connections_active") == 1
+        assert server.proxy.stop() == 0
+        assert ended.wait(10)
+
+
 def test_the_deadline_cuts_what_still_runs(mesh):
     sidecar, held = drainable(mesh, drain="100ms")
     with held:

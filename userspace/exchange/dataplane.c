@@ -129,8 +129,10 @@ void dataplane_free(struct dataplane *dataplane)
 	list_for_each_safe (node, &dataplane->connections)
 		connection_close(container_of(node, struct connection, node));
 	dataplane->draining = true; // connections on their way into a pool are closed instead
-	if (dataplane->balancer)
+	if (dataplane->balancer) {
 		balancer_each(dataplane->balancer, clear_pool, NULL);
+		balancer_each_address(dataplane->balancer, on_retire, NULL);
+	}
 	loop_turn(dataplane->loop, 0); // runs the deferred frees
 	tunnel_pipes_free(dataplane);
 	balancer_free(dataplane->balancer);

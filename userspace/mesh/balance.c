@@ -313,3 +313,9 @@ void balancer_each(struct balancer *balancer,
 		for (size_t i = 0; i < balancer->groups[g].count; i++)
 			fn(balancer->groups[g].cluster, balancer->groups[g].states[i], arg);
 }
+
+void balancer_each_address(struct balancer *balancer, void (*fn)(struct endpoint_state *, void *), void *arg)
+{
+	list_for_each_safe (node, &balancer->others)
+		fn(container_of(node, struct endpoint_state, _node), arg);
+}

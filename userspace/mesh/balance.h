@@ -53,3 +53,5 @@ void endpoint_mark_success(struct endpoint_state *state);
 // Calls fn for every endpoint of every cluster (admin).
 void balancer_each(struct balancer *balancer,
 		   void (*fn)(const struct cluster *, struct endpoint_state *, void *), void *arg);
+// The states of original destinations, which belong to no cluster.
+void balancer_each_address(struct balancer *balancer, void (*fn)(struct endpoint_state *, void *), void *arg);
