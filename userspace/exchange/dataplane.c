@@ -10,7 +10,7 @@
 
 #include <errno.h>
 
-enum { SPARE_CONNECTIONS = 64, SWEEP_MS = 2 };
+enum { SPARE_CONNECTIONS = 64, SWEEP_MS = 5 };
 
 static void on_sweep(struct loop_timer *timer);
 
@@ -167,14 +167,22 @@ void dataplane_connection_gone(struct dataplane *dataplane)
 	tell_if_idle(dataplane);
 }
 
+// What has come, but was not read yet, may be a request: it is looked at again.
 static void on_sweep(struct loop_timer *timer)
 {
 	struct dataplane *dataplane = container_of(timer, struct dataplane, sweep);
+	bool again = false;
 	list_for_each_safe (node, &dataplane->connections) {
 		struct connection *connection = container_of(node, struct connection, node);
-		if (is_idle(connection))
+		if (!is_idle(connection))
+			continue;
+		if (sock_is_quiet(stream_fd(&connection->stream)))
 			connection_close(connection);
+		else
+			again = true;
 	}
+	if (again)
+		loop_timer_start(dataplane->loop, &dataplane->sweep, SWEEP_MS);
 	tell_if_idle(dataplane);
 }
 
