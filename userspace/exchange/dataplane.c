@@ -148,8 +148,8 @@ void dataplane_free(struct dataplane *dataplane)
 // --- drain --------------------------------------------------------------------------------------------------
 static bool is_idle(const struct connection *connection)
 {
-	return !connection->exchange && !connection->tunnel && bufq_empty(&connection->in) &&
-	       !stream_is_connecting(&connection->stream);
+	return !connection->closing && !connection->exchange && !connection->tunnel &&
+	       bufq_empty(&connection->in) && !stream_is_connecting(&connection->stream);
 }
 
 static void tell_if_idle(struct dataplane *dataplane)
@@ -167,7 +167,7 @@ void dataplane_connection_gone(struct dataplane *dataplane)
 	tell_if_idle(dataplane);
 }
 
-// What has come, but was not read yet, may be a request: it is looked at again.
+// What has come, but was not read yet, may be a request, and an answer may not be sent yet: looked at again.
 static void on_sweep(struct loop_timer *timer)
 {
 	struct dataplane *dataplane = container_of(timer, struct dataplane, sweep);
@@ -176,7 +176,7 @@ static void on_sweep(struct loop_timer *timer)
 		struct connection *connection = container_of(node, struct connection, node);
 		if (!is_idle(connection))
 			continue;
-		if (sock_is_quiet(stream_fd(&connection->stream)))
+		if (stream_queued(&connection->stream) == 0 && sock_is_quiet(stream_fd(&connection->stream)))
 			connection_close(connection);
 		else
 			again = true;
