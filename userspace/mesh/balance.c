@@ -7,7 +7,7 @@
 
 #include <errno.h>
 
-enum { DOWN_FIRST_S = 1, DOWN_LONGEST_S = 32 };
+enum { DOWN_FIRST_S = 1, DOWN_LONGEST_S = 32, OTHER_BUCKETS = 1024 };
 
 // The endpoints of one cluster, in the order of the model.
 struct group {
@@ -20,8 +20,8 @@ struct balancer {
 	struct model *model;
 	struct group *groups; // as many as the model has clusters
 	size_t group_count;
-	struct table addresses; // of group states, to find them again: hash of cluster and address
-	struct list others;	// made by balancer_address
+	struct table addresses;		   // of group states, to find them again: hash of cluster and address
+	struct list others[OTHER_BUCKETS]; // made by balancer_address: by hash of the address
 };
 
 // --- states -------------------------------------------------------------------------------------------------
@@ -80,7 +80,8 @@ int balancer_new(struct balancer **ret_balancer)
 	struct balancer *balancer = mem_zalloc(sizeof *balancer);
 	if (!balancer)
 		return -ENOMEM;
-	list_init(&balancer->others);
+	for (size_t i = 0; i < OTHER_BUCKETS; i++)
+		list_init(&balancer->others[i]);
 	*ret_balancer = balancer;
 	return 0;
 }
@@ -295,14 +296,15 @@ struct endpoint_state *balancer_pick(struct balancer *balancer, const struct clu
 
 struct endpoint_state *balancer_address(struct balancer *balancer, const struct addr *addr)
 {
-	list_for_each (node, &balancer->others) {
+	struct list *bucket = &balancer->others[addr_hash(addr) % OTHER_BUCKETS];
+	list_for_each (node, bucket) {
 		struct endpoint_state *state = container_of(node, struct endpoint_state, _node);
 		if (addr_eq(&state->addr, addr))
 			return endpoint_state_ref(state);
 	}
 	struct endpoint_state *state = state_new(addr, 1, STR(""));
 	if (state)
-		list_append(&balancer->others, &state->_node);
+		list_append(bucket, &state->_node);
 	return state;
 }
 
@@ -316,6 +318,7 @@ void balancer_each(struct balancer *balancer,
 
 void balancer_each_address(struct balancer *balancer, void (*fn)(struct endpoint_state *, void *), void *arg)
 {
-	list_for_each_safe (node, &balancer->others)
-		fn(container_of(node, struct endpoint_state, _node), arg);
+	for (size_t i = 0; i < OTHER_BUCKETS; i++)
+		list_for_each_safe (node, &balancer->others[i])
+			fn(container_of(node, struct endpoint_state, _node), arg);
 }

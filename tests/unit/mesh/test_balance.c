@@ -184,6 +184,40 @@ static void addresses_of_no_cluster(void **state)
 	endpoint_state_unref(b);
 }
 
+static void count_address(struct endpoint_state *state, void *arg)
+{
+	(void)state;
+	++*(unsigned *)arg;
+}
+
+// A client that walks through many destinations: each has one state, whatever their number.
+static void many_addresses(void **state)
+{
+	(void)state;
+	enum { COUNT = 5000 };
+	static struct endpoint_state *states[COUNT];
+	struct addr addr;
+	unsigned count = 0;
+	assert_int_equal(addr_parse(STR("192.0.2.1:1"), &addr), 0);
+	for (unsigned i = 0; i < COUNT; i++) {
+		addr.port = (uint16_t)(i + 1);
+		states[i] = balancer_address(balancer, &addr);
+		assert_int_equal(states[i]->addr.port, i + 1);
+	}
+	for (unsigned i = 0; i < COUNT; i++) {
+		addr.port = (uint16_t)(i + 1);
+		assert_ptr_equal(balancer_address(balancer, &addr), states[i]);
+		endpoint_state_unref(states[i]);
+	}
+	balancer_each_address(balancer, count_address, &count);
+	assert_int_equal(count, COUNT);
+	for (unsigned i = 0; i < COUNT; i++)
+		endpoint_state_unref(states[i]);
+	count = 0;
+	balancer_each_address(balancer, count_address, &count);
+	assert_int_equal(count, 0);
+}
+
 static void without_memory(void **state)
 {
 	(void)state;
@@ -217,6 +251,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(states_survive_a_new_snapshot, setup, teardown),
 	    cmocka_unit_test_setup_teardown(other_tls_settings_make_other_states, setup, teardown),
 	    cmocka_unit_test_setup_teardown(addresses_of_no_cluster, setup, teardown),
+	    cmocka_unit_test_setup_teardown(many_addresses, setup, teardown),
 	    cmocka_unit_test_setup_teardown(without_memory, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
