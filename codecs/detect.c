@@ -5,49 +5,35 @@
 #include "base/limits.h"
 #include "base/mem.h"
 #include "codecs/chars.h"
-
-// What a protocol says of the bytes so far.
-enum verdict { NO, MAYBE, YES };
+#include "codecs/codec.h"
 
 static uint8_t at(struct str bytes, size_t i)
 {
 	return (uint8_t)bytes.p[i];
 }
 
-struct range {
-	uint8_t low, high;
-};
-
-// Whether each byte lies in the range of its place; MAYBE while there are fewer.
-static enum verdict fits(struct str bytes, const struct range *shape, size_t count)
-{
-	for (size_t i = 0; i < bytes.len && i < count; i++)
-		if (at(bytes, i) < shape[i].low || at(bytes, i) > shape[i].high)
-			return NO;
-	return bytes.len < count ? MAYBE : YES;
-}
-
 // RFC 8446 5.1, 4.1.2: handshake record, version 3.0 to 3.4, a length that a record can have; ClientHello
 // with a length, legacy_version 3.x.
-static enum verdict is_tls(struct str bytes)
+static enum detect_verdict is_tls(struct str bytes)
 {
-	static const struct range SHAPE[] = {{0x16, 0x16}, {3, 3},   {0, 4},   {0, 0x40}, {0, 255}, {1, 1},
-					     {0, 1},	   {0, 255}, {0, 255}, {3, 3},	  {0, 4}};
-	enum verdict verdict = fits(bytes, SHAPE, ARRAY_SIZE(SHAPE));
-	if (verdict != YES)
+	static const struct byte_range SHAPE[] = {{0x16, 0x16}, {3, 3}, {0, 4}, {0, 0x40},
+						  {0, 255},	{1, 1}, {0, 1}, {0, 255},
+						  {0, 255},	{3, 3}, {0, 4}};
+	enum detect_verdict verdict = shape_fits(bytes, SHAPE, ARRAY_SIZE(SHAPE));
+	if (verdict != DETECT_YES)
 		return verdict;
 	unsigned record = (unsigned)at(bytes, 3) << 8 | at(bytes, 4);
 	unsigned hello = (unsigned)at(bytes, 6) << 16 | (unsigned)at(bytes, 7) << 8 | at(bytes, 8);
-	return record >= 4 && record <= 16384 && hello >= 38 ? YES : NO;
+	return record >= 4 && record <= 16384 && hello >= 38 ? DETECT_YES : DETECT_NO;
 }
 
-static enum verdict is_preface(struct str bytes)
+static enum detect_verdict is_preface(struct str bytes)
 {
 	static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 	size_t n = MIN(bytes.len, sizeof preface - 1);
 	if (memcmp(bytes.p, preface, n) != 0)
-		return NO;
-	return n == sizeof preface - 1 ? YES : MAYBE;
+		return DETECT_NO;
+	return n == sizeof preface - 1 ? DETECT_YES : DETECT_MAYBE;
 }
 
 static bool is_alnum(char c)
@@ -69,25 +55,25 @@ static bool is_registered(struct str method)
 
 // What follows the method and a blank. "GET /" is enough, and the parser judges the rest; other words have to
 // be followed by a version, because text protocols with commands such as "get /key" exist.
-static enum verdict is_target(struct str rest, bool registered)
+static enum detect_verdict is_target(struct str rest, bool registered)
 {
 	static const struct str VERSION = STR(" HTTP/");
 	if (rest.len == 0)
-		return MAYBE;
+		return DETECT_MAYBE;
 	char first = rest.p[0];
 	if (first == '/' && registered)
-		return YES;
+		return DETECT_YES;
 	if (first != '/' && first != '*' && first != '[' && !is_alnum(first))
-		return NO;
+		return DETECT_NO;
 	size_t len = (size_t)(chars_scan_target(rest.p, rest.p + rest.len) - rest.p);
 	size_t n = MIN(rest.len - len, VERSION.len);
 	if (len > LIMIT_HTTP_TARGET || memcmp(rest.p + len, VERSION.p, n) != 0)
-		return NO;
-	return n == VERSION.len ? YES : MAYBE;
+		return DETECT_NO;
+	return n == VERSION.len ? DETECT_YES : DETECT_MAYBE;
 }
 
 // A few empty lines (RFC 9112 2.2), then method SP target SP "HTTP/".
-static enum verdict is_http1(struct str bytes)
+static enum detect_verdict is_http1(struct str bytes)
 {
 	size_t start = 0;
 	while (start < bytes.len && start < 8 && bytes.p[start] == "\r\n"[start % 2])
@@ -96,57 +82,55 @@ static enum verdict is_http1(struct str bytes)
 	while (end < bytes.len && (is_alnum(bytes.p[end]) || bytes.p[end] == '-' || bytes.p[end] == '_'))
 		end++;
 	if (start % 2 ? start < bytes.len : end - start > LIMIT_HTTP_METHOD)
-		return NO;
+		return DETECT_NO;
 	if (end == bytes.len)
-		return MAYBE;
+		return DETECT_MAYBE;
 	if (end == start || bytes.p[end] != ' ')
-		return NO;
+		return DETECT_NO;
 	struct str method = {bytes.p + start, end - start};
 	return is_target((struct str){bytes.p + end + 1, bytes.len - end - 1}, is_registered(method));
 }
 
-// SOFABolt: protocol 1, or 2 with one byte more; then type 0 to 2, command 0 to 2 or 100, version 1.
-static enum verdict is_bolt(struct str bytes)
+// Whether one of the set's codecs knows the bytes: the first that does.
+static enum detect_verdict detect_framed(struct str bytes, const struct detect_set *set,
+					 const struct framed_codec **ret_codec)
 {
-	static const struct range SECOND = {1, 2}, SHAPE[] = {{0, 2}, {0, 0}, {0, 100}, {1, 1}};
-	uint8_t protocol = at(bytes, 0);
-	if (protocol != 1 && protocol != 2)
-		return NO;
-	size_t start = MIN(protocol, bytes.len);
-	struct str second = {bytes.p + 1, protocol == 2 && bytes.len > 1},
-		   rest = {bytes.p + start, bytes.len - start};
-	if (fits(second, &SECOND, 1) == NO || (rest.len > 2 && at(rest, 2) > 2 && at(rest, 2) < 100))
-		return NO;
-	return fits(rest, SHAPE, ARRAY_SIZE(SHAPE));
+	for (size_t i = 0; i < set->codec_count; i++) {
+		enum detect_verdict verdict = set->codecs[i]->detect(set->codecs[i], bytes);
+		if (verdict == DETECT_YES)
+			*ret_codec = set->codecs[i];
+		if (verdict != DETECT_NO)
+			return verdict;
+	}
+	return DETECT_NO;
 }
 
-static enum verdict is_dubbo(struct str bytes)
-{
-	if (at(bytes, 0) != 0xda || (bytes.len > 1 && at(bytes, 1) != 0xbb))
-		return NO;
-	return bytes.len > 1 ? YES : MAYBE;
-}
-
-int detect(struct str bytes, enum protocol *ret_protocol)
+int detect(struct str bytes, const struct detect_set *set, enum protocol *ret_protocol,
+	   const struct framed_codec **ret_codec)
 {
 	static const struct {
 		enum protocol protocol;
-		enum verdict (*is)(struct str bytes);
-	} rows[] = {
-	    {PROTOCOL_TLS, is_tls},   {PROTOCOL_HTTP2, is_preface}, {PROTOCOL_HTTP1, is_http1},
-	    {PROTOCOL_BOLT, is_bolt}, {PROTOCOL_DUBBO, is_dubbo},
-	};
+		bool http;
+		enum detect_verdict (*is)(struct str bytes);
+	} rows[] = {{PROTOCOL_TLS, false, is_tls},
+		    {PROTOCOL_HTTP2, true, is_preface},
+		    {PROTOCOL_HTTP1, true, is_http1}};
+	const struct framed_codec *codec = NULL;
 	if (bytes.len == 0)
 		return ERR_NEED_MORE;
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
-		enum verdict verdict = rows[i].is(bytes);
-		if (verdict == MAYBE)
+		enum detect_verdict verdict = rows[i].http && !set->http ? DETECT_NO : rows[i].is(bytes);
+		if (verdict == DETECT_MAYBE)
 			return ERR_NEED_MORE;
-		if (verdict == YES) {
+		if (verdict == DETECT_YES) {
 			*ret_protocol = rows[i].protocol;
+			*ret_codec = NULL;
 			return 0;
 		}
 	}
-	*ret_protocol = PROTOCOL_TCP;
+	if (detect_framed(bytes, set, &codec) == DETECT_MAYBE)
+		return ERR_NEED_MORE;
+	*ret_protocol = codec ? codec->protocol : PROTOCOL_TCP;
+	*ret_codec = codec;
 	return 0;
 }

@@ -4,9 +4,11 @@
 #include "base/mem.h"
 
 static const char *const PROTOCOL_NAMES[] = {
-    [PROTOCOL_UNKNOWN] = "-",	[PROTOCOL_TCP] = "tcp",	    [PROTOCOL_TLS] = "tls",
-    [PROTOCOL_HTTP1] = "http1", [PROTOCOL_HTTP2] = "http2", [PROTOCOL_BOLT] = "bolt",
-    [PROTOCOL_DUBBO] = "dubbo",
+    [PROTOCOL_UNKNOWN] = "-",	[PROTOCOL_TCP] = "tcp",
+    [PROTOCOL_TLS] = "tls",	[PROTOCOL_HTTP1] = "http1",
+    [PROTOCOL_HTTP2] = "http2", [PROTOCOL_BOLT] = "bolt",
+    [PROTOCOL_DUBBO] = "dubbo", [PROTOCOL_DUBBO_THRIFT] = "dubbo-thrift",
+    [PROTOCOL_TARS] = "tars",	[PROTOCOL_PLUGIN] = "plugin",
 };
 
 const char *protocol_name(enum protocol protocol)

@@ -17,9 +17,12 @@ enum protocol {
 	PROTOCOL_HTTP2,
 	PROTOCOL_BOLT,
 	PROTOCOL_DUBBO,
+	PROTOCOL_DUBBO_THRIFT,
+	PROTOCOL_TARS,
+	PROTOCOL_PLUGIN, // of a shared object; its codec has the name
 };
 
-// "tcp", "tls", "http1", "http2", "bolt", "dubbo"; "-" for the unknown one.
+// "tcp", "tls", "http1", "http2", "bolt", "dubbo", "dubbo-thrift", "tars", "plugin"; "-" for the unknown one.
 const char *protocol_name(enum protocol protocol);
 
 // A header field. For HTTP/1 the views lie in the received head.

@@ -4,13 +4,14 @@
 #include "check.h"
 
 #include "base/error.h"
-#include "codecs/detect.h"
+#include "codecs/registry.h"
 #include "codecs/tls_hello.h"
 
 static int detect_prefix(struct str bytes, size_t len, enum protocol *ret_protocol)
 {
 	char *copy = exact_copy(bytes.p, len);
-	int err = detect((struct str){copy, len}, ret_protocol);
+	const struct framed_codec *codec;
+	int err = detect((struct str){copy, len}, &detect_default, ret_protocol, &codec);
 	free(copy);
 	return err;
 }

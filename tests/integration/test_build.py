@@ -25,12 +25,13 @@ def files(prefix):
 
 
 def test_what_is_installed(prefix):
-    """Two programs, their pages and the completion; nothing of the build or the tests."""
+    """Two programs, their pages, the completion and the header for plug-ins; nothing of the build or the tests."""
     found = files(prefix)
     programs = {name for name in found if "/bin/" in f"/{name}" or "/sbin/" in f"/{name}"}
     assert {pathlib.Path(name).name for name in programs} == {"weir", "weir-proxy"}
     assert {"share/man/man8/weir.8", "share/man/man8/weir-proxy.8"} <= found
     assert "share/bash-completion/completions/weir" in found
+    assert [name for name in found if name.endswith(".h")] == ["include/weir_plugin.h"]
     assert not [name for name in found if name.endswith((".a", ".o", ".c", ".cmake")) or "test" in name]
 
 

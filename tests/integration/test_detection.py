@@ -32,9 +32,6 @@ def hello(context, name):
 
 
 FIRST_BYTES = {
-    "bolt": (bytes.fromhex("0101000101112233440100000bb80000000000000000"), "bolt"),
-    "bolt2": (bytes.fromhex("02010100010111223344010000000bb80000000000000000"), "bolt"),
-    "dubbo": (bytes.fromhex("dabbc20000000000000000010000000000"), "dubbo"),
     "http2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", "http2"),
     "tls": (hello(ssl.create_default_context(), "anything.example")[0], "tls"),
     "memcached": (b"get /key\r\n", "tcp"),

@@ -9,7 +9,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-enum { TEXTS = 4 };
+enum { TEXTS = 6 };
 
 // A copy; its texts follow one another in the report's `texts` from `at` on.
 struct copy {
@@ -37,7 +37,7 @@ static bool is_selected(const struct gather *gather, const struct conn_info *inf
 {
 	const struct admin_call *call = gather->call;
 	return admin_selects(call, "direction", info->inbound ? STR("inbound") : STR("outbound")) &&
-	       admin_selects(call, "protocol", str_from(protocol_name(info->protocol))) &&
+	       admin_selects(call, "protocol", info->protocol ? str_from(info->protocol) : STR("-")) &&
 	       admin_selects(call, "virtual_host", info->virtual_host) &&
 	       admin_selects(call, "cluster", info->cluster) &&
 	       (!gather->peer.family || ip_eq(&gather->peer, &info->peer.ip));
@@ -55,6 +55,8 @@ static void texts_of(struct conn_info *info, struct str *ret_texts[TEXTS])
 	ret_texts[1] = &info->cluster;
 	ret_texts[2] = &info->tls_peer;
 	ret_texts[3] = &info->upstream_tls_peer;
+	ret_texts[4] = &info->service;
+	ret_texts[5] = &info->method;
 }
 
 static void note(const struct conn_info *info, void *arg)
@@ -111,8 +113,10 @@ static void emit_connection(struct emit *emit, const struct conn_info *info, uin
 	emit_str(emit, "virtual_host", info->virtual_host.len ? info->virtual_host : none);
 	emit_str(emit, "cluster", info->cluster.len ? info->cluster : none);
 	emit_addr(emit, "endpoint", &info->endpoint);
-	emit_text(emit, "protocol",
-		  info->protocol == PROTOCOL_UNKNOWN ? NULL : protocol_name(info->protocol));
+	emit_text(emit, "protocol", info->protocol);
+	emit_str(emit, "service", info->service.len ? info->service : none);
+	emit_str(emit, "method", info->method.len ? info->method : none);
+	emit_uint(emit, "calls", info->calls);
 	emit_tls_side(emit, "tls", info->tls_version, info->tls_peer);
 	emit_tls_side(emit, "upstream_tls", info->upstream_tls_version, info->upstream_tls_peer);
 	emit_uint(emit, "requests", info->requests);

@@ -144,7 +144,7 @@ int admin_route_explain(struct admin_call *call)
 		return 0;
 	}
 	emit_text(emit, "named_by", how);
-	bool opaque = host->protocol == PORT_TCP;
+	bool opaque = host->rule.protocol == PORT_TCP;
 	const struct route *chosen = opaque ? host->default_route : route_match(host, &question.head);
 	emit_str(emit, "route", chosen ? chosen->name : (struct str){NULL, 0});
 	if (opaque)

@@ -9,8 +9,7 @@
 static const char *const balance_names[] = {[BALANCE_ROUND_ROBIN] = "round_robin",
 					    [BALANCE_RANDOM] = "random",
 					    [BALANCE_LEAST_REQUEST] = "least_request"};
-static const char *const port_protocol_names[] = {
-    [PORT_AUTO] = "auto", [PORT_TCP] = "tcp", [PORT_HTTP] = "http"};
+
 static void emit_port(struct emit *emit, uint16_t port)
 {
 	if (port)
@@ -53,7 +52,7 @@ static void vhost_row(struct admin_call *call, const struct virtual_host *host)
 	emit_row_begin(emit);
 	emit_str(emit, "name", service->name);
 	emit_port(emit, host->port);
-	emit_text(emit, "protocol", port_protocol_names[host->protocol]);
+	emit_str(emit, "protocol", host->rule.text);
 	emit_ip(emit, "vip4", &service->vip4);
 	emit_ip(emit, "vip6", &service->vip6);
 	emit_list_begin(emit, "addresses");

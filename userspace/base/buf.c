@@ -282,6 +282,28 @@ size_t bufq_peek(const struct bufq *q, size_t offset, void *ret_bytes, size_t le
 	return done;
 }
 
+uint8_t *bufq_pull(struct bufq *q, size_t len)
+{
+	if (q->_head->slice.len >= len)
+		return (uint8_t *)q->_head->slice.p;
+	struct chunk *chunk = chunk_new(MAX(len, (size_t)512));
+	if (!chunk)
+		return NULL;
+	chunk->used = (uint32_t)bufq_peek(q, 0, chunk->data, len);
+	struct bufseg *seg = segment_new((struct slice){chunk, chunk->data, len});
+	if (!seg) {
+		chunk_unref(chunk);
+		return NULL;
+	}
+	bufq_drop(q, len);
+	seg->next = q->_head;
+	q->_head = seg;
+	if (!q->_tail)
+		q->_tail = seg;
+	q->bytes += len;
+	return chunk->data;
+}
+
 int bufq_flatten(struct bufq *q, struct slice *ret_slice)
 {
 	if (q->_head && q->_head->next) {

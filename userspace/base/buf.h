@@ -81,6 +81,10 @@ size_t bufq_peek(const struct bufq *q, size_t offset, void *ret_bytes, size_t le
 // Appends a copy so that the queue is one slice afterwards, growing geometrically: for input that a parser
 // wants in one piece and that comes in small ones.
 int bufq_append_flat(struct bufq *q, struct slice bytes);
+// Makes the first `len` bytes (at most all, more than none) one piece, copying them if they are not, and
+// returns them; they may be written to by an owner that shares the queue's bytes with nobody. NULL when out
+// of memory.
+uint8_t *bufq_pull(struct bufq *q, size_t len);
 // Moves what is little out of a big chunk, so that a few bytes that are kept do not hold one. 0 or -ENOMEM.
 int bufq_compact(struct bufq *q);
 // Makes the whole queue one slice (copying if there is more than one) and returns it: for a parser that wants

@@ -17,6 +17,23 @@ enum {
 	// detection (codecs/detect.h, codecs/tls_hello.h)
 	LIMIT_TLS_HELLO = 16 * 1024, // a ClientHello that is longer is not looked into
 
+	// framed RPC protocols (codecs/codec.h, exchange/framed_*.h)
+	LIMIT_FRAME_BYTES = 1024 * 1024 * 1024, // of one frame, at most; the configured limit is lower
+	LIMIT_FRAME_HEAD = 160 * 1024,	    // bytes of a frame that routing looks at
+	LIMIT_FRAME_WHOLE = 256 * 1024,	    // a longer frame is passed on in pieces, on a connection of its own
+	LIMIT_RPC_NAME = 1024,		    // bytes of a service's or a method's name
+	LIMIT_RPC_FIELDS = 512,		    // pairs of a header map
+	LIMIT_RPC_CALLS = 4096,		    // calls under way of one client connection: more are not read
+	LIMIT_RPC_WAITING_BYTES = 512 * 1024, // of them, waiting for an upstream connection
+	LIMIT_RPC_SLOTS = 8192,		    // calls under way on one upstream connection
+	LIMIT_RPC_CONNECTIONS = 8,	    // shared upstream connections to one endpoint, per worker
+	LIMIT_RPC_CLIENT_OUT = 1024 * 1024, // answers waiting for a slow client: then upstream is not read
+	LIMIT_HESSIAN_DEPTH = 64,	    // values within values
+	LIMIT_HESSIAN_STEPS = 8192,	    // values and names of fields looked at in one call
+	LIMIT_HESSIAN_CLASSES = 128,	    // class definitions in one call
+	LIMIT_PLUGIN_FIELDS = 128,	    // fields of one request, as a plug-in reads them
+	LIMIT_TARS_BYTES = 10 * 1024 * 1024, // of one frame: what its own implementations take
+
 	// DNS (dns/)
 	LIMIT_DNS_UDP_PAYLOAD = 1232,
 	LIMIT_DNS_NAME = 255,
@@ -39,6 +56,7 @@ enum {
 	LIMIT_CONFIG_SERVICES = 65536,
 	LIMIT_CONFIG_CLUSTERS = 65536,
 	LIMIT_CONFIG_ENDPOINTS = 16384, // in one cluster
+	LIMIT_PLUGINS = 32,
 	LIMIT_CLUSTER_NAME = 255,
 	LIMIT_REGEX_STEPS = 10000, // pcre2 match limit
 	LIMIT_REGEX_BYTES = 1024,

@@ -6,6 +6,8 @@
 #include "base/limits.h"
 #include "base/mem.h"
 #include "base/table.h"
+#include "codecs/registry.h"
+#include "control/plugins.h"
 #include "dns/names.h"
 #include "dns/vip.h"
 #include "mesh/regex.h"
@@ -20,6 +22,8 @@ struct builder {
 	struct vip_pool *vips;
 	struct model *model;
 	struct strbuf *errors;
+	const struct framed_codec **codecs; // built in, then of plug-ins
+	size_t codec_count;
 	unsigned error_count;
 	bool no_memory;
 };
@@ -259,9 +263,131 @@ static void build_routes(struct builder *builder, const struct config_service *f
 		build_route(builder, &whole, host);
 }
 
+// --- protocols ----------------------------------------------------------------------------------------------
+static const struct framed_codec *find_codec(const struct builder *builder, struct str name)
+{
+	return codec_find(builder->codecs, builder->codec_count, name);
+}
+
+// Words that stand for something else, in configuration or in what is shown.
+static bool is_reserved(struct str name)
+{
+	for (int protocol = PROTOCOL_UNKNOWN; protocol <= PROTOCOL_PLUGIN; protocol++)
+		if (str_eq(name, str_from(protocol_name(protocol))))
+			return true;
+	return str_eq(name, STR("auto")) || str_eq(name, STR("http"));
+}
+
+static void build_plugin(struct builder *builder, const struct config_text *path)
+{
+	autostrbuf struct strbuf why = {0};
+	const struct framed_codec *codec = plugin_load(path->text, &why);
+	if (!codec) {
+		build_error(builder, path->at, "plug-in \"%.*s\": %s", STR_ARG(path->text),
+			    why.p ? why.p : "");
+		return;
+	}
+	struct str name = str_from(codec->name);
+	if (is_reserved(name) || find_codec(builder, name))
+		build_error(builder, path->at, "plug-in \"%.*s\": a protocol \"%s\" is there already",
+			    STR_ARG(path->text), codec->name);
+	else
+		builder->codecs[builder->codec_count++] = codec;
+}
+
+// All codecs that there are, and what is looked for by default.
+static void build_codecs(struct builder *builder)
+{
+	struct model *model = builder->model;
+	size_t most = codecs_builtin_count + builder->config->plugins.count;
+	const struct framed_codec **told = build_alloc(builder, most, sizeof *told);
+	builder->codecs = build_alloc(builder, most, sizeof *builder->codecs);
+	if (!told || !builder->codecs)
+		return;
+	for (size_t i = 0; i < codecs_builtin_count; i++)
+		builder->codecs[builder->codec_count++] = codecs_builtin[i];
+	FOR_ITEMS(struct config_plugin, plugin, builder->config->plugins)
+	build_plugin(builder, &plugin->path);
+	model->detect = (struct detect_set){told, 0, true};
+	for (size_t i = 0; i < builder->codec_count; i++)
+		if (!builder->codecs[i]->weak_signature)
+			told[model->detect.codec_count++] = builder->codecs[i];
+}
+
+static void unknown_protocol(struct builder *builder, const struct config_text *word)
+{
+	struct suggestion suggestion = suggest_for(word->text);
+	autostrbuf struct strbuf text = {0};
+	static const char *const words[] = {"auto", "tcp", "http"};
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+		suggest_consider(&suggestion, words[i]);
+	for (size_t i = 0; i < builder->codec_count; i++)
+		suggest_consider(&suggestion, builder->codecs[i]->name);
+	suggest_write(&suggestion, &text);
+	strbuf_add_text(&text, "; there are auto, tcp, http");
+	for (size_t i = 0; i < builder->codec_count; i++)
+		strbuf_printf(&text, ", %s", builder->codecs[i]->name);
+	build_error(builder, word->at, "no protocol is called \"%.*s\"%s", STR_ARG(word->text),
+		    text.p ? text.p : "");
+}
+
+// One word is taken at its word.
+static struct port_rule single_rule(struct builder *builder, const struct config_text *word)
+{
+	struct port_rule rule = {.among = builder->model->detect};
+	if (str_eq(word->text, STR("tcp")))
+		rule.protocol = PORT_TCP;
+	else if (str_eq(word->text, STR("http")))
+		rule.protocol = PORT_HTTP;
+	else if (!str_eq(word->text, STR("auto")))
+		rule.codec = find_codec(builder, word->text);
+	else
+		return rule;
+	if (rule.codec)
+		rule.protocol = PORT_RPC;
+	else if (rule.protocol == PORT_AUTO)
+		unknown_protocol(builder, word);
+	return rule;
+}
+
+// Several words narrow detection; what is none of them passes through as TCP, so that word is there for the
+// reader of the file.
+static struct port_rule listed_rule(struct builder *builder, struct config_list words)
+{
+	struct port_rule rule = {.protocol = PORT_AUTO};
+	const struct framed_codec **codecs = build_alloc(builder, words.count, sizeof(struct framed_codec *));
+	FOR_ITEMS(struct config_text, word, words)
+	{
+		const struct framed_codec *codec = find_codec(builder, word->text);
+		if (codec && codecs)
+			codecs[rule.among.codec_count++] = codec;
+		else if (str_eq(word->text, STR("http")))
+			rule.among.http = true;
+		else if (str_eq(word->text, STR("auto")))
+			build_error(builder, word->at, "\"auto\" stands for all protocols: it stands alone");
+		else if (!codec && !str_eq(word->text, STR("tcp")))
+			unknown_protocol(builder, word);
+	}
+	rule.among.codecs = codecs;
+	return rule;
+}
+
+static struct port_rule build_rule(struct builder *builder, struct config_at at, struct config_list words)
+{
+	if (!words.count)
+		build_error(builder, at, "no protocol is given; \"auto\" stands for all");
+	struct port_rule rule =
+	    words.count == 1 ? single_rule(builder, words.items) : listed_rule(builder, words);
+	autostrbuf struct strbuf text = {0};
+	FOR_ITEMS(struct config_text, word, words)
+	strbuf_printf(&text, "%s%.*s", text.len ? "," : "", STR_ARG(word->text));
+	rule.text = build_text(builder, strbuf_str(&text), false);
+	return rule;
+}
+
 // --- services -----------------------------------------------------------------------------------------------
 static void build_host(struct builder *builder, const struct config_service *from, struct service *service,
-		       uint16_t port, enum port_protocol protocol)
+		       uint16_t port, const struct port_rule *rule)
 {
 	char name[LIMIT_DNS_NAME + 16];
 	struct virtual_host *host = &service->hosts[service->host_count];
@@ -274,7 +400,7 @@ static void build_host(struct builder *builder, const struct config_service *fro
 	host->name = build_text(builder, port ? str_from(name) : service->name, false);
 	host->service = service;
 	host->port = port;
-	host->protocol = protocol;
+	host->rule = *rule;
 	build_routes(builder, from, host);
 }
 
@@ -284,9 +410,19 @@ static void build_hosts(struct builder *builder, const struct config_service *fr
 	if (!service->hosts)
 		return;
 	FOR_ITEMS(struct config_port, port, from->ports)
-	build_host(builder, from, service, (uint16_t)port->port, (enum port_protocol)port->protocol);
+	{
+		struct port_rule rule = build_rule(builder, port->at, port->protocols);
+		build_host(builder, from, service, (uint16_t)port->port, &rule);
+	}
 	if (!from->ports.count)
-		build_host(builder, from, service, 0, PORT_AUTO);
+		build_host(builder, from, service, 0,
+			   &(struct port_rule){.among = builder->model->detect, .text = STR("auto")});
+}
+
+// "interface:version" names an RPC service; DNS knows no such names.
+static bool is_rpc_name(struct str name)
+{
+	return str_find(name, ':') >= 0;
 }
 
 static void check_name(struct builder *builder, const struct config_text *name)
@@ -300,7 +436,7 @@ static void check_name(struct builder *builder, const struct config_text *name)
 	for (size_t i = 0; i < rest.len; i++)
 		valid &= (rest.p[i] >= '0' && rest.p[i] <= '9') ||
 			 (ascii_lower(rest.p[i]) >= 'a' && ascii_lower(rest.p[i]) <= 'z') ||
-			 rest.p[i] == '-' || rest.p[i] == '.' || rest.p[i] == '_';
+			 rest.p[i] == '-' || rest.p[i] == '.' || rest.p[i] == '_' || rest.p[i] == ':';
 	while (rest.p && valid) {
 		struct str label = str_split(&rest, '.');
 		valid &= label.len > 0 && label.len <= LIMIT_DNS_LABEL;
@@ -312,7 +448,7 @@ static void check_name(struct builder *builder, const struct config_text *name)
 static void assign_vips(struct builder *builder, const struct config_service *from, struct service *service)
 {
 	bool wildcard = service->name.len && service->name.p[0] == '*';
-	if (wildcard || !builder->vips)
+	if (wildcard || is_rpc_name(service->name) || !builder->vips)
 		return;
 	int err = vip_pool_assign(builder->vips, service->name, &service->vip4, &service->vip6);
 	if (err == ERR_EXHAUSTED)
@@ -369,13 +505,14 @@ static void add_name(struct builder *builder, const struct service *service)
 	struct dns_port ports[64];
 	struct dns_entry entry = {
 	    .name = service->name, .v4 = service->vip4, .v6 = service->vip6, .ports = ports};
-	if (service->name.p[0] == '*')
+	if (service->name.p[0] == '*' || is_rpc_name(service->name))
 		return;
 	for (size_t i = 0; i < service->host_count && i < ARRAY_SIZE(ports); i++) {
 		const struct virtual_host *host = &service->hosts[i];
 		if (host->port)
 			ports[entry.port_count++] = (struct dns_port){
-			    host->port, host->protocol == PORT_HTTP ? STR("_http") : STR(""), STR("_tcp")};
+			    host->port, host->rule.protocol == PORT_HTTP ? STR("_http") : STR(""),
+			    STR("_tcp")};
 	}
 	builder->no_memory |= dns_names_add(builder->model->names, &entry) == -ENOMEM;
 }
@@ -414,7 +551,7 @@ static void build_inbound(struct builder *builder)
 				    "inbound port %u is strict, but tls.certificate is not set", from->port);
 		if (model->inbound)
 			model->inbound[model->inbound_count++] = (struct inbound_port){
-			    (uint16_t)from->port, (enum port_protocol)from->protocol, tls};
+			    (uint16_t)from->port, build_rule(builder, from->at, from->protocols), tls};
 	}
 	if (model->inbound_count)
 		qsort(model->inbound, model->inbound_count, sizeof *model->inbound, by_port);
@@ -488,11 +625,13 @@ static void build_settings(struct builder *builder)
 {
 	const struct config *config = builder->config;
 	struct model *model = builder->model;
-	model->timeouts = (struct timeouts){config->timeouts.idle_ms, config->timeouts.head_ms,
-					    config->timeouts.drain_ms, config->timeouts.pool_idle_ms};
+	model->timeouts =
+	    (struct timeouts){config->timeouts.idle_ms, config->timeouts.head_ms, config->timeouts.drain_ms,
+			      config->timeouts.pool_idle_ms, config->timeouts.heartbeat_ms};
 	model->lost_destination = (enum lost_destination)config->intercept.lost_destination;
 	model->access_log = config->log.access;
 	model->max_head_bytes = config->limits.head_bytes;
+	model->max_frame_bytes = config->limits.frame_bytes;
 	if (config->intercept.inbound_source.family == AF_INET6)
 		build_error(builder, config_where(config, &config->intercept.inbound_source),
 			    "intercept.inbound_source must be an IPv4 address");
@@ -511,6 +650,7 @@ int model_build(const struct config *config, struct vip_pool *vips, struct model
 	if (!builder.model)
 		return -ENOMEM;
 	build_settings(&builder);
+	build_codecs(&builder);
 	build_vips(&builder);
 	build_tls(&builder);
 	build_inbound(&builder);

@@ -68,7 +68,8 @@ struct config_route {
 
 struct config_port {
 	struct config_at at;
-	uint32_t port, protocol;
+	uint32_t port;
+	struct config_list protocols; // config_text
 };
 
 struct config_service {
@@ -80,9 +81,15 @@ struct config_service {
 
 enum { CONFIG_TLS_INHERIT = 3 }; // of an inbound port: what tls.mode says
 
+struct config_plugin {
+	struct config_at at;
+	struct config_text path;
+};
+
 struct config_inbound {
 	struct config_at at;
-	uint32_t port, protocol, tls;
+	uint32_t port, tls;
+	struct config_list protocols; // config_text
 };
 
 struct config_capture_direction {
@@ -141,11 +148,12 @@ struct config {
 		struct config_list allow; // config_text
 	} tls;
 	struct {
-		uint32_t idle_ms, head_ms, drain_ms, pool_idle_ms;
+		uint32_t idle_ms, head_ms, drain_ms, pool_idle_ms, heartbeat_ms;
 	} timeouts;
 	struct {
-		uint32_t head_bytes;
+		uint32_t head_bytes, frame_bytes;
 	} limits;
+	struct config_list plugins; // config_plugin
 	struct config_list services, clusters, inbound;
 	struct arena arena;
 };

@@ -38,6 +38,9 @@ static const struct key groups_item = {.name = "group", .type = KEY_GROUPS, .tex
 static const struct key interface_item = {.name = "interface", .type = KEY_NAME, .min = 1, .max = 15, .text = "An interface; a final `*` stands for any rest."};
 static const struct key mark_item = {.name = "mark", .type = KEY_MARK, .text = "A socket mark (SO_MARK): `0x100`, or `0x100/0xff00` with a mask."};
 
+static const struct key protocol_item = {.name = "protocol", TEXT(32), .min = 1, .text = "A protocol."};
+#define PROTOCOLS LIST(protocol_item, struct config_text, 32), .single = true, .initial = "auto"
+
 // --- sections -----------------------------------------------------------------------------------------------
 static const struct key node_keys[] = {
 	{"id", TEXT(NAME_BYTES), FIELD(config, node.id), .restart = true, .text = "The name of this proxy: it stands in every line of the log."},
@@ -114,16 +117,18 @@ static const struct key timeout_keys[] = {
 	{"head", DURATION(HOUR_MS), .min = 1, FIELD(config, timeouts.head_ms), .initial = "30s", .text = "A request head must be there this long after its first byte."},
 	{"drain", DURATION(DAY_MS), FIELD(config, timeouts.drain_ms), .initial = "30s", .text = "From SIGTERM until what still runs is cut."},
 	{"pool_idle", DURATION(DAY_MS), .min = 1, FIELD(config, timeouts.pool_idle_ms), .initial = "60s", .text = "An upstream connection is kept this long for another request."},
+	{"heartbeat", DURATION(HOUR_MS), .min = 1, FIELD(config, timeouts.heartbeat_ms), .initial = "15s", .text = "An upstream RPC connection that is silent for this time is sent a heartbeat, and closed if its answer takes as long; so is a client that reads nothing of its answers while others wait."},
 	{0}};
 
 static const struct key limit_keys[] = {
 	{"head_bytes", UINT(1024, LIMIT_HTTP_HEAD), FIELD(config, limits.head_bytes), .initial = "65536", .unit = "bytes", .text = "The longest request head."},
+	{"frame_bytes", UINT(1024, LIMIT_FRAME_BYTES), FIELD(config, limits.frame_bytes), .initial = "134217728", .unit = "bytes", .text = "The longest frame of an RPC protocol."},
 	{0}};
 
 // --- services -----------------------------------------------------------------------------------------------
 static const struct key port_keys[] = {
 	{"port", UINT(1, 65535), FIELD(config_port, port), .required = true, .text = "The port that clients connect to."},
-	{"protocol", CHOICE("auto", "tcp", "http"), FIELD(config_port, protocol), .initial = "auto", .text = "`auto` detects; `tcp` and `http` are taken at their word."},
+	{"protocol", PROTOCOLS, FIELD(config_port, protocols), .text = "`auto` detects; `tcp`, `http`, or an RPC protocol (`bolt`, `dubbo`, `dubbo-thrift`, `tars`, a plug-in's) is taken at its word; a list is what detection looks for."},
 	{0}};
 static const struct key port_item = {.name = "port", OBJECT(port_keys)};
 
@@ -187,10 +192,15 @@ static const struct key cluster_item = {.name = "cluster", OBJECT(cluster_keys)}
 
 static const struct key inbound_keys[] = {
 	{"port", UINT(0, 65535), FIELD(config_inbound, port), .required = true, .text = "The application's port; 0 stands for all others."},
-	{"protocol", CHOICE("auto", "tcp", "http"), FIELD(config_inbound, protocol), .initial = "auto", .text = "As for services."},
+	{"protocol", PROTOCOLS, FIELD(config_inbound, protocols), .text = "As for services."},
 	{"tls", CHOICE("off", "permissive", "strict", "inherit"), FIELD(config_inbound, tls), .initial = "inherit", .text = "As `tls.mode`, for this port."},
 	{0}};
 static const struct key inbound_item = {.name = "inbound port", OBJECT(inbound_keys)};
+
+static const struct key plugin_keys[] = {
+	{"path", TEXT(PATH_BYTES), .min = 1, FIELD(config_plugin, path), .required = true, .text = "The shared object, as an absolute path."},
+	{0}};
+static const struct key plugin_item = {.name = "plug-in", OBJECT(plugin_keys)};
 
 static const struct key root_keys[] = {
 	{"node", OBJECT(node_keys), .text = "This proxy."},
@@ -203,6 +213,7 @@ static const struct key root_keys[] = {
 	{"tls", OBJECT(tls_keys), .text = "Mutual TLS of the mesh."},
 	{"timeouts", OBJECT(timeout_keys), .text = "Times, written `250ms`, `5s`, `2m`, `1h`."},
 	{"limits", OBJECT(limit_keys), .text = "Sizes."},
+	{"plugins", LIST(plugin_item, struct config_plugin, LIMIT_PLUGINS), FIELD(config, plugins), .text = "Shared objects, each of which adds a protocol."},
 	{"services", LIST(service_item, struct config_service, LIMIT_CONFIG_SERVICES), FIELD(config, services), .text = "The virtual hosts."},
 	{"clusters", LIST(cluster_item, struct config_cluster, LIMIT_CONFIG_CLUSTERS), FIELD(config, clusters), .text = "Groups of endpoints."},
 	{"inbound", LIST(inbound_item, struct config_inbound, SHORT_LIST), FIELD(config, inbound), .text = "What holds for single ports of this host's applications."},

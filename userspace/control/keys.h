@@ -40,6 +40,7 @@ struct key {
 	const struct key *item;	    // of a list
 	size_t item_size;
 	size_t items_max;
+	bool single; // of a list: one element may stand without the brackets
 	bool required;
 	bool restart; // read at the start only: a change waits for the next one
 	bool secret;  // what is given is not repeated in messages

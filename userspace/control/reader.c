@@ -164,10 +164,13 @@ static void set_initial_value(struct reader *reader, const struct key *key, stru
 static void set_initial_list(struct reader *reader, const struct key *key, struct config_list *list)
 {
 	struct str rest = str_from(key->initial);
-	list->items = arena_alloc(&reader->config->arena, key->item_size * key->items_max);
+	size_t count = 1;
+	for (const char *p = key->initial; *p; p++)
+		count += *p == ' ';
+	list->items = arena_alloc(&reader->config->arena, key->item_size * count);
 	if (!list->items)
 		reader_error(reader, reader->near, "the default of \"%s\": %s", key->name, err_text(-ENOMEM));
-	while (list->items && rest.p && list->count < key->items_max) {
+	while (list->items && rest.p && list->count < count) {
 		char *item = (char *)list->items + list->count++ * key->item_size;
 		memset(item, 0, key->item_size);
 		set_initial_value(reader, key->item, str_split(&rest, ' '), item);
@@ -187,6 +190,19 @@ static void set_initial(struct reader *reader, const struct key *key, void *base
 		set_initial_value(reader, key, str_from(key->initial), at);
 }
 
+// A list of one element, written without the brackets.
+static void read_single(struct reader *reader, const struct key *key, struct fy_node *node, void *base)
+{
+	struct config_list list = {arena_alloc(&reader->config->arena, key->item_size), 1};
+	if (!list.items) {
+		reader_error(reader, node_at(reader, node), "out of memory");
+		return;
+	}
+	memset(list.items, 0, key->item_size);
+	read_node(reader, key->item, node, list.items);
+	*(struct config_list *)((char *)base + key->offset) = list;
+}
+
 static void read_list(struct reader *reader, const struct key *key, struct fy_node *node, void *base)
 {
 	struct config_list list = {0};
@@ -194,6 +210,10 @@ static void read_list(struct reader *reader, const struct key *key, struct fy_no
 	if (key->item->type == KEY_RESOLVER && fy_node_is_scalar(node) &&
 	    str_eq(scalar_text(node), STR("auto"))) {
 		*(struct config_list *)((char *)base + key->offset) = list;
+		return;
+	}
+	if (key->single && fy_node_is_scalar(node)) {
+		read_single(reader, key, node, base);
 		return;
 	}
 	if (!fy_node_is_sequence(node)) {

@@ -132,13 +132,17 @@ static void schema_array(const struct key *key, struct json *json)
 	json_close_object(json);
 }
 
-// A list of resolvers may also be the word "auto", as the reader has it.
+// A list of resolvers may also be the word "auto", and some a single element, as the reader has it.
 static void schema_list(const struct key *key, struct json *json)
 {
-	if (key->item->type == KEY_RESOLVER) {
+	bool resolvers = key->item->type == KEY_RESOLVER;
+	if (resolvers || key->single) {
 		json_open_array(json, "anyOf");
 		json_open_object(json, NULL);
-		json_text(json, "const", "auto");
+		if (resolvers)
+			json_text(json, "const", "auto");
+		else
+			schema_key(key->item, json);
 		json_close_object(json);
 		json_open_object(json, NULL);
 		schema_array(key, json);
@@ -241,7 +245,7 @@ static void reference_range(const struct key *key, struct strbuf *out)
 		for (uint32_t i = 0; key->choices[i]; i++)
 			strbuf_printf(out, "%s`%s`", i ? ", " : "", key->choices[i]);
 	else if (key->type == KEY_LIST)
-		strbuf_printf(out, "list of %s",
+		strbuf_printf(out, "%slist of %s", key->single ? "one, or a " : "",
 			      key->item->type == KEY_OBJECT ? key->item->name : value_kind(key->item->type));
 	else if (key->type == KEY_OBJECT)
 		strbuf_add_text(out, "section");

@@ -11,9 +11,11 @@ struct conn_info {
 	struct addr peer, destination;	  // destination: the original one
 	struct addr endpoint;		  // absent: none chosen yet
 	struct str virtual_host, cluster; // empty: none
-	enum protocol protocol;
-	const char *tls_version; // "TLSv1.3"; NULL: none
-	struct str tls_peer;	 // identity of the downstream peer, a SPIFFE id; empty: none
+	const char *protocol;		  // a literal, or a codec's name; NULL: not known yet
+	struct str service, method; // RPC: of the oldest call under way, else of the last one; empty: none
+	uint32_t calls;		    // under way
+	const char *tls_version;    // "TLSv1.3"; NULL: none
+	struct str tls_peer;	    // identity of the downstream peer, a SPIFFE id; empty: none
 	const char *upstream_tls_version;
 	struct str upstream_tls_peer;
 	uint64_t bytes_received, bytes_sent; // downstream

@@ -6,10 +6,11 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "codecs/detect.h"
 #include "codecs/http1.h"
 #include "codecs/tls_hello.h"
+#include "exchange/framed_server.h"
 #include "exchange/http1_server.h"
+#include "exchange/streamed_server.h"
 #include "exchange/tunnel.h"
 #include "exchange/upstream.h"
 #include "intercept/origdst.h"
@@ -43,6 +44,8 @@ static void connection_free(struct loop_task *task)
 {
 	struct connection *connection = container_of(task, struct connection, free_task);
 	struct dataplane *dataplane = connection->dataplane;
+	framed_server_free(connection);
+	streamed_server_free(connection);
 	pool_put(&dataplane->connection_pool, connection);
 	dataplane_connection_gone(dataplane);
 }
@@ -70,6 +73,8 @@ void connection_close(struct connection *connection)
 	loop_timer_stop(&connection->timer);
 	list_del(&connection->node);
 	http1_server_abort(connection);
+	framed_server_stop(connection);
+	streamed_server_stop(connection);
 	tunnel_free(connection);
 	upstream_close(connection->early);
 	connection->early = NULL;
@@ -184,12 +189,19 @@ static enum tls_mode pending_tls(const struct connection *connection)
 	return mode == TLS_MODE_PERMISSIVE && !connection->dataplane->tls ? TLS_MODE_OFF : mode;
 }
 
+// What the configuration says of the port; never NULL.
+static const struct port_rule *port_rule(const struct connection *connection)
+{
+	static const struct port_rule any = {.protocol = PORT_AUTO};
+	const struct virtual_host *host = connection->inbound ? NULL : current_host(connection);
+	if (connection->inbound)
+		return &inbound_policy(connection)->rule;
+	return host ? &host->rule : &any;
+}
+
 static enum port_protocol declared_protocol(const struct connection *connection)
 {
-	if (connection->inbound)
-		return inbound_policy(connection)->protocol;
-	const struct virtual_host *host = current_host(connection);
-	return host ? host->protocol : PORT_AUTO;
+	return port_rule(connection)->protocol;
 }
 
 // --- handing over -------------------------------------------------------------------------------------------
@@ -262,6 +274,20 @@ static void become_tunnel(struct connection *connection, enum protocol protocol,
 		connection_drop_early(connection); // a name in the bytes leads elsewhere than the address
 	connection->protocol = (uint8_t)protocol;
 	tunnel_start(connection, host);
+}
+
+static void become_framed(struct connection *connection, const struct framed_codec *codec)
+{
+	connection_drop_early(connection); // to the pool, where calls look first
+	if (!codec_is_usable(codec)) {
+		stats_inc(STAT_PLUGIN_REFUSED);
+		connection_reset(connection);
+		return;
+	}
+	if (codec->streamed)
+		streamed_server_start(connection, codec);
+	else
+		framed_server_start(connection, codec);
 }
 
 static void refuse_plaintext(struct connection *connection)
@@ -447,7 +473,8 @@ static void dial_early(struct connection *connection)
 	struct upstream_target target = early_target(connection);
 	if (!target.endpoint)
 		return;
-	if (list_empty(&target.endpoint->idle) || connection->in.bytes)
+	if ((list_empty(&target.endpoint->idle) && list_empty(&target.endpoint->shared)) ||
+	    connection->in.bytes)
 		dial(connection, &target);
 	else
 		connection_timer(connection, dial_after_pause, EARLY_PAUSE_MS);
@@ -558,29 +585,48 @@ static uint64_t stall_ms(const struct connection *connection)
 	return begins_like_tls(connection) ? LIMIT_TLS_HANDSHAKE_MS : STALL_MS;
 }
 
+static const struct detect_set *looked_for(const struct connection *connection, const struct port_rule *rule)
+{
+	return rule->protocol == PORT_AUTO && rule->text.len
+		   ? &rule->among
+		   : &dataplane_model(connection->dataplane)->detect;
+}
+
+// One protocol is declared for the port: no look at the bytes.
+static void become_declared(struct connection *connection, const struct port_rule *rule)
+{
+	if (rule->protocol == PORT_RPC)
+		become_framed(connection, rule->codec);
+	else if (rule->protocol == PORT_HTTP)
+		become_http(connection);
+	else
+		become_tunnel(connection, PROTOCOL_TCP, current_host(connection));
+}
+
 // Looks at what is there and acts, or waits for more.
 static void decide(struct connection *connection)
 {
 	enum tls_mode tls = pending_tls(connection);
-	enum port_protocol declared = declared_protocol(connection);
+	const struct port_rule *rule = port_rule(connection);
+	const struct framed_codec *codec = NULL;
 	enum protocol protocol = PROTOCOL_UNKNOWN;
-	if (tls == TLS_MODE_OFF && declared == PORT_TCP) {
-		become_tunnel(connection, PROTOCOL_TCP, current_host(connection));
+	if (tls == TLS_MODE_OFF && rule->protocol != PORT_AUTO) {
+		become_declared(connection, rule);
 		return;
 	}
-	if (tls == TLS_MODE_OFF && declared == PORT_HTTP) {
-		become_http(connection);
-		return;
-	}
-	int err = connection->in.bytes ? detect(first_bytes(connection), &protocol) : ERR_NEED_MORE;
+	int err = connection->in.bytes
+		      ? detect(first_bytes(connection), looked_for(connection, rule), &protocol, &codec)
+		      : ERR_NEED_MORE;
 	if (err == ERR_NEED_MORE)
 		wait_for_more(connection, stall_ms(connection));
 	else if (tls != TLS_MODE_OFF && protocol == PROTOCOL_TLS)
 		decide_mesh_tls(connection, tls);
 	else if (tls == TLS_MODE_STRICT)
 		refuse_plaintext(connection);
-	else if (declared == PORT_TCP)
-		become_tunnel(connection, PROTOCOL_TCP, NULL);
+	else if (rule->protocol == PORT_TCP || rule->protocol == PORT_RPC)
+		become_declared(connection, rule);
+	else if (codec)
+		become_framed(connection, codec);
 	else
 		decide_protocol(connection, protocol);
 }
@@ -756,14 +802,18 @@ static void describe(const struct connection *connection, struct conn_info *info
 	    .destination = connection->destination,
 	    .virtual_host = host ? host->name : STR(""),
 	    .cluster = STR(""),
-	    .protocol = connection->protocol,
+	    .protocol = connection->protocol ? protocol_name(connection->protocol) : NULL,
+	    .service = STR(""),
+	    .method = STR(""),
 	    .tls_peer = STR(""),
 	    .upstream_tls_peer = STR(""),
 	    .bytes_received = connection->stream.received,
 	    .bytes_sent = connection->stream.sent,
 	    .requests = connection->requests,
 	    .opened_ns = connection->opened_ns,
-	    .state = connection->tunnel	    ? "tunnel"
+	    .state = connection->framed	    ? framed_server_state(connection)
+		     : connection->streamed ? streamed_server_state(connection)
+		     : connection->tunnel   ? "tunnel"
 		     : connection->exchange ? "request"
 		     : connection->closing  ? "closing"
 		     : connection->protocol ? "idle"
@@ -775,6 +825,10 @@ static void describe(const struct connection *connection, struct conn_info *info
 		tunnel_describe(connection->tunnel, info);
 	if (connection->exchange)
 		http1_server_describe(connection, info);
+	if (connection->framed)
+		framed_server_describe(connection, info);
+	if (connection->streamed)
+		streamed_server_describe(connection, info);
 }
 
 void connection_each(struct dataplane *dataplane, conn_info_fn fn, void *arg)

@@ -11,6 +11,8 @@
 #include "net/stream.h"
 
 struct exchange;
+struct framed_server;
+struct streamed_server;
 struct tunnel;
 struct upstream;
 
@@ -21,11 +23,13 @@ struct connection {
 	struct loop_timer timer;
 	struct loop_task task; // the first look, the next request
 	struct loop_task free_task;
-	struct bufq in;			 // bytes read and not used yet
-	struct exchange *exchange;	 // the request under way (HTTP)
-	struct tunnel *tunnel;		 // the other half (TCP)
-	struct upstream *early;		 // dialled before the protocol was known
-	struct endpoint_state *endpoint; // the last one used; a reference
+	struct bufq in;			  // bytes read and not used yet
+	struct exchange *exchange;	  // the request under way (HTTP)
+	struct tunnel *tunnel;		  // the other half (TCP)
+	struct framed_server *framed;	  // the calls under way (RPC)
+	struct streamed_server *streamed; // the request under way (in order, by a plug-in)
+	struct upstream *early;		  // dialled before the protocol was known
+	struct endpoint_state *endpoint;  // the last one used; a reference
 	struct addr peer, destination;
 	uint64_t id, opened_ns;
 	uint32_t requests;

@@ -3,6 +3,9 @@
 
 #include "base/mem.h"
 #include "exchange/connection.h"
+#include "exchange/framed_server.h"
+#include "exchange/framed_upstream.h"
+#include "exchange/streamed_server.h"
 #include "exchange/listener.h"
 #include "exchange/tunnel.h"
 #include "exchange/upstream.h"
@@ -41,6 +44,7 @@ static void on_retire(struct endpoint_state *endpoint, void *arg)
 {
 	(void)arg;
 	upstream_pool_clear(endpoint);
+	framed_upstream_retire(endpoint);
 }
 
 int dataplane_publish(struct dataplane *dataplane, struct model *model)
@@ -90,11 +94,16 @@ int dataplane_new(struct loop *loop, unsigned index, const struct dataplane_sett
 	dataplane->next_id = 1;
 	list_init(&dataplane->connections);
 	list_init(&dataplane->listeners);
+	list_init(&dataplane->framed_upstreams);
 	list_init(&dataplane->spare_pipes);
 	loop_timer_init(&dataplane->sweep, on_sweep);
 	dataplane->connection_pool = POOL_INIT(struct connection, SPARE_CONNECTIONS);
 	dataplane->upstream_pool = POOL_INIT(struct upstream, SPARE_CONNECTIONS);
 	dataplane->tunnel_pool = tunnel_pool_init();
+	dataplane->call_pool = call_pool_init();
+	dataplane->framed_server_pool = framed_server_pool_init();
+	dataplane->framed_upstream_pool = framed_upstream_pool_init();
+	dataplane->streamed_server_pool = streamed_server_pool_init();
 	int err = balancer_new(&dataplane->balancer);
 	if (!err)
 		err = dataplane_publish(dataplane, model);
@@ -129,6 +138,7 @@ void dataplane_free(struct dataplane *dataplane)
 	list_for_each_safe (node, &dataplane->connections)
 		connection_close(container_of(node, struct connection, node));
 	dataplane->draining = true; // connections on their way into a pool are closed instead
+	framed_upstream_close_all(dataplane);
 	if (dataplane->balancer) {
 		balancer_each(dataplane->balancer, clear_pool, NULL);
 		balancer_each_address(dataplane->balancer, on_retire, NULL);
@@ -142,14 +152,24 @@ void dataplane_free(struct dataplane *dataplane)
 	pool_trim(&dataplane->connection_pool);
 	pool_trim(&dataplane->upstream_pool);
 	pool_trim(&dataplane->tunnel_pool);
+	pool_trim(&dataplane->call_pool);
+	pool_trim(&dataplane->framed_server_pool);
+	pool_trim(&dataplane->framed_upstream_pool);
+	pool_trim(&dataplane->streamed_server_pool);
 	mem_free(dataplane);
 }
 
 // --- drain --------------------------------------------------------------------------------------------------
 static bool is_idle(const struct connection *connection)
 {
-	return !connection->closing && !connection->exchange && !connection->tunnel &&
-	       bufq_empty(&connection->in) && !stream_is_connecting(&connection->stream);
+	if (connection->closing)
+		return false;
+	if (connection->framed)
+		return framed_server_is_idle(connection);
+	if (connection->streamed)
+		return streamed_server_is_idle(connection);
+	return !connection->exchange && !connection->tunnel && bufq_empty(&connection->in) &&
+	       !stream_is_connecting(&connection->stream);
 }
 
 static void tell_if_idle(struct dataplane *dataplane)
@@ -194,5 +214,10 @@ void dataplane_drain(struct dataplane *dataplane, void (*on_idle)(struct datapla
 	dataplane->on_idle_arg = arg;
 	listeners_drain(dataplane);
 	listeners_close(dataplane);
+	list_for_each_safe (node, &dataplane->connections) {
+		struct connection *connection = container_of(node, struct connection, node);
+		if (connection->framed && !connection->closing)
+			framed_server_drain(connection);
+	}
 	loop_timer_start(dataplane->loop, &dataplane->sweep, SWEEP_MS);
 }

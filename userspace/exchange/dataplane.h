@@ -34,7 +34,8 @@ struct dataplane {
 	struct tls_context *tls; // NULL: no mesh TLS
 	struct list connections;
 	struct list listeners;
-	struct list spare_pipes; // see tunnel.c
+	struct list framed_upstreams; // all, see framed_upstream.c
+	struct list spare_pipes;      // see tunnel.c
 	unsigned spare_pipe_count;
 	uint64_t next_id;
 	unsigned index; // of the worker
@@ -44,6 +45,7 @@ struct dataplane {
 	void (*on_idle)(struct dataplane *dataplane, void *arg); // owed: no connection is left while draining
 	void *on_idle_arg;
 	struct pool connection_pool, upstream_pool, tunnel_pool;
+	struct pool call_pool, framed_server_pool, framed_upstream_pool, streamed_server_pool;
 };
 
 // Takes a reference on `model` and on `tls` (may be NULL). 0 or a negative error.

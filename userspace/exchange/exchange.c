@@ -29,6 +29,7 @@ const char *exchange_flag_name(enum exchange_flag flag)
 	    [EXCHANGE_TIMEOUT] = "UT",
 	    [EXCHANGE_DOWNSTREAM_GONE] = "DC",
 	    [EXCHANGE_DOWNSTREAM_PROTOCOL] = "DPE",
+	    [EXCHANGE_OVERLOADED] = "UO",
 	};
 	return names[flag];
 }

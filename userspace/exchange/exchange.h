@@ -22,6 +22,7 @@ enum exchange_flag {
 	EXCHANGE_TIMEOUT,	      // "UT"
 	EXCHANGE_DOWNSTREAM_GONE,     // "DC"
 	EXCHANGE_DOWNSTREAM_PROTOCOL, // "DPE"
+	EXCHANGE_OVERLOADED,	      // "UO"
 };
 const char *exchange_flag_name(enum exchange_flag flag);
 

@@ -21,7 +21,8 @@ struct endpoint_state {
 	bool retired;		 // no longer in the snapshot: connections are not pooled any more
 	struct list idle;	 // net/upstream: pooled connections, most recently used first
 	uint32_t idle_count;
-	struct list _node; // of those made by balancer_address
+	struct list shared; // exchange/framed_upstream: connections that carry many calls at a time
+	struct list _node;  // of those made by balancer_address
 };
 
 struct balancer;

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "base/pool.h"
 #include "base/table.h"
+#include "codecs/registry.h"
 #include "dns/names.h"
 #include "mesh/regex.h"
 
@@ -31,6 +32,7 @@ struct model *model_new(void)
 		return NULL;
 	}
 	atomic_init(&model->_refs, 1);
+	model->detect = detect_default;
 	model->_arena = arena;
 	model->_index = index;
 	return model;
@@ -114,7 +116,8 @@ int model_index(struct model *model)
 		err = index_service(index, &model->services[i]);
 	for (size_t i = 0; i < model->cluster_count && !err; i++)
 		err = table_add(&index->clusters, str_hash(model->clusters[i].name), &model->clusters[i]);
-	index->inbound_default = (struct inbound_port){.protocol = PORT_AUTO, .tls = model->tls.mode};
+	index->inbound_default = (struct inbound_port){.rule = {.among = model->detect, .text = STR("auto")},
+						       .tls = model->tls.mode};
 	return err;
 }
 
@@ -215,15 +218,36 @@ static const struct service *service_by_literal(const struct model *model, struc
 	return ip_parse(host, &ip) ? NULL : service_by_address(model, &ip);
 }
 
+static struct str to_lower(struct str text, char ret_lower[LIMIT_DNS_NAME])
+{
+	for (size_t i = 0; i < text.len; i++)
+		ret_lower[i] = ascii_lower(text.p[i]);
+	return (struct str){ret_lower, text.len};
+}
+
+const struct virtual_host *model_host_by_service(const struct model *model, struct str name, uint16_t port)
+{
+	char lower[LIMIT_DNS_NAME];
+	ptrdiff_t colon = str_find(name, ':');
+	const struct service *service = NULL;
+	if (name.len == 0)
+		return NULL;
+	if (colon > 0 && name.len <= LIMIT_DNS_NAME)
+		service = find_service(model, to_lower(name, lower), false);
+	if (colon > 0)
+		name.len = (size_t)colon;
+	if (!service && name.len <= LIMIT_DNS_NAME)
+		service = service_by_name(model, to_lower(name, lower));
+	return service ? host_on_port(service, port) : NULL;
+}
+
 const struct virtual_host *model_host_by_name(const struct model *model, struct str authority, uint16_t port)
 {
-	char lower[LIMIT_DNS_NAME + 1];
+	char lower[LIMIT_DNS_NAME];
 	struct str host;
 	if (!split_authority(authority, &host, &port) || host.len == 0 || host.len > LIMIT_DNS_NAME)
 		return NULL;
-	for (size_t i = 0; i < host.len; i++)
-		lower[i] = ascii_lower(host.p[i]);
-	struct str name = {lower, host.len};
+	struct str name = to_lower(host, lower);
 	if (name.p[name.len - 1] == '.')
 		name.len--;
 	const struct service *service = service_by_literal(model, name);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "base/addr.h"
+#include "codecs/detect.h"
 #include "codecs/head.h"
 
 #include <stdatomic.h>
@@ -19,8 +20,16 @@ enum tls_mode { TLS_MODE_OFF, TLS_MODE_PERMISSIVE, TLS_MODE_STRICT };
 enum tls_origination { TLS_ORIGINATE_OFF, TLS_ORIGINATE_MESH };
 enum balance_policy { BALANCE_ROUND_ROBIN, BALANCE_RANDOM, BALANCE_LEAST_REQUEST };
 // What `protocol:` of a port says: detect, or take its word.
-enum port_protocol { PORT_AUTO, PORT_TCP, PORT_HTTP };
+enum port_protocol { PORT_AUTO, PORT_TCP, PORT_HTTP, PORT_RPC };
 enum lost_destination { LOST_DESTINATION_CLOSE, LOST_DESTINATION_LOCAL };
+
+// --- protocols of a port -----------------------------------------------------------------------------------
+struct port_rule {
+	enum port_protocol protocol;
+	const struct framed_codec *codec; // PORT_RPC
+	struct detect_set among;	  // PORT_AUTO: what is looked for
+	struct str text;		  // as the file says it
+};
 
 // --- clusters -----------------------------------------------------------------------------------------------
 struct endpoint {
@@ -80,7 +89,7 @@ struct virtual_host {
 	struct str name; // "reviews.mesh:80"
 	const struct service *service;
 	uint16_t port;
-	enum port_protocol protocol;
+	struct port_rule rule;
 	struct route *routes; // first match wins
 	size_t route_count;
 	const struct route *default_route; // the first that matches everything: what TCP takes; may be NULL
@@ -98,7 +107,7 @@ struct service {
 // --- inbound ------------------------------------------------------------------------------------------------
 struct inbound_port {
 	uint16_t port; // 0: the default for every other port
-	enum port_protocol protocol;
+	struct port_rule rule;
 	enum tls_mode tls;
 };
 
@@ -115,6 +124,8 @@ struct timeouts {
 	uint32_t head_ms;      // to receive a whole request head
 	uint32_t drain_ms;     // from SIGTERM to the end
 	uint32_t pool_idle_ms; // an upstream connection without use
+	uint32_t
+	    heartbeat_ms; // silence on an upstream RPC connection, until a heartbeat; and until its answer
 };
 
 struct model {
@@ -132,8 +143,10 @@ struct model {
 	struct timeouts timeouts;
 	enum lost_destination lost_destination;
 	bool access_log;
-	size_t max_head_bytes;	 // <= LIMIT_HTTP_HEAD
-	struct dns_names *names; // own names and their VIPs; shared with the responder
+	size_t max_head_bytes;	  // <= LIMIT_HTTP_HEAD
+	uint64_t max_frame_bytes; // <= LIMIT_FRAME_BYTES
+	struct detect_set detect; // what is looked for where nothing else is said
+	struct dns_names *names;  // own names and their VIPs; shared with the responder
 	struct model_index *_index;
 	void *_arena;
 };
@@ -157,6 +170,9 @@ bool model_is_virtual(const struct model *model, const struct ip *ip);
 // the longest
 // "*.suffix", then "*". NULL: none.
 const struct virtual_host *model_host_by_name(const struct model *model, struct str authority, uint16_t port);
+// The same for the name of an RPC service, "interface:version": the whole of it is tried first, then the part
+// in front of the first colon.
+const struct virtual_host *model_host_by_service(const struct model *model, struct str name, uint16_t port);
 const struct service *model_service(const struct model *model, struct str name);
 const struct cluster *model_cluster(const struct model *model, struct str name);
 // What holds for connections to a local port; never NULL.

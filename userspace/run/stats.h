@@ -38,6 +38,23 @@ enum stat_kind { STAT_COUNTER, STAT_GAUGE };
 	  "HTTP requests refused as malformed, ambiguous or too large")                                                \
 	X(STAT_HTTP_NO_ROUTE, STAT_COUNTER, "http_no_route_total", "", "HTTP requests that no route matched")           \
 	X(STAT_HTTP_RETRIES, STAT_COUNTER, "http_retries_total", "", "HTTP requests sent again")                        \
+	X(STAT_RPC_REQUESTS, STAT_COUNTER, "rpc_requests_total", "", "RPC requests received, one-way ones included")     \
+	X(STAT_RPC_OK, STAT_COUNTER, "rpc_responses_total", "result=\"success\"", "RPC responses passed on")             \
+	X(STAT_RPC_ERROR, STAT_COUNTER, "rpc_responses_total", "result=\"error\"", "RPC responses passed on")            \
+	X(STAT_RPC_FAILED, STAT_COUNTER, "rpc_failures_total", "", "RPC requests answered by the proxy itself")          \
+	X(STAT_RPC_TIMEOUTS, STAT_COUNTER, "rpc_timeouts_total", "", "RPC requests that were not answered in time")      \
+	X(STAT_RPC_LATE, STAT_COUNTER, "rpc_late_responses_total", "", "RPC responses that nobody waited for any more")  \
+	X(STAT_RPC_RETRIES, STAT_COUNTER, "rpc_retries_total", "", "RPC requests taken to another endpoint, unsent")     \
+	X(STAT_RPC_REFUSED, STAT_COUNTER, "rpc_frames_refused_total", "",                                              \
+	  "RPC frames refused as malformed or too large")                                                              \
+	X(STAT_RPC_HEARTBEATS_IN, STAT_COUNTER, "rpc_heartbeats_total", "side=\"answered\"",                             \
+	  "RPC heartbeats answered and sent")                                                                          \
+	X(STAT_RPC_HEARTBEATS_OUT, STAT_COUNTER, "rpc_heartbeats_total", "side=\"sent\"",                                \
+	  "RPC heartbeats answered and sent")                                                                          \
+	X(STAT_PLUGIN_FAULTS, STAT_COUNTER, "plugin_faults_total", "",                                                  \
+	  "Plug-ins that said what cannot be")                                                                         \
+	X(STAT_PLUGIN_REFUSED, STAT_COUNTER, "plugin_refused_connections_total", "",                                    \
+	  "Connections refused because their plug-in had misbehaved")                                                  \
 	X(STAT_UPSTREAM_CONNECTIONS, STAT_COUNTER, "upstream_connections_total", "", "Upstream connections opened")     \
 	X(STAT_UPSTREAM_FAILED, STAT_COUNTER, "upstream_connect_failures_total", "",                                   \
 	  "Upstream connections that could not be made")                                                               \

@@ -114,6 +114,32 @@ static void flattening(void **state)
 	bufq_clear(&q);
 }
 
+// The first bytes become one piece, the others stay where they are.
+static void pulling(void **state)
+{
+	(void)state;
+	struct bufq q = {0};
+	bufq_add_static(&q, STR("ab"));
+	bufq_add_static(&q, STR("cd"));
+	bufq_add_static(&q, STR("ef"));
+	assert_ptr_equal(bufq_pull(&q, 2), bufq_first(&q).p);
+	assert_int_equal(bufq_first(&q).len, 2);
+	uint8_t *front = bufq_pull(&q, 3);
+	assert_memory_equal(front, "abc", 3);
+	assert_queue(&q, "abcdef");
+	front[0] = 'A';
+	assert_queue(&q, "Abcdef");
+	assert_memory_equal(bufq_pull(&q, 6), "Abcdef", 6);
+	bufq_drop(&q, 6);
+	assert_true(bufq_empty(&q));
+	bufq_add_static(&q, STR("xy"));
+	bufq_add_static(&q, STR("z"));
+	assert_memory_equal(bufq_pull(&q, 3), "xyz", 3); // all of it: the end moves, too
+	bufq_add_static(&q, STR("!"));
+	assert_queue(&q, "xyz!");
+	bufq_clear(&q);
+}
+
 static void a_few_bytes_do_not_hold_a_chunk(void **state)
 {
 	(void)state;
@@ -195,6 +221,7 @@ int main(void)
 	    cmocka_unit_test_teardown(moving_parts, done),
 	    cmocka_unit_test_teardown(moving_what_adjoins, done),
 	    cmocka_unit_test_teardown(flattening, done),
+	    cmocka_unit_test_teardown(pulling, done),
 	    cmocka_unit_test_teardown(a_few_bytes_do_not_hold_a_chunk, done),
 	    cmocka_unit_test_teardown(the_receive_chunk_starts_over, done),
 	    cmocka_unit_test_teardown(without_memory, done),

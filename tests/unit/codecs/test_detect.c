@@ -6,7 +6,7 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/mem.h"
-#include "codecs/detect.h"
+#include "codecs/registry.h"
 
 #include <stdlib.h>
 
@@ -14,7 +14,8 @@ static int detect_prefix(struct str bytes, size_t len, enum protocol *ret_protoc
 {
 	char *copy = malloc(len ? len : 1);
 	memcpy(copy, bytes.p, len);
-	int err = detect((struct str){copy, len}, ret_protocol);
+	const struct framed_codec *codec;
+	int err = detect((struct str){copy, len}, &detect_default, ret_protocol, &codec);
 	free(copy);
 	return err;
 }
@@ -111,7 +112,7 @@ static void test_text_is_not_http1(void **state)
 	CHECK("\r\n\r\n\r\n\r\n\r\nGET /", PROTOCOL_TCP, 9);
 	CHECK("GET\t/ HTTP/1.1", PROTOCOL_TCP, 4);
 	CHECK("SSH-2.0-OpenSSH_9.2\r\n", PROTOCOL_TCP, 6);
-	CHECK("\x00\x00\x00\x20", PROTOCOL_TCP, 1);
+	CHECK("\x00\x00\x00\x20\x00\x03\x00\x00", PROTOCOL_TCP, 5);
 	CHECK("\xff", PROTOCOL_TCP, 1);
 }
 
@@ -120,20 +121,21 @@ static void test_bounds(void **state)
 {
 	(void)state;
 	enum protocol protocol;
+	const struct framed_codec *codec;
 	struct strbuf text = {0};
 	for (int i = 0; i < LIMIT_HTTP_METHOD; i++)
 		strbuf_add_str(&text, STR("A"));
-	assert_int_equal(detect(strbuf_str(&text), &protocol), ERR_NEED_MORE);
+	assert_int_equal(detect(strbuf_str(&text), &detect_default, &protocol, &codec), ERR_NEED_MORE);
 	strbuf_add_str(&text, STR("A"));
-	assert_int_equal(detect(strbuf_str(&text), &protocol), 0);
+	assert_int_equal(detect(strbuf_str(&text), &detect_default, &protocol, &codec), 0);
 	assert_int_equal(protocol, PROTOCOL_TCP);
 	text.len = 0;
 	strbuf_add_str(&text, STR("SEARCH "));
 	for (int i = 0; i < LIMIT_HTTP_TARGET; i++)
 		strbuf_add_str(&text, STR("a"));
-	assert_int_equal(detect(strbuf_str(&text), &protocol), ERR_NEED_MORE);
+	assert_int_equal(detect(strbuf_str(&text), &detect_default, &protocol, &codec), ERR_NEED_MORE);
 	strbuf_add_str(&text, STR("a"));
-	assert_int_equal(detect(strbuf_str(&text), &protocol), 0);
+	assert_int_equal(detect(strbuf_str(&text), &detect_default, &protocol, &codec), 0);
 	assert_int_equal(protocol, PROTOCOL_TCP);
 	strbuf_done(&text);
 }
@@ -201,6 +203,17 @@ static void test_dubbo(void **state)
 	CHECK("\xda\xbb\xc2\x00", PROTOCOL_DUBBO, 2);
 	CHECK("\xda", PROTOCOL_UNKNOWN, 0);
 	CHECK("\xda\xbc", PROTOCOL_TCP, 2);
+	CHECK("\x00\x00\x00\x32\xda\xbc\x00\x00\x00\x32", PROTOCOL_DUBBO_THRIFT, 6);
+	CHECK("\x00\x00\x00\x32\xda\xbb", PROTOCOL_TCP, 6);
+	CHECK("\x00\x01", PROTOCOL_UNKNOWN, 0);
+}
+
+static void test_tars(void **state)
+{
+	(void)state;
+	CHECK("\x00\x00\x00\x40\x10\x01\x2c\x3c", PROTOCOL_TARS, 7);
+	CHECK("\x00\x00\x00\x40\x10\x01\x66", PROTOCOL_TCP, 7);
+	CHECK("\x00\xff\x00\x40\x10", PROTOCOL_TCP, 5); // too long for a frame of Tars
 }
 
 int main(void)
@@ -215,6 +228,7 @@ int main(void)
 	    cmocka_unit_test(test_http2),
 	    cmocka_unit_test(test_bolt),
 	    cmocka_unit_test(test_dubbo),
+	    cmocka_unit_test(test_tars),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

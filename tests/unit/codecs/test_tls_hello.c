@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "base/mem.h"
-#include "codecs/detect.h"
+#include "codecs/registry.h"
 #include "codecs/tls_hello.h"
 
 #include <openssl/ssl.h>
@@ -64,7 +64,8 @@ static void test_openssl(void **state)
 	(void)state;
 	struct strbuf text = openssl_hello("Reviews.Mesh", "\x02h2\x08http/1.1");
 	enum protocol protocol;
-	assert_int_equal(detect(strbuf_str(&text), &protocol), 0);
+	const struct framed_codec *codec;
+	assert_int_equal(detect(strbuf_str(&text), &detect_default, &protocol, &codec), 0);
 	assert_int_equal(protocol, PROTOCOL_TLS);
 	check(strbuf_str(&text), 0);
 	assert_str(hello.sni, "Reviews.Mesh");

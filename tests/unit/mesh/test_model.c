@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "codecs/bolt.h"
 #include "mesh/regex.h"
 
 #include <stdio.h>
@@ -80,6 +81,78 @@ static void hosts_by_name(void **state)
 	    "services: [{name: \"*\", cluster: a}, {name: x.mesh, cluster: a}]\nclusters: [{name: a}]\n");
 	assert_string_equal(host_name(model_host_by_name(model, STR("whatever.example"), 1)), "*");
 	assert_string_equal(host_name(model_host_by_name(model, STR("x.mesh"), 1)), "x.mesh");
+	model_unref(model);
+}
+
+static void hosts_by_service(void **state)
+{
+	(void)state;
+	struct model *model =
+	    build_model("services:\n"
+			"  - {name: \"com.Acme.Orders:1.0\", cluster: a, ports: [{port: 12200}]}\n"
+			"  - {name: com.acme.Orders, cluster: a}\n"
+			"  - {name: com.acme.Stock, cluster: a, ports: [{port: 12200}]}\n"
+			"  - {name: \"*.wild.acme\", cluster: a}\n"
+			"clusters: [{name: a}]\n");
+	static const struct {
+		const char *name;
+		uint16_t port;
+		const char *host;
+	} rows[] = {
+	    {"com.acme.Orders:1.0", 12200, "com.acme.orders:1.0:12200"},
+	    {"COM.ACME.ORDERS:1.0", 12200, "com.acme.orders:1.0:12200"},
+	    {"com.acme.Orders:1.0", 80, "none"}, // the service is that one, and has no such port
+	    {"com.acme.Orders:1.0:unique", 12200, "com.acme.orders"},
+	    {"com.acme.Orders:2.0", 12200, "com.acme.orders"},
+	    {"com.acme.Orders", 80, "com.acme.orders"},
+	    {"com.acme.Stock:1.0", 12200, "com.acme.stock:12200"},
+	    {"x.wild.acme:9", 1, "*.wild.acme"},
+	    {"com.acme.Other:1.0", 12200, "none"},
+	    {":1.0", 12200, "none"},
+	    {"", 12200, "none"},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+		assert_string_equal(
+		    host_name(model_host_by_service(model, str_from(rows[i].name), rows[i].port)),
+		    rows[i].host);
+	assert_int_equal(model_service(model, STR("com.acme.orders:1.0"))->vip4.family, 0);
+	assert_int_not_equal(model_service(model, STR("com.acme.orders"))->vip4.family, 0);
+	char longer[600];
+	memset(longer, 'a', sizeof longer);
+	assert_null(model_host_by_service(model, (struct str){longer, sizeof longer}, 80));
+	model_unref(model);
+}
+
+// One word is taken at its word; several narrow detection.
+static void protocols_of_a_port(void **state)
+{
+	(void)state;
+	struct model *model =
+	    build_model("services:\n"
+			"  - name: a.mesh\n"
+			"    cluster: a\n"
+			"    ports: [{port: 1}, {port: 2, protocol: tcp}, {port: 3, protocol: [http]},\n"
+			"            {port: 4, protocol: bolt}, {port: 5, protocol: [bolt, tcp]},\n"
+			"            {port: 6, protocol: [http, bolt]}]\n"
+			"inbound: [{port: 7, protocol: bolt}]\n"
+			"clusters: [{name: a}]\n");
+	static const struct {
+		enum port_protocol protocol;
+		const char *text;
+	} rows[] = {{PORT_AUTO, "auto"}, {PORT_TCP, "tcp"},	  {PORT_HTTP, "http"},
+		    {PORT_RPC, "bolt"},	 {PORT_AUTO, "bolt,tcp"}, {PORT_AUTO, "http,bolt"}};
+	const struct virtual_host *hosts = model->services[0].hosts;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		assert_int_equal(hosts[i].rule.protocol, rows[i].protocol);
+		assert_true(str_eq(hosts[i].rule.text, str_from(rows[i].text)));
+	}
+	assert_true(hosts[0].rule.among.http && hosts[0].rule.among.codec_count >= 1);
+	assert_ptr_equal(hosts[3].rule.codec, &bolt_codec);
+	assert_int_equal(hosts[4].rule.among.codec_count, 1);
+	assert_false(hosts[4].rule.among.http);
+	assert_true(hosts[5].rule.among.http);
+	assert_ptr_equal(model_inbound(model, 7)->rule.codec, &bolt_codec);
+	assert_int_equal(model_inbound(model, 8)->rule.protocol, PORT_AUTO);
 	model_unref(model);
 }
 
@@ -199,6 +272,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(hosts_by_name),
+	    cmocka_unit_test(hosts_by_service),
+	    cmocka_unit_test(protocols_of_a_port),
 	    cmocka_unit_test(hosts_by_address),
 	    cmocka_unit_test(routes),
 	    cmocka_unit_test(weights_are_exact),

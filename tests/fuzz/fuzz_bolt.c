@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+// Any bytes as a frame of bolt. See framed.h.
+#include "framed.h"
+
+#include "codecs/bolt.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	framed_check(&bolt_codec, (struct str){(const char *)data, size});
+	return 0;
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+// Any bytes as a frame of dubbo-thrift. See framed.h.
+#include "framed.h"
+
+#include "codecs/dubbo_thrift.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	framed_check(&dubbo_thrift_codec, (struct str){(const char *)data, size});
+	return 0;
+}
