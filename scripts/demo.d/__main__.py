@@ -2,6 +2,7 @@
 """A mesh of four pods on one machine: client, reviews v1, reviews v2, and data with redis and MariaDB."""
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -32,8 +33,9 @@ class Demo:
         preparation = applications.prepare_mariadb(self.data)
         mesh.make_certificates(self.pods)
         applications.start_outside(self.hub)
-        applications.start_reviews(self.v1, "v1")
-        applications.start_reviews(self.v2, "v2")
+        for pod, version in ((self.v1, "v1"), (self.v2, "v2")):
+            applications.start_reviews(pod, version)
+            applications.start_rpc(pod, version)
         applications.start_redis(self.data)
         applications.start_mariadb(self.data, preparation)
 
@@ -50,6 +52,8 @@ class Demo:
         show.names(report, client)
         show.shares(report, client)
         show.both_families(report, client)
+        show.bolt(report, client)
+        show.grpc(report, client)
         show.redis(report, client)
         show.database(report, client, self.data)
         show.identity(report, client, [self.v1, self.v2])
@@ -95,11 +99,15 @@ def clean(report, before):
 
 def hints(demo):
     weir, client = f"{mesh.WEIR} --socket", demo.client
+    node = f"env NODE_PATH={os.environ['NODE_PATH']}"
+    bolt, grpc = (f"{node} {' '.join(map(str, words))}" for words in (show.BOLT_CLIENT, show.GRPC_CLIENT))
     print(
         f"""
 The mesh runs. To try, as root:
 
   ip netns exec {client.netns} curl http://reviews.mesh/
+  ip netns exec {client.netns} {bolt}
+  ip netns exec {client.netns} {grpc}
   ip netns exec {client.netns} redis-cli -h redis.mesh
   ip netns exec {client.netns} mariadb -h db.mesh -u demo -p{applications.PASSWORD} shop
   ip netns exec {client.netns} bash                        # a shell in the pod
@@ -116,7 +124,7 @@ Files and logs are in {pods.WORK}. To remove every trace: scripts/demo --clean""
 def run(report, keep):
     report.step("four pods, IPv4 and IPv6")
     demo = Demo(report)
-    report.step("applications: nginx twice, redis, MariaDB; outside: a name server, a web server")
+    report.step("applications: nginx, Bolt and gRPC servers twice, redis, MariaDB")
     demo.start_applications()
     report.step("a proxy and the interception in each pod")
     demo.join_mesh()

@@ -8,6 +8,8 @@ import sys
 from pods import Problem, accepts
 
 REVIEWS_PORT = 9080
+BOLT_PORT, GRPC_PORT = 12200, 50051
+NODE_PROGRAMS = pathlib.Path(__file__).resolve().parents[2] / "tests" / "integration" / "node"
 OUTSIDE_PORT, UNCAPTURED_PORT = 8080, 8081
 OUTSIDE_NAME = "outside.example"
 PASSWORD = "correct-horse"
@@ -33,6 +35,20 @@ http {{
     )
     words = ["nginx", "-e", "stderr", "-p", pod.folder, "-c", config]
     pod.start(words, ready=accepts(pod, pod.ipv4, REVIEWS_PORT))
+
+
+def node(program, *words):
+    """A program for sofa-rpc-node or grpc-js, one of those that the tests use. It finds its packages by NODE_PATH."""
+    return ["node", NODE_PROGRAMS / program, *words]
+
+
+def start_rpc(pod, version):
+    """A Bolt server and a gRPC server that say which version they are."""
+    for port, words in (
+        (BOLT_PORT, node("rpc_server.js", "bolt", BOLT_PORT, version)),
+        (GRPC_PORT, node("grpc_server.js", GRPC_PORT, version)),
+    ):
+        pod.start(words, ready=accepts(pod, pod.ipv4, port), log=f"node-{port}")
 
 
 def start_redis(pod):

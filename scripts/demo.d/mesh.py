@@ -6,7 +6,7 @@ import os
 import pathlib
 import subprocess
 
-from applications import REVIEWS_PORT, UNCAPTURED_PORT
+from applications import BOLT_PORT, GRPC_PORT, REVIEWS_PORT, UNCAPTURED_PORT
 from pods import WORK, unix_accepts, wait_until
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -26,12 +26,13 @@ def make_certificates(pods):
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
 
 
-def _cluster(name, pod, port):
+def _cluster(name, port, *pods):
+    addresses = [address for pod in pods for address in (f"{pod.ipv4}:{port}", f"[{pod.ipv6}]:{port}")]
     return {
         "name": name,
         "tls": "mesh",
-        "tls_allow": [TRUST + pod.name],
-        "endpoints": [{"address": f"{pod.ipv4}:{port}"}, {"address": f"[{pod.ipv6}]:{port}"}],
+        "tls_allow": [TRUST + pod.name for pod in pods],
+        "endpoints": [{"address": address} for address in addresses],
     }
 
 
@@ -39,6 +40,8 @@ def _services():
     shares = [{"cluster": f"reviews-{version}", "weight": weight} for version, weight in WEIGHTS.items()]
     return [
         {"name": "reviews.mesh", "ports": [{"port": 80}], "routes": [{"to": shares}]},
+        {"name": "bolt.mesh", "ports": [{"port": BOLT_PORT}], "cluster": "bolt"},
+        {"name": "grpc.mesh", "ports": [{"port": GRPC_PORT}], "cluster": "grpc"},
         {"name": "redis.mesh", "ports": [{"port": 6379}], "cluster": "redis"},
         {"name": "db.mesh", "ports": [{"port": 3306}], "cluster": "db"},
     ]
@@ -60,10 +63,12 @@ def write_configuration(pod, v1, v2, data):
         },
         "services": _services(),
         "clusters": [
-            _cluster("reviews-v1", v1, REVIEWS_PORT),
-            _cluster("reviews-v2", v2, REVIEWS_PORT),
-            _cluster("redis", data, 6379),
-            _cluster("db", data, 3306),
+            _cluster("reviews-v1", REVIEWS_PORT, v1),
+            _cluster("reviews-v2", REVIEWS_PORT, v2),
+            _cluster("bolt", BOLT_PORT, v1, v2),
+            _cluster("grpc", GRPC_PORT, v1, v2),
+            _cluster("redis", 6379, data),
+            _cluster("db", 3306, data),
         ],
     }
     path = pod.folder / "weir.json"

@@ -2,17 +2,28 @@
 """What the demo shows: one function a claim. Each prints what it does and sees, and says whether the claim holds."""
 
 import collections
+import json
 import math
 import secrets
 import subprocess
 import time
 
 import mesh
-from applications import OUTSIDE_NAME, OUTSIDE_PORT, PASSWORD, REVIEWS_PORT, UNCAPTURED_PORT
+from applications import (
+    BOLT_PORT,
+    GRPC_PORT,
+    OUTSIDE_NAME,
+    OUTSIDE_PORT,
+    PASSWORD,
+    REVIEWS_PORT,
+    UNCAPTURED_PORT,
+    node,
+)
 from capture import contains, tls_records
 from pods import Problem
 
 REQUESTS = 200
+CALLS = 20
 SECRET = "secret-" + secrets.token_hex(8)
 MARKER = "marker-" + secrets.token_hex(8)
 
@@ -78,6 +89,31 @@ def both_families(report, client):
     for option, family in (("-4", "IPv4"), ("-6", "IPv6")):
         text = client.run(["curl", "-s", option, "-w", "%{remote_ip}", "http://reviews.mesh/"]).stdout
         report.claim(text.startswith("reviews v"), f"curl {option}: over {family}, to {text.split()[-1]}")
+
+
+BOLT_CLIENT = node("rpc_client.js", "bolt", "bolt.mesh", BOLT_PORT, CALLS)
+GRPC_CLIENT = node("grpc_client.js", f"grpc.mesh:{GRPC_PORT}", CALLS)
+
+
+def _calls(report, client, words):
+    """Prints how many calls each version answered. The versions, if every call was answered."""
+    answers = json.loads(client.run(words).stdout)
+    counts = collections.Counter(answers)
+    command = " ".join(map(str, ["node", words[1].name, *words[2:]]))
+    report.command(f"{command}   # counted", "\n".join(f"{n:4d} {text}" for text, n in sorted(counts.items())))
+    return set(counts) if len(answers) == CALLS else set()
+
+
+def bolt(report, client):
+    report.step(f"Bolt: a client of sofa-rpc-node, {CALLS} calls on one connection")
+    seen = _calls(report, client, BOLT_CLIENT)
+    report.claim(seen == set(mesh.WEIGHTS), "each call goes its own way: v1 and v2 answer")
+
+
+def grpc(report, client):
+    report.step(f"gRPC: a client of grpc-js, {CALLS} calls on one connection")
+    seen = _calls(report, client, GRPC_CLIENT)
+    report.claim(seen and seen <= set(mesh.WEIGHTS), "each call is answered")
 
 
 def redis(report, client):
@@ -180,13 +216,15 @@ def _seen_by_proxy(client, address, port):
 
 def wire(report, flows):
     report.step("what was on the bridge meanwhile")
-    ports = {REVIEWS_PORT, 6379, 3306}
+    ports = {REVIEWS_PORT, BOLT_PORT, GRPC_PORT, 6379, 3306}
     records = tls_records(flows, ports)
     families = {len(address) for flow in flows for address, port in flow if port == REVIEWS_PORT}
     text = ", ".join(f"{count} {kind}" for kind, count in records.items()) if records else "none, or other bytes"
     report.claim(bool(records) and records.get("application_data", 0) > REQUESTS, f"TLS records between pods: {text}")
     report.claim(families == {4, 16}, "over IPv4 and IPv6")
-    plain = [text for text in (SECRET, "GET /", "reviews v", "PONG", "The Comedy") if contains(_between(flows, ports), text)]
+    between = _between(flows, ports)
+    texts = (SECRET, "GET /", "reviews v", "example.Calls", "PONG", "The Comedy")
+    plain = [text for text in texts if contains(between, text)]
     report.claim(not plain, f"no plaintext of requests or answers{': but ' + ', '.join(plain) if plain else ''}")
     report.claim(contains(flows, MARKER), "the requests to the server outside are there to be read: the capture works")
 

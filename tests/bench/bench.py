@@ -11,7 +11,7 @@ import sys
 import measure
 import programs
 from measure import CPUS, LOAD_CPU, PROXY_CPU, Failed
-from programs import Direct, Haproxy, Nginx, Relay, Stage, Unbound, Weir
+from programs import Direct, Haproxy, Nghttpx, Nginx, Relay, Stage, Unbound, Weir
 
 from netns import Network
 
@@ -101,6 +101,43 @@ def tcp(options, stage):
         )
         measurements.append((program.name, lambda pids=pids, load=load: per_cpu_second(pids, load)))
     return take_turns(options, "tcp", measurements)
+
+
+def bolt(options, stage):
+    measurements = []
+    for program in [Direct(), Relay(), Haproxy(), Weir()]:
+        pod = stage.network.pod(program.name.lower())
+        measure.pin(stage.bolt_origin(pod), {LOAD_CPU})
+        target, pids = program.bolt(pod, stage)
+        measure.pin(pids, {PROXY_CPU})
+        load = lambda pod=pod, target=target: measure.bolt(
+            pod, programs.TOOLS, target, 16, 8, options.seconds, {LOAD_CPU}
+        )
+        measurements.append((program.name, lambda pids=pids, load=load: per_cpu_second(pids, load)))
+    return take_turns(options, "bolt", measurements)
+
+
+def _http2(options, stage, row, path, origin_words, load_words):
+    measurements = []
+    for program in [Direct(), Relay(), Nghttpx(), Haproxy()]:
+        pod = stage.network.pod(program.name.lower())
+        measure.pin(stage.http2_origin(pod, *origin_words), {LOAD_CPU})
+        target, pids = program.http2(pod, stage)
+        measure.pin(pids, {PROXY_CPU})
+        load = lambda pod=pod, url=target.url + path: measure.h2load(
+            pod, url, 5, 20, options.seconds, {LOAD_CPU}, *load_words
+        )
+        measurements.append((program.name, lambda pids=pids, load=load: per_cpu_second(pids, load)))
+    return take_turns(options, row, measurements)
+
+
+def http2(options, stage):
+    return _http2(options, stage, "http2", "", [], [])
+
+
+def grpc(options, stage):
+    load_words = ["-d", stage.grpc_message(), "-H", "content-type: application/grpc", "-H", "te: trailers"]
+    return _http2(options, stage, "grpc", programs.GRPC_METHOD, ["--trailer", "grpc-status: 0"], load_words)
 
 
 def wired(stage, program):
@@ -200,6 +237,21 @@ ROWS = {
         "HTTP/1.1 1 KiB, 1 connection, one CPU",
         [("p50", 1, "p50, us", False), ("p99", 1, "p99, us", False)],
     ),
+    "bolt": (
+        bolt,
+        "Bolt 1 KiB, 16 connections x 8 in flight",
+        [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
+    ),
+    "http2": (
+        http2,
+        "HTTP/2 1 KiB, 5 connections x 20 streams",
+        [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
+    ),
+    "grpc": (
+        grpc,
+        "gRPC, small messages, 5 connections x 20 streams",
+        [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
+    ),
     "inbound": (
         inbound,
         "HTTP/1.1 1 KiB, at the server's side",
@@ -220,7 +272,7 @@ ROWS = {
     "rest": (rest, "at rest, 1 worker", [("bytes", 1 << 20, "MiB (PSS)", False)]),
     "idle": (idle, f"idle keep-alive connection, of {IDLE_CONNECTIONS}", [("bytes", 1, "bytes (PSS)", False)]),
 }
-COLUMNS = ["direct", "relay", "nginx", "HAProxy", "unbound", "weir"]
+COLUMNS = ["direct", "relay", "nginx", "HAProxy", "nghttpx", "unbound", "weir"]
 
 
 def figure(samples, key):

@@ -18,9 +18,12 @@ import measure  # noqa: E402
 
 BUILD = ROOT / "build" / "release"
 TOOLS = BUILD / "tests"
-ORIGIN_HTTP, ORIGIN_STREAM = 9000, 9001
-HTTP, STREAM, TLS, DNS = 8080, 8081, 8443, 5353
+ORIGIN_HTTP, ORIGIN_STREAM, ORIGIN_BOLT, ORIGIN_HTTP2 = 9000, 9001, 9002, 9003
+HTTP, STREAM, BOLT, HTTP2, TLS, DNS = 8080, 8081, 8082, 8083, 8443, 5353
 NAMES = 1000
+BODY = b"x" * 1024
+GRPC_METHOD = "bench.Echo/Unary.grpc"
+GRPC_MESSAGE = b"\0" + (64).to_bytes(4, "big") + b"y" * 64
 
 
 @dataclasses.dataclass
@@ -76,6 +79,12 @@ class Direct:
     def stream(self, pod, stage):
         return Target("127.0.0.1", ORIGIN_STREAM), []
 
+    def bolt(self, pod, stage):
+        return Target("127.0.0.1", ORIGIN_BOLT), []
+
+    def http2(self, pod, stage):
+        return Target("127.0.0.1", ORIGIN_HTTP2), []
+
     def inbound(self, pod, stage):
         return Target(pod.ipv4, ORIGIN_HTTP), []
 
@@ -85,9 +94,18 @@ class Relay(Peer):
 
     name = "relay"
 
+    def _relay(self, pod, port, origin, target):
+        daemon = pod.start([TOOLS / "bench_relay", port, origin], ready=listening(port))
+        return self._outbound(pod, port, target), [daemon.pid]
+
     def local(self, pod, stage):
-        daemon = pod.start([TOOLS / "bench_relay", HTTP, ORIGIN_HTTP], ready=listening(HTTP))
-        return self._outbound(pod, HTTP, 80), [daemon.pid]
+        return self._relay(pod, HTTP, ORIGIN_HTTP, 80)
+
+    def bolt(self, pod, stage):
+        return self._relay(pod, BOLT, ORIGIN_BOLT, 12200)
+
+    def http2(self, pod, stage):
+        return self._relay(pod, HTTP2, ORIGIN_HTTP2, 80)
 
 
 class Nginx(Peer):
@@ -221,6 +239,26 @@ listen stream
         pids = self._serve(pod, stage)
         return self._outbound(pod, STREAM, 81), pids
 
+    def bolt(self, pod, stage):
+        """The bytes are passed on: HAProxy does not know Bolt. Copied, since splice costs more for small messages."""
+        sections = f"""
+listen bolt
+  bind :{BOLT} backlog 4096
+  mode tcp
+  server origin 127.0.0.1:{ORIGIN_BOLT}
+"""
+        pids = self._start(pod, stage, "bolt", sections, ready=BOLT)
+        return self._outbound(pod, BOLT, 12200), pids
+
+    def http2(self, pod, stage):
+        sections = f"""
+listen http2
+  bind :{HTTP2} backlog 4096 proto h2
+  server origin 127.0.0.1:{ORIGIN_HTTP2} proto h2
+"""
+        pids = self._start(pod, stage, "http2", sections, ready=HTTP2)
+        return self._outbound(pod, HTTP2, 80), pids
+
     def pair(self, near, far, stage):
         client, server = stage.certificates("client"), stage.certificates("server")
         second = self._start(
@@ -246,6 +284,24 @@ listen http
         )
         self._inbound(far, TLS)
         return self._outbound(near, HTTP, 80), first, second
+
+
+class Nghttpx(Peer):
+    name = "nghttpx"
+
+    def http2(self, pod, stage):
+        daemon = pod.start(
+            [
+                "nghttpx",
+                "--conf=/dev/null",
+                "--workers=1",
+                "--log-level=ERROR",
+                f"--frontend=*,{HTTP2};no-tls",
+                f"--backend=127.0.0.1,{ORIGIN_HTTP2};;proto=h2",
+            ],
+            ready=listening(HTTP2),
+        )
+        return self._outbound(pod, HTTP2, 80), measure.family(daemon.pid)
 
 
 class Unbound:
@@ -298,9 +354,9 @@ class Weir:
         return measure.family(daemon.pid)
 
     @staticmethod
-    def _service(name, port, address, **cluster):
+    def _service(name, port, address, protocol="auto", **cluster):
         return {
-            "services": [{"name": name, "ports": [{"port": port}], "cluster": name}],
+            "services": [{"name": name, "ports": [{"port": port, "protocol": protocol}], "cluster": name}],
             "clusters": [{"name": name, "endpoints": [{"address": address}], **cluster}],
         }
 
@@ -325,6 +381,11 @@ class Weir:
     def stream(self, pod, stage):
         pids = self._start(pod, stage, "local", **self._service("stream.mesh", 81, f"127.0.0.1:{ORIGIN_STREAM}"))
         return self._vip(pod, "stream.mesh", 81), pids
+
+    def bolt(self, pod, stage):
+        service = self._service("bolt.mesh", 12200, f"127.0.0.1:{ORIGIN_BOLT}", protocol="bolt")
+        pids = self._start(pod, stage, "bolt", **service)
+        return self._vip(pod, "bolt.mesh", 12200), pids
 
     def inbound(self, pod, stage):
         return Target(pod.ipv4, ORIGIN_HTTP), self._start(pod, stage, "inbound")
@@ -354,6 +415,26 @@ class Stage:
     def origin(self, pod):
         daemon = pod.start([TOOLS / "bench_origin", ORIGIN_HTTP, ORIGIN_STREAM], ready=listening(ORIGIN_STREAM))
         return [daemon.pid]
+
+    def bolt_origin(self, pod):
+        daemon = pod.start([TOOLS / "bench_bolt_echo", ORIGIN_BOLT], ready=listening(ORIGIN_BOLT))
+        return [daemon.pid]
+
+    def http2_origin(self, pod, *words):
+        """nghttpd, with 1 KiB at / and a message of gRPC, which a POST gets, too; its file, type and trailer make it one."""
+        files = self.folder / "http2"
+        (files / GRPC_METHOD).parent.mkdir(parents=True, exist_ok=True)
+        (files / "index.html").write_bytes(BODY)
+        (files / GRPC_METHOD).write_bytes(GRPC_MESSAGE)
+        types = self.folder / "types"
+        types.write_text("application/grpc grpc\n")
+        argv = ["nghttpd", "--no-tls", "--workers=1", "--htdocs", files, "--mime-types-file", types, *words, ORIGIN_HTTP2]
+        return [pod.start(argv, ready=listening(ORIGIN_HTTP2)).pid]
+
+    def grpc_message(self):
+        path = self.folder / "message"
+        path.write_bytes(GRPC_MESSAGE)
+        return path
 
     def link(self, near, far):
         """A wire between two pods, so that no bridge is measured: near.ipv4 and far.ipv4 become its ends."""
