@@ -85,6 +85,7 @@ static void build_cluster(struct builder *builder, const struct config_cluster *
 	    .name = build_text(builder, from->name.text, false),
 	    .index = (uint32_t)(cluster - builder->model->clusters),
 	    .balance = (enum balance_policy)from->balance,
+	    .protocol = (enum cluster_protocol)from->protocol,
 	    .tls = (enum tls_origination)from->tls,
 	    .tls_percent = from->tls_percent,
 	    .tls_allow = build_texts(builder, from->tls_allow),
@@ -375,7 +376,7 @@ static void add_name(struct builder *builder, const struct service *service)
 		const struct virtual_host *host = &service->hosts[i];
 		if (host->port)
 			ports[entry.port_count++] = (struct dns_port){
-			    host->port, host->protocol == PORT_HTTP ? STR("_http") : STR(""), STR("_tcp")};
+			    host->port, host->protocol >= PORT_HTTP ? STR("_http") : STR(""), STR("_tcp")};
 	}
 	builder->no_memory |= dns_names_add(builder->model->names, &entry) == -ENOMEM;
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A downstream connection: from accept to close, on one worker. It recovers the original destination, finds
 // the virtual host, tells TLS from plaintext and one protocol from another, and hands the stream to what
-// speaks it: the HTTP/1 server (exchange/http1_server.h) or a tunnel (exchange/tunnel.h). The state is
-// stream.ops: whoever owns the stream now.
+// speaks it: the HTTP/1 server (exchange/http1_server.h), the HTTP/2 server (exchange/http2_server.h) or a
+// tunnel (exchange/tunnel.h). The state is stream.ops: whoever owns the stream now.
 #pragma once
 
 #include "base/buf.h"
@@ -11,6 +11,7 @@
 #include "net/stream.h"
 
 struct exchange;
+struct http2_server;
 struct tunnel;
 struct upstream;
 
@@ -23,6 +24,7 @@ struct connection {
 	struct loop_task free_task;
 	struct bufq in;			 // bytes read and not used yet
 	struct exchange *exchange;	 // the request under way (HTTP)
+	struct http2_server *http2;	 // its streams (HTTP/2)
 	struct tunnel *tunnel;		 // the other half (TCP)
 	struct upstream *early;		 // dialled before the protocol was known
 	struct endpoint_state *endpoint; // the last one used; a reference

@@ -3,6 +3,8 @@
 
 #include "base/mem.h"
 #include "exchange/connection.h"
+#include "exchange/http2_client.h"
+#include "exchange/http2_server.h"
 #include "exchange/listener.h"
 #include "exchange/tunnel.h"
 #include "exchange/upstream.h"
@@ -41,6 +43,7 @@ static void on_retire(struct endpoint_state *endpoint, void *arg)
 {
 	(void)arg;
 	upstream_pool_clear(endpoint);
+	http2_client_retire(endpoint);
 }
 
 int dataplane_publish(struct dataplane *dataplane, struct model *model)
@@ -61,6 +64,7 @@ static void clear_tls(const struct cluster *cluster, struct endpoint_state *endp
 	(void)cluster;
 	(void)arg;
 	upstream_pool_clear_tls(endpoint);
+	http2_client_retire(endpoint);
 }
 
 void dataplane_set_tls(struct dataplane *dataplane, struct tls_context *tls)
@@ -90,11 +94,14 @@ int dataplane_new(struct loop *loop, unsigned index, const struct dataplane_sett
 	dataplane->next_id = 1;
 	list_init(&dataplane->connections);
 	list_init(&dataplane->listeners);
+	list_init(&dataplane->http2_clients);
 	list_init(&dataplane->spare_pipes);
 	loop_timer_init(&dataplane->sweep, on_sweep);
 	dataplane->connection_pool = POOL_INIT(struct connection, SPARE_CONNECTIONS);
 	dataplane->upstream_pool = POOL_INIT(struct upstream, SPARE_CONNECTIONS);
 	dataplane->tunnel_pool = tunnel_pool_init();
+	dataplane->http2_server_pool = http2_server_pool_init();
+	dataplane->http2_client_pool = http2_client_pool_init();
 	int err = balancer_new(&dataplane->balancer);
 	if (!err)
 		err = dataplane_publish(dataplane, model);
@@ -133,6 +140,7 @@ void dataplane_free(struct dataplane *dataplane)
 		balancer_each(dataplane->balancer, clear_pool, NULL);
 		balancer_each_address(dataplane->balancer, on_retire, NULL);
 	}
+	http2_client_drain(dataplane);
 	loop_turn(dataplane->loop, 0); // runs the deferred frees
 	tunnel_pipes_free(dataplane);
 	balancer_free(dataplane->balancer);
@@ -142,13 +150,15 @@ void dataplane_free(struct dataplane *dataplane)
 	pool_trim(&dataplane->connection_pool);
 	pool_trim(&dataplane->upstream_pool);
 	pool_trim(&dataplane->tunnel_pool);
+	pool_trim(&dataplane->http2_server_pool);
+	pool_trim(&dataplane->http2_client_pool);
 	mem_free(dataplane);
 }
 
 // --- drain --------------------------------------------------------------------------------------------------
 static bool is_idle(const struct connection *connection)
 {
-	return !connection->closing && !connection->exchange && !connection->tunnel &&
+	return !connection->closing && !connection->exchange && !connection->tunnel && !connection->http2 &&
 	       bufq_empty(&connection->in) && !stream_is_connecting(&connection->stream);
 }
 
@@ -194,5 +204,11 @@ void dataplane_drain(struct dataplane *dataplane, void (*on_idle)(struct datapla
 	dataplane->on_idle_arg = arg;
 	listeners_drain(dataplane);
 	listeners_close(dataplane);
+	list_for_each_safe (node, &dataplane->connections) {
+		struct connection *connection = container_of(node, struct connection, node);
+		if (connection->http2)
+			http2_server_drain(connection);
+	}
+	http2_client_drain(dataplane);
 	loop_timer_start(dataplane->loop, &dataplane->sweep, SWEEP_MS);
 }

@@ -34,7 +34,8 @@ struct dataplane {
 	struct tls_context *tls; // NULL: no mesh TLS
 	struct list connections;
 	struct list listeners;
-	struct list spare_pipes; // see tunnel.c
+	struct list http2_clients; // shared upstream connections, see http2_client.c
+	struct list spare_pipes;   // see tunnel.c
 	unsigned spare_pipe_count;
 	uint64_t next_id;
 	unsigned index; // of the worker
@@ -43,7 +44,7 @@ struct dataplane {
 	struct loop_timer sweep; // closes what is idle when the drain has begun
 	void (*on_idle)(struct dataplane *dataplane, void *arg); // owed: no connection is left while draining
 	void *on_idle_arg;
-	struct pool connection_pool, upstream_pool, tunnel_pool;
+	struct pool connection_pool, upstream_pool, tunnel_pool, http2_server_pool, http2_client_pool;
 };
 
 // Takes a reference on `model` and on `tls` (may be NULL). 0 or a negative error.
