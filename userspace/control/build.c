@@ -414,8 +414,9 @@ static void build_inbound(struct builder *builder)
 			build_error(builder, from->at,
 				    "inbound port %u is strict, but tls.certificate is not set", from->port);
 		if (model->inbound)
-			model->inbound[model->inbound_count++] = (struct inbound_port){
-			    (uint16_t)from->port, (enum port_protocol)from->protocol, tls};
+			model->inbound[model->inbound_count++] =
+			    (struct inbound_port){(uint16_t)from->port, (enum port_protocol)from->protocol,
+						  tls, (enum cluster_protocol)from->application};
 	}
 	if (model->inbound_count)
 		qsort(model->inbound, model->inbound_count, sizeof *model->inbound, by_port);

@@ -82,7 +82,7 @@ enum { CONFIG_TLS_INHERIT = 3 }; // of an inbound port: what tls.mode says
 
 struct config_inbound {
 	struct config_at at;
-	uint32_t port, protocol, tls;
+	uint32_t port, protocol, tls, application;
 };
 
 struct config_capture_direction {

@@ -190,6 +190,7 @@ static const struct key inbound_keys[] = {
 	{"port", UINT(0, 65535), FIELD(config_inbound, port), .required = true, .text = "The application's port; 0 stands for all others."},
 	{"protocol", CHOICE("auto", "tcp", "http", "http2"), FIELD(config_inbound, protocol), .initial = "auto", .text = "As for services."},
 	{"tls", CHOICE("off", "permissive", "strict", "inherit"), FIELD(config_inbound, tls), .initial = "inherit", .text = "As `tls.mode`, for this port."},
+	{"application", CHOICE("auto", "http1", "http2"), FIELD(config_inbound, application), .initial = "auto", .text = "The version of HTTP that the application is spoken to in; `auto`: the client's."},
 	{0}};
 static const struct key inbound_item = {.name = "inbound port", OBJECT(inbound_keys)};
 

@@ -102,10 +102,15 @@ static void start_timer(struct exchange *exchange, const struct head *head)
 		loop_timer_start(exchange->connection->dataplane->loop, &exchange->timer, limit_ms);
 }
 
-// As the client speaks, unless the cluster says otherwise.
+// As the client speaks, unless the cluster, or the rule for the inbound port, says otherwise.
 static const struct exchange_client *speak(const struct exchange *exchange, enum protocol spoken)
 {
-	enum cluster_protocol wanted = exchange->cluster ? exchange->cluster->protocol : CLUSTER_AUTO;
+	const struct connection *connection = exchange->connection;
+	enum cluster_protocol wanted = CLUSTER_AUTO;
+	if (exchange->cluster)
+		wanted = exchange->cluster->protocol;
+	else if (connection->inbound)
+		wanted = model_inbound(exchange->snapshot->model, connection->destination.port)->application;
 	if (wanted == CLUSTER_AUTO)
 		return spoken == PROTOCOL_HTTP2 ? &http2_client : &http1_client;
 	return wanted == CLUSTER_HTTP2 ? &http2_client : &http1_client;

@@ -408,7 +408,7 @@ static struct arena *arena_of(struct http2_stream *stream)
 static void protocol_failure(struct exchange *exchange)
 {
 	http2_stream_reset(&exchange->up, NGHTTP2_PROTOCOL_ERROR);
-	exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_PROTOCOL, ERR_MALFORMED);
+	fail_stream(exchange, EXCHANGE_UPSTREAM_PROTOCOL, ERR_MALFORMED);
 }
 
 static int keep_fields(struct exchange *exchange, struct message *message)

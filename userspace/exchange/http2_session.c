@@ -118,6 +118,9 @@ static int on_begin_frame(nghttp2_session *ng, const nghttp2_frame_hd *hd, void 
 		return session->server ? spend(session, HTTP2_FLOOD_RESET) : 0;
 	case NGHTTP2_PUSH_PROMISE:
 		return fail(session, NGHTTP2_PROTOCOL_ERROR); // we asked for none
+	case NGHTTP2_PRIORITY: // of no use to us, so the library does not look at it (RFC 9113 6.3)
+		return hd->stream_id == 0 ? fail(session, NGHTTP2_PROTOCOL_ERROR)
+					  : spend(session, HTTP2_FLOOD_OTHER);
 	default:
 		return spend(session, HTTP2_FLOOD_OTHER);
 	}
@@ -262,6 +265,11 @@ static int on_close(nghttp2_session *ng, int32_t id, uint32_t code, void *arg)
 }
 
 // --- what goes out ------------------------------------------------------------------------------------------
+static bool is_provoked(uint32_t code)
+{
+	return code == NGHTTP2_PROTOCOL_ERROR || code == NGHTTP2_REFUSED_STREAM;
+}
+
 static int on_frame_sent(nghttp2_session *ng, const nghttp2_frame *frame, void *arg)
 {
 	struct http2_session *session = arg;
@@ -280,7 +288,7 @@ static int on_frame_sent(nghttp2_session *ng, const nghttp2_frame *frame, void *
 		if (frame->rst_stream.error_code == NGHTTP2_REFUSED_STREAM)
 			stats_inc(STAT_HTTP2_STREAMS_REFUSED);
 		// Resets that a peer provokes cost as much as those it sends.
-		if (session->server && frame->rst_stream.error_code == NGHTTP2_PROTOCOL_ERROR &&
+		if (session->server && is_provoked(frame->rst_stream.error_code) &&
 		    spend(session, HTTP2_FLOOD_RESET))
 			nghttp2_session_terminate_session(ng, NGHTTP2_ENHANCE_YOUR_CALM);
 		break;

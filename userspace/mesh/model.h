@@ -103,6 +103,7 @@ struct inbound_port {
 	uint16_t port; // 0: the default for every other port
 	enum port_protocol protocol;
 	enum tls_mode tls;
+	enum cluster_protocol application; // the version of HTTP that the application is spoken to in
 };
 
 // --- the snapshot -------------------------------------------------------------------------------------------
