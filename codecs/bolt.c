@@ -128,7 +128,7 @@ static int read_map(struct reader *r, uint16_t max_fields, struct head *ret_head
 	struct head head = {.fields = ret_head->fields};
 	struct str target = STR("");
 	while (!r->err && reader_remaining(r)) {
-		struct field field = {STR(""), STR("")};
+		struct field field = {.name = STR(""), .value = STR("")};
 		bool there = read_text(r, &field.name);
 		there &= read_text(r, &field.value);
 		if (!there)

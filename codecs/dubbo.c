@@ -101,7 +101,7 @@ static void add_field(struct reading *reading, struct str name, struct str value
 	if (head->field_count == reading->max_fields)
 		reading->too_many = true;
 	else
-		head->fields[head->field_count++] = (struct field){name, value};
+		head->fields[head->field_count++] = (struct field){.name = name, .value = value};
 }
 
 // A string that has to be there, or null.

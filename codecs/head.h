@@ -28,6 +28,7 @@ const char *protocol_name(enum protocol protocol);
 // A header field. For HTTP/1 the views lie in the received head.
 struct field {
 	struct str name, value;
+	bool never_indexed; // HTTP/2: in no table of compression, here and further on (RFC 7541 7.1.3)
 };
 
 struct head {

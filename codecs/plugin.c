@@ -199,7 +199,8 @@ static int take_head(struct plugin *plugin, struct weir_head *head, struct weir_
 	if (what)
 		return misbehaved(plugin, what);
 	for (unsigned i = 0; i < head->field_count; i++)
-		ret_head->fields[i] = (struct field){to_str(fields[i].name), to_str(fields[i].value)};
+		ret_head->fields[i] =
+		    (struct field){.name = to_str(fields[i].name), .value = to_str(fields[i].value)};
 	*ret_head = (struct head){.method = to_str(head->method),
 				  .authority = to_str(head->service),
 				  .field_count = head->field_count,

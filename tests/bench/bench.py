@@ -119,7 +119,7 @@ def bolt(options, stage):
 
 def _http2(options, stage, row, path, origin_words, load_words):
     measurements = []
-    for program in [Direct(), Relay(), Nghttpx(), Haproxy()]:
+    for program in [Direct(), Relay(), Nghttpx(), Haproxy(), Weir()]:
         pod = stage.network.pod(program.name.lower())
         measure.pin(stage.http2_origin(pod, *origin_words), {LOAD_CPU})
         target, pids = program.http2(pod, stage)

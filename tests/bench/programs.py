@@ -396,6 +396,11 @@ class Weir:
         first = self._start(near, stage, "near", tls=self._tls(stage, "client"), **cluster)
         return self._vip(near, "bench.mesh", 80), first, second
 
+    def http2(self, pod, stage):
+        service = self._service("bench.mesh", 80, f"127.0.0.1:{ORIGIN_HTTP2}", protocol="http2")
+        pids = self._start(pod, stage, "http2", **service)
+        return self._vip(pod, "bench.mesh", 80), pids
+
     def names(self, pod, stage):
         services = [{"name": f"n{i}.mesh", "ports": [{"port": 80}], "cluster": "any"} for i in range(NAMES)]
         clusters = [{"name": "any", "endpoints": [{"address": f"127.0.0.1:{ORIGIN_HTTP}"}]}]

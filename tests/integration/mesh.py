@@ -257,8 +257,8 @@ class Origin:
                 return
             self.accepted += 1
             thread = threading.Thread(target=self._serve, args=(sock,), daemon=True)
-            self.threads.append(thread)
             thread.start()
+            self.threads.append(thread)
 
     def _serve(self, sock):
         peer = Peer(sock)

@@ -32,7 +32,6 @@ def hello(context, name):
 
 
 FIRST_BYTES = {
-    "http2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", "http2"),
     "tls": (hello(ssl.create_default_context(), "anything.example")[0], "tls"),
     "memcached": (b"get /key\r\n", "tcp"),
     "rtsp": (b"OPTIONS rtsp://a/b RTSP/1.0\r\nCSeq: 1\r\n\r\n", "tcp"),
@@ -58,6 +57,19 @@ def test_first_bytes(web, name, step):
             peer.send(data[at : at + step])
         assert peer.read(5) == b"heard"
         assert [row["protocol"] for row in web.client.connections()] == [protocol]
+        peer.close()
+
+
+@pytest.mark.parametrize("step", [1, 1000], ids=["byte-by-byte", "whole"])
+def test_the_preface_of_http2(web, step):
+    """It is answered with the proxy's own settings, whatever the origin does."""
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
+    with web.origin(lambda peer: peer.rest()):
+        peer = web.connect()
+        for at in range(0, len(preface), step):
+            peer.send(preface[at : at + step])
+        assert peer.read(9)[3:] == b"\4\0\0\0\0\0"
+        assert [row["protocol"] for row in web.client.connections()] == ["http2"]
         peer.close()
 
 

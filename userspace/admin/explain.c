@@ -28,7 +28,8 @@ static int read_headers(struct admin_call *call, struct question *question)
 		struct str name = str_split(&value, ':');
 		if (!value.p || name.len == 0)
 			return admin_call_usage(call, "a header is NAME:VALUE");
-		question->fields[question->head.field_count++] = (struct field){name, str_trim(value)};
+		question->fields[question->head.field_count++] =
+		    (struct field){.name = name, .value = str_trim(value)};
 	}
 }
 

@@ -9,6 +9,8 @@
 static const char *const balance_names[] = {[BALANCE_ROUND_ROBIN] = "round_robin",
 					    [BALANCE_RANDOM] = "random",
 					    [BALANCE_LEAST_REQUEST] = "least_request"};
+static const char *const cluster_protocol_names[] = {
+    [CLUSTER_AUTO] = "auto", [CLUSTER_HTTP1] = "http1", [CLUSTER_HTTP2] = "http2"};
 
 static void emit_port(struct emit *emit, uint16_t port)
 {
@@ -164,6 +166,7 @@ static void cluster_row(struct emit *emit, const struct cluster *cluster)
 	emit_row_begin(emit);
 	emit_str(emit, "name", cluster->name);
 	emit_text(emit, "balance", balance_names[cluster->balance]);
+	emit_text(emit, "protocol", cluster_protocol_names[cluster->protocol]);
 	emit_text(emit, "tls", cluster->tls == TLS_ORIGINATE_MESH ? "mesh" : "off");
 	emit_uint(emit, "tls_percent", cluster->tls == TLS_ORIGINATE_MESH ? cluster->tls_percent : 0);
 	emit_strs(emit, "allow", cluster->tls_allow, cluster->tls_allow_count);

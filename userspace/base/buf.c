@@ -16,7 +16,7 @@ enum { SPARE_CHUNKS = 16, SPARE_SEGMENTS = 256 };
 
 static __thread struct pool chunks = {.size = sizeof(struct chunk) + CHUNK_SIZE, .keep = SPARE_CHUNKS};
 static __thread struct pool segments = {.size = sizeof(struct bufseg), .keep = SPARE_SEGMENTS};
-static __thread struct chunk *rx;
+static __thread struct chunk *rx, *tx;
 
 struct chunk *chunk_new(size_t cap)
 {
@@ -62,7 +62,8 @@ void buf_rx_reset(void)
 void buf_thread_done(void)
 {
 	chunk_unref(rx);
-	rx = NULL;
+	chunk_unref(tx);
+	rx = tx = NULL;
 	pool_trim(&chunks);
 	pool_trim(&segments);
 }
@@ -135,7 +136,7 @@ int bufq_add_static(struct bufq *q, struct str text)
 static bool can_extend(const struct bufq *q, size_t len)
 {
 	const struct slice *last = q->_tail ? &q->_tail->slice : NULL;
-	return last && last->chunk && last->chunk != rx &&
+	return last && last->chunk && last->chunk != rx && last->chunk != tx &&
 	       last->p + last->len == last->chunk->data + last->chunk->used &&
 	       last->chunk->cap - last->chunk->used >= len;
 }
@@ -154,6 +155,25 @@ int bufq_add_copy(struct bufq *q, const void *bytes, size_t len)
 	if (err == 0)
 		chunk->used += (uint32_t)len;
 	chunk_unref(chunk);
+	return err;
+}
+
+int bufq_add_packed(struct bufq *q, const void *bytes, size_t len)
+{
+	if (tx && tx->refs == 1)
+		tx->used = 0;
+	if (!tx || tx->cap - tx->used < len) {
+		struct chunk *fresh = chunk_new(len <= CHUNK_SIZE ? 0 : len);
+		if (!fresh)
+			return -ENOMEM;
+		chunk_unref(tx);
+		tx = fresh;
+	}
+	struct slice slice = {tx, tx->data + tx->used, len};
+	memcpy(tx->data + tx->used, bytes, len);
+	int err = bufq_add_slice(q, slice);
+	if (err == 0)
+		tx->used += (uint32_t)len;
 	return err;
 }
 

@@ -64,6 +64,9 @@ void bufq_clear(struct bufq *q);
 // Takes a reference of its own on the slice's chunk. Joins with the last slice where they adjoin.
 int bufq_add_slice(struct bufq *q, struct slice slice);
 int bufq_add_copy(struct bufq *q, const void *bytes, size_t len);
+// The same into the thread's own chunk for writing, which many queues share: for many small pieces that leave
+// soon.
+int bufq_add_packed(struct bufq *q, const void *bytes, size_t len);
 // The bytes must outlive the program's use of them: literals.
 int bufq_add_static(struct bufq *q, struct str text);
 // Moves the first `len` bytes (at most all) from one queue to the end of another, without copying.

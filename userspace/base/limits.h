@@ -14,6 +14,32 @@ enum {
 	LIMIT_HTTP_RETRY_BYTES = 64 * 1024, // request bytes kept for a retry
 	LIMIT_HTTP_INTERIM = 16,	    // 1xx responses in front of a final one
 
+	// HTTP/2 (exchange/http2_session.h)
+	LIMIT_HTTP2_STREAMS = 128,	    // that a client may have open at once
+	LIMIT_HTTP2_STREAMS_ASSUMED = 100,  // that an endpoint takes, until it says
+	LIMIT_HTTP2_STREAMS_UPSTREAM = 1000, // on one upstream connection, whatever the endpoint says
+	LIMIT_HTTP2_CONNECTIONS = 64,	    // upstream connections to one endpoint, per worker
+	LIMIT_HTTP2_WAITING = 1024,	    // requests that wait for a place on one of them
+	LIMIT_HTTP2_STREAM_WINDOW = 256 * 1024,	// payload a peer may send ahead on one stream
+	LIMIT_HTTP2_WINDOW = 1024 * 1024,   // and on one connection, in one flight
+	LIMIT_HTTP2_STREAM_OUT = 64 * 1024, // queued for one stream, above which the other side is not read
+	LIMIT_HTTP2_BLOCK = 4 * LIMIT_HTTP_HEAD, // decoded bytes of one header block: more ends the connection
+	LIMIT_HTTP2_CONTINUATIONS = 8,	    // frames of one header block behind the first
+	LIMIT_HTTP2_PROGRESS_BYTES = 1024,  // that a reader with payload waiting must take within the idle time
+	LIMIT_HTTP2_PING_MS = 30000,	    // of silence, before an endpoint is asked whether it is there
+	LIMIT_HTTP2_WARN_MS = 1000,	    // between the two GOAWAY of a drain, at most
+	// At once, and again each second: resets, SETTINGS, PING, empty frames, others without payload
+	LIMIT_HTTP2_RESETS = 1000,
+	LIMIT_HTTP2_RESETS_PER_S = 100,
+	LIMIT_HTTP2_SETTINGS = 100,
+	LIMIT_HTTP2_SETTINGS_PER_S = 10,
+	LIMIT_HTTP2_PINGS = 2000,
+	LIMIT_HTTP2_PINGS_PER_S = 500,
+	LIMIT_HTTP2_EMPTY = 1000,
+	LIMIT_HTTP2_EMPTY_PER_S = 100,
+	LIMIT_HTTP2_OTHER = 100000,
+	LIMIT_HTTP2_OTHER_PER_S = 100000,
+
 	// detection (codecs/detect.h, codecs/tls_hello.h)
 	LIMIT_TLS_HELLO = 16 * 1024, // a ClientHello that is longer is not looked into
 

@@ -89,6 +89,7 @@ static void build_cluster(struct builder *builder, const struct config_cluster *
 	    .name = build_text(builder, from->name.text, false),
 	    .index = (uint32_t)(cluster - builder->model->clusters),
 	    .balance = (enum balance_policy)from->balance,
+	    .protocol = (enum cluster_protocol)from->protocol,
 	    .tls = (enum tls_origination)from->tls,
 	    .tls_percent = from->tls_percent,
 	    .tls_allow = build_texts(builder, from->tls_allow),
@@ -318,13 +319,13 @@ static void unknown_protocol(struct builder *builder, const struct config_text *
 {
 	struct suggestion suggestion = suggest_for(word->text);
 	autostrbuf struct strbuf text = {0};
-	static const char *const words[] = {"auto", "tcp", "http"};
+	static const char *const words[] = {"auto", "tcp", "http", "http2"};
 	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
 		suggest_consider(&suggestion, words[i]);
 	for (size_t i = 0; i < builder->codec_count; i++)
 		suggest_consider(&suggestion, builder->codecs[i]->name);
 	suggest_write(&suggestion, &text);
-	strbuf_add_text(&text, "; there are auto, tcp, http");
+	strbuf_add_text(&text, "; there are auto, tcp, http, http2");
 	for (size_t i = 0; i < builder->codec_count; i++)
 		strbuf_printf(&text, ", %s", builder->codecs[i]->name);
 	build_error(builder, word->at, "no protocol is called \"%.*s\"%s", STR_ARG(word->text),
@@ -339,6 +340,8 @@ static struct port_rule single_rule(struct builder *builder, const struct config
 		rule.protocol = PORT_TCP;
 	else if (str_eq(word->text, STR("http")))
 		rule.protocol = PORT_HTTP;
+	else if (str_eq(word->text, STR("http2")))
+		rule.protocol = PORT_HTTP2;
 	else if (!str_eq(word->text, STR("auto")))
 		rule.codec = find_codec(builder, word->text);
 	else
@@ -361,7 +364,7 @@ static struct port_rule listed_rule(struct builder *builder, struct config_list 
 		const struct framed_codec *codec = find_codec(builder, word->text);
 		if (codec && codecs)
 			codecs[rule.among.codec_count++] = codec;
-		else if (str_eq(word->text, STR("http")))
+		else if (str_eq(word->text, STR("http")) || str_eq(word->text, STR("http2")))
 			rule.among.http = true;
 		else if (str_eq(word->text, STR("auto")))
 			build_error(builder, word->at, "\"auto\" stands for all protocols: it stands alone");
@@ -511,7 +514,10 @@ static void add_name(struct builder *builder, const struct service *service)
 		const struct virtual_host *host = &service->hosts[i];
 		if (host->port)
 			ports[entry.port_count++] = (struct dns_port){
-			    host->port, host->rule.protocol == PORT_HTTP ? STR("_http") : STR(""),
+			    host->port,
+			    host->rule.protocol == PORT_HTTP || host->rule.protocol == PORT_HTTP2
+				? STR("_http")
+				: STR(""),
 			    STR("_tcp")};
 	}
 	builder->no_memory |= dns_names_add(builder->model->names, &entry) == -ENOMEM;
@@ -551,7 +557,8 @@ static void build_inbound(struct builder *builder)
 				    "inbound port %u is strict, but tls.certificate is not set", from->port);
 		if (model->inbound)
 			model->inbound[model->inbound_count++] = (struct inbound_port){
-			    (uint16_t)from->port, build_rule(builder, from->at, from->protocols), tls};
+			    (uint16_t)from->port, build_rule(builder, from->at, from->protocols), tls,
+			    (enum cluster_protocol)from->application};
 	}
 	if (model->inbound_count)
 		qsort(model->inbound, model->inbound_count, sizeof *model->inbound, by_port);
@@ -650,8 +657,8 @@ int model_build(const struct config *config, struct vip_pool *vips, struct model
 	if (!builder.model)
 		return -ENOMEM;
 	build_settings(&builder);
-	build_codecs(&builder);
 	build_vips(&builder);
+	build_codecs(&builder);
 	build_tls(&builder);
 	build_inbound(&builder);
 	build_clusters(&builder);

@@ -36,7 +36,7 @@ struct config_endpoint {
 struct config_cluster {
 	struct config_at at;
 	struct config_text name;
-	uint32_t balance, tls, tls_percent, connect_timeout_ms;
+	uint32_t balance, protocol, tls, tls_percent, connect_timeout_ms;
 	struct config_list tls_allow; // config_text
 	struct config_list endpoints;
 };
@@ -88,7 +88,7 @@ struct config_plugin {
 
 struct config_inbound {
 	struct config_at at;
-	uint32_t port, tls;
+	uint32_t port, tls, application;
 	struct config_list protocols; // config_text
 };
 

@@ -128,7 +128,7 @@ static const struct key limit_keys[] = {
 // --- services -----------------------------------------------------------------------------------------------
 static const struct key port_keys[] = {
 	{"port", UINT(1, 65535), FIELD(config_port, port), .required = true, .text = "The port that clients connect to."},
-	{"protocol", PROTOCOLS, FIELD(config_port, protocols), .text = "`auto` detects; `tcp`, `http`, or an RPC protocol (`bolt`, `dubbo`, `dubbo-thrift`, `tars`, a plug-in's) is taken at its word; a list is what detection looks for."},
+	{"protocol", PROTOCOLS, FIELD(config_port, protocols), .text = "`auto` detects; `tcp`, `http` (either version), `http2`, or an RPC protocol (`bolt`, `dubbo`, `dubbo-thrift`, `tars`, a plug-in's) is taken at its word; a list is what detection looks for."},
 	{0}};
 static const struct key port_item = {.name = "port", OBJECT(port_keys)};
 
@@ -160,7 +160,7 @@ static const struct key route_keys[] = {
 	{"match", OBJECT(match_keys), .text = "Which requests; all by default. The first route that matches is taken."},
 	{"to", LIST(target_item, struct config_target, 64), FIELD(config_route, to), .required = true, .text = "The clusters that share them."},
 	{"timeout", DURATION(DAY_MS), FIELD(config_route, timeout_ms), .text = "The response must be complete by then; no limit by default."},
-	{"retries", UINT(0, 10), FIELD(config_route, retries), .text = "Further attempts of an idempotent request whose connection was lost before a response."},
+	{"retries", UINT(0, 10), FIELD(config_route, retries), .text = "Further attempts of an idempotent request whose connection was lost before a response, and of a gRPC call that was answered UNAVAILABLE and nothing else."},
 	{0}};
 static const struct key route_item = {.name = "route", OBJECT(route_keys)};
 
@@ -182,6 +182,7 @@ static const struct key endpoint_item = {.name = "endpoint", OBJECT(endpoint_key
 static const struct key cluster_keys[] = {
 	{"name", TEXT(NAME_BYTES), .min = 1, FIELD(config_cluster, name), .required = true, .text = "The name that routes use."},
 	{"balance", CHOICE("round_robin", "random", "least_request"), FIELD(config_cluster, balance), .initial = "round_robin", .text = "How an endpoint is chosen."},
+	{"protocol", CHOICE("auto", "http1", "http2"), FIELD(config_cluster, protocol), .initial = "auto", .text = "The version of HTTP that the endpoints are spoken to in; `auto`: the client's."},
 	{"tls", CHOICE("off", "mesh"), FIELD(config_cluster, tls), .initial = "off", .text = "`mesh`: mutual TLS with the workload's certificate."},
 	{"tls_percent", UINT(0, 100), FIELD(config_cluster, tls_percent), .initial = "100", .unit = "percent", .text = "The share of connections that use it, for a gradual rollout."},
 	{"tls_allow", LIST(spiffe_item, struct config_text, SHORT_LIST), FIELD(config_cluster, tls_allow), .text = "The identities that these endpoints may have, within `tls.allow`."},
@@ -194,6 +195,7 @@ static const struct key inbound_keys[] = {
 	{"port", UINT(0, 65535), FIELD(config_inbound, port), .required = true, .text = "The application's port; 0 stands for all others."},
 	{"protocol", PROTOCOLS, FIELD(config_inbound, protocols), .text = "As for services."},
 	{"tls", CHOICE("off", "permissive", "strict", "inherit"), FIELD(config_inbound, tls), .initial = "inherit", .text = "As `tls.mode`, for this port."},
+	{"application", CHOICE("auto", "http1", "http2"), FIELD(config_inbound, application), .initial = "auto", .text = "The version of HTTP that the application is spoken to in; `auto`: the client's."},
 	{0}};
 static const struct key inbound_item = {.name = "inbound port", OBJECT(inbound_keys)};
 

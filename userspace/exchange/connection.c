@@ -7,9 +7,12 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "codecs/http1.h"
+#include "codecs/http2.h"
 #include "codecs/tls_hello.h"
+#include "exchange/exchange.h"
 #include "exchange/framed_server.h"
 #include "exchange/http1_server.h"
+#include "exchange/http2_server.h"
 #include "exchange/streamed_server.h"
 #include "exchange/tunnel.h"
 #include "exchange/upstream.h"
@@ -44,6 +47,7 @@ static void connection_free(struct loop_task *task)
 {
 	struct connection *connection = container_of(task, struct connection, free_task);
 	struct dataplane *dataplane = connection->dataplane;
+	http2_server_free(connection);
 	framed_server_free(connection);
 	streamed_server_free(connection);
 	pool_put(&dataplane->connection_pool, connection);
@@ -73,6 +77,7 @@ void connection_close(struct connection *connection)
 	loop_timer_stop(&connection->timer);
 	list_del(&connection->node);
 	http1_server_abort(connection);
+	http2_server_abort(connection);
 	framed_server_stop(connection);
 	streamed_server_stop(connection);
 	tunnel_free(connection);
@@ -224,9 +229,17 @@ static void spare_error(struct upstream *upstream, int err)
 	spare_lost(upstream);
 }
 
+// A server of HTTP/2 sends its settings unasked: that says nothing about who speaks first.
+static bool sent_settings(struct upstream *upstream)
+{
+	char bytes[9];
+	int n = stream_peek_bytes(&upstream->stream, bytes, sizeof bytes);
+	return n > 0 && http2_is_server_preface((struct str){bytes, (size_t)n});
+}
+
 static void spare_readable(struct upstream *upstream)
 {
-	if (stream_peek(&upstream->stream) != ERR_NEED_MORE)
+	if (!sent_settings(upstream) && stream_peek(&upstream->stream) != ERR_NEED_MORE)
 		spare_lost(upstream);
 }
 
@@ -267,6 +280,13 @@ static void become_http(struct connection *connection)
 	http1_server_start(connection);
 }
 
+static void become_http2(struct connection *connection)
+{
+	if (connection->early)
+		upstream_adopt(connection->early, &spare_ops, connection);
+	http2_server_start(connection);
+}
+
 static void become_tunnel(struct connection *connection, enum protocol protocol,
 			  const struct virtual_host *host)
 {
@@ -301,7 +321,10 @@ static void refuse_plaintext(struct connection *connection)
 static void become_tls(struct connection *connection)
 {
 	struct tls_conn *tls;
-	struct tls_peer_rules rules = {0};
+	enum port_protocol declared = declared_protocol(connection);
+	struct tls_peer_rules rules = {.alpn = declared == PORT_HTTP2  ? STR("h2")
+					       : declared == PORT_HTTP ? STR("http/1.1")
+								       : STR("")};
 	int err = connection->dataplane->tls
 		      ? tls_conn_new(connection->dataplane->tls, TLS_SERVER, &rules, &tls)
 		      : ERR_TLS;
@@ -371,7 +394,7 @@ static void early_readable(struct upstream *upstream)
 {
 	struct connection *connection = upstream->owner;
 	int n = stream_peek(&upstream->stream);
-	if (n == ERR_NEED_MORE)
+	if (n == ERR_NEED_MORE || (n > 0 && sent_settings(upstream)))
 		return;
 	if (n < 0 && n != ERR_EOF) {
 		early_ready(upstream, n);
@@ -473,8 +496,9 @@ static void dial_early(struct connection *connection)
 	struct upstream_target target = early_target(connection);
 	if (!target.endpoint)
 		return;
-	if ((list_empty(&target.endpoint->idle) && list_empty(&target.endpoint->shared)) ||
-	    connection->in.bytes)
+	bool pooled = !list_empty(&target.endpoint->idle) || !list_empty(&target.endpoint->shared) ||
+		      !list_empty(&target.endpoint->framed);
+	if (!pooled || connection->in.bytes)
 		dial(connection, &target);
 	else
 		connection_timer(connection, dial_after_pause, EARLY_PAUSE_MS);
@@ -538,6 +562,8 @@ static void decide_protocol(struct connection *connection, enum protocol protoco
 {
 	if (protocol == PROTOCOL_HTTP1)
 		decide_http(connection);
+	else if (protocol == PROTOCOL_HTTP2)
+		become_http2(connection);
 	else if (protocol == PROTOCOL_TLS)
 		decide_app_tls(connection);
 	else
@@ -599,6 +625,8 @@ static void become_declared(struct connection *connection, const struct port_rul
 		become_framed(connection, rule->codec);
 	else if (rule->protocol == PORT_HTTP)
 		become_http(connection);
+	else if (rule->protocol == PORT_HTTP2)
+		become_http2(connection);
 	else
 		become_tunnel(connection, PROTOCOL_TCP, current_host(connection));
 }
@@ -792,6 +820,21 @@ static void describe_idle(const struct connection *connection, struct conn_info 
 					&info->upstream_tls_version, &info->upstream_tls_peer);
 }
 
+static const char *state_of(const struct connection *connection)
+{
+	if (connection->framed)
+		return framed_server_state(connection);
+	if (connection->streamed)
+		return streamed_server_state(connection);
+	if (connection->tunnel)
+		return "tunnel";
+	if (connection->exchange || http2_server_streams(connection))
+		return "request";
+	if (connection->closing)
+		return "closing";
+	return connection->protocol ? "idle" : "detecting";
+}
+
 static void describe(const struct connection *connection, struct conn_info *info)
 {
 	const struct virtual_host *host = current_host(connection);
@@ -811,20 +854,16 @@ static void describe(const struct connection *connection, struct conn_info *info
 	    .bytes_sent = connection->stream.sent,
 	    .requests = connection->requests,
 	    .opened_ns = connection->opened_ns,
-	    .state = connection->framed	    ? framed_server_state(connection)
-		     : connection->streamed ? streamed_server_state(connection)
-		     : connection->tunnel   ? "tunnel"
-		     : connection->exchange ? "request"
-		     : connection->closing  ? "closing"
-		     : connection->protocol ? "idle"
-					    : "detecting",
+	    .state = state_of(connection),
 	};
 	connection_describe_tls(connection->stream.tls, &info->tls_version, &info->tls_peer);
 	describe_idle(connection, info);
 	if (connection->tunnel)
 		tunnel_describe(connection->tunnel, info);
 	if (connection->exchange)
-		http1_server_describe(connection, info);
+		exchange_describe(connection->exchange, info);
+	if (connection->http2)
+		http2_server_describe(connection, info);
 	if (connection->framed)
 		framed_server_describe(connection, info);
 	if (connection->streamed)

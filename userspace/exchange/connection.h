@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A downstream connection: from accept to close, on one worker. It recovers the original destination, finds
 // the virtual host, tells TLS from plaintext and one protocol from another, and hands the stream to what
-// speaks it: the HTTP/1 server (exchange/http1_server.h) or a tunnel (exchange/tunnel.h). The state is
-// stream.ops: whoever owns the stream now.
+// speaks it: the HTTP/1 server (exchange/http1_server.h), the HTTP/2 server (exchange/http2_server.h) or a
+// tunnel (exchange/tunnel.h). The state is stream.ops: whoever owns the stream now.
 #pragma once
 
 #include "base/buf.h"
@@ -11,6 +11,7 @@
 #include "net/stream.h"
 
 struct exchange;
+struct http2_server;
 struct framed_server;
 struct streamed_server;
 struct tunnel;
@@ -25,6 +26,7 @@ struct connection {
 	struct loop_task free_task;
 	struct bufq in;			  // bytes read and not used yet
 	struct exchange *exchange;	  // the request under way (HTTP)
+	struct http2_server *http2;	  // its streams (HTTP/2)
 	struct tunnel *tunnel;		  // the other half (TCP)
 	struct framed_server *framed;	  // the calls under way (RPC)
 	struct streamed_server *streamed; // the request under way (in order, by a plug-in)

@@ -5,8 +5,10 @@
 #include "exchange/connection.h"
 #include "exchange/framed_server.h"
 #include "exchange/framed_upstream.h"
-#include "exchange/streamed_server.h"
+#include "exchange/http2_client.h"
+#include "exchange/http2_server.h"
 #include "exchange/listener.h"
+#include "exchange/streamed_server.h"
 #include "exchange/tunnel.h"
 #include "exchange/upstream.h"
 #include "net/tls.h"
@@ -44,6 +46,7 @@ static void on_retire(struct endpoint_state *endpoint, void *arg)
 {
 	(void)arg;
 	upstream_pool_clear(endpoint);
+	http2_client_retire(endpoint);
 	framed_upstream_retire(endpoint);
 }
 
@@ -65,6 +68,7 @@ static void clear_tls(const struct cluster *cluster, struct endpoint_state *endp
 	(void)cluster;
 	(void)arg;
 	upstream_pool_clear_tls(endpoint);
+	http2_client_retire(endpoint);
 }
 
 void dataplane_set_tls(struct dataplane *dataplane, struct tls_context *tls)
@@ -94,12 +98,15 @@ int dataplane_new(struct loop *loop, unsigned index, const struct dataplane_sett
 	dataplane->next_id = 1;
 	list_init(&dataplane->connections);
 	list_init(&dataplane->listeners);
+	list_init(&dataplane->http2_clients);
 	list_init(&dataplane->framed_upstreams);
 	list_init(&dataplane->spare_pipes);
 	loop_timer_init(&dataplane->sweep, on_sweep);
 	dataplane->connection_pool = POOL_INIT(struct connection, SPARE_CONNECTIONS);
 	dataplane->upstream_pool = POOL_INIT(struct upstream, SPARE_CONNECTIONS);
 	dataplane->tunnel_pool = tunnel_pool_init();
+	dataplane->http2_server_pool = http2_server_pool_init();
+	dataplane->http2_client_pool = http2_client_pool_init();
 	dataplane->call_pool = call_pool_init();
 	dataplane->framed_server_pool = framed_server_pool_init();
 	dataplane->framed_upstream_pool = framed_upstream_pool_init();
@@ -143,6 +150,7 @@ void dataplane_free(struct dataplane *dataplane)
 		balancer_each(dataplane->balancer, clear_pool, NULL);
 		balancer_each_address(dataplane->balancer, on_retire, NULL);
 	}
+	http2_client_drain(dataplane);
 	loop_turn(dataplane->loop, 0); // runs the deferred frees
 	tunnel_pipes_free(dataplane);
 	balancer_free(dataplane->balancer);
@@ -152,6 +160,8 @@ void dataplane_free(struct dataplane *dataplane)
 	pool_trim(&dataplane->connection_pool);
 	pool_trim(&dataplane->upstream_pool);
 	pool_trim(&dataplane->tunnel_pool);
+	pool_trim(&dataplane->http2_server_pool);
+	pool_trim(&dataplane->http2_client_pool);
 	pool_trim(&dataplane->call_pool);
 	pool_trim(&dataplane->framed_server_pool);
 	pool_trim(&dataplane->framed_upstream_pool);
@@ -168,8 +178,8 @@ static bool is_idle(const struct connection *connection)
 		return framed_server_is_idle(connection);
 	if (connection->streamed)
 		return streamed_server_is_idle(connection);
-	return !connection->exchange && !connection->tunnel && bufq_empty(&connection->in) &&
-	       !stream_is_connecting(&connection->stream);
+	return !connection->exchange && !connection->tunnel && !connection->http2 &&
+	       bufq_empty(&connection->in) && !stream_is_connecting(&connection->stream);
 }
 
 static void tell_if_idle(struct dataplane *dataplane)
@@ -216,8 +226,11 @@ void dataplane_drain(struct dataplane *dataplane, void (*on_idle)(struct datapla
 	listeners_close(dataplane);
 	list_for_each_safe (node, &dataplane->connections) {
 		struct connection *connection = container_of(node, struct connection, node);
-		if (connection->framed && !connection->closing)
+		if (connection->http2)
+			http2_server_drain(connection);
+		else if (connection->framed && !connection->closing)
 			framed_server_drain(connection);
 	}
+	http2_client_drain(dataplane);
 	loop_timer_start(dataplane->loop, &dataplane->sweep, SWEEP_MS);
 }

@@ -34,6 +34,7 @@ struct dataplane {
 	struct tls_context *tls; // NULL: no mesh TLS
 	struct list connections;
 	struct list listeners;
+	struct list http2_clients;    // shared upstream connections, see http2_client.c
 	struct list framed_upstreams; // all, see framed_upstream.c
 	struct list spare_pipes;      // see tunnel.c
 	unsigned spare_pipe_count;
@@ -44,7 +45,7 @@ struct dataplane {
 	struct loop_timer sweep; // closes what is idle when the drain has begun
 	void (*on_idle)(struct dataplane *dataplane, void *arg); // owed: no connection is left while draining
 	void *on_idle_arg;
-	struct pool connection_pool, upstream_pool, tunnel_pool;
+	struct pool connection_pool, upstream_pool, tunnel_pool, http2_server_pool, http2_client_pool;
 	struct pool call_pool, framed_server_pool, framed_upstream_pool, streamed_server_pool;
 };
 

@@ -6,12 +6,16 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "codecs/grpc.h"
+#include "codecs/http1_convert.h"
 #include "exchange/http1_client.h"
 #include "exchange/http1_server.h"
+#include "exchange/http2_client.h"
 #include "net/tls.h"
 #include "run/stats.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 enum { CONNECT_ATTEMPTS = 3 };
 
@@ -25,6 +29,7 @@ const char *exchange_flag_name(enum exchange_flag flag)
 	    [EXCHANGE_NO_ENDPOINT] = "UH",
 	    [EXCHANGE_CONNECT_FAILED] = "UF",
 	    [EXCHANGE_UPSTREAM_TERMINATED] = "UC",
+	    [EXCHANGE_UPSTREAM_REFUSED] = "UR",
 	    [EXCHANGE_UPSTREAM_PROTOCOL] = "UPE",
 	    [EXCHANGE_TIMEOUT] = "UT",
 	    [EXCHANGE_DOWNSTREAM_GONE] = "DC",
@@ -41,17 +46,19 @@ static void on_request_timeout(struct loop_timer *timer)
 	exchange_reply(exchange, 504, "the upstream did not answer in time", EXCHANGE_TIMEOUT);
 }
 
-struct exchange *exchange_new(struct connection *connection)
+struct exchange *exchange_new(struct connection *connection, const struct exchange_server *server)
 {
 	struct arena arena = {0};
 	struct exchange *exchange = arena_alloc(&arena, sizeof *exchange);
 	if (!exchange)
 		return NULL;
-	*exchange = (struct exchange){.arena = arena, .connection = connection};
-	exchange->snapshot = snapshot_ref(connection->dataplane->snapshot);
-	exchange->started_ns = loop_now(connection->dataplane->loop);
+	*exchange = (struct exchange){.arena = arena,
+				      .connection = connection,
+				      .server = server,
+				      .grpc_status = -1,
+				      .snapshot = snapshot_ref(connection->dataplane->snapshot),
+				      .started_ns = loop_now(connection->dataplane->loop)};
 	loop_timer_init(&exchange->timer, on_request_timeout);
-	connection->exchange = exchange;
 	return exchange;
 }
 
@@ -68,23 +75,49 @@ static bool is_idempotent(struct str method)
 	       str_eq(method, STR("PUT")) || str_eq(method, STR("DELETE")) || str_eq(method, STR("TRACE"));
 }
 
-static void remember(struct exchange *exchange, const struct http1_head *head)
+static bool is_grpc(const struct head *head)
 {
-	exchange->method = keep(exchange, head->head.method);
-	exchange->path = keep(exchange, head->head.path);
-	exchange->authority = keep(exchange, head->head.authority);
-	exchange->client_http10 = head->minor == 0;
-	exchange->client_persistent = head->persistent && !exchange->connection->dataplane->draining;
-	exchange->wants_upgrade = head->flags & HTTP1_CONN_UPGRADE;
-	exchange->idempotent = is_idempotent(head->head.method);
-	http1_body_init(&exchange->request_body, head);
-	exchange->request_done = http1_body_done(&exchange->request_body);
+	const struct field *type = head_find(head, STR("content-type"));
+	return type && grpc_is_type(type->value);
+}
+
+static void remember(struct exchange *exchange, const struct head *head)
+{
+	exchange->method = keep(exchange, head->method);
+	exchange->path = keep(exchange, head->path);
+	exchange->authority = keep(exchange, head->authority);
+	exchange->idempotent = is_idempotent(head->method);
 	exchange->connection->requests++;
 	stats_inc(STAT_HTTP_REQUESTS);
 }
 
-// Finds where the request goes: a cluster by virtual host and route, or (cluster NULL) the original
-// destination. False: it was answered.
+// The earlier one of the route's timeout and the caller's deadline.
+static void start_timer(struct exchange *exchange, const struct head *head)
+{
+	uint64_t limit_ms = exchange->route ? exchange->route->timeout_ms : 0, deadline_ms;
+	const struct field *field = exchange->grpc ? head_find(head, STR("grpc-timeout")) : NULL;
+	if (field && grpc_timeout_parse(field->value, &deadline_ms) == 0 && deadline_ms < UINT32_MAX &&
+	    (!limit_ms || deadline_ms < limit_ms))
+		limit_ms = MAX(deadline_ms, (uint64_t)1);
+	if (limit_ms)
+		loop_timer_start(exchange->connection->dataplane->loop, &exchange->timer, limit_ms);
+}
+
+// As the client speaks, unless the cluster, or the rule for the inbound port, says otherwise.
+static const struct exchange_client *speak(const struct exchange *exchange, enum protocol spoken)
+{
+	const struct connection *connection = exchange->connection;
+	enum cluster_protocol wanted = CLUSTER_AUTO;
+	if (exchange->cluster)
+		wanted = exchange->cluster->protocol;
+	else if (connection->inbound)
+		wanted = model_inbound(exchange->snapshot->model, connection->destination.port)->application;
+	if (wanted == CLUSTER_AUTO)
+		return spoken == PROTOCOL_HTTP2 ? &http2_client : &http1_client;
+	return wanted == CLUSTER_HTTP2 ? &http2_client : &http1_client;
+}
+
+// A cluster by virtual host and route, or (cluster NULL) the original destination. False: there is no route.
 static bool find_route(struct exchange *exchange, const struct head *head)
 {
 	struct connection *connection = exchange->connection;
@@ -97,27 +130,39 @@ static bool find_route(struct exchange *exchange, const struct head *head)
 	if (!exchange->host && !model_is_virtual(model, &connection->destination.ip))
 		return true;
 	exchange->route = exchange->host ? route_match(exchange->host, head) : NULL;
-	if (!exchange->route) {
+	if (!exchange->route)
+		return false;
+	exchange->cluster = route_pick(exchange->route, exchange->route->to_count > 1 ? random_u64() : 0);
+	return true;
+}
+
+bool exchange_route(struct exchange *exchange, const struct head *head, enum protocol spoken)
+{
+	remember(exchange, head);
+	exchange->grpc = spoken == PROTOCOL_HTTP2 && is_grpc(head);
+	if (!find_route(exchange, head)) {
 		stats_inc(STAT_HTTP_NO_ROUTE);
 		exchange_reply(exchange, 404, "no route matches this request", EXCHANGE_NO_ROUTE);
 		return false;
 	}
-	exchange->cluster = route_pick(exchange->route, exchange->route->to_count > 1 ? random_u64() : 0);
-	if (exchange->route->timeout_ms)
-		loop_timer_start(connection->dataplane->loop, &exchange->timer, exchange->route->timeout_ms);
+	start_timer(exchange, head);
+	exchange->client = speak(exchange, spoken);
 	return true;
 }
 
-void exchange_start(struct exchange *exchange, const struct http1_head *head, struct slice raw)
+void exchange_start(struct exchange *exchange)
 {
-	remember(exchange, head);
-	if (!find_route(exchange, &head->head))
-		return;
-	if (http1_forward_request(&exchange->request, head, raw)) {
+	int err = exchange->raw ? 0 : exchange->client->prepare(exchange);
+	if (err == ERR_UNSUPPORTED)
+		exchange_reply(exchange, 501, "this change of protocols cannot be passed on",
+			       EXCHANGE_DOWNSTREAM_PROTOCOL);
+	else if (err == ERR_MALFORMED)
+		exchange_reply(exchange, 400, "the request cannot be passed on",
+			       EXCHANGE_DOWNSTREAM_PROTOCOL);
+	else if (err)
 		exchange_reply(exchange, 503, "out of memory", EXCHANGE_NO_ENDPOINT);
-		return;
-	}
-	dispatch(exchange);
+	else
+		dispatch(exchange);
 }
 
 // --- an attempt ---------------------------------------------------------------------------------------------
@@ -150,23 +195,6 @@ static unsigned connect_attempts(const struct exchange *exchange)
 	return exchange->cluster ? MAX((unsigned)CONNECT_ATTEMPTS, retries + 1) : 1;
 }
 
-// A request that must not be sent twice goes on a pooled connection only if that is open at this moment.
-static bool try_pooled(struct exchange *exchange, const struct upstream_target *target)
-{
-	struct dataplane *dataplane = exchange->connection->dataplane;
-	struct upstream *upstream;
-	if (exchange->fresh_only)
-		return false;
-	while ((upstream = upstream_reuse(dataplane, target, &http1_client_ops, exchange))) {
-		if (exchange->idempotent || sock_is_quiet(stream_fd(&upstream->stream))) {
-			exchange->upstream = upstream;
-			return true;
-		}
-		upstream_close(upstream);
-	}
-	return false;
-}
-
 // The connection that was dialled while the protocol was not known yet serves the first request, if it leads
 // there.
 static bool try_early(struct exchange *exchange)
@@ -176,13 +204,10 @@ static bool try_early(struct exchange *exchange)
 	connection_drop_early(connection);
 	if (!early)
 		return false;
-	exchange->upstream = early;
 	exchange->attempts++;
 	set_endpoint(exchange, endpoint_state_ref(early->endpoint));
 	connection_set_endpoint(connection, early->endpoint);
-	upstream_adopt(early, &http1_client_ops, exchange);
-	if (early->ready)
-		http1_client_start(exchange);
+	exchange->client->adopt(exchange, early);
 	return true;
 }
 
@@ -200,29 +225,31 @@ static void dispatch(struct exchange *exchange)
 			break;
 		struct upstream_target target =
 		    upstream_target(endpoint, exchange->cluster, connection->inbound);
-		if (try_pooled(exchange, &target)) {
-			connection_set_endpoint(connection, endpoint);
-			http1_client_start(exchange);
+		connection_set_endpoint(connection, endpoint);
+		err = exchange->client->start(exchange, &target);
+		if (!err)
 			return;
-		}
-		err = upstream_connect(connection->dataplane, &target, &http1_client_ops, exchange,
-				       &exchange->upstream);
-		if (!err) {
-			connection_set_endpoint(connection, endpoint);
-			return;
-		}
 	}
 	if (err == ERR_NO_ENDPOINT)
 		exchange_reply(exchange, 503, "no endpoint is available", EXCHANGE_NO_ENDPOINT);
+	else if (err == ERR_LIMIT)
+		exchange_reply(exchange, 503, "too many requests wait for the upstream",
+			       EXCHANGE_NO_ENDPOINT);
 	else
 		exchange_reply(exchange, 503, "the upstream could not be reached", EXCHANGE_CONNECT_FAILED);
 }
 
+static bool is_ready(const struct exchange *exchange)
+{
+	return exchange->client && exchange->client->ready(exchange);
+}
+
 bool exchange_takes_body(struct exchange *exchange)
 {
-	if (exchange->upstream && exchange->upstream->ready)
-		return !stream_congested(&exchange->upstream->stream);
-	return exchange->request.bytes < LIMIT_HTTP_RETRY_BYTES;
+	if (exchange->wants_tunnel && !exchange->tunnel)
+		return false;
+	return is_ready(exchange) ? !exchange->client->congested(exchange)
+				  : exchange->request.bytes < LIMIT_HTTP_RETRY_BYTES;
 }
 
 static void remember_for_replay(struct exchange *exchange, const struct bufq *bytes)
@@ -236,39 +263,159 @@ static void remember_for_replay(struct exchange *exchange, const struct bufq *by
 	}
 }
 
+// Payload of no known length becomes chunks for an endpoint of HTTP/1.
+static int frame_request(struct exchange *exchange, struct bufq *bytes)
+{
+	int err = http1_write_chunk(bytes);
+	if (!err && exchange->request_done)
+		err = http1_write_end(bytes, exchange->request_trailers, exchange->request_trailer_count);
+	return err;
+}
+
 void exchange_send(struct exchange *exchange, struct bufq *bytes)
 {
-	if (!exchange->upstream || !exchange->upstream->ready) {
-		bufq_move(&exchange->request, bytes, bytes->bytes); // moving all needs no memory
+	if (exchange->wants_tunnel && !exchange->tunnel) {
+		bufq_move(&exchange->request_in, bytes, bytes->bytes); // moving all needs no memory
 		return;
 	}
+	if (exchange->chunk_request && frame_request(exchange, bytes)) {
+		bufq_clear(bytes);
+		exchange_reply(exchange, 503, "out of memory", EXCHANGE_NO_ENDPOINT);
+		return;
+	}
+	if (!is_ready(exchange)) {
+		bufq_move(&exchange->request, bytes, bytes->bytes);
+		return;
+	}
+	exchange_send_ready(exchange, bytes);
+}
+
+void exchange_send_ready(struct exchange *exchange, struct bufq *bytes)
+{
 	remember_for_replay(exchange, bytes);
-	stream_write(&exchange->upstream->stream, bytes);
+	exchange->client->send(exchange, bytes);
+}
+
+// --- the response -------------------------------------------------------------------------------------------
+int exchange_interim(struct exchange *exchange, struct message *message)
+{
+	if (++exchange->interim > LIMIT_HTTP_INTERIM || exchange->response_started) {
+		exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_PROTOCOL, ERR_MALFORMED);
+		return ERR_CLOSED;
+	}
+	if (exchange->client_http10 || exchange->server->interim(exchange, message) == 0)
+		return 0; // a client of HTTP/1.0 knows none (RFC 9110 15.2)
+	exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_PROTOCOL, ERR_MALFORMED);
+	return ERR_CLOSED;
+}
+
+static void note_grpc_status(struct exchange *exchange, const struct field *fields, size_t count)
+{
+	const struct head head = {.fields = (struct field *)fields, .field_count = (uint16_t)count};
+	const struct field *status = exchange->grpc ? head_find(&head, STR("grpc-status")) : NULL;
+	if (status)
+		exchange->grpc_status = (int16_t)grpc_status_parse(status->value);
+}
+
+static void retry(struct exchange *exchange);
+static int rewind_request(struct exchange *exchange);
+
+// An answer that says nothing but "not available": the caller may as well hear another endpoint's.
+static bool try_elsewhere(struct exchange *exchange, const struct message *message)
+{
+	note_grpc_status(exchange, message->head.fields, message->head.field_count);
+	if (!exchange->grpc || !message->end || exchange->grpc_status != GRPC_UNAVAILABLE ||
+	    !exchange->route || exchange->attempts > exchange->route->retries || !exchange->kept)
+		return false;
+	exchange->client->release(exchange, RELEASE_WHOLE);
+	if (rewind_request(exchange)) {
+		exchange_reply(exchange, 503, "out of memory", EXCHANGE_NO_ENDPOINT);
+		return true;
+	}
+	exchange->grpc_status = -1;
+	retry(exchange);
+	return true;
+}
+
+// From here on both sides are just bytes: what the client sent ahead goes first.
+static void open_tunnel(struct exchange *exchange)
+{
+	struct bufq bytes = exchange->request_in;
+	exchange->request_in = (struct bufq){0};
+	exchange->chunk_request = false;
+	if (bytes.bytes || exchange->request_done)
+		exchange_send(exchange, &bytes);
+}
+
+int exchange_head(struct exchange *exchange, struct message *message)
+{
+	unsigned status = message->head.status;
+	bool granted =
+	    exchange->wants_tunnel && (exchange->message.upgrade.len ? status == 101 : status / 100 == 2);
+	if (exchange->response_started || (status == 101 && !granted)) {
+		exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_PROTOCOL, ERR_MALFORMED);
+		return ERR_CLOSED;
+	}
+	if (try_elsewhere(exchange, message))
+		return ERR_CLOSED;
+	exchange->status = (uint16_t)status;
+	exchange->tunnel = granted;
+	exchange->wants_tunnel = granted;
+	bufq_clear(&exchange->replay);
+	if (exchange->server->head(exchange, message)) {
+		exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_PROTOCOL, ERR_MALFORMED);
+		return ERR_CLOSED;
+	}
+	exchange->response_started = true;
+	if (granted)
+		open_tunnel(exchange);
+	return 0;
+}
+
+int exchange_body(struct exchange *exchange, struct bufq *bytes)
+{
+	if (bufq_empty(bytes))
+		return 0;
+	exchange->response_bytes += bytes->bytes;
+	if (exchange->server->body(exchange, bytes) == 0)
+		return 0;
+	bufq_clear(bytes);
+	exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_TERMINATED, -ENOMEM);
+	return ERR_CLOSED;
+}
+
+int exchange_trailers(struct exchange *exchange, const struct field *fields, size_t count)
+{
+	note_grpc_status(exchange, fields, count);
+	if (exchange->server->trailers(exchange, fields, count) == 0)
+		return 0;
+	exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_PROTOCOL, ERR_MALFORMED);
+	return ERR_CLOSED;
 }
 
 // --- failures -----------------------------------------------------------------------------------------------
-bool exchange_is_untouched(const struct exchange *exchange)
+static bool was_reused(const struct exchange *exchange)
 {
-	const struct upstream *upstream = exchange->upstream;
-	return upstream && upstream->reused && upstream->stream.sent == exchange->upstream_sent;
+	return exchange->upstream && exchange->upstream->reused;
 }
 
 // Whether what was sent may be sent again: nothing of a response came, all of it is still here, and repeating
-// is harmless (RFC 9110 9.2.2). A pooled connection that turned out dead does not count as an attempt of the
-// user's.
+// is harmless (RFC 9110 9.2.2), or the endpoint did not begin with it. A pooled connection that turned out
+// dead does not count as an attempt of the user's.
 static bool may_repeat(const struct exchange *exchange, enum exchange_flag flag)
 {
-	const struct upstream *upstream = exchange->upstream;
 	if (exchange->response_started || exchange->response_in.bytes || exchange->refused)
 		return false;
 	if (flag == EXCHANGE_CONNECT_FAILED)
 		return exchange->attempts < connect_attempts(exchange);
+	if (flag == EXCHANGE_UPSTREAM_REFUSED)
+		return exchange->kept && exchange->attempts < MAX(connect_attempts(exchange), 2u);
 	if (flag != EXCHANGE_UPSTREAM_TERMINATED || !exchange->kept)
 		return false;
-	if (exchange_is_untouched(exchange))
+	if (exchange->client->untouched(exchange))
 		return true;
-	return exchange->idempotent && ((upstream && upstream->reused) ||
-					(exchange->route && exchange->attempts <= exchange->route->retries));
+	return exchange->idempotent &&
+	       (was_reused(exchange) || (exchange->route && exchange->attempts <= exchange->route->retries));
 }
 
 static int rewind_request(struct exchange *exchange)
@@ -281,18 +428,22 @@ static int rewind_request(struct exchange *exchange)
 	return err;
 }
 
+static void retry(struct exchange *exchange)
+{
+	stats_inc(STAT_HTTP_RETRIES);
+	dispatch(exchange);
+}
+
 void exchange_upstream_failed(struct exchange *exchange, enum exchange_flag flag, int err)
 {
-	bool was_reused = exchange->upstream && exchange->upstream->reused;
+	bool reused = was_reused(exchange);
 	bool repeat = may_repeat(exchange, flag);
-	upstream_close(exchange->upstream);
-	exchange->upstream = NULL;
+	exchange->client->release(exchange, RELEASE_FAILED);
 	if (repeat && rewind_request(exchange) == 0) {
-		exchange->fresh_only = was_reused;
-		if (was_reused)
+		exchange->fresh_only = reused;
+		if (reused)
 			exchange->attempts--;
-		stats_inc(STAT_HTTP_RETRIES);
-		dispatch(exchange);
+		retry(exchange);
 		return;
 	}
 	if (flag == EXCHANGE_CONNECT_FAILED)
@@ -300,6 +451,8 @@ void exchange_upstream_failed(struct exchange *exchange, enum exchange_flag flag
 			       err == -ETIMEDOUT ? "connecting to the upstream took too long"
 						 : "the upstream could not be reached",
 			       flag);
+	else if (flag == EXCHANGE_UPSTREAM_REFUSED)
+		exchange_reply(exchange, 503, "the upstream refused the request", flag);
 	else if (flag == EXCHANGE_UPSTREAM_PROTOCOL)
 		exchange_reply(exchange, 502, "the upstream's response is not valid HTTP", flag);
 	else
@@ -307,33 +460,45 @@ void exchange_upstream_failed(struct exchange *exchange, enum exchange_flag flag
 			       "the upstream closed the connection before its response was complete", flag);
 }
 
+static void release(struct exchange *exchange, enum release how)
+{
+	if (exchange->client)
+		exchange->client->release(exchange, how);
+}
+
+// Too late for an answer. A caller of gRPC may still be told in trailers that its deadline is over.
+static void end_late(struct exchange *exchange)
+{
+	static const struct field over[] = {
+	    {.name = STR("grpc-status"), .value = STR("4")},
+	    {.name = STR("grpc-message"), .value = STR("the deadline is over")}};
+	if (exchange->grpc && exchange->flag == EXCHANGE_TIMEOUT && !exchange->trailers_sent &&
+	    exchange->server->trailers(exchange, over, ARRAY_SIZE(over)) == 0) {
+		exchange->grpc_status = GRPC_DEADLINE_EXCEEDED;
+		exchange_complete(exchange);
+	} else {
+		exchange->server->reset(exchange);
+	}
+}
+
 void exchange_reply(struct exchange *exchange, unsigned status, const char *text, enum exchange_flag flag)
 {
-	struct connection *connection = exchange->connection;
-	struct bufq out = {0};
 	exchange->flag = (uint8_t)flag;
-	upstream_reset(exchange->upstream);
-	exchange->upstream = NULL;
+	release(exchange, RELEASE_CUT);
 	if (exchange->response_started) {
-		connection_reset(connection);
+		end_late(exchange);
 		return;
 	}
 	if (!exchange->request_done)
 		exchange->client_persistent = false;
 	exchange->refused = true;
-	connection->refusals++;
 	exchange->response_started = true;
+	exchange->wants_tunnel = false;
 	exchange->status = (uint16_t)status;
-	enum http1_connection tell = !exchange->client_persistent ? HTTP1_CONNECTION_CLOSE
-				     : exchange->client_http10	  ? HTTP1_CONNECTION_KEEP_ALIVE
-								  : HTTP1_CONNECTION_IMPLIED;
-	if (http1_reply(&out, status, text, str_eq(exchange->method, STR("HEAD")), tell)) {
-		connection_reset(connection);
-		return;
-	}
-	exchange->response_bytes += out.bytes;
-	stream_write(&connection->stream, &out);
-	exchange_complete(exchange);
+	if (exchange->server->reply(exchange, status, text))
+		exchange->server->reset(exchange);
+	else
+		exchange_complete(exchange);
 }
 
 // --- the end ------------------------------------------------------------------------------------------------
@@ -349,18 +514,37 @@ static void count_status(unsigned status)
 		stats_inc(STAT_HTTP_2XX);
 }
 
+static void count_grpc_status(int status)
+{
+	stats_inc(status == GRPC_OK		     ? STAT_GRPC_OK
+		  : status == GRPC_DEADLINE_EXCEEDED ? STAT_GRPC_DEADLINE
+		  : status == GRPC_UNAVAILABLE	     ? STAT_GRPC_UNAVAILABLE
+		  : status < 0			     ? STAT_GRPC_NONE
+						     : STAT_GRPC_ERROR);
+}
+
+static const char *protocol_of(const struct exchange *exchange)
+{
+	if (exchange->grpc)
+		return "grpc";
+	return protocol_name(exchange->connection->protocol);
+}
+
 static void access_log(const struct exchange *exchange)
 {
+	char grpc_status[8] = "-";
 	const struct connection *connection = exchange->connection;
 	static const struct addr none;
 	const char *tls_version = "-";
 	struct str tls_peer = STR("-");
 	connection_describe_tls(connection->stream.tls, &tls_version, &tls_peer);
+	if (exchange->grpc_status >= 0)
+		snprintf(grpc_status, sizeof grpc_status, "%d", exchange->grpc_status);
 	log_info(
 	    "request", LOG_UINT("connection", connection->id),
 	    LOG_TEXT("direction", connection->inbound ? "inbound" : "outbound"),
 	    LOG_ADDR("peer", &connection->peer), LOG_ADDR("destination", &connection->destination),
-	    LOG_TEXT("protocol", "http1"), LOG_STR("method", exchange->method),
+	    LOG_TEXT("protocol", protocol_of(exchange)), LOG_STR("method", exchange->method),
 	    LOG_STR("authority", exchange->authority), LOG_STR("path", exchange->path),
 	    LOG_UINT("status", exchange->status), LOG_TEXT("flag", exchange_flag_name(exchange->flag)),
 	    LOG_STR("virtual_host", exchange->host ? exchange->host->name : STR("-")),
@@ -370,14 +554,16 @@ static void access_log(const struct exchange *exchange)
 	    LOG_UINT("attempts", exchange->attempts), LOG_UINT("request_bytes", exchange->request_bytes),
 	    LOG_UINT("response_bytes", exchange->response_bytes),
 	    LOG_UINT("duration_us", (loop_now(connection->dataplane->loop) - exchange->started_ns) / 1000),
-	    LOG_TEXT("tls", tls_version), LOG_STR("tls_peer", tls_peer));
+	    LOG_TEXT("tls", tls_version), LOG_STR("tls_peer", tls_peer),
+	    LOG_TEXT("grpc_status", grpc_status));
 }
 
 void exchange_finish(struct exchange *exchange)
 {
-	struct connection *connection = exchange->connection;
 	if (exchange->status)
 		count_status(exchange->status);
+	if (exchange->grpc)
+		count_grpc_status(exchange->grpc_status);
 	if (exchange->snapshot->model->access_log)
 		access_log(exchange);
 	loop_timer_stop(&exchange->timer);
@@ -385,8 +571,9 @@ void exchange_finish(struct exchange *exchange)
 	bufq_clear(&exchange->request);
 	bufq_clear(&exchange->replay);
 	bufq_clear(&exchange->response_in);
+	bufq_clear(&exchange->request_in);
 	snapshot_unref(exchange->snapshot);
-	connection->exchange = NULL;
+	exchange->server->detach(exchange);
 	struct arena arena = exchange->arena;
 	arena_done(&arena);
 }
@@ -395,26 +582,31 @@ void exchange_abort(struct exchange *exchange, enum exchange_flag flag)
 {
 	if (!exchange->flag)
 		exchange->flag = (uint8_t)flag;
-	upstream_reset(exchange->upstream);
-	exchange->upstream = NULL;
+	release(exchange, RELEASE_CUT);
 	exchange_finish(exchange);
 }
 
 void exchange_complete(struct exchange *exchange)
 {
-	struct connection *connection = exchange->connection;
-	bool persistent =
-	    exchange->client_persistent && exchange->request_done && !connection->dataplane->draining;
-	if (exchange->upstream) {
-		if (exchange->upstream_persistent && exchange->request_done)
-			upstream_release(exchange->upstream);
-		else
-			upstream_close(exchange->upstream);
-		exchange->upstream = NULL;
+	if (exchange->tunnel && !exchange->request_done && !exchange->response_done && !exchange->flag) {
+		exchange->response_done = true;
+		exchange->server->half_close(exchange);
+		return;
 	}
-	exchange_finish(exchange);
-	if (persistent)
-		http1_server_next(connection);
-	else
-		connection_linger(connection);
+	release(exchange, RELEASE_WHOLE);
+	loop_timer_stop(&exchange->timer);
+	exchange->server->complete(exchange);
+}
+
+void exchange_describe(const struct exchange *exchange, struct conn_info *info)
+{
+	if (exchange->host)
+		info->virtual_host = exchange->host->name;
+	if (exchange->cluster)
+		info->cluster = exchange->cluster->name;
+	if (exchange->endpoint)
+		info->endpoint = exchange->endpoint->addr;
+	if (exchange->client)
+		connection_describe_tls(exchange->client->tls(exchange), &info->upstream_tls_version,
+					&info->upstream_tls_peer);
 }

@@ -22,7 +22,7 @@ struct framed_upstream {
 	struct upstream *upstream; // owned
 	struct dataplane *dataplane;
 	const struct framed_codec *codec;
-	struct list node;     // endpoint_state.shared
+	struct list node;     // endpoint_state.framed
 	struct list all_node; // dataplane.framed_upstreams
 	struct call_slots slots;
 	struct list waiting; // calls, until the connection is there
@@ -149,7 +149,7 @@ void framed_upstream_abort(struct framed_upstream *upstream)
 
 void framed_upstream_retire(struct endpoint_state *endpoint)
 {
-	list_for_each_safe (node, &endpoint->shared) {
+	list_for_each_safe (node, &endpoint->framed) {
 		struct framed_upstream *upstream = container_of(node, struct framed_upstream, node);
 		upstream->closing = true;
 		close_if_unused(upstream);
@@ -382,7 +382,7 @@ static int choose(const struct choice *choice, struct framed_upstream **ret_upst
 {
 	struct framed_upstream *held_up = NULL;
 	unsigned count = 0;
-	list_for_each_safe (node, &choice->target->endpoint->shared) {
+	list_for_each_safe (node, &choice->target->endpoint->framed) {
 		struct framed_upstream *upstream = container_of(node, struct framed_upstream, node);
 		if (!fits(upstream, choice))
 			continue;
@@ -429,7 +429,7 @@ static int make(struct dataplane *dataplane, const struct choice *choice,
 	upstream->inbound = target->inbound;
 	upstream->tls = target->tls;
 	upstream->reserved = choice->alone;
-	list_append(&target->endpoint->shared, &upstream->node);
+	list_append(&target->endpoint->framed, &upstream->node);
 	list_append(&dataplane->framed_upstreams, &upstream->all_node);
 	call_slots_init(&upstream->slots, choice->codec->first_id, choice->codec->last_id);
 	list_init(&upstream->waiting);

@@ -4,22 +4,145 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/mem.h"
-#include "exchange/http1_server.h"
+#include "codecs/http1_convert.h"
+#include "exchange/http1_message.h"
 #include "exchange/tunnel.h"
+#include "exchange/websocket.h"
 
 #include <errno.h>
 
+static const struct upstream_ops upstream_ops;
+static void client_resume(struct exchange *exchange);
+
 // --- request ------------------------------------------------------------------------------------------------
-void http1_client_start(struct exchange *exchange)
+// The head of a request that did not come over HTTP/1. A change of protocols can be asked for in one way
+// only: that of WebSocket.
+static int client_prepare(struct exchange *exchange)
+{
+	const struct message *message = &exchange->message;
+	char key[WEBSOCKET_KEY_BYTES];
+	struct http1_style style = {0};
+	if (message->upgrade.len) {
+		int err = str_eq_nocase(message->upgrade, STR("websocket"))
+			      ? websocket_begin(&exchange->arena, key, &exchange->websocket)
+			      : ERR_UNSUPPORTED;
+		if (err)
+			return err;
+		style.upgrade = STR("websocket");
+		style.websocket = (struct str){key, WEBSOCKET_KEY_BYTES};
+	}
+	exchange->chunk_request = !message->end && !message->has_length && !exchange->wants_tunnel;
+	style.chunked = exchange->chunk_request;
+	return http1_write_request(&exchange->request, message, &style);
+}
+
+static bool client_ready(const struct exchange *exchange)
+{
+	return exchange->upstream && exchange->upstream->ready;
+}
+
+static bool client_congested(struct exchange *exchange)
+{
+	return stream_congested(&exchange->upstream->stream);
+}
+
+static void client_send(struct exchange *exchange, struct bufq *bytes)
+{
+	struct stream *stream = &exchange->upstream->stream;
+	stream_write(stream, bytes);
+	if (!exchange->tunnel || !exchange->request_done)
+		return;
+	stream_shutdown(stream);
+	if (exchange->response_done)
+		stream_want_drained(stream);
+}
+
+// The connection is ready: sends what waits.
+static void begin(struct exchange *exchange)
 {
 	struct bufq bytes = exchange->request;
 	exchange->request = (struct bufq){0};
 	exchange->upstream_sent = exchange->upstream->stream.sent;
 	exchange->kept = exchange->idempotent || exchange->upstream->reused;
-	exchange_send(exchange, &bytes);
+	exchange_send_ready(exchange, &bytes);
 	if (!exchange->request_done)
-		http1_server_resume(exchange->connection);
+		exchange->server->resume(exchange);
 }
+
+// A request that must not be sent twice goes on a pooled connection only if that is open at this moment.
+static bool try_pooled(struct exchange *exchange, const struct upstream_target *target)
+{
+	struct dataplane *dataplane = exchange->connection->dataplane;
+	struct upstream *upstream;
+	if (exchange->fresh_only)
+		return false;
+	while ((upstream = upstream_reuse(dataplane, target, &upstream_ops, exchange))) {
+		if (exchange->idempotent || sock_is_quiet(stream_fd(&upstream->stream))) {
+			exchange->upstream = upstream;
+			return true;
+		}
+		upstream_close(upstream);
+	}
+	return false;
+}
+
+static int client_start(struct exchange *exchange, const struct upstream_target *target)
+{
+	if (!try_pooled(exchange, target))
+		return upstream_connect(exchange->connection->dataplane, target, &upstream_ops, exchange,
+					&exchange->upstream);
+	begin(exchange);
+	return 0;
+}
+
+static void client_adopt(struct exchange *exchange, struct upstream *upstream)
+{
+	exchange->upstream = upstream;
+	upstream_adopt(upstream, &upstream_ops, exchange);
+	if (upstream->ready)
+		begin(exchange);
+}
+
+// A pooled connection on which not a byte of the request was sent yet: what comes from it is no answer to the
+// request.
+static bool client_untouched(const struct exchange *exchange)
+{
+	const struct upstream *upstream = exchange->upstream;
+	return upstream && upstream->reused && upstream->stream.sent == exchange->upstream_sent;
+}
+
+static void client_release(struct exchange *exchange, enum release how)
+{
+	struct upstream *upstream = exchange->upstream;
+	exchange->upstream = NULL;
+	if (!upstream)
+		return;
+	if (how == RELEASE_CUT)
+		upstream_reset(upstream);
+	else if (how == RELEASE_WHOLE && exchange->upstream_persistent && exchange->request_done &&
+		 !exchange->tunnel)
+		upstream_release(upstream);
+	else
+		upstream_close(upstream);
+}
+
+static const struct tls_conn *client_tls(const struct exchange *exchange)
+{
+	return exchange->upstream ? exchange->upstream->stream.tls : NULL;
+}
+
+const struct exchange_client http1_client = {
+    .prepare = client_prepare,
+    .start = client_start,
+    .adopt = client_adopt,
+    .ready = client_ready,
+    .congested = client_congested,
+    .send = client_send,
+    .resume = client_resume,
+    .untouched = client_untouched,
+    .release = client_release,
+    .tls = client_tls,
+};
 
 // --- response -----------------------------------------------------------------------------------------------
 // What is done with one read: 0 to go on, ERR_CLOSED when the exchange is over.
@@ -95,8 +218,8 @@ static int take_interim(struct exchange *exchange, const struct http1_head *head
 	return take_bytes(exchange, rest);
 }
 
-static int take_final(struct exchange *exchange, const struct http1_head *head, struct slice raw,
-		      struct slice rest)
+static int take_final_raw(struct exchange *exchange, const struct http1_head *head, struct slice raw,
+			  struct slice rest)
 {
 	bool tunnel = head->framing == HTTP1_BODY_TUNNEL;
 	exchange->status = head->head.status;
@@ -122,6 +245,59 @@ static int take_final(struct exchange *exchange, const struct http1_head *head, 
 	return ERR_CLOSED;
 }
 
+// --- for a client of another protocol -----------------------------------------------------------------------
+static int convert(struct exchange *exchange, const struct http1_head *head, struct message *message)
+{
+	if (http1_to_message(&exchange->arena, head, message) == 0)
+		return 0;
+	exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_TERMINATED, -ENOMEM);
+	return ERR_CLOSED;
+}
+
+static int pass_interim(struct exchange *exchange, const struct http1_head *head, struct slice rest)
+{
+	struct message message;
+	int err = convert(exchange, head, &message);
+	if (!err)
+		err = exchange_interim(exchange, &message);
+	return err ? err : take_bytes(exchange, rest);
+}
+
+// RFC 6455 4.1: the endpoint has to show that it understood.
+static bool is_accepted(const struct exchange *exchange, const struct http1_head *head)
+{
+	const struct field *accept = head_find(&head->head, STR("sec-websocket-accept"));
+	return accept && str_eq(accept->value, exchange->websocket);
+}
+
+static int pass_final(struct exchange *exchange, const struct http1_head *head, struct slice rest)
+{
+	struct message message;
+	if (head->head.status == 101 && (!exchange->message.upgrade.len || !is_accepted(exchange, head))) {
+		protocol_failure(exchange);
+		return ERR_CLOSED;
+	}
+	int err = convert(exchange, head, &message);
+	http1_body_init(&exchange->response_body, head);
+	exchange->upstream_persistent = head->persistent && head->framing != HTTP1_BODY_EOF;
+	if (!err)
+		err = exchange_head(exchange, &message);
+	if (err)
+		return err;
+	if (!http1_body_done(&exchange->response_body))
+		return rest.len ? take_bytes(exchange, rest) : 0;
+	if (rest.len)
+		exchange->upstream_persistent = false;
+	exchange_complete(exchange);
+	return ERR_CLOSED;
+}
+
+static int take_final(struct exchange *exchange, const struct http1_head *head, struct slice raw,
+		      struct slice rest)
+{
+	return exchange->raw ? take_final_raw(exchange, head, raw, rest) : pass_final(exchange, head, rest);
+}
+
 static int take_head(struct exchange *exchange, struct slice bytes)
 {
 	static __thread struct field fields[LIMIT_HTTP_HEADERS];
@@ -139,6 +315,8 @@ static int take_head(struct exchange *exchange, struct slice bytes)
 	struct slice raw = bytes;
 	raw.len = (size_t)n;
 	bool interim = head.head.status < 200 && head.head.status != 101;
+	if (interim && !exchange->raw)
+		return pass_interim(exchange, &head, cut(bytes, (size_t)n));
 	return interim ? take_interim(exchange, &head, raw, cut(bytes, (size_t)n))
 		       : take_final(exchange, &head, raw, cut(bytes, (size_t)n));
 }
@@ -168,7 +346,7 @@ static int collect_head(struct exchange *exchange, struct slice bytes)
 	return err;
 }
 
-// Chunked for a client that knows no chunks: the payload alone, ended by closing.
+// The payload alone, without its chunks; trailers are collected on the way.
 static ptrdiff_t decode_body(struct exchange *exchange, struct slice bytes, struct bufq *out, bool *ret_done)
 {
 	size_t used = 0;
@@ -181,7 +359,10 @@ static ptrdiff_t decode_body(struct exchange *exchange, struct slice bytes, stru
 		    http1_body_decode(&exchange->response_body, rest, &payload, &trailer, ret_done, &fault);
 		if (n < 0)
 			return n;
-		if (bufq_add_slice(out, (struct slice){bytes.chunk, (const uint8_t *)payload.p, payload.len}))
+		struct slice part = {bytes.chunk, (const uint8_t *)payload.p, payload.len};
+		struct slice line = {bytes.chunk, (const uint8_t *)trailer.p, trailer.len};
+		if (bufq_add_slice(out, part) ||
+		    (!exchange->raw && bufq_append_flat(&exchange->response_in, line)))
 			return -ENOMEM;
 		if (n == 0)
 			break;
@@ -194,7 +375,7 @@ static ptrdiff_t walk_body(struct exchange *exchange, struct slice bytes, struct
 {
 	enum http1_fault fault;
 	struct str text = {(const char *)bytes.p, bytes.len};
-	if (exchange->decode_chunks)
+	if (exchange->decode_chunks || !exchange->raw)
 		return decode_body(exchange, bytes, out, ret_done);
 	ptrdiff_t n = http1_body_walk(&exchange->response_body, text, ret_done, &fault);
 	if (n > 0) {
@@ -203,6 +384,38 @@ static ptrdiff_t walk_body(struct exchange *exchange, struct slice bytes, struct
 			return -ENOMEM;
 	}
 	return n;
+}
+
+static int pass_trailers(struct exchange *exchange)
+{
+	static __thread struct field fields[LIMIT_HTTP_HEADERS];
+	struct slice lines = bufq_first(&exchange->response_in);
+	struct field *kept;
+	size_t count = 0;
+	enum http1_fault fault;
+	int n = http1_trailers_parse((struct str){(const char *)lines.p, lines.len}, LIMIT_HTTP_HEADERS,
+				     fields, &fault);
+	if (n < 0) {
+		protocol_failure(exchange);
+		return ERR_CLOSED;
+	}
+	if (http1_to_trailers(&exchange->arena, fields, (size_t)n, &kept, &count)) {
+		exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_TERMINATED, -ENOMEM);
+		return ERR_CLOSED;
+	}
+	bufq_clear(&exchange->response_in);
+	return count ? exchange_trailers(exchange, kept, count) : 0;
+}
+
+static int pass_body(struct exchange *exchange, struct bufq *out, bool done)
+{
+	if (!exchange->raw) {
+		int err = exchange_body(exchange, out);
+		return !err && done && exchange->response_in.bytes ? pass_trailers(exchange) : err;
+	}
+	exchange->response_bytes += out->bytes;
+	stream_write(&exchange->connection->stream, out);
+	return 0;
 }
 
 static int take_body(struct exchange *exchange, struct slice bytes)
@@ -215,10 +428,9 @@ static int take_body(struct exchange *exchange, struct slice bytes)
 		protocol_failure(exchange);
 		return ERR_CLOSED;
 	}
-	exchange->response_bytes += out.bytes;
-	stream_write(&exchange->connection->stream, &out);
-	if (!done)
-		return 0;
+	int err = pass_body(exchange, &out, done);
+	if (err || !done)
+		return err;
 	if ((size_t)n < bytes.len) // nobody asked for these: not a connection to trust with another request
 		exchange->upstream_persistent = false;
 	exchange_complete(exchange);
@@ -230,24 +442,31 @@ static int take_bytes(struct exchange *exchange, struct slice bytes)
 	return exchange->response_started ? take_body(exchange, bytes) : collect_head(exchange, bytes);
 }
 
+// What ends with the connection: a body, or one half of a tunnel.
+static bool ends_with_connection(const struct exchange *exchange)
+{
+	return exchange->response_started && (exchange->response_body.framing == HTTP1_BODY_EOF ||
+					      exchange->response_body.framing == HTTP1_BODY_TUNNEL);
+}
+
 static void upstream_ended(struct exchange *exchange, int err)
 {
-	if (err == ERR_EOF && exchange->response_started && exchange->response_body.framing == HTTP1_BODY_EOF)
+	if (err == ERR_EOF && ends_with_connection(exchange))
 		exchange_complete(exchange);
 	else
 		exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_TERMINATED, err);
 }
 
-void http1_client_resume(struct exchange *exchange)
+static void client_resume(struct exchange *exchange)
 {
 	struct connection *connection = exchange->connection;
 	int err = 0;
-	while (!err && exchange->upstream && exchange->upstream->ready &&
-	       !stream_congested(&connection->stream)) {
+	while (!err && exchange->upstream && exchange->upstream->ready && !exchange->response_done &&
+	       !exchange->server->congested(exchange)) {
 		struct slice slice;
 		int n = stream_read(&exchange->upstream->stream, &slice);
 		if (n == ERR_NEED_MORE) {
-			if (!exchange->request_done)
+			if (!exchange->request_done && exchange->raw)
 				connection_idle(connection); // the response goes on while the request does
 			return;
 		}
@@ -257,7 +476,7 @@ void http1_client_resume(struct exchange *exchange)
 		}
 		err = take_bytes(exchange, slice);
 	}
-	if (!err)
+	if (!err && exchange->raw)
 		connection_idle(connection); // the client must read on, or it is cut
 }
 
@@ -268,32 +487,35 @@ static void on_ready(struct upstream *upstream, int err)
 	if (err)
 		exchange_upstream_failed(exchange, EXCHANGE_CONNECT_FAILED, err);
 	else
-		http1_client_start(exchange);
+		begin(exchange);
 }
 
 static void on_readable(struct upstream *upstream)
 {
 	struct exchange *exchange = upstream->owner;
-	if (exchange_is_untouched(exchange))
+	if (client_untouched(exchange))
 		exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_TERMINATED, ERR_MALFORMED);
 	else
-		http1_client_resume(exchange);
+		client_resume(exchange);
 }
 
 static void on_drained(struct upstream *upstream)
 {
 	struct exchange *exchange = upstream->owner;
-	http1_server_resume(exchange->connection);
+	if (!exchange->response_done || !exchange->request_done)
+		exchange->server->resume(exchange);
+	else if (stream_is_flushed(&upstream->stream))
+		exchange_complete(exchange);
 }
 
-// The endpoint takes no more of the request; it may have answered before it closed (413, say).
+// The endpoint takes no more of the request; it may have answered before it closed (413, say). The exchange
+// may end with that: then the upstream connection is nobody's any more.
 static void on_write_error(struct upstream *upstream, int err)
 {
 	struct exchange *exchange = upstream->owner;
-	struct connection *connection = exchange->connection;
-	http1_client_resume(exchange);
-	if (connection->exchange == exchange && exchange->upstream == upstream && !exchange->response_started)
+	client_resume(exchange);
+	if (upstream->owner == exchange && !upstream->task._queued && !exchange->response_started)
 		exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_TERMINATED, err);
 }
 
-const struct upstream_ops http1_client_ops = {on_ready, on_readable, on_drained, on_write_error};
+static const struct upstream_ops upstream_ops = {on_ready, on_readable, on_drained, on_write_error};

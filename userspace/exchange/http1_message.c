@@ -2,6 +2,7 @@
 #include "exchange/http1_message.h"
 
 #include "base/mem.h"
+#include "codecs/http1_convert.h"
 
 #include <stdio.h>
 
@@ -132,30 +133,6 @@ int http1_forward_response(struct bufq *out, const struct http1_head *head, stru
 	if (!err)
 		err = bufq_add_static(out, connection_line(connection));
 	return err ? err : bufq_add_static(out, STR("\r\n"));
-}
-
-const char *http1_reason(unsigned status)
-{
-	static const struct {
-		unsigned status;
-		const char *reason;
-	} rows[] = {
-	    {400, "Bad Request"},
-	    {404, "Not Found"},
-	    {408, "Request Timeout"},
-	    {413, "Content Too Large"},
-	    {414, "URI Too Long"},
-	    {431, "Request Header Fields Too Large"},
-	    {501, "Not Implemented"},
-	    {502, "Bad Gateway"},
-	    {503, "Service Unavailable"},
-	    {504, "Gateway Timeout"},
-	    {505, "HTTP Version Not Supported"},
-	};
-	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
-		if (rows[i].status == status)
-			return rows[i].reason;
-	return "Error";
 }
 
 int http1_reply(struct bufq *out, unsigned status, const char *text, bool head_only,

@@ -21,4 +21,3 @@ int http1_forward_response(struct bufq *out, const struct http1_head *head, stru
 // A whole answer of the proxy's own: status line, text/plain body (none for HEAD). 0 or -ENOMEM.
 int http1_reply(struct bufq *out, unsigned status, const char *text, bool head_only,
 		enum http1_connection connection);
-const char *http1_reason(unsigned status);

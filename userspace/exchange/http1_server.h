@@ -5,13 +5,8 @@
 
 #include "exchange/connection.h"
 
-// The connection speaks HTTP/1 from here on; connection->in are its first bytes.
+// The connection speaks HTTP/1 from here on; connection->in are its first bytes. It may turn out to be HTTP/2
+// (a preface, or Upgrade: h2c), and is handed to exchange/http2_server.h then.
 void http1_server_start(struct connection *connection);
-// The response is sent and the connection stays: on to the next request.
-void http1_server_next(struct connection *connection);
-// Upstream takes more of the request's body.
-void http1_server_resume(struct connection *connection);
 // Ends the exchange under way, if there is one: the client is gone.
 void http1_server_abort(struct connection *connection);
-// Fills in what the exchange knows (for `weir conn show`).
-void http1_server_describe(const struct connection *connection, struct conn_info *info);

@@ -189,6 +189,9 @@ static int make_tls(struct dataplane *dataplane, const struct upstream_target *t
 	    .allow = cluster->tls_allow,
 	    .allow_count = cluster->tls_allow_count,
 	    .endpoint = target->endpoint->addr,
+	    .alpn = cluster->protocol == CLUSTER_HTTP2	 ? STR("h2")
+		    : cluster->protocol == CLUSTER_HTTP1 ? STR("http/1.1")
+							 : STR(""),
 	};
 	return tls_conn_new(dataplane->tls, TLS_CLIENT, &rules, ret_tls);
 }

@@ -39,6 +39,7 @@ static struct endpoint_state *state_new(const struct addr *addr, uint32_t weight
 	state->cluster_name = (struct str){name, cluster_name.len};
 	list_init(&state->idle);
 	list_init(&state->shared);
+	list_init(&state->framed);
 	list_init(&state->_node);
 	return state;
 }

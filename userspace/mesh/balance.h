@@ -21,8 +21,10 @@ struct endpoint_state {
 	bool retired;		 // no longer in the snapshot: connections are not pooled any more
 	struct list idle;	 // net/upstream: pooled connections, most recently used first
 	uint32_t idle_count;
-	struct list shared; // exchange/framed_upstream: connections that carry many calls at a time
-	struct list _node;  // of those made by balancer_address
+	struct list shared;		       // exchange/http2_client: connections that take streams
+	uint32_t shared_count, shared_waiting; // of them; requests that wait for a place
+	struct list framed;		       // exchange/framed_upstream: connections that carry many calls
+	struct list _node;		       // of those made by balancer_address
 };
 
 struct balancer;

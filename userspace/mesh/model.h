@@ -20,7 +20,9 @@ enum tls_mode { TLS_MODE_OFF, TLS_MODE_PERMISSIVE, TLS_MODE_STRICT };
 enum tls_origination { TLS_ORIGINATE_OFF, TLS_ORIGINATE_MESH };
 enum balance_policy { BALANCE_ROUND_ROBIN, BALANCE_RANDOM, BALANCE_LEAST_REQUEST };
 // What `protocol:` of a port says: detect, or take its word.
-enum port_protocol { PORT_AUTO, PORT_TCP, PORT_HTTP, PORT_RPC };
+enum port_protocol { PORT_AUTO, PORT_TCP, PORT_HTTP, PORT_HTTP2, PORT_RPC };
+// What the endpoints of a cluster speak: as the client does, or one version of HTTP.
+enum cluster_protocol { CLUSTER_AUTO, CLUSTER_HTTP1, CLUSTER_HTTP2 };
 enum lost_destination { LOST_DESTINATION_CLOSE, LOST_DESTINATION_LOCAL };
 
 // --- protocols of a port -----------------------------------------------------------------------------------
@@ -41,6 +43,7 @@ struct cluster {
 	struct str name;
 	uint32_t index; // in model.clusters
 	enum balance_policy balance;
+	enum cluster_protocol protocol;
 	enum tls_origination tls;
 	uint32_t tls_percent;  // 0..100: share of new connections that originate TLS
 	struct str *tls_allow; // SPIFFE patterns the server must match; empty: the global list
@@ -109,6 +112,7 @@ struct inbound_port {
 	uint16_t port; // 0: the default for every other port
 	struct port_rule rule;
 	enum tls_mode tls;
+	enum cluster_protocol application; // the version of HTTP that the application is spoken to in
 };
 
 // --- the snapshot -------------------------------------------------------------------------------------------

@@ -283,6 +283,30 @@ int stream_peek(struct stream *stream)
 	return err ? err : n;
 }
 
+static int peek_tls(struct stream *stream, void *ret_bytes, size_t len)
+{
+	struct slice slice;
+	int n = stream_read(stream, &slice);
+	if (n <= 0)
+		return n;
+	stream->received -= (uint64_t)n;
+	memcpy(ret_bytes, slice.p, MIN(slice.len, len));
+	int err = tls_conn_unread(stream->tls, slice);
+	return err ? err : (int)MIN(slice.len, len);
+}
+
+int stream_peek_bytes(struct stream *stream, void *ret_bytes, size_t len)
+{
+	if (!stream_is_open(stream) || stream_is_connecting(stream))
+		return ERR_NEED_MORE;
+	if (stream->tls)
+		return peek_tls(stream, ret_bytes, len);
+	ssize_t n = recv(stream->_io.fd, ret_bytes, len, MSG_PEEK);
+	if (n > 0)
+		return (int)n;
+	return n == 0 ? ERR_EOF : errno == EAGAIN || errno == EINTR ? ERR_NEED_MORE : -errno;
+}
+
 // A failure's alert is worth a try. Bytes that were not read would turn our end into a reset, which may
 // overtake it.
 static void send_alert(struct stream *stream)

@@ -77,6 +77,9 @@ int stream_read(struct stream *stream, struct slice *ret_slice);
 // stream_read would return. Messages of TLS that carry no payload (session tickets) are dealt with. A plain
 // stream is taken at its word.
 int stream_peek(struct stream *stream);
+// The first bytes that stream_read would return, at most `len`, which stay for it: how many (> 0), or what
+// stream_read would return.
+int stream_peek_bytes(struct stream *stream, void *ret_bytes, size_t len);
 // Reads and drops what the socket holds, not deciphered: how many bytes (> 0), or what stream_read returns.
 int stream_discard(struct stream *stream);
 // Moves all of `bytes` to the queue (empty afterwards in any case). A stream that is closed, or whose writing

@@ -89,12 +89,15 @@ enum tls_side { TLS_SERVER, TLS_CLIENT };
 enum { TLS_READ_ROOM = 16384 + 1 };
 
 // All may be empty; nothing is kept beyond tls_conn_new. `allow` narrows the context's list for this
-// connection (both must match). A client's sessions are cached by `endpoint` (family 0: no resumption).
+// connection (both must match). A client's sessions are cached by `endpoint` (family 0: no resumption). `alpn`
+// (a literal, at most 16 bytes) is what a client offers beside the mesh's mark, and what a server selects for a
+// client that does not offer the mark.
 struct tls_peer_rules {
 	const struct str *allow;
 	size_t allow_count;
 	struct str sni;
 	struct addr endpoint;
+	struct str alpn;
 };
 
 // 0, -ENOMEM or ERR_TLS. `rules` may be NULL. Takes a reference to the context.

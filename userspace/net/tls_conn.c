@@ -189,10 +189,24 @@ void tls_conn_hook(SSL_CTX *ctx, enum tls_side side)
 
 // --- life ----------------------------------------------------------------------------------------
 
+// The mesh's mark first, then the other one.
+static int offer_alpn(struct tls_conn *conn)
+{
+	static const struct str MARK = STR("\x06" TLS_ALPN_MESH);
+	unsigned char list[64];
+	memcpy(list, MARK.p, MARK.len);
+	list[MARK.len] = (unsigned char)conn->alpn.len;
+	memcpy(list + MARK.len + 1, conn->alpn.p, conn->alpn.len);
+	unsigned len = (unsigned)(MARK.len + 1 + conn->alpn.len);
+	return SSL_set_alpn_protos(conn->ssl, list, len) == 0 ? 0 : -ENOMEM; // unlike others, it returns 0
+}
+
 static int client_prepare(struct tls_conn *conn, struct str sni)
 {
 	char name[256];
 	SSL_set_connect_state(conn->ssl);
+	if (conn->alpn.len && offer_alpn(conn))
+		return -ENOMEM;
 	if (sni.len && sni.len < sizeof name) {
 		memcpy(name, sni.p, sni.len);
 		name[sni.len] = 0;
@@ -215,6 +229,7 @@ static int conn_prepare(struct tls_conn *conn, enum tls_side side, const struct 
 		if (err)
 			return err;
 		conn->endpoint = rules->endpoint;
+		conn->alpn = rules->alpn;
 	}
 	conn->ssl = SSL_new(conn->context->sides[side]);
 	BIO *bio = conn->ssl ? bio_for(conn) : NULL;
@@ -358,6 +373,7 @@ static int established(struct tls_conn *conn)
 	}
 	SSL_get0_alpn_selected(conn->ssl, &alpn, &alpn_len);
 	conn->mesh_alpn = tls_alpn_is_mesh((struct str){(const char *)alpn, alpn_len});
+	conn->own_alpn = alpn_len && str_eq((struct str){(const char *)alpn, alpn_len}, conn->alpn);
 	conn->version = SSL_get_version(conn->ssl);
 	conn->cipher = SSL_get_cipher_name(conn->ssl);
 	conn->done = true;
@@ -624,7 +640,7 @@ const char *tls_conn_cipher(const struct tls_conn *conn)
 
 struct str tls_conn_alpn(const struct tls_conn *conn)
 {
-	return conn->mesh_alpn ? STR(TLS_ALPN_MESH) : STR("");
+	return conn->mesh_alpn ? STR(TLS_ALPN_MESH) : conn->own_alpn ? conn->alpn : STR("");
 }
 
 bool tls_conn_resumed(const struct tls_conn *conn)

@@ -417,19 +417,26 @@ static bool set_certificate(SSL_CTX *ctx, const struct loader *loader)
 	return true;
 }
 
-// Our own mark if the client offers it; other protocols are agreed on without ALPN.
+// Our own mark if the client offers it, else what the connection's rules name; other protocols are agreed on
+// without ALPN.
 static int select_alpn(SSL *ssl, const unsigned char **ret_name, unsigned char *ret_len,
 		       const unsigned char *offered, unsigned len, void *arg)
 {
-	(void)ssl, (void)arg;
+	const struct tls_conn *conn = SSL_get_app_data(ssl);
+	int found = SSL_TLSEXT_ERR_NOACK;
+	(void)arg;
 	for (unsigned at = 0; at < len && at + 1 + offered[at] <= len; at += 1 + offered[at]) {
-		if (!tls_alpn_is_mesh((struct str){(const char *)offered + at + 1, offered[at]}))
+		struct str name = {(const char *)offered + at + 1, offered[at]};
+		bool mark = tls_alpn_is_mesh(name);
+		if (!mark && !(conn->alpn.len && str_eq(name, conn->alpn)))
 			continue;
 		*ret_name = offered + at + 1;
 		*ret_len = offered[at];
-		return SSL_TLSEXT_ERR_OK;
+		found = SSL_TLSEXT_ERR_OK;
+		if (mark)
+			break;
 	}
-	return SSL_TLSEXT_ERR_NOACK;
+	return found;
 }
 
 static bool set_side(SSL_CTX *ctx, enum tls_side side)

@@ -38,6 +38,31 @@ enum stat_kind { STAT_COUNTER, STAT_GAUGE };
 	  "HTTP requests refused as malformed, ambiguous or too large")                                                \
 	X(STAT_HTTP_NO_ROUTE, STAT_COUNTER, "http_no_route_total", "", "HTTP requests that no route matched")           \
 	X(STAT_HTTP_RETRIES, STAT_COUNTER, "http_retries_total", "", "HTTP requests sent again")                        \
+	X(STAT_HTTP2_CONNECTIONS, STAT_COUNTER, "http2_connections_total", "", "Downstream connections that spoke HTTP/2") \
+	X(STAT_HTTP2_STREAMS_REFUSED, STAT_COUNTER, "http2_streams_refused_total", "", "HTTP/2 streams refused")         \
+	X(STAT_HTTP2_RESET_FLOOD, STAT_COUNTER, "http2_floods_total", "kind=\"reset\"",                                 \
+	  "HTTP/2 connections closed because the peer overdid something")                                              \
+	X(STAT_HTTP2_CONTINUATION_FLOOD, STAT_COUNTER, "http2_floods_total", "kind=\"continuation\"",                   \
+	  "HTTP/2 connections closed because the peer overdid something")                                              \
+	X(STAT_HTTP2_SETTINGS_FLOOD, STAT_COUNTER, "http2_floods_total", "kind=\"settings\"",                           \
+	  "HTTP/2 connections closed because the peer overdid something")                                              \
+	X(STAT_HTTP2_PING_FLOOD, STAT_COUNTER, "http2_floods_total", "kind=\"ping\"",                                   \
+	  "HTTP/2 connections closed because the peer overdid something")                                              \
+	X(STAT_HTTP2_EMPTY_FLOOD, STAT_COUNTER, "http2_floods_total", "kind=\"empty\"",                                 \
+	  "HTTP/2 connections closed because the peer overdid something")                                              \
+	X(STAT_HTTP2_OTHER_FLOOD, STAT_COUNTER, "http2_floods_total", "kind=\"other\"",                                 \
+	  "HTTP/2 connections closed because the peer overdid something")                                              \
+	X(STAT_HTTP2_HEADER_FLOOD, STAT_COUNTER, "http2_floods_total", "kind=\"headers\"",                              \
+	  "HTTP/2 connections closed because the peer overdid something")                                              \
+	X(STAT_HTTP2_STALLED, STAT_COUNTER, "http2_streams_stalled_total", "",                                         \
+	  "HTTP/2 streams reset because their reader made no progress")                                                \
+	X(STAT_GRPC_OK, STAT_COUNTER, "grpc_responses_total", "class=\"ok\"", "gRPC responses, by status")              \
+	X(STAT_GRPC_DEADLINE, STAT_COUNTER, "grpc_responses_total", "class=\"deadline_exceeded\"",                      \
+	  "gRPC responses, by status")                                                                                 \
+	X(STAT_GRPC_UNAVAILABLE, STAT_COUNTER, "grpc_responses_total", "class=\"unavailable\"",                         \
+	  "gRPC responses, by status")                                                                                 \
+	X(STAT_GRPC_ERROR, STAT_COUNTER, "grpc_responses_total", "class=\"error\"", "gRPC responses, by status")        \
+	X(STAT_GRPC_NONE, STAT_COUNTER, "grpc_responses_total", "class=\"none\"", "gRPC responses, by status")          \
 	X(STAT_RPC_REQUESTS, STAT_COUNTER, "rpc_requests_total", "", "RPC requests received, one-way ones included")     \
 	X(STAT_RPC_OK, STAT_COUNTER, "rpc_responses_total", "result=\"success\"", "RPC responses passed on")             \
 	X(STAT_RPC_ERROR, STAT_COUNTER, "rpc_responses_total", "result=\"error\"", "RPC responses passed on")            \

@@ -124,8 +124,13 @@ async function all() {
   return result;
 }
 
+async function name() {
+  const { text, details } = await unary('who', {});
+  return text || details;
+}
+
 async function main() {
-  const answer = words.length ? await who(async () => (await unary('who', {})).text, words) : await all();
+  const answer = words.length ? await who(name, words) : await all();
   process.stdout.write(JSON.stringify(answer) + '\n', () => process.exit(0));
 }
 

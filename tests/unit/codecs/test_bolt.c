@@ -63,7 +63,7 @@ static struct frame measure_every_way(struct str bytes, size_t fixed)
 static void test_measure(void **state)
 {
 	(void)state;
-	static const struct {
+	const struct {
 		struct str bytes;
 		size_t fixed;
 		enum frame_kind kind;

@@ -30,7 +30,8 @@ static const char whole[] =
     "  - {name: reviews-v2, endpoints: [{address: \"10.0.0.3:9080\"}]}\n"
     "inbound:\n"
     "  - port: 9080\n"
-    "    protocol: auto\n";
+    "    protocol: auto\n"
+    "  - {port: 9090, protocol: http2, application: http1}\n";
 
 static void the_documented_file(void **state)
 {
@@ -50,6 +51,9 @@ static void the_documented_file(void **state)
 	assert_int_equal(cluster->endpoints[1].addr.ip.family, AF_INET6);
 	assert_int_equal(model->timeouts.idle_ms, 3600000);
 	assert_int_equal(model_inbound(model, 9080)->tls, TLS_MODE_PERMISSIVE);
+	assert_int_equal(model_inbound(model, 9080)->application, CLUSTER_AUTO);
+	assert_int_equal(model_inbound(model, 9090)->rule.protocol, PORT_HTTP2);
+	assert_int_equal(model_inbound(model, 9090)->application, CLUSTER_HTTP1);
 	model_unref(model);
 }
 
@@ -144,8 +148,8 @@ static void what_the_grammar_does_not_see(void **state)
 	    {"clusters: [{name: a, endpoints: [{address: \"10.0.0.1:1\"}, {address: \"10.0.0.1:1\"}]}]\n",
 	     "twice"},
 	    {"inbound: [{port: 1}, {port: 1}]\n", "inbound port 1 is given twice"},
-	    {"inbound: [{port: 1, protocol: blot}]\n",
-	     "t.yaml:1:31: no protocol is called \"blot\", did you mean 'bolt'?; there are auto, tcp, http"},
+	    {"inbound: [{port: 1, protocol: blot}]\n", "t.yaml:1:31: no protocol is called \"blot\", did you "
+						       "mean 'bolt'?; there are auto, tcp, http, http2"},
 	    {"inbound: [{port: 1, protocol: [bolt, zzz]}]\n",
 	     "t.yaml:1:38: no protocol is called \"zzz\"; there"},
 	    {"inbound: [{port: 1, protocol: [auto, bolt]}]\n", "\"auto\" stands for all protocols"},

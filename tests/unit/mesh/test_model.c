@@ -195,12 +195,15 @@ static void routes(void **state)
 {
 	(void)state;
 	struct model *model = build_model(text);
-	struct field eve[] = {{STR("x-user"), STR("eve")}, {STR("X-Kind"), STR("beta")}};
-	struct field twice[] = {
-	    {STR("x-user"), STR("adam")}, {STR("x-user"), STR("eve")}, {STR("x-kind"), STR("be")}};
-	struct field not_twice[] = {{STR("x-not"), STR("zz")}, {STR("x-not"), STR("ab")}};
-	struct field here[] = {{STR("X-Here"), STR("")}};
-	struct field not [] = {{STR("x-not"), STR("abba")}};
+	struct field eve[] = {{.name = STR("x-user"), .value = STR("eve")},
+			      {.name = STR("X-Kind"), .value = STR("beta")}};
+	struct field twice[] = {{.name = STR("x-user"), .value = STR("adam")},
+				{.name = STR("x-user"), .value = STR("eve")},
+				{.name = STR("x-kind"), .value = STR("be")}};
+	struct field not_twice[] = {{.name = STR("x-not"), .value = STR("zz")},
+				    {.name = STR("x-not"), .value = STR("ab")}};
+	struct field here[] = {{.name = STR("X-Here"), .value = STR("")}};
+	struct field not [] = {{.name = STR("x-not"), .value = STR("abba")}};
 	assert_string_equal(routed(model, "GET", "/exact", NULL, 0), "exact");
 	assert_string_equal(routed(model, "GET", "/exact?q=/beta", NULL, 0), "exact");
 	assert_string_equal(routed(model, "GET", "/exact/", NULL, 0), "none");

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "codecs/http2.h"
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/mem.h"
+#include "codecs/chars.h"
+#include "codecs/http1_authority.h"
+
+#include <errno.h>
+
+int http2_preface(struct str bytes)
+{
+	static const char preface[HTTP2_PREFACE_BYTES + 1] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+	size_t n = MIN(bytes.len, (size_t)HTTP2_PREFACE_BYTES);
+	if (n && memcmp(bytes.p, preface, n) != 0)
+		return 0;
+	return n == HTTP2_PREFACE_BYTES ? 1 : ERR_NEED_MORE;
+}
+
+bool http2_is_server_preface(struct str bytes)
+{
+	static const uint8_t shape[] = {0, 0, 0, 4, 0, 0, 0, 0, 0}, fixed[] = {1, 0, 0, 1, 1, 1, 1, 1, 1};
+	for (size_t i = 0; i < bytes.len && i < sizeof shape; i++)
+		if (fixed[i] && (uint8_t)bytes.p[i] != shape[i])
+			return false;
+	if (bytes.len < 3)
+		return bytes.len > 0;
+	return (((unsigned)(uint8_t)bytes.p[1] << 8) | (uint8_t)bytes.p[2]) % 6 == 0;
+}
+
+// --- single fields ------------------------------------------------------------------------------------------
+static bool all_are(struct str text, uint8_t class)
+{
+	return chars_scan(text.p, text.p + text.len, class) == text.p + text.len;
+}
+
+static bool is_target(struct str text)
+{
+	return text.len <= LIMIT_HTTP_TARGET &&
+	       chars_scan_target(text.p, text.p + text.len) == text.p + text.len;
+}
+
+// RFC 9113 8.2.1: a token in lower case.
+static bool is_name(struct str name)
+{
+	if (name.len == 0 || chars_scan_token(name.p, name.p + name.len) != name.p + name.len)
+		return false;
+	for (size_t i = 0; i < name.len; i++)
+		if (name.p[i] >= 'A' && name.p[i] <= 'Z')
+			return false;
+	return true;
+}
+
+static bool is_blank(char c)
+{
+	return c == ' ' || c == '\t';
+}
+
+static bool is_value(struct str value)
+{
+	if (value.len && (is_blank(value.p[0]) || is_blank(value.p[value.len - 1])))
+		return false;
+	return chars_scan_text(value.p, value.p + value.len) == value.p + value.len;
+}
+
+static bool is(struct str name, const char *known, size_t len)
+{
+	return name.len == len && memcmp(name.p, known, len) == 0;
+}
+#define IS(name, known) is(name, known, sizeof(known) - 1)
+
+// RFC 9113 8.2.2.
+static bool is_of_connection(const struct field *field)
+{
+	switch (field->name.len) {
+	case 2:
+		return IS(field->name, "te") && !str_eq_nocase(field->value, STR("trailers"));
+	case 7:
+		return IS(field->name, "upgrade");
+	case 10:
+		return IS(field->name, "connection") || IS(field->name, "keep-alive");
+	case 14:
+		return IS(field->name, "http2-settings");
+	case 16:
+		return IS(field->name, "proxy-connection");
+	case 17:
+		return IS(field->name, "transfer-encoding");
+	default:
+		return false;
+	}
+}
+
+static int take_length(struct message *message, struct str value)
+{
+	if (message->has_length || str_to_u64(value, &message->length) || message->length > INT64_MAX)
+		return ERR_MALFORMED;
+	message->has_length = true;
+	return 0;
+}
+
+// --- heads --------------------------------------------------------------------------------------------------
+struct pseudo {
+	struct str method, scheme, authority, path, protocol, status;
+};
+
+static int take_pseudo(struct pseudo *pseudo, const struct field *field)
+{
+	const struct {
+		struct str name;
+		struct str *value;
+	} rows[] = {
+	    {STR(":method"), &pseudo->method},	     {STR(":scheme"), &pseudo->scheme},
+	    {STR(":authority"), &pseudo->authority}, {STR(":path"), &pseudo->path},
+	    {STR(":protocol"), &pseudo->protocol},   {STR(":status"), &pseudo->status},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		if (!str_eq(field->name, rows[i].name))
+			continue;
+		if (rows[i].value->p || !is_value(field->value))
+			return ERR_MALFORMED;
+		*rows[i].value = (struct str){field->value.p ? field->value.p : "", field->value.len};
+		return 0;
+	}
+	return ERR_MALFORMED;
+}
+
+// Takes the pseudo-fields off the front; `fields` and `count` are what follows.
+static int split_pseudo(struct field **fields, size_t *count, struct pseudo *ret_pseudo)
+{
+	while (*count && (*fields)->name.len && (*fields)->name.p[0] == ':') {
+		if (take_pseudo(ret_pseudo, *fields))
+			return ERR_MALFORMED;
+		(*fields)++;
+		(*count)--;
+	}
+	return 0;
+}
+
+// The other fields: checked, noted, and Host taken out.
+static int read_fields(struct message *message, struct field *fields, size_t count, struct str *ret_host)
+{
+	size_t kept = 0;
+	unsigned cookies = 0;
+	for (size_t i = 0; i < count; i++) {
+		const struct field *field = &fields[i];
+		if (!is_name(field->name) || !is_value(field->value) || is_of_connection(field))
+			return ERR_MALFORMED;
+		if (IS(field->name, "content-length") && take_length(message, field->value))
+			return ERR_MALFORMED;
+		cookies += IS(field->name, "cookie");
+		if (ret_host && IS(field->name, "host")) {
+			if (ret_host->p)
+				return ERR_MALFORMED;
+			*ret_host = (struct str){field->value.p ? field->value.p : "", field->value.len};
+			continue;
+		}
+		fields[kept++] = *field;
+	}
+	message->has_cookies = cookies > 1;
+	message->head.fields = fields;
+	message->head.field_count = (uint16_t)kept;
+	return 0;
+}
+
+// RFC 9113 8.3.1: :authority is what counts; Host must not say other things.
+static int read_authority(struct message *message, struct str authority, struct str host)
+{
+	if (authority.p && host.p && !str_eq_nocase(authority, host))
+		return ERR_MALFORMED;
+	struct str said = authority.p ? authority : host;
+	if (said.len && !http1_authority_valid(said))
+		return ERR_MALFORMED;
+	message->head.authority = said.p ? said : STR("");
+	return 0;
+}
+
+static bool has_port(struct str authority)
+{
+	char last = authority.len ? authority.p[authority.len - 1] : 0;
+	return last >= '0' && last <= '9' && str_find(authority, ':') >= 0;
+}
+
+// RFC 9113 8.3.1: what may follow the scheme and the authority.
+static bool is_path(struct str path, struct str method)
+{
+	if (!path.len || !is_target(path))
+		return false;
+	return path.p[0] == '/' || (str_eq(path, STR("*")) && str_eq(method, STR("OPTIONS")));
+}
+
+// RFC 8441 4: it becomes the GET that HTTP/1 upgrades.
+static int read_upgrade(struct message *message, struct str protocol)
+{
+	if (!str_eq(message->head.method, STR("CONNECT")) || !protocol.len ||
+	    !all_are(protocol, CHAR_TOKEN) || !message->head.authority.len)
+		return ERR_MALFORMED;
+	message->upgrade = protocol;
+	message->head.method = STR("GET");
+	return 0;
+}
+
+// RFC 9113 8.3.1, 8.5.
+static int read_target(struct message *message, const struct pseudo *pseudo)
+{
+	message->head.method = pseudo->method;
+	message->scheme = pseudo->scheme.p ? pseudo->scheme : STR("");
+	message->head.path = pseudo->path.p ? pseudo->path : STR("");
+	if (pseudo->protocol.p && read_upgrade(message, pseudo->protocol))
+		return ERR_MALFORMED;
+	if (str_eq(message->head.method, STR("CONNECT")))
+		return pseudo->path.p || pseudo->scheme.p || !has_port(message->head.authority)
+			   ? ERR_MALFORMED
+			   : 0;
+	bool scheme = pseudo->scheme.len && all_are(pseudo->scheme, CHAR_HOST);
+	return scheme && is_path(pseudo->path, pseudo->method) ? 0 : ERR_MALFORMED;
+}
+
+int http2_request_read(struct field *fields, size_t count, struct message *ret_message)
+{
+	struct message message = {0};
+	struct pseudo pseudo = {0};
+	struct str host = {NULL, 0};
+	if (split_pseudo(&fields, &count, &pseudo) || pseudo.status.p || !pseudo.method.len ||
+	    pseudo.method.len > LIMIT_HTTP_METHOD || !all_are(pseudo.method, CHAR_TOKEN))
+		return ERR_MALFORMED;
+	if (read_fields(&message, fields, count, &host) || read_authority(&message, pseudo.authority, host) ||
+	    read_target(&message, &pseudo))
+		return ERR_MALFORMED;
+	*ret_message = message;
+	return 0;
+}
+
+static int read_status(struct str text, uint16_t *ret_status)
+{
+	uint64_t status;
+	if (text.len != 3 || str_to_u64(text, &status) || status < 100)
+		return ERR_MALFORMED;
+	*ret_status = (uint16_t)status;
+	return 0;
+}
+
+// 101 does not exist here (RFC 9113 8.6).
+int http2_response_read(struct field *fields, size_t count, bool connect, struct message *ret_message)
+{
+	struct message message = {0};
+	struct pseudo pseudo = {0};
+	if (split_pseudo(&fields, &count, &pseudo) || pseudo.method.p || pseudo.scheme.p ||
+	    pseudo.authority.p || pseudo.path.p || pseudo.protocol.p ||
+	    read_status(pseudo.status, &message.head.status) || message.head.status == 101 ||
+	    read_fields(&message, fields, count, NULL))
+		return ERR_MALFORMED;
+	if (connect && message.head.status / 100 == 2)
+		message.head.status = 101;
+	*ret_message = message;
+	return 0;
+}
+
+int http2_trailers_check(const struct field *fields, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (!is_name(fields[i].name) || !is_value(fields[i].value) || is_of_connection(&fields[i]) ||
+		    IS(fields[i].name, "content-length") || IS(fields[i].name, "host"))
+			return ERR_MALFORMED;
+	return 0;
+}
+
+// --- making pseudo-fields -----------------------------------------------------------------------------------
+size_t http2_request_pseudo(const struct message *message, struct field *ret_fields)
+{
+	const struct head *head = &message->head;
+	size_t n = 0;
+	bool extended = message->upgrade.len > 0;
+	ret_fields[n++] =
+	    (struct field){.name = STR(":method"), .value = extended ? STR("CONNECT") : head->method};
+	if (extended || !str_eq(head->method, STR("CONNECT"))) {
+		ret_fields[n++] = (struct field){
+		    .name = STR(":scheme"), .value = message->scheme.len ? message->scheme : STR("http")};
+		ret_fields[n++] = (struct field){.name = STR(":path"), .value = head->path};
+	}
+	if (extended)
+		ret_fields[n++] = (struct field){.name = STR(":protocol"), .value = message->upgrade};
+	if (head->authority.len)
+		ret_fields[n++] = (struct field){.name = STR(":authority"), .value = head->authority};
+	return n;
+}
+
+size_t http2_response_pseudo(const struct message *message, char status[3], struct field *ret_fields)
+{
+	unsigned code = message->head.status == 101 ? 200 : message->head.status;
+	status[0] = (char)('0' + code / 100);
+	status[1] = (char)('0' + code / 10 % 10);
+	status[2] = (char)('0' + code % 10);
+	ret_fields[0] = (struct field){.name = STR(":status"), .value = {status, 3}};
+	return 1;
+}
+
+bool http2_field_is_dropped(const struct message *message, const struct field *field)
+{
+	if (!message->upgrade.len && message->head.status != 101)
+		return false;
+	return IS(field->name, "sec-websocket-key") || IS(field->name, "sec-websocket-accept") ||
+	       IS(field->name, "upgrade") || IS(field->name, "content-length");
+}
+
+// --- the upgrade of HTTP/1 ----------------------------------------------------------------------------------
+static int sextet(char c)
+{
+	if (c >= 'A' && c <= 'Z')
+		return c - 'A';
+	if (c >= 'a' && c <= 'z')
+		return c - 'a' + 26;
+	if (c >= '0' && c <= '9')
+		return c - '0' + 52;
+	return c == '-' ? 62 : c == '_' ? 63 : -1;
+}
+
+int http2_settings_decode(struct str text, uint8_t *ret_bytes, size_t room)
+{
+	uint32_t bits = 0;
+	unsigned have = 0;
+	size_t len = 0;
+	while (text.len && text.p[text.len - 1] == '=')
+		text.len--;
+	for (size_t i = 0; i < text.len; i++) {
+		int value = sextet(text.p[i]);
+		if (value < 0)
+			return ERR_MALFORMED;
+		bits = bits << 6 | (uint32_t)value;
+		have += 6;
+		if (have < 8)
+			continue;
+		have -= 8;
+		if (len == room)
+			return ERR_MALFORMED;
+		ret_bytes[len++] = (uint8_t)(bits >> have);
+	}
+	return have >= 6 || len % 6 ? ERR_MALFORMED : (int)len;
+}

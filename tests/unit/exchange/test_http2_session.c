@@ -1,0 +1,467 @@
+// SPDX-License-Identifier: Apache-2.0
+// Two sessions of HTTP/2 that speak to each other over a socket pair: an echo server and its client.
+#include "test.h"
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/mem.h"
+#include "exchange/http2_session.h"
+
+#include <errno.h>
+#include <nghttp2/nghttp2.h>
+#include <sys/socket.h>
+
+#define F(n, v)                                                                                              \
+	{                                                                                                    \
+		.name = STR(n), .value = STR(v)                                                              \
+	}
+
+// One end.
+struct end {
+	struct stream stream;
+	struct http2_session session;
+	int over, pongs, drained;
+};
+
+// A stream of either end.
+struct half {
+	struct http2_stream stream;
+	struct arena arena;
+	char status[4];
+	size_t received, field_count;
+	int heads, ends, closed;
+	uint32_t code;
+	bool hold; // gives no credit
+	bool trailers_seen;
+};
+
+static struct loop *loop;
+static struct end server, client;
+static struct half halves[4]; // of the server, by stream
+static unsigned opened;
+static bool refuse_streams;
+
+static struct half *of(struct http2_stream *stream)
+{
+	return container_of(stream, struct half, stream);
+}
+
+// --- operations ---------------------------------------------------------------------------------------------
+static struct http2_stream *on_open(struct http2_session *session, int32_t id)
+{
+	(void)session, (void)id;
+	if (refuse_streams || opened == ARRAY_SIZE(halves))
+		return NULL;
+	struct half *half = &halves[opened++];
+	*half = (struct half){.hold = half->hold};
+	return &half->stream;
+}
+
+static struct arena *arena_of(struct http2_stream *stream)
+{
+	return &of(stream)->arena;
+}
+
+static void on_server_fields(struct http2_stream *stream, struct field *fields, size_t count, bool end)
+{
+	static const struct field head[] = {F(":status", "200"), F("x-answer", "yes")};
+	struct half *half = of(stream);
+	half->field_count = fields ? count : 0;
+	half->ends += end;
+	if (half->heads++)
+		return; // trailers
+	if (http2_stream_respond(stream, head, 2, false))
+		http2_stream_reset(stream, NGHTTP2_INTERNAL_ERROR);
+	else if (end)
+		http2_stream_end(stream, NULL, 0);
+}
+
+static void on_server_data(struct http2_stream *stream, struct slice bytes)
+{
+	struct half *half = of(stream);
+	struct bufq out = {0};
+	half->received += bytes.len;
+	if (bufq_add_slice(&out, bytes)) {
+		http2_stream_reset(stream, NGHTTP2_INTERNAL_ERROR);
+		return;
+	}
+	http2_stream_write(stream, &out);
+	if (!half->hold)
+		http2_stream_consume(stream);
+}
+
+static void on_server_end(struct http2_stream *stream)
+{
+	static const struct field trailers[] = {F("x-sum", "1")};
+	of(stream)->ends++;
+	http2_stream_end(stream, trailers, 1);
+}
+
+static void on_client_fields(struct http2_stream *stream, struct field *fields, size_t count, bool end)
+{
+	struct half *half = of(stream);
+	assert_non_null(fields);
+	if (half->heads++ == 0)
+		memcpy(half->status, fields[0].value.p, 3);
+	else
+		half->trailers_seen = str_eq(fields[0].name, STR("x-sum"));
+	half->field_count = count;
+	half->ends += end;
+}
+
+static void on_client_data(struct http2_stream *stream, struct slice bytes)
+{
+	struct half *half = of(stream);
+	half->received += bytes.len;
+	if (!half->hold)
+		http2_stream_consume(stream);
+}
+
+static void on_client_end(struct http2_stream *stream)
+{
+	of(stream)->ends++;
+}
+
+static void on_end_sent(struct http2_stream *stream)
+{
+	(void)stream;
+}
+
+static void on_closed(struct http2_stream *stream, uint32_t code)
+{
+	of(stream)->closed++;
+	of(stream)->code = code;
+}
+
+static void on_stream_drained(struct http2_stream *stream)
+{
+	container_of(stream->session, struct end, session)->drained++;
+}
+
+static void on_pong(struct http2_session *session)
+{
+	container_of(session, struct end, session)->pongs++;
+}
+
+static void on_settled(struct http2_session *session)
+{
+	(void)session;
+}
+
+static void on_over(struct http2_session *session)
+{
+	container_of(session, struct end, session)->over++;
+}
+
+static const struct http2_session_ops server_ops = {.open = on_open,
+						    .arena = arena_of,
+						    .fields = on_server_fields,
+						    .data = on_server_data,
+						    .end = on_server_end,
+						    .end_sent = on_end_sent,
+						    .closed = on_closed,
+						    .drained = on_stream_drained,
+						    .pong = on_pong,
+						    .settled = on_settled,
+						    .over = on_over};
+static const struct http2_session_ops client_ops = {.arena = arena_of,
+						    .fields = on_client_fields,
+						    .data = on_client_data,
+						    .end = on_client_end,
+						    .end_sent = on_end_sent,
+						    .closed = on_closed,
+						    .drained = on_stream_drained,
+						    .pong = on_pong,
+						    .settled = on_settled,
+						    .over = on_over};
+
+static void on_readable(struct stream *stream)
+{
+	struct end *end = container_of(stream, struct end, stream);
+	if (end->session.ng)
+		http2_session_read(&end->session);
+}
+
+static void on_drained(struct stream *stream)
+{
+	struct end *end = container_of(stream, struct end, stream);
+	if (!end->session.ng)
+		return;
+	http2_session_wake(&end->session);
+	http2_session_read(&end->session);
+}
+
+static void on_write_error(struct stream *stream, int err)
+{
+	(void)stream, (void)err;
+}
+
+static const struct stream_ops stream_ops = {
+    .on_readable = on_readable, .on_drained = on_drained, .on_write_error = on_write_error};
+
+// --- the pair -----------------------------------------------------------------------------------------------
+static int begin(void)
+{
+	int fds[2];
+	server = client = (struct end){.stream._io.fd = -1};
+	opened = 0;
+	refuse_streams = false;
+	memset(halves, 0, sizeof halves);
+	if (loop_new(&loop))
+		return -ENOMEM;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+	stream_init(&server.stream, loop, &stream_ops);
+	stream_init(&client.stream, loop, &stream_ops);
+	int err = stream_accept(&server.stream, fds[0]);
+	int other = stream_accept(&client.stream, fds[1]);
+	if (!err && !other)
+		err = http2_session_init(&server.session, &server.stream, true, &server_ops);
+	if (!err && !other)
+		err = http2_session_init(&client.session, &client.stream, false, &client_ops);
+	return err ? err : other;
+}
+
+static void finish(struct half *half, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		http2_stream_detach(&half[i].stream);
+		bufq_clear(&half[i].stream.out);
+		arena_done(&half[i].arena);
+	}
+}
+
+static void end(void)
+{
+	finish(halves, ARRAY_SIZE(halves));
+	client.session.over = server.session.over = true;
+	stream_close(&server.stream);
+	stream_close(&client.stream);
+	if (loop) {
+		loop_turn(loop, 0);
+		http2_session_done(&server.session);
+		http2_session_done(&client.session);
+		loop_free(loop);
+	}
+	loop = NULL;
+	http2_thread_done();
+	arena_thread_done();
+	buf_thread_done();
+}
+
+static void turns(int count)
+{
+	for (int i = 0; i < count; i++)
+		loop_turn(loop, 1);
+}
+
+static const struct field GET[] = {F(":method", "GET"), F(":scheme", "http"), F(":path", "/"),
+				   F(":authority", "a"), F("x-own", "value")};
+
+static void write_bytes(struct http2_stream *stream, size_t len)
+{
+	static const char zeros[65536];
+	struct bufq out = {0};
+	for (size_t n; len; len -= n) {
+		n = MIN(len, sizeof zeros);
+		bufq_add_static(&out, (struct str){zeros, n});
+	}
+	http2_stream_write(stream, &out);
+}
+
+// --- tests --------------------------------------------------------------------------------------------------
+static void test_a_request(void **state)
+{
+	(void)state;
+	struct half half = {0};
+	assert_int_equal(begin(), 0);
+	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, true), 0);
+	turns(20);
+	assert_string_equal(half.status, "200");
+	assert_int_equal(half.ends, 1);
+	assert_int_equal(half.closed, 1);
+	assert_int_equal(half.code, 0);
+	assert_int_equal(halves[0].field_count, 5);
+	assert_int_equal(halves[0].closed, 1);
+	assert_int_equal(client.session.open_count + server.session.open_count, 0);
+	assert_true(client.session.has_settings && http2_session_takes_connect(&client.session));
+	assert_int_equal(http2_session_max_streams(&client.session), LIMIT_HTTP2_STREAMS);
+	finish(&half, 1);
+	end();
+}
+
+static void test_a_big_body_and_trailers(void **state)
+{
+	(void)state;
+	struct half half = {0};
+	const size_t len = 3000000;
+	assert_int_equal(begin(), 0);
+	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, false), 0);
+	write_bytes(&half.stream, len);
+	assert_true(http2_stream_congested(&half.stream));
+	http2_stream_end(&half.stream, NULL, 0);
+	for (int i = 0; i < 2000 && !half.closed; i++)
+		turns(1);
+	assert_int_equal(halves[0].received, len);
+	assert_int_equal(half.received, len);
+	assert_true(half.trailers_seen);
+	assert_int_equal(half.ends, 1);
+	assert_true(client.drained > 0);
+	finish(&half, 1);
+	end();
+}
+
+// Who gives no credit gets a window's worth, and other streams go on.
+static void test_one_slow_stream(void **state)
+{
+	(void)state;
+	struct half slow = {0}, quick = {0};
+	assert_int_equal(begin(), 0);
+	halves[0].hold = true;
+	assert_int_equal(http2_stream_open(&client.session, &slow.stream, GET, 5, false), 0);
+	write_bytes(&slow.stream, 2000000);
+	turns(100);
+	assert_int_equal(halves[0].received, LIMIT_HTTP2_STREAM_WINDOW);
+	assert_int_equal(http2_stream_open(&client.session, &quick.stream, GET, 5, false), 0);
+	write_bytes(&quick.stream, 2000000);
+	http2_stream_end(&quick.stream, NULL, 0);
+	for (int i = 0; i < 2000 && !quick.closed; i++)
+		turns(1);
+	assert_int_equal(quick.received, 2000000);
+	halves[0].hold = false;
+	http2_stream_consume(&halves[0].stream);
+	http2_stream_end(&slow.stream, NULL, 0);
+	for (int i = 0; i < 2000 && !slow.closed; i++)
+		turns(1);
+	assert_int_equal(slow.received, 2000000);
+	finish(&slow, 1);
+	finish(&quick, 1);
+	end();
+}
+
+static void test_resets(void **state)
+{
+	(void)state;
+	struct half half = {0}, refused = {0};
+	assert_int_equal(begin(), 0);
+	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, false), 0);
+	turns(10);
+	http2_stream_reset(&half.stream, NGHTTP2_CANCEL);
+	http2_stream_reset(&half.stream, NGHTTP2_CANCEL); // safe
+	turns(10);
+	assert_int_equal(half.closed, 0); // it was let go
+	assert_int_equal(halves[0].closed, 1);
+	assert_int_equal(halves[0].code, NGHTTP2_CANCEL);
+	refuse_streams = true;
+	assert_int_equal(http2_stream_open(&client.session, &refused.stream, GET, 5, true), 0);
+	turns(10);
+	assert_int_equal(refused.closed, 1);
+	assert_int_not_equal(refused.code, 0);
+	finish(&half, 1);
+	finish(&refused, 1);
+	end();
+}
+
+// A drain: the warning, the confirmation, the end; what the server has not seen is refused.
+static void test_goaway(void **state)
+{
+	(void)state;
+	struct half half = {0};
+	assert_int_equal(begin(), 0);
+	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, false), 0);
+	turns(10);
+	http2_session_warn(&server.session);
+	turns(10);
+	assert_int_equal(server.pongs, 1);
+	assert_false(http2_session_usable(&client.session));
+	http2_session_goaway(&server.session);
+	turns(10);
+	assert_int_equal(server.over, 0); // a stream is open
+	http2_stream_end(&half.stream, NULL, 0);
+	turns(20);
+	assert_int_equal(half.closed, 1);
+	assert_int_equal(half.code, 0);
+	assert_int_equal(server.over, 1);
+	finish(&half, 1);
+	end();
+}
+
+static void test_terminate(void **state)
+{
+	(void)state;
+	struct half half = {0};
+	assert_int_equal(begin(), 0);
+	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, false), 0);
+	turns(10);
+	http2_session_terminate(&server.session, NGHTTP2_ENHANCE_YOUR_CALM);
+	turns(10);
+	assert_int_equal(server.over, 1);
+	assert_int_equal(http2_session_feed(&server.session, (struct slice){NULL, (const uint8_t *)"x", 1}),
+			 ERR_CLOSED);
+	finish(&half, 1);
+	end();
+}
+
+static void test_ping(void **state)
+{
+	(void)state;
+	assert_int_equal(begin(), 0);
+	http2_session_ping(&client.session);
+	turns(10);
+	assert_int_equal(client.pongs, 1);
+	end();
+}
+
+static void test_no_preface(void **state)
+{
+	(void)state;
+	static const char text[] = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+	assert_int_equal(begin(), 0);
+	assert_int_equal(
+	    http2_session_feed(&server.session, (struct slice){NULL, (const uint8_t *)text, sizeof text - 1}),
+	    ERR_MALFORMED);
+	turns(5);
+	assert_int_equal(server.over, 1);
+	end();
+}
+
+// Whatever allocation fails: no crash, no leak, and the end of a session at worst.
+static void test_failing_allocations(void **state)
+{
+	(void)state;
+	long count;
+	for (long n = 0;; n++) {
+		struct half half = {0};
+		mem_fail_set(n);
+		int err = begin();
+		if (!err)
+			err = http2_stream_open(&client.session, &half.stream, GET, 5, false);
+		if (!err) {
+			write_bytes(&half.stream, 5000);
+			http2_stream_end(&half.stream, NULL, 0);
+			turns(15);
+		}
+		count = mem_fail_count();
+		mem_fail_set(-1);
+		finish(&half, 1);
+		end();
+		if (n > count)
+			break;
+		assert_true(n < 2000);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_a_request),
+	    cmocka_unit_test(test_a_big_body_and_trailers),
+	    cmocka_unit_test(test_one_slow_stream),
+	    cmocka_unit_test(test_resets),
+	    cmocka_unit_test(test_goaway),
+	    cmocka_unit_test(test_terminate),
+	    cmocka_unit_test(test_ping),
+	    cmocka_unit_test(test_no_preface),
+	    cmocka_unit_test(test_failing_allocations),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

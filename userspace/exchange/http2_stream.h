@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// One side of an exchange as a stream of HTTP/2: what is queued for it, and what is owed to the peer's flow
+// control. Embedded in the exchange; handled by exchange/http2_session.h.
+#pragma once
+
+#include "base/buf.h"
+#include "base/list.h"
+#include "codecs/head.h"
+
+#include <stdint.h>
+
+struct http2_session;
+
+struct http2_stream {
+	struct http2_session *session; // NULL: none
+	struct list node;	       // session.streams
+	struct list ready_node;	       // session.drained
+	int32_t id;
+	uint32_t unconsumed;	      // payload received that the peer was not given credit for yet
+	struct bufq out;	      // payload to be sent
+	const struct field *trailers; // to be sent behind it
+	uint16_t trailer_count;
+	bool ended : 1;	    // nothing follows what is in `out`
+	bool deferred : 1;  // the library waits for http2_session_resume
+	bool congested : 1; // on_drained is owed
+	bool end_received : 1;
+	bool end_sent : 1;
+	uint64_t moved;	  // payload bytes sent
+	uint64_t checked; // `moved` when progress was last looked at
+};
