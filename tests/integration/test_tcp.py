@@ -424,8 +424,8 @@ def test_connections_opened_and_closed_leave_nothing(mesh):
     with line.origin(lambda peer: peer.send(peer.read(1))):
         def rounds(count):
             for _ in range(count):
-                peer = line.connect_fast().send(b"\x00")
-                assert peer.rest() == b"\x00"
+                peer = line.connect_fast().send(b"\xff")
+                assert peer.rest() == b"\xff"
                 peer.close()
 
         address = vip(line.client, "db.mesh")

@@ -117,6 +117,7 @@ static void emit_connection(struct emit *emit, const struct conn_info *info, uin
 	emit_str(emit, "service", info->service.len ? info->service : none);
 	emit_str(emit, "method", info->method.len ? info->method : none);
 	emit_uint(emit, "calls", info->calls);
+	emit_text(emit, "transport", info->transport);
 	emit_tls_side(emit, "tls", info->tls_version, info->tls_peer);
 	emit_tls_side(emit, "upstream_tls", info->upstream_tls_version, info->upstream_tls_peer);
 	emit_uint(emit, "requests", info->requests);

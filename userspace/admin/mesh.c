@@ -168,6 +168,7 @@ static void cluster_row(struct emit *emit, const struct cluster *cluster)
 	emit_text(emit, "balance", balance_names[cluster->balance]);
 	emit_text(emit, "protocol", cluster_protocol_names[cluster->protocol]);
 	emit_text(emit, "tls", cluster->tls == TLS_ORIGINATE_MESH ? "mesh" : "off");
+	emit_text(emit, "transport", cluster->transport == TRANSPORT_H2 ? "h2" : "direct");
 	emit_uint(emit, "tls_percent", cluster->tls == TLS_ORIGINATE_MESH ? cluster->tls_percent : 0);
 	emit_strs(emit, "allow", cluster->tls_allow, cluster->tls_allow_count);
 	emit_duration(emit, "connect_timeout", cluster->connect_timeout_ms * NS_PER_MS);

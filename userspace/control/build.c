@@ -91,6 +91,7 @@ static void build_cluster(struct builder *builder, const struct config_cluster *
 	    .balance = (enum balance_policy)from->balance,
 	    .protocol = (enum cluster_protocol)from->protocol,
 	    .tls = (enum tls_origination)from->tls,
+	    .transport = (enum cluster_transport)from->transport,
 	    .tls_percent = from->tls_percent,
 	    .tls_allow = build_texts(builder, from->tls_allow),
 	    .tls_allow_count = from->tls_allow.count,
@@ -102,6 +103,9 @@ static void build_cluster(struct builder *builder, const struct config_cluster *
 	    !builder->config->tls.certificate.text.len)
 		build_error(builder, from->at,
 			    "cluster \"%.*s\" asks for mesh TLS, but tls.certificate is not set",
+			    STR_ARG(cluster->name));
+	if (from->transport == TRANSPORT_H2 && from->tls != TLS_ORIGINATE_MESH)
+		build_error(builder, from->at, "cluster \"%.*s\": \"transport: h2\" requires \"tls: mesh\"",
 			    STR_ARG(cluster->name));
 	FOR_ITEMS(struct config_endpoint, endpoint, from->endpoints)
 	{

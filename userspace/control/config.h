@@ -36,7 +36,7 @@ struct config_endpoint {
 struct config_cluster {
 	struct config_at at;
 	struct config_text name;
-	uint32_t balance, protocol, tls, tls_percent, connect_timeout_ms;
+	uint32_t balance, protocol, tls, transport, tls_percent, connect_timeout_ms;
 	struct config_list tls_allow; // config_text
 	struct config_list endpoints;
 };

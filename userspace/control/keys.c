@@ -184,6 +184,7 @@ static const struct key cluster_keys[] = {
 	{"balance", CHOICE("round_robin", "random", "least_request"), FIELD(config_cluster, balance), .initial = "round_robin", .text = "How an endpoint is chosen."},
 	{"protocol", CHOICE("auto", "http1", "http2"), FIELD(config_cluster, protocol), .initial = "auto", .text = "The version of HTTP that the endpoints are spoken to in; `auto`: the client's."},
 	{"tls", CHOICE("off", "mesh"), FIELD(config_cluster, tls), .initial = "off", .text = "`mesh`: mutual TLS with the workload's certificate."},
+	{"transport", CHOICE("direct", "h2"), FIELD(config_cluster, transport), .initial = "direct", .text = "What goes to the proxies in front of the endpoints: a connection each (`direct`), or HTTP/2 streams on shared connections (`h2`; requires `tls: mesh`)."},
 	{"tls_percent", UINT(0, 100), FIELD(config_cluster, tls_percent), .initial = "100", .unit = "percent", .text = "The share of connections that use it, for a gradual rollout."},
 	{"tls_allow", LIST(spiffe_item, struct config_text, SHORT_LIST), FIELD(config_cluster, tls_allow), .text = "The identities that these endpoints may have, within `tls.allow`."},
 	{"connect_timeout", DURATION(HOUR_MS), .min = 1, FIELD(config_cluster, connect_timeout_ms), .initial = "5s", .text = "For TCP and TLS to be established."},

@@ -180,6 +180,7 @@ static void dispatch(struct call *call)
 			break;
 		struct upstream_target target =
 		    upstream_target(endpoint, call->cluster, connection_of(call)->inbound);
+		target.transport = false; // calls share connections of their own
 		err = framed_upstream_call(call, &target);
 		if (!err)
 			return;

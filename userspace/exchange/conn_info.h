@@ -14,6 +14,7 @@ struct conn_info {
 	const char *protocol;		  // a literal, or a codec's name; NULL: not known yet
 	struct str service, method; // RPC: of the oldest call under way, else of the last one; empty: none
 	uint32_t calls;		    // under way
+	const char *transport;	    // "h2": in streams between two proxies, on either side; NULL: none
 	const char *tls_version;    // "TLSv1.3"; NULL: none
 	struct str tls_peer;	    // identity of the downstream peer, a SPIFFE id; empty: none
 	const char *upstream_tls_version;

@@ -14,6 +14,7 @@
 #include "exchange/http1_server.h"
 #include "exchange/http2_server.h"
 #include "exchange/streamed_server.h"
+#include "exchange/tcp_server.h"
 #include "exchange/tunnel.h"
 #include "exchange/upstream.h"
 #include "intercept/origdst.h"
@@ -26,8 +27,10 @@
 #include <unistd.h>
 
 enum {
-	LINGER_MS = 2000,    // after the last byte either way, for the client to read the answer and close
-	STALL_MS = 1000,     // the first bytes stay ambiguous so long: then they are just bytes
+	LINGER_MS = 2000, // after the last byte either way, for the client to read the answer and close
+	STALL_MS = 1000,  // the first bytes stay ambiguous so long: then they are just bytes
+	STALL_FRAME_MS =
+	    100,	     // the same where they could only begin a frame, which programs send as one piece
 	EARLY_PAUSE_MS = 10, // before dialling an endpoint to which pooled connections wait for requests
 	EARLY_ATTEMPTS = 3,  // endpoints that are tried while the client is silent
 	EARLY_FAILURE_MS = 1000, // all refused while the client is silent: a request may still come
@@ -77,6 +80,7 @@ void connection_close(struct connection *connection)
 	loop_timer_stop(&connection->timer);
 	list_del(&connection->node);
 	http1_server_abort(connection);
+	tcp_server_drop_probe(connection);
 	http2_server_abort(connection);
 	framed_server_stop(connection);
 	streamed_server_stop(connection);
@@ -274,6 +278,7 @@ struct upstream *connection_take_early(struct connection *connection, const stru
 
 static void become_http(struct connection *connection)
 {
+	tcp_server_drop_probe(connection);
 	if (connection->early)
 		upstream_adopt(connection->early, &spare_ops, connection);
 	connection->protocol = PROTOCOL_HTTP1;
@@ -282,6 +287,7 @@ static void become_http(struct connection *connection)
 
 static void become_http2(struct connection *connection)
 {
+	tcp_server_drop_probe(connection);
 	if (connection->early)
 		upstream_adopt(connection->early, &spare_ops, connection);
 	http2_server_start(connection);
@@ -298,6 +304,7 @@ static void become_tunnel(struct connection *connection, enum protocol protocol,
 
 static void become_framed(struct connection *connection, const struct framed_codec *codec)
 {
+	tcp_server_drop_probe(connection);
 	connection_drop_early(connection); // to the pool, where calls look first
 	if (!codec_is_usable(codec)) {
 		stats_inc(STAT_PLUGIN_REFUSED);
@@ -337,6 +344,15 @@ static void become_tls(struct connection *connection)
 	connection->stalling = false; // that was about the hello; now it is about what comes inside
 }
 
+// Each stream dials for itself.
+static void become_transport(struct connection *connection)
+{
+	upstream_close(connection->early);
+	connection->early = NULL;
+	connection->transport = true;
+	http2_server_start(connection);
+}
+
 static void on_tls_done(struct stream *stream, int err)
 {
 	struct connection *connection = from_stream(stream);
@@ -345,7 +361,9 @@ static void on_tls_done(struct stream *stream, int err)
 		if (tls_conn_resumed(stream->tls))
 			stats_inc(STAT_TLS_RESUMED);
 		connection_idle(connection);
-		if (connection->greeting)
+		if (str_eq(tls_conn_alpn(stream->tls), STR(TLS_ALPN_TRANSPORT)))
+			become_transport(connection);
+		else if (connection->greeting)
 			become_tunnel(connection, PROTOCOL_TCP, NULL);
 		return; // on_readable follows
 	}
@@ -456,8 +474,15 @@ static struct upstream_target early_target(const struct connection *connection)
 
 static void dial(struct connection *connection, const struct upstream_target *target)
 {
-	if (upstream_connect(connection->dataplane, target, &early_ops, connection, &connection->early))
+	if (target->transport)
+		tcp_server_probe(connection, current_host(connection), target->cluster);
+	else if (upstream_connect(connection->dataplane, target, &early_ops, connection, &connection->early))
 		connection_timer(connection, early_refused, EARLY_FAILURE_MS);
+}
+
+void connection_probe_failed(struct connection *connection)
+{
+	connection_timer(connection, early_refused, EARLY_FAILURE_MS);
 }
 
 static void dial_after_pause(struct loop_timer *timer)
@@ -608,7 +633,12 @@ static void wait_for_more(struct connection *connection, uint64_t limit_ms)
 // What begins like TLS is never meant to stop there: a lost packet is likelier than a protocol of that kind.
 static uint64_t stall_ms(const struct connection *connection)
 {
-	return begins_like_tls(connection) ? LIMIT_TLS_HANDSHAKE_MS : STALL_MS;
+	static const struct detect_set TEXT = {.http = true};
+	const struct framed_codec *codec;
+	enum protocol protocol;
+	if (begins_like_tls(connection))
+		return LIMIT_TLS_HANDSHAKE_MS;
+	return detect(first_bytes(connection), &TEXT, &protocol, &codec) ? STALL_MS : STALL_FRAME_MS;
 }
 
 static const struct detect_set *looked_for(const struct connection *connection, const struct port_rule *rule)
@@ -822,6 +852,8 @@ static void describe_idle(const struct connection *connection, struct conn_info 
 
 static const char *state_of(const struct connection *connection)
 {
+	if (connection->exchange && connection->exchange->inner && connection->exchange->wants_tunnel)
+		return "tunnel";
 	if (connection->framed)
 		return framed_server_state(connection);
 	if (connection->streamed)
@@ -848,6 +880,7 @@ static void describe(const struct connection *connection, struct conn_info *info
 	    .protocol = connection->protocol ? protocol_name(connection->protocol) : NULL,
 	    .service = STR(""),
 	    .method = STR(""),
+	    .transport = connection->transport ? "h2" : NULL,
 	    .tls_peer = STR(""),
 	    .upstream_tls_peer = STR(""),
 	    .bytes_received = connection->stream.received,

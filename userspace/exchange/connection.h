@@ -25,7 +25,8 @@ struct connection {
 	struct loop_task task; // the first look, the next request
 	struct loop_task free_task;
 	struct bufq in;			  // bytes read and not used yet
-	struct exchange *exchange;	  // the request under way (HTTP)
+	struct exchange *exchange;	  // the request under way (HTTP), or what carries TCP
+	struct exchange *probe;		  // begun before the protocol was known, to be carried
 	struct http2_server *http2;	  // its streams (HTTP/2)
 	struct tunnel *tunnel;		  // the other half (TCP)
 	struct framed_server *framed;	  // the calls under way (RPC)
@@ -42,9 +43,10 @@ struct connection {
 	bool inbound : 1;
 	bool closing : 1; // no further request
 	bool closed : 1;
-	bool stalling : 1; // the first bytes did not tell the protocol yet
-	bool dialled : 1;  // an early upstream connection was begun
-	bool greeting : 1; // the application spoke first, and the client may still be about to start TLS
+	bool stalling : 1;  // the first bytes did not tell the protocol yet
+	bool dialled : 1;   // an early upstream connection was begun
+	bool transport : 1; // a sidecar's: streams that carry what its applications sent
+	bool greeting : 1;  // the application spoke first, and the client may still be about to start TLS
 };
 
 // Takes over an accepted socket: from here on all is automatic.
@@ -67,6 +69,8 @@ int connection_keep(struct connection *connection, struct slice bytes);
 struct upstream *connection_take_early(struct connection *connection, const struct cluster *cluster);
 // There is no use for it: to the pool if it is ready, else closed.
 void connection_drop_early(struct connection *connection);
+// What was begun to carry it while the client is silent came to nothing.
+void connection_probe_failed(struct connection *connection);
 // Remembers the endpoint that serves it.
 void connection_set_endpoint(struct connection *connection, struct endpoint_state *endpoint);
 

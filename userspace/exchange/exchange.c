@@ -11,6 +11,8 @@
 #include "exchange/http1_client.h"
 #include "exchange/http1_server.h"
 #include "exchange/http2_client.h"
+#include "exchange/tcp_client.h"
+#include "exchange/transport.h"
 #include "net/tls.h"
 #include "run/stats.h"
 
@@ -88,7 +90,6 @@ static void remember(struct exchange *exchange, const struct head *head)
 	exchange->authority = keep(exchange, head->authority);
 	exchange->idempotent = is_idempotent(head->method);
 	exchange->connection->requests++;
-	stats_inc(STAT_HTTP_REQUESTS);
 }
 
 // The earlier one of the route's timeout and the caller's deadline.
@@ -104,7 +105,7 @@ static void start_timer(struct exchange *exchange, const struct head *head)
 }
 
 // As the client speaks, unless the cluster, or the rule for the inbound port, says otherwise.
-static const struct exchange_client *speak(const struct exchange *exchange, enum protocol spoken)
+static enum protocol protocol_wanted(const struct exchange *exchange, enum protocol spoken)
 {
 	const struct connection *connection = exchange->connection;
 	enum cluster_protocol wanted = CLUSTER_AUTO;
@@ -112,9 +113,22 @@ static const struct exchange_client *speak(const struct exchange *exchange, enum
 		wanted = exchange->cluster->protocol;
 	else if (connection->inbound)
 		wanted = model_inbound(exchange->snapshot->model, connection->destination.port)->application;
-	if (wanted == CLUSTER_AUTO)
-		return spoken == PROTOCOL_HTTP2 ? &http2_client : &http1_client;
-	return wanted == CLUSTER_HTTP2 ? &http2_client : &http1_client;
+	if (wanted == CLUSTER_AUTO || !transport_is_http(spoken))
+		return spoken;
+	return wanted == CLUSTER_HTTP2 ? PROTOCOL_HTTP2 : PROTOCOL_HTTP1;
+}
+
+static void choose_client(struct exchange *exchange, enum protocol spoken)
+{
+	enum protocol wanted = protocol_wanted(exchange, spoken);
+	exchange->transport = exchange->cluster && exchange->cluster->transport == TRANSPORT_H2 &&
+			      upstream_draw_tls(exchange->cluster);
+	if (exchange->transport)
+		exchange->inner = (uint8_t)wanted;
+	if (exchange->transport || wanted == PROTOCOL_HTTP2)
+		exchange->client = &http2_client;
+	else
+		exchange->client = wanted == PROTOCOL_HTTP1 ? &http1_client : &tcp_client;
 }
 
 // A cluster by virtual host and route, or (cluster NULL) the original destination. False: there is no route.
@@ -139,6 +153,8 @@ static bool find_route(struct exchange *exchange, const struct head *head)
 bool exchange_route(struct exchange *exchange, const struct head *head, enum protocol spoken)
 {
 	remember(exchange, head);
+	if (transport_is_http(spoken))
+		stats_inc(STAT_HTTP_REQUESTS);
 	exchange->grpc = spoken == PROTOCOL_HTTP2 && is_grpc(head);
 	if (!find_route(exchange, head)) {
 		stats_inc(STAT_HTTP_NO_ROUTE);
@@ -146,8 +162,21 @@ bool exchange_route(struct exchange *exchange, const struct head *head, enum pro
 		return false;
 	}
 	start_timer(exchange, head);
-	exchange->client = speak(exchange, spoken);
+	choose_client(exchange, spoken);
 	return true;
+}
+
+void exchange_carry(struct exchange *exchange, const struct virtual_host *host, const struct cluster *cluster,
+		    enum protocol protocol)
+{
+	exchange->host = host;
+	exchange->route = host->default_route;
+	exchange->cluster = cluster;
+	exchange->client = &http2_client;
+	exchange->transport = true;
+	exchange->inner = (uint8_t)protocol;
+	exchange->wants_tunnel = true;
+	exchange->method = exchange->message.head.method = STR("CONNECT");
 }
 
 void exchange_start(struct exchange *exchange)
@@ -202,6 +231,10 @@ static bool try_early(struct exchange *exchange)
 	struct connection *connection = exchange->connection;
 	struct upstream *early = connection_take_early(connection, exchange->cluster);
 	connection_drop_early(connection);
+	if (early && exchange->transport) {
+		upstream_close(early); // made by a share of plaintext
+		early = NULL;
+	}
 	if (!early)
 		return false;
 	exchange->attempts++;
@@ -225,6 +258,8 @@ static void dispatch(struct exchange *exchange)
 			break;
 		struct upstream_target target =
 		    upstream_target(endpoint, exchange->cluster, connection->inbound);
+		if (exchange->cluster && exchange->cluster->transport == TRANSPORT_H2)
+			target.tls = target.transport = exchange->transport; // drawn once
 		connection_set_endpoint(connection, endpoint);
 		err = exchange->client->start(exchange, &target);
 		if (!err)
@@ -527,6 +562,8 @@ static const char *protocol_of(const struct exchange *exchange)
 {
 	if (exchange->grpc)
 		return "grpc";
+	if (exchange->inner)
+		return protocol_name(exchange->inner);
 	return protocol_name(exchange->connection->protocol);
 }
 
@@ -554,17 +591,19 @@ static void access_log(const struct exchange *exchange)
 	    LOG_UINT("attempts", exchange->attempts), LOG_UINT("request_bytes", exchange->request_bytes),
 	    LOG_UINT("response_bytes", exchange->response_bytes),
 	    LOG_UINT("duration_us", (loop_now(connection->dataplane->loop) - exchange->started_ns) / 1000),
+	    LOG_TEXT("transport", exchange->transport || connection->transport ? "h2" : "-"),
 	    LOG_TEXT("tls", tls_version), LOG_STR("tls_peer", tls_peer),
 	    LOG_TEXT("grpc_status", grpc_status));
 }
 
 void exchange_finish(struct exchange *exchange)
 {
-	if (exchange->status)
+	bool http = !exchange->inner || transport_is_http(exchange->inner);
+	if (exchange->status && http)
 		count_status(exchange->status);
 	if (exchange->grpc)
 		count_grpc_status(exchange->grpc_status);
-	if (exchange->snapshot->model->access_log)
+	if (exchange->snapshot->model->access_log && !exchange->dropped)
 		access_log(exchange);
 	loop_timer_stop(&exchange->timer);
 	set_endpoint(exchange, NULL);
@@ -604,6 +643,8 @@ void exchange_describe(const struct exchange *exchange, struct conn_info *info)
 		info->virtual_host = exchange->host->name;
 	if (exchange->cluster)
 		info->cluster = exchange->cluster->name;
+	if (exchange->transport)
+		info->transport = "h2";
 	if (exchange->endpoint)
 		info->endpoint = exchange->endpoint->addr;
 	if (exchange->client)

@@ -116,8 +116,11 @@ struct exchange {
 	uint16_t request_trailer_count;
 	int16_t grpc_status; // -1: none seen
 	uint8_t attempts, interim;
-	uint8_t flag; // enum exchange_flag
-	bool raw : 1; // HTTP/1 on both sides
+	uint8_t flag;	    // enum exchange_flag
+	uint8_t inner;	    // enum protocol: what rides in a stream between two sidecars; 0: none does
+	bool raw : 1;	    // HTTP/1 on both sides
+	bool transport : 1; // towards the endpoint it does
+	bool dropped : 1;   // nobody came to want it: not logged
 	bool grpc : 1;
 	bool client_http10 : 1;
 	bool client_persistent : 1; // the client would send another request on this connection
@@ -145,6 +148,10 @@ struct exchange *exchange_new(struct connection *connection, const struct exchan
 // Finds out where the request goes and what is spoken there. `spoken`: what the client speaks. False: it was
 // answered, and may be gone.
 bool exchange_route(struct exchange *exchange, const struct head *head, enum protocol spoken);
+// A connection that is no HTTP, to be carried to the cluster in a stream between sidecars: what
+// exchange_route is for requests.
+void exchange_carry(struct exchange *exchange, const struct virtual_host *host, const struct cluster *cluster,
+		    enum protocol protocol);
 // Begins the first attempt. exchange->message is set, or (raw) exchange->request. It may have ended when this
 // returns.
 void exchange_start(struct exchange *exchange);

@@ -3,9 +3,11 @@
 
 #include "base/error.h"
 #include "base/limits.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "codecs/http2.h"
 #include "exchange/http2_session.h"
+#include "exchange/transport.h"
 #include "net/tls.h"
 #include "run/stats.h"
 
@@ -26,6 +28,7 @@ struct http2_client {
 	bool asked : 1; // a PING is under way
 	bool closing : 1;
 	bool served : 1; // a response has come
+	bool transport : 1;
 };
 
 static const struct upstream_ops upstream_ops;
@@ -161,13 +164,17 @@ static bool has_room(const struct http2_client *client)
 	return used < max;
 }
 
-enum { REQUEST_FIELDS = LIMIT_HTTP_HEADERS + HTTP2_PSEUDO_MAX };
+enum { REQUEST_FIELDS = LIMIT_HTTP_HEADERS + HTTP2_PSEUDO_MAX + TRANSPORT_FIELDS };
 
-static size_t request_fields(const struct message *message, struct field *fields)
+static size_t request_fields(const struct exchange *exchange, struct field *fields)
 {
+	const struct message *message = &exchange->message;
 	size_t n = http2_request_pseudo(message, fields);
+	if (exchange->transport)
+		fields[n++] = transport_field(exchange->inner);
 	for (unsigned i = 0; i < message->head.field_count && n < REQUEST_FIELDS; i++)
-		if (!http2_field_is_dropped(message, &message->head.fields[i]))
+		if (!http2_field_is_dropped(message, &message->head.fields[i]) &&
+		    !(exchange->transport && transport_owns(&message->head.fields[i])))
 			fields[n++] = message->head.fields[i];
 	return n;
 }
@@ -179,8 +186,11 @@ static int begin(struct http2_client *client, struct exchange *exchange)
 	struct bufq bytes = exchange->request;
 	bool end = exchange->request_done && !exchange->wants_tunnel && bufq_empty(&bytes) &&
 		   !exchange->request_trailer_count;
-	size_t n = request_fields(&exchange->message, fields);
-	int err = http2_stream_open(&client->session, &exchange->up, fields, n, end);
+	int err = exchange->transport ? transport_address(exchange) : 0;
+	if (err)
+		return err;
+	size_t n = request_fields(exchange, fields);
+	err = http2_stream_open(&client->session, &exchange->up, fields, n, end);
 	if (err)
 		return err;
 	if (exchange->endpoint && client->served)
@@ -278,6 +288,7 @@ static int client_connect(struct dataplane *dataplane, const struct upstream_tar
 		pool_put(&dataplane->http2_client_pool, client);
 		return err;
 	}
+	client->transport = target->transport;
 	enlist(client);
 	*ret_client = client;
 	return 0;
@@ -286,8 +297,9 @@ static int client_connect(struct dataplane *dataplane, const struct upstream_tar
 static bool fits(const struct http2_client *client, const struct upstream_target *target)
 {
 	const struct upstream *upstream = client->upstream;
-	return (upstream->stream.tls != NULL) == target->tls && upstream->inbound == target->inbound &&
-	       !is_outdated(client) && (!client->ready || http2_session_usable(&client->session));
+	return (upstream->stream.tls != NULL) == target->tls && client->transport == target->transport &&
+	       upstream->inbound == target->inbound && !is_outdated(client) &&
+	       (!client->ready || http2_session_usable(&client->session));
 }
 
 // One with room, or else (*ret_full) the one with the fewest that wait. NULL: none.
@@ -347,7 +359,7 @@ static void spread(struct http2_client *client)
 		    of_stream(container_of(client->waiting.prev, struct http2_stream, node));
 		struct upstream_target target = {client->upstream->endpoint, exchange->cluster,
 						 client->upstream->inbound,
-						 client->upstream->stream.tls != NULL};
+						 client->upstream->stream.tls != NULL, client->transport};
 		stop_waiting(exchange);
 		exchange->shared = NULL;
 		int err = client_start(exchange, &target);
@@ -356,8 +368,25 @@ static void spread(struct http2_client *client)
 	}
 }
 
+// Nothing else is tried: what would ride there is not meant for a peer that takes it for something else.
+static bool is_refused(const struct http2_client *client)
+{
+	const struct upstream *upstream = client->upstream;
+	if (!client->transport || str_eq(tls_conn_alpn(upstream->stream.tls), STR(TLS_ALPN_TRANSPORT)))
+		return false;
+	stats_inc(STAT_TRANSPORT_REFUSED);
+	log_warn("the peer does not take \"transport: h2\"", LOG_ADDR("endpoint", &upstream->endpoint->addr),
+		 LOG_STR("cluster", upstream->endpoint->cluster_name),
+		 LOG_STR("tls_peer", tls_conn_peer_id(upstream->stream.tls)));
+	return true;
+}
+
 static void session_begin(struct http2_client *client)
 {
+	if (is_refused(client)) {
+		client_lost(client, EXCHANGE_CONNECT_FAILED, ERR_UNSUPPORTED);
+		return;
+	}
 	if (http2_session_init(&client->session, &client->upstream->stream, false, &session_ops)) {
 		client_lost(client, EXCHANGE_CONNECT_FAILED, -ENOMEM);
 		return;
@@ -374,7 +403,7 @@ static void client_adopt(struct exchange *exchange, struct upstream *upstream)
 {
 	struct dataplane *dataplane = exchange->connection->dataplane;
 	struct upstream_target target = {upstream->endpoint, exchange->cluster, upstream->inbound,
-					 upstream->stream.tls != NULL};
+					 upstream->stream.tls != NULL, false};
 	struct http2_client *full = NULL, *client = find(&target, &full);
 	if (client) {
 		if (upstream->ready)
@@ -484,10 +513,16 @@ static void on_data(struct http2_stream *stream, struct slice bytes)
 static void on_end(struct http2_stream *stream)
 {
 	struct exchange *exchange = of_stream(stream);
-	if (exchange->response_started)
-		exchange_complete(exchange);
-	else
+	if (!exchange->response_started) {
 		protocol_failure(exchange);
+	} else if (exchange->tunnel && exchange->request_done && !stream->end_sent &&
+		   !exchange->response_done) {
+		exchange->response_done =
+		    true; // what the client sent is still on its way: then comes on_closed
+		exchange->server->half_close(exchange);
+	} else {
+		exchange_complete(exchange);
+	}
 }
 
 static void on_end_sent(struct http2_stream *stream)

@@ -9,6 +9,7 @@
 #include "codecs/http2.h"
 #include "exchange/exchange.h"
 #include "exchange/http2_session.h"
+#include "exchange/transport.h"
 #include "run/stats.h"
 
 #include <errno.h>
@@ -128,12 +129,18 @@ static int keep_fields(struct exchange *exchange)
 	return 0;
 }
 
+static enum protocol spoken(const struct exchange *exchange)
+{
+	if (exchange->inner)
+		return exchange->inner;
+	return exchange->connection->http2->upgraded ? PROTOCOL_HTTP1 : PROTOCOL_HTTP2;
+}
+
 static void route_and_start(struct exchange *exchange)
 {
 	const struct message *message = &exchange->message;
-	const struct http2_server *server = exchange->connection->http2;
 	exchange->wants_tunnel = message->upgrade.len > 0 || str_eq(message->head.method, STR("CONNECT"));
-	if (exchange_route(exchange, &message->head, server->upgraded ? PROTOCOL_HTTP1 : PROTOCOL_HTTP2))
+	if (exchange_route(exchange, &message->head, spoken(exchange)))
 		exchange_start(exchange);
 }
 
@@ -148,6 +155,9 @@ static void take_request(struct exchange *exchange, struct field *fields, size_t
 		refuse(exchange);
 	} else if (keep_fields(exchange)) {
 		exchange_reply(exchange, 503, "out of memory", EXCHANGE_NO_ENDPOINT);
+	} else if (exchange->connection->transport && !transport_unwrap(exchange)) {
+		exchange_reply(exchange, 403, "this stream is not for the application here",
+			       EXCHANGE_DOWNSTREAM_PROTOCOL);
 	} else {
 		exchange->message.end = end;
 		route_and_start(exchange);
@@ -503,6 +513,7 @@ static struct http2_server *server_new(struct connection *connection)
 		pool_put(&connection->dataplane->http2_server_pool, server);
 		return NULL;
 	}
+	server->session.trusted = connection->transport;
 	return server;
 }
 

@@ -6,6 +6,7 @@
 #include "base/limits.h"
 #include "base/mem.h"
 #include "codecs/http2.h"
+#include "exchange/transport.h"
 #include "run/stats.h"
 
 #include <errno.h>
@@ -15,7 +16,7 @@ enum {
 	COPY_MAX = 2048, // payload is copied between frame headers up to this, and referred to above
 	STREAM_LOW = LIMIT_HTTP2_STREAM_OUT / 4,
 	FIELD_OVERHEAD = 32, // RFC 9113 6.5.2
-	PSEUDO_AND_FIELDS = LIMIT_HTTP_HEADERS + HTTP2_PSEUDO_MAX,
+	PSEUDO_AND_FIELDS = LIMIT_HTTP_HEADERS + HTTP2_PSEUDO_MAX + TRANSPORT_FIELDS,
 	SPARE_BLOCKS = 8,
 };
 
@@ -115,7 +116,7 @@ static int on_begin_frame(nghttp2_session *ng, const nghttp2_frame_hd *hd, void 
 	case NGHTTP2_CONTINUATION:
 		return hd->length == 0 ? spend(session, HTTP2_FLOOD_EMPTY) : 0;
 	case NGHTTP2_RST_STREAM:
-		return session->server ? spend(session, HTTP2_FLOOD_RESET) : 0;
+		return session->server && !session->trusted ? spend(session, HTTP2_FLOOD_RESET) : 0;
 	case NGHTTP2_PUSH_PROMISE:
 		return fail(session, NGHTTP2_PROTOCOL_ERROR); // we asked for none
 	case NGHTTP2_PRIORITY: // of no use to us, so the library does not look at it (RFC 9113 6.3)

@@ -76,6 +76,7 @@ struct http2_session {
 	struct http2_bucket buckets[HTTP2_FLOOD_COUNT];
 	uint32_t fault; // error code of a connection error found here
 	bool server : 1;
+	bool trusted : 1;      // a sidecar, which resets streams for many clients of its own
 	bool over : 1;	       // ops->over was called
 	bool dead : 1;	       // out of memory in the middle of something: the library is not asked any more
 	bool received : 1;     // anything since this was last cleared

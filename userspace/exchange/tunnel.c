@@ -6,6 +6,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "exchange/tcp_server.h"
 #include "net/tls.h"
 #include "run/stats.h"
 
@@ -337,6 +338,9 @@ static void tunnel_try(struct tunnel *tunnel, const struct endpoint_state *excep
 		}
 		struct upstream_target target =
 		    upstream_target(endpoint, tunnel->cluster, connection->inbound);
+		if (target
+			.transport) // by its share this one is not among those that use TLS, see tunnel_start
+			target.tls = target.transport = false;
 		err = upstream_connect(connection->dataplane, &target, &tunnel_upstream_ops, tunnel,
 				       &tunnel->upstream);
 		if (!err)
@@ -363,19 +367,35 @@ static struct tunnel *tunnel_new(struct connection *connection)
 	return tunnel;
 }
 
+// Whether it rides in a stream between sidecars; then that has begun.
+static bool carried(struct connection *connection, const struct virtual_host *host,
+		    const struct cluster *cluster)
+{
+	if (tcp_server_adopt(connection, host))
+		return true;
+	if (!cluster || connection->early || cluster->transport != TRANSPORT_H2 ||
+	    !upstream_draw_tls(cluster))
+		return false;
+	tcp_server_start(connection, host, cluster);
+	return true;
+}
+
 void tunnel_start(struct connection *connection, const struct virtual_host *host)
 {
+	const struct cluster *cluster =
+	    host && host->default_route ? route_pick(host->default_route, random_u64()) : NULL;
+	if (carried(connection, host, cluster))
+		return;
 	struct tunnel *tunnel = tunnel_new(connection);
 	if (!tunnel)
 		return;
 	tunnel->host = host;
+	tunnel->cluster = cluster;
 	if (host && !host->default_route) {
 		tunnel_give_up(tunnel, ERR_NOT_FOUND);
 		return;
 	}
-	if (host)
-		tunnel->cluster = route_pick(host->default_route, random_u64());
-	else if (!connection->inbound)
+	if (!host && !connection->inbound)
 		stats_inc(STAT_PASSTHROUGH);
 	if (connection->protocol == PROTOCOL_UNKNOWN)
 		connection->protocol = PROTOCOL_TCP;

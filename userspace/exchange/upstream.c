@@ -138,12 +138,18 @@ void upstream_pool_clear_tls(struct endpoint_state *endpoint)
 }
 
 // --- getting one --------------------------------------------------------------------------------------------
+bool upstream_draw_tls(const struct cluster *cluster)
+{
+	return cluster && cluster->tls == TLS_ORIGINATE_MESH &&
+	       (cluster->tls_percent >= 100 || random_below(100) < cluster->tls_percent);
+}
+
 struct upstream_target upstream_target(struct endpoint_state *endpoint, const struct cluster *cluster,
 				       bool inbound)
 {
-	bool mesh = cluster && cluster->tls == TLS_ORIGINATE_MESH;
-	bool tls = mesh && (cluster->tls_percent >= 100 || random_below(100) < cluster->tls_percent);
-	return (struct upstream_target){endpoint, cluster, inbound, tls};
+	bool tls = upstream_draw_tls(cluster);
+	return (struct upstream_target){endpoint, cluster, inbound, tls,
+					tls && cluster->transport == TRANSPORT_H2};
 }
 
 static uint32_t connect_timeout(const struct upstream_target *target)
@@ -189,7 +195,8 @@ static int make_tls(struct dataplane *dataplane, const struct upstream_target *t
 	    .allow = cluster->tls_allow,
 	    .allow_count = cluster->tls_allow_count,
 	    .endpoint = target->endpoint->addr,
-	    .alpn = cluster->protocol == CLUSTER_HTTP2	 ? STR("h2")
+	    .alpn = target->transport			 ? STR(TLS_ALPN_TRANSPORT)
+		    : cluster->protocol == CLUSTER_HTTP2 ? STR("h2")
 		    : cluster->protocol == CLUSTER_HTTP1 ? STR("http/1.1")
 							 : STR(""),
 	};

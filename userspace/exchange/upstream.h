@@ -37,7 +37,10 @@ struct upstream_target {
 	const struct cluster *cluster; // for TLS and timeouts; NULL: an original destination, plaintext
 	bool inbound;		       // serves the inbound side: towards the application
 	bool tls;		       // by the cluster's share; drawn once, so that the share is exact
+	bool transport;		       // and in HTTP/2 streams between the proxies (exchange/transport.h)
 };
+// Whether the next connection to the cluster uses TLS, by its share.
+bool upstream_draw_tls(const struct cluster *cluster);
 struct upstream_target upstream_target(struct endpoint_state *endpoint, const struct cluster *cluster,
 				       bool inbound);
 

@@ -23,6 +23,8 @@ enum balance_policy { BALANCE_ROUND_ROBIN, BALANCE_RANDOM, BALANCE_LEAST_REQUEST
 enum port_protocol { PORT_AUTO, PORT_TCP, PORT_HTTP, PORT_HTTP2, PORT_RPC };
 // What the endpoints of a cluster speak: as the client does, or one version of HTTP.
 enum cluster_protocol { CLUSTER_AUTO, CLUSTER_HTTP1, CLUSTER_HTTP2 };
+// How bytes come to the proxy in front of an endpoint: on connections of their own, or as streams of HTTP/2.
+enum cluster_transport { TRANSPORT_DIRECT, TRANSPORT_H2 };
 enum lost_destination { LOST_DESTINATION_CLOSE, LOST_DESTINATION_LOCAL };
 
 // --- protocols of a port -----------------------------------------------------------------------------------
@@ -45,6 +47,7 @@ struct cluster {
 	enum balance_policy balance;
 	enum cluster_protocol protocol;
 	enum tls_origination tls;
+	enum cluster_transport transport;
 	uint32_t tls_percent;  // 0..100: share of new connections that originate TLS
 	struct str *tls_allow; // SPIFFE patterns the server must match; empty: the global list
 	size_t tls_allow_count;

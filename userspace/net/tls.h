@@ -28,6 +28,9 @@ struct tls_conn;
 
 // The ALPN protocol by which our client marks mesh TLS, and which our server selects.
 #define TLS_ALPN_MESH "weir/1"
+// The one that stands for streams of HTTP/2 between two sidecars (exchange/transport.h); our server prefers
+// it.
+#define TLS_ALPN_TRANSPORT "weir-h2"
 static inline bool tls_alpn_is_mesh(struct str protocol)
 {
 	return str_eq(protocol, STR(TLS_ALPN_MESH));
@@ -89,9 +92,9 @@ enum tls_side { TLS_SERVER, TLS_CLIENT };
 enum { TLS_READ_ROOM = 16384 + 1 };
 
 // All may be empty; nothing is kept beyond tls_conn_new. `allow` narrows the context's list for this
-// connection (both must match). A client's sessions are cached by `endpoint` (family 0: no resumption). `alpn`
-// (a literal, at most 16 bytes) is what a client offers beside the mesh's mark, and what a server selects for a
-// client that does not offer the mark.
+// connection (both must match). A client's sessions are cached by `endpoint` (family 0: no resumption).
+// `alpn` (a literal, at most 16 bytes) is what a client offers beside the mesh's mark, and what a server
+// selects for a client that does not offer the mark.
 struct tls_peer_rules {
 	const struct str *allow;
 	size_t allow_count;

@@ -373,6 +373,7 @@ static int established(struct tls_conn *conn)
 	}
 	SSL_get0_alpn_selected(conn->ssl, &alpn, &alpn_len);
 	conn->mesh_alpn = tls_alpn_is_mesh((struct str){(const char *)alpn, alpn_len});
+	conn->transport_alpn = str_eq((struct str){(const char *)alpn, alpn_len}, STR(TLS_ALPN_TRANSPORT));
 	conn->own_alpn = alpn_len && str_eq((struct str){(const char *)alpn, alpn_len}, conn->alpn);
 	conn->version = SSL_get_version(conn->ssl);
 	conn->cipher = SSL_get_cipher_name(conn->ssl);
@@ -640,6 +641,8 @@ const char *tls_conn_cipher(const struct tls_conn *conn)
 
 struct str tls_conn_alpn(const struct tls_conn *conn)
 {
+	if (conn->transport_alpn)
+		return STR(TLS_ALPN_TRANSPORT);
 	return conn->mesh_alpn ? STR(TLS_ALPN_MESH) : conn->own_alpn ? conn->alpn : STR("");
 }
 

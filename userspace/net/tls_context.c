@@ -417,26 +417,33 @@ static bool set_certificate(SSL_CTX *ctx, const struct loader *loader)
 	return true;
 }
 
-// Our own mark if the client offers it, else what the connection's rules name; other protocols are agreed on
-// without ALPN.
+// How much an offered protocol is wanted; 0: not at all.
+static int alpn_rank(const struct tls_conn *conn, struct str name)
+{
+	if (str_eq(name, STR(TLS_ALPN_TRANSPORT)))
+		return 3;
+	if (tls_alpn_is_mesh(name))
+		return 2;
+	return conn->alpn.len && str_eq(name, conn->alpn);
+}
+
+// The transport or our own mark if the client offers it, else what the connection's rules name; other
+// protocols are agreed on without ALPN.
 static int select_alpn(SSL *ssl, const unsigned char **ret_name, unsigned char *ret_len,
 		       const unsigned char *offered, unsigned len, void *arg)
 {
 	const struct tls_conn *conn = SSL_get_app_data(ssl);
-	int found = SSL_TLSEXT_ERR_NOACK;
+	int best = 0;
 	(void)arg;
 	for (unsigned at = 0; at < len && at + 1 + offered[at] <= len; at += 1 + offered[at]) {
-		struct str name = {(const char *)offered + at + 1, offered[at]};
-		bool mark = tls_alpn_is_mesh(name);
-		if (!mark && !(conn->alpn.len && str_eq(name, conn->alpn)))
+		int rank = alpn_rank(conn, (struct str){(const char *)offered + at + 1, offered[at]});
+		if (rank <= best)
 			continue;
+		best = rank;
 		*ret_name = offered + at + 1;
 		*ret_len = offered[at];
-		found = SSL_TLSEXT_ERR_OK;
-		if (mark)
-			break;
 	}
-	return found;
+	return best ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_NOACK;
 }
 
 static bool set_side(SSL_CTX *ctx, enum tls_side side)

@@ -33,7 +33,7 @@ struct tls_conn {
 	SSL *ssl; // NULL once it is native
 	struct bufq in, out;
 	struct addr endpoint;
-	struct str alpn; // beside the mesh's mark
+	struct str alpn;	   // beside the mesh's mark
 	struct tls_patterns allow; // until the handshake is done
 	struct str peer_id;	   // owned
 	struct strbuf reason;	   // of the failure
@@ -44,7 +44,7 @@ struct tls_conn {
 	uint64_t read_bytes;
 	size_t grant;	    // bytes of `in` that OpenSSL may take now: a whole record
 	uint8_t first_byte; // that the peer sent, for the reason of a failure
-	bool done, began, eof_fed, shutdown_sent, peer_closed, resumed, mesh_alpn, own_alpn;
+	bool done, began, eof_fed, shutdown_sent, peer_closed, resumed, mesh_alpn, own_alpn, transport_alpn;
 	const char *version, *cipher;
 
 	// For our own record layer, see tls_native.c.

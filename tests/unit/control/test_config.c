@@ -144,6 +144,7 @@ static void what_the_grammar_does_not_see(void **state)
 	     "has port 1 twice"},
 	    {"clusters: [{name: a}, {name: a}]\n", "cluster \"a\" is defined twice, first in line 1"},
 	    {"clusters: [{name: a, tls: mesh}]\n", "asks for mesh TLS, but tls.certificate is not set"},
+	    {"clusters: [{name: a, transport: h2}]\n", "\"transport: h2\" requires \"tls: mesh\""},
 	    {"clusters: [{name: a, tls_allow: [\"spiffe://*/x\"]}]\n", "a * may stand only at its end"},
 	    {"clusters: [{name: a, endpoints: [{address: \"10.0.0.1:1\"}, {address: \"10.0.0.1:1\"}]}]\n",
 	     "twice"},
