@@ -21,7 +21,6 @@ import base64
 import contextlib
 import hashlib
 import re
-import select
 import socket
 import ssl
 import threading
@@ -35,7 +34,7 @@ import h2.settings
 
 from h2frames import Client, Violation, check_fields, check_request
 from mesh import Origin, cluster, service
-from netns import wait_until
+from netns import readable, wait_until
 
 SHAPES = ["cleartext-http1", "cleartext-http2", "tls-http1", "tls-http2"]
 PORT = 8080
@@ -262,7 +261,7 @@ class Http2Serving:
                 self._pump()
                 self.sock.sendall(self.h2.data_to_send())
                 # Held requests are looked after now and then.
-                if not select.select([self.sock], [], [], 0.01 if self.held else 60)[0]:
+                if not readable(self.sock, 0.01 if self.held else 60):
                     if self.origin.listening.closing:
                         return
                     continue

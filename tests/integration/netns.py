@@ -64,6 +64,7 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import select
 import shutil
 import signal
 import socket
@@ -170,6 +171,21 @@ def _ensure_reaper():
 
 
 # --- waiting ---------------------------------------------------------------------------------------------------------
+
+
+def readable(sock, seconds=0.0):
+    """Whether something can be read from it, within that time. (select() knows no descriptors above 1023.)"""
+    return bool(_poll(sock, select.POLLIN, seconds))
+
+
+def writable(sock, seconds=0.0):
+    return bool(_poll(sock, select.POLLOUT, seconds))
+
+
+def _poll(sock, events, seconds):
+    poll = select.poll()
+    poll.register(sock, events)
+    return poll.poll(seconds * 1000)
 
 
 def wait_until(check, timeout=10.0, what=None):

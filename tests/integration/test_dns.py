@@ -5,7 +5,6 @@ brings them to the responder."""
 
 import os
 import pathlib
-import select
 import socket
 import struct
 import threading
@@ -21,7 +20,7 @@ import dns.rrset
 import pytest
 
 from mesh import Mesh, cluster, service
-from netns import listening, wait_until
+from netns import listening, readable, wait_until, writable
 
 RESOLVER = {4: "10.77.0.1", 6: "fd00:77::1"}
 
@@ -544,7 +543,7 @@ def test_more_over_tcp_than_can_be_sent_at_once(names):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect((RESOLVER[4], 53))
         sock.setblocking(False)
-        while wire and select.select([], [sock], [], 0.5)[1]:  # until nothing more is taken
+        while wire and writable(sock, 0.5):  # until nothing more is taken
             wire = wire[sock.send(wire) :]
         assert wire
         sock.settimeout(20)
@@ -594,7 +593,7 @@ def test_tcp_clients_are_bounded(names):
         silent = [socket.create_connection((RESOLVER[4], 53), timeout=5) for _ in range(places)]
         last = socket.create_connection((RESOLVER[4], 53), timeout=15)
     last.sendall(framed(dns.message.make_query("web.mesh", "A")))
-    assert not select.select([last], [], [], 0.5)[0]
+    assert not readable(last, 0.5)
     silent.pop().close()
     answer, _ = dns.query.receive_tcp(last, expiration=time.time() + 15)
     assert values(answer)

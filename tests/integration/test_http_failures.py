@@ -4,7 +4,6 @@ that flood or leave, servers that stall or stop."""
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import struct
@@ -14,7 +13,7 @@ import time
 import pytest
 
 from mesh import Mesh, Peer, cluster, resident_kib, service
-from netns import wait_until
+from netns import readable, wait_until
 from web import Web, ignore_reset, reply, serve
 
 GET = "GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n"
@@ -410,7 +409,7 @@ def test_bytes_do_not_prolong_the_time_for_a_head(mesh):
     for _ in range(200):
         with contextlib.suppress(ConnectionError):  # the answer may be there already, and the connection half closed
             peer.send("x")
-        if select.select([peer.sock], [], [], 0.05)[0]:
+        if readable(peer.sock, 0.05):
             break
     else:
         raise AssertionError("two hundred bytes, and each had its time")

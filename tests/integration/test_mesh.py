@@ -5,13 +5,12 @@ alarm is rarer than one in a million."""
 
 import contextlib
 import itertools
-import select
 import threading
 
 import pytest
 
 from mesh import Mesh, Origin, cluster, connect, service
-from netns import wait_until
+from netns import readable, wait_until
 from nginx import answers, start_nginx
 
 CHI_SQUARE_2 = 27.64  # -2 ln(1e-6)
@@ -268,12 +267,6 @@ def test_random_follows_the_weights(mesh):
 LOADED = range(50, 150)
 
 
-def readable(peer):
-    poll = select.poll()
-    poll.register(peer.sock, select.POLLIN)
-    return poll.poll(0)
-
-
 def test_least_request(mesh):
     held, release = threading.Event(), threading.Event()
 
@@ -297,7 +290,7 @@ def test_least_request(mesh):
         address = site.vip("web.mesh")
         while not held.is_set():
             peer = connect(site.client.pod, address, 80).send("GET /hold HTTP/1.1\r\nHost: web.mesh\r\n\r\n")
-            wait_until(lambda: held.is_set() or readable(peer))
+            wait_until(lambda: held.is_set() or readable(peer.sock))
         answered = site.curl("http://web.mesh/[1-400]").split()
         assert len(answered) == 400 and answered.count("a") in LOADED, answered.count("a")
         release.set()
