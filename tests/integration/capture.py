@@ -12,6 +12,7 @@ the word of the server that answered. "refused" and "unreachable" mean that nobo
 
 import contextlib
 import errno
+import inspect
 import json
 import socket
 import struct
@@ -155,10 +156,13 @@ def probe(pod, address, port, udp=False, mark=0, user=None, group=None):
     if user is None and group is None:
         with pod.enter():
             return _connect(address, port, udp, mark)
+    # The other user may not be able to read the checkout: the source comes along.
+    source = (
+        f"import errno, socket, struct\nSO_MARK, TIMEOUT = {SO_MARK}, {TIMEOUT}\n"
+        f"{inspect.getsource(_connect)}print(_connect({address!r}, {port}, {udp}, 0))"
+    )
     inner = getattr(pod, "pod", pod)
-    return inner.run(
-        [sys.executable, __file__, address, str(port), str(int(udp))], user=user, group=group
-    ).stdout.strip()
+    return inner.run([sys.executable, "-c", source], user=user, group=group).stdout.strip()
 
 
 # --- the state of a namespace ----------------------------------------------------------------------------------------
@@ -177,7 +181,3 @@ def state(pod, words=STATE):
     """All that interception might change, as the system's own tools show it."""
     inner = getattr(pod, "pod", pod)
     return "\n".join(f"$ {' '.join(argv)}\n{inner.run(argv).stdout}" for argv in words)
-
-
-if __name__ == "__main__":
-    print(_connect(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "1", 0))
