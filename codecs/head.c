@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "codecs/head.h"
 
+#include "base/cursor.h"
+#include "base/limits.h"
 #include "base/mem.h"
 
 static const char *const PROTOCOL_NAMES[] = {
@@ -22,4 +24,15 @@ const struct field *head_find(const struct head *head, struct str name)
 		if (head->fields[i].name.len == name.len && str_eq_nocase(head->fields[i].name, name))
 			return &head->fields[i];
 	return NULL;
+}
+
+struct str head_rpc_path(const struct head *head, char *room)
+{
+	struct writer w;
+	writer_init(&w, room, LIMIT_RPC_NAME * 2 + 2);
+	writer_u8(&w, '/');
+	writer_bytes(&w, head->authority.p, head->authority.len);
+	writer_u8(&w, '/');
+	writer_bytes(&w, head->method.p, head->method.len);
+	return (struct str){room, w.len};
 }

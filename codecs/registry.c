@@ -11,10 +11,7 @@ const struct framed_codec *const codecs_builtin[] = {&bolt_codec, &dubbo_codec, 
 						     &tars_codec};
 const size_t codecs_builtin_count = ARRAY_SIZE(codecs_builtin);
 
-// Without those of a weak signature.
-static const struct framed_codec *const told_by_first_bytes[] = {&bolt_codec, &dubbo_codec,
-								 &dubbo_thrift_codec, &tars_codec};
-const struct detect_set detect_default = {told_by_first_bytes, ARRAY_SIZE(told_by_first_bytes), true};
+const struct detect_set detect_default = {codecs_builtin, ARRAY_SIZE(codecs_builtin), true};
 
 const struct framed_codec *codec_find(const struct framed_codec *const *codecs, size_t count, struct str name)
 {

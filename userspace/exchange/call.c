@@ -81,18 +81,6 @@ static void keep_names(struct call *call, const struct head *head)
 }
 
 // --- routing ------------------------------------------------------------------------------------------------
-// "/service/method", for routes that match paths.
-static struct str path_of(const struct head *head, char *room)
-{
-	struct writer w;
-	writer_init(&w, room, LIMIT_RPC_NAME * 2 + 2);
-	writer_u8(&w, '/');
-	writer_bytes(&w, head->authority.p, head->authority.len);
-	writer_u8(&w, '/');
-	writer_bytes(&w, head->method.p, head->method.len);
-	return (struct str){room, w.len};
-}
-
 static void start_deadline(struct call *call)
 {
 	uint32_t frame_ms = call->frame.timeout_ms, route_ms = call->route ? call->route->timeout_ms : 0;
@@ -116,7 +104,7 @@ static int find_route(struct call *call, struct head *head)
 	if (!call->host)
 		return model_is_virtual(call->snapshot->model, &connection->destination.ip) ? ERR_NOT_FOUND
 											    : 0;
-	head->path = path_of(head, path);
+	head->path = head_rpc_path(head, path);
 	call->route = route_match(call->host, head);
 	if (!call->route)
 		return ERR_NOT_FOUND;

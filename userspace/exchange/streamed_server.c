@@ -395,18 +395,6 @@ static void begin(struct streamed_server *server, const struct stream_piece *pie
 	stats_inc(STAT_RPC_REQUESTS);
 }
 
-// "/service/method", for routes that match paths.
-static struct str path_of(const struct head *head, char *room)
-{
-	struct writer w;
-	writer_init(&w, room, LIMIT_RPC_NAME * 2 + 2);
-	writer_u8(&w, '/');
-	writer_bytes(&w, head->authority.p, head->authority.len);
-	writer_u8(&w, '/');
-	writer_bytes(&w, head->method.p, head->method.len);
-	return (struct str){room, w.len};
-}
-
 static void start_request(struct streamed_server *server, const struct stream_piece *piece, struct head *head)
 {
 	static __thread char path[LIMIT_RPC_NAME * 2 + 2];
@@ -415,7 +403,7 @@ static void start_request(struct streamed_server *server, const struct stream_pi
 	server->service_len = keep_name(server->names, CALL_NAMES - METHOD_ROOM, head->authority);
 	server->method_len =
 	    keep_name(server->names + server->service_len, CALL_NAMES - server->service_len, head->method);
-	head->path = path_of(head, path);
+	head->path = head_rpc_path(head, path);
 	if (!find_route(server, head)) {
 		fail(server, RPC_NO_ROUTE, EXCHANGE_NO_ROUTE);
 		return;
