@@ -32,7 +32,7 @@ def examples(prefix, tmp_path_factory):
     """The example plug-ins, as their CMakeLists.txt says they are built."""
     build = tmp_path_factory.mktemp("plugins")
     for words in (
-        ["cmake", "-S", SOURCES, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}"],
+        ["cmake", "-G", "Ninja", "-S", SOURCES, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}"],
         ["cmake", "--build", build],
     ):
         subprocess.run(words, check=True, capture_output=True, text=True, timeout=120)
