@@ -132,9 +132,11 @@ int stats_fd(void);
 uint64_t stats_read(enum counter counter);
 
 extern __thread uint64_t *_stats_slot;
+// A slot has one writer, so no atomic addition is needed: only loads and stores that readers may cross.
 static inline void stats_add(enum counter counter, uint64_t n)
 {
-	_stats_slot[counter] += n;
+	uint64_t value = __atomic_load_n(&_stats_slot[counter], __ATOMIC_RELAXED);
+	__atomic_store_n(&_stats_slot[counter], value + n, __ATOMIC_RELAXED);
 }
 static inline void stats_inc(enum counter counter)
 {
