@@ -117,11 +117,11 @@ def bolt(options, stage):
     return take_turns(options, "bolt", measurements)
 
 
-def _http2(options, stage, row, path, origin_words, load_words):
+def _http2(options, stage, row, origin, path="", load_words=()):
     measurements = []
     for program in [Direct(), Relay(), Nghttpx(), Haproxy(), Weir()]:
         pod = stage.network.pod(program.name.lower())
-        measure.pin(stage.http2_origin(pod, *origin_words), {LOAD_CPU})
+        measure.pin(origin(pod), {LOAD_CPU})
         target, pids = program.http2(pod, stage)
         measure.pin(pids, {PROXY_CPU})
         load = lambda pod=pod, url=target.url + path: measure.h2load(
@@ -132,12 +132,12 @@ def _http2(options, stage, row, path, origin_words, load_words):
 
 
 def http2(options, stage):
-    return _http2(options, stage, "http2", "", [], [])
+    return _http2(options, stage, "http2", stage.http2_origin)
 
 
 def grpc(options, stage):
     load_words = ["-d", stage.grpc_message(), "-H", "content-type: application/grpc", "-H", "te: trailers"]
-    return _http2(options, stage, "grpc", programs.GRPC_METHOD, ["--trailer", "grpc-status: 0"], load_words)
+    return _http2(options, stage, "grpc", stage.grpc_origin, programs.GRPC_METHOD, load_words)
 
 
 def wired(stage, program):
@@ -249,7 +249,7 @@ ROWS = {
     ),
     "grpc": (
         grpc,
-        "gRPC, small messages, 5 connections x 20 streams",
+        "gRPC, an answer of 1 KiB, 5 connections x 20 streams",
         [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
     ),
     "inbound": (

@@ -22,7 +22,7 @@ ORIGIN_HTTP, ORIGIN_STREAM, ORIGIN_BOLT, ORIGIN_HTTP2 = 9000, 9001, 9002, 9003
 HTTP, STREAM, BOLT, HTTP2, TLS, DNS = 8080, 8081, 8082, 8083, 8443, 5353
 NAMES = 1000
 BODY = b"x" * 1024
-GRPC_METHOD = "bench.Echo/Unary.grpc"
+GRPC_METHOD = "bench.Echo/Unary"
 GRPC_MESSAGE = b"\0" + (64).to_bytes(4, "big") + b"y" * 64
 
 
@@ -425,16 +425,17 @@ class Stage:
         daemon = pod.start([TOOLS / "bench_bolt_echo", ORIGIN_BOLT], ready=listening(ORIGIN_BOLT))
         return [daemon.pid]
 
-    def http2_origin(self, pod, *words):
-        """nghttpd, with 1 KiB at / and a message of gRPC, which a POST gets, too; its file, type and trailer make it one."""
+    def http2_origin(self, pod):
+        """nghttpd, with 1 KiB at / of a type that it does not know."""
         files = self.folder / "http2"
-        (files / GRPC_METHOD).parent.mkdir(parents=True, exist_ok=True)
+        files.mkdir(exist_ok=True)
         (files / "index.html").write_bytes(BODY)
-        (files / GRPC_METHOD).write_bytes(GRPC_MESSAGE)
-        types = self.folder / "types"
-        types.write_text("application/grpc grpc\n")
-        argv = ["nghttpd", "--no-tls", "--workers=1", "--htdocs", files, "--mime-types-file", types, *words, ORIGIN_HTTP2]
+        argv = ["nghttpd", "--no-tls", "--workers=1", "--mime-types-file=/dev/null", "--htdocs", files, ORIGIN_HTTP2]
         return [pod.start(argv, ready=listening(ORIGIN_HTTP2)).pid]
+
+    def grpc_origin(self, pod):
+        daemon = pod.start([TOOLS / "bench_grpc_origin", ORIGIN_HTTP2], ready=listening(ORIGIN_HTTP2))
+        return [daemon.pid]
 
     def grpc_message(self):
         path = self.folder / "message"
