@@ -2,11 +2,12 @@
 #include "codecs/chars.h"
 
 enum {
-	T = CHAR_TOKEN,
 	X = CHAR_TEXT,
 	G = CHAR_TARGET,
 	H = CHAR_HOST,
-	ALL = CHAR_TOKEN | CHAR_TEXT | CHAR_TARGET | CHAR_HOST,
+	L = CHAR_TOKEN | CHAR_LOWER_TOKEN,
+	UPPER = CHAR_TOKEN | CHAR_TEXT | CHAR_TARGET | CHAR_HOST,
+	ALL = UPPER | L,
 };
 
 const uint8_t chars_class[256] = {
@@ -14,9 +15,9 @@ const uint8_t chars_class[256] = {
     [' '] = X,
     ['!'] = ALL,
     ['"'] = X | G,
-    ['#'] = T | X,
+    ['#'] = L | X,
     ['$'] = ALL,
-    ['%'] = T | X | G,
+    ['%'] = L | X | G,
     ['&' ... '\''] = ALL,
     ['(' ... ')'] = X | G | H,
     ['*' ... '+'] = ALL,
@@ -29,14 +30,14 @@ const uint8_t chars_class[256] = {
     ['<'] = X | G,
     ['='] = X | G | H,
     ['>' ... '@'] = X | G,
-    ['A' ... 'Z'] = ALL,
+    ['A' ... 'Z'] = UPPER,
     ['[' ... ']'] = X | G,
-    ['^'] = T | X | G,
+    ['^'] = L | X | G,
     ['_'] = ALL,
-    ['`'] = T | X | G,
+    ['`'] = L | X | G,
     ['a' ... 'z'] = ALL,
     ['{'] = X | G,
-    ['|'] = T | X | G,
+    ['|'] = L | X | G,
     ['}'] = X | G,
     ['~'] = ALL,
     [0x80 ... 0xff] = X | G,

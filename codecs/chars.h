@@ -11,10 +11,11 @@
 #endif
 
 enum {
-	CHAR_TOKEN = 1 << 0,  // tchar
-	CHAR_TEXT = 1 << 1,   // field value: HTAB, SP, VCHAR, obs-text
-	CHAR_TARGET = 1 << 2, // request target: any VCHAR but '#', and obs-text
-	CHAR_HOST = 1 << 3,   // reg-name, without '%' and ',', which others decode or split at
+	CHAR_TOKEN = 1 << 0,	   // tchar
+	CHAR_TEXT = 1 << 1,	   // field value: HTAB, SP, VCHAR, obs-text
+	CHAR_TARGET = 1 << 2,	   // request target: any VCHAR but '#', and obs-text
+	CHAR_HOST = 1 << 3,	   // reg-name, without '%' and ',', which others decode or split at
+	CHAR_LOWER_TOKEN = 1 << 4, // tchar, no letter in upper case
 };
 
 extern const uint8_t chars_class[256];
@@ -48,17 +49,37 @@ static inline __m128i chars_at_most(__m128i v, char max)
 }
 #endif
 
+#ifdef __SSE2__
+// Bit i is set if byte i may not stand in a field value.
+static inline unsigned chars_not_text(__m128i v)
+{
+	__m128i control = _mm_andnot_si128(_mm_cmpeq_epi8(v, _mm_set1_epi8('\t')), chars_at_most(v, 0x1f));
+	return (unsigned)_mm_movemask_epi8(_mm_or_si128(control, _mm_cmpeq_epi8(v, _mm_set1_epi8(0x7f))));
+}
+
+// The same for eight bytes.
+static inline unsigned chars_not_text_8(const char *p)
+{
+	return chars_not_text(_mm_loadl_epi64((const __m128i *)p)) & 0xff;
+}
+#endif
+
 // The first byte that may not stand in a field value, or `end`.
 static inline const char *chars_scan_text(const char *p, const char *end)
 {
 #ifdef __SSE2__
+	const char *begin = p;
+	unsigned stop;
 	for (; end - p >= 16; p += 16) {
-		__m128i v = _mm_loadu_si128((const __m128i *)p);
-		__m128i control =
-		    _mm_andnot_si128(_mm_cmpeq_epi8(v, _mm_set1_epi8('\t')), chars_at_most(v, 0x1f));
-		int stop = _mm_movemask_epi8(_mm_or_si128(control, _mm_cmpeq_epi8(v, _mm_set1_epi8(0x7f))));
+		stop = chars_not_text(_mm_loadu_si128((const __m128i *)p));
 		if (stop)
-			return p + __builtin_ctz((unsigned)stop);
+			return p + __builtin_ctz(stop);
+	}
+	for (; end - begin >= 8 && p < end; p += 8) {
+		p = end - p < 8 ? end - 8 : p; // the last eight, some of which are known to be right
+		stop = chars_not_text_8(p);
+		if (stop)
+			return p + __builtin_ctz(stop);
 	}
 #endif
 	return chars_scan(p, end, CHAR_TEXT);

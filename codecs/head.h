@@ -29,6 +29,7 @@ const char *protocol_name(enum protocol protocol);
 struct field {
 	struct str name, value;
 	bool never_indexed; // HTTP/2: in no table of compression, here and further on (RFC 7541 7.1.3)
+	bool constant_name; // HTTP/2: the name is a valid one or a pseudo-field's, and outlives everything
 };
 
 struct head {

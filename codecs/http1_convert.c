@@ -73,6 +73,7 @@ static int copy_field(struct arena *arena, const struct field *from, struct fiel
 {
 	int err = copy(arena, from->name, true, &ret_field->name);
 	ret_field->never_indexed = false;
+	ret_field->constant_name = false;
 	return err ? err : copy(arena, from->value, false, &ret_field->value);
 }
 

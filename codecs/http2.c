@@ -42,14 +42,12 @@ static bool is_target(struct str text)
 }
 
 // RFC 9113 8.2.1: a token in lower case.
-static bool is_name(struct str name)
+static bool has_name(const struct field *field)
 {
-	if (name.len == 0 || chars_scan_token(name.p, name.p + name.len) != name.p + name.len)
+	const struct str *name = &field->name;
+	if (name->len == 0 || name->p[0] == ':')
 		return false;
-	for (size_t i = 0; i < name.len; i++)
-		if (name.p[i] >= 'A' && name.p[i] <= 'Z')
-			return false;
-	return true;
+	return field->constant_name || all_are(*name, CHAR_LOWER_TOKEN);
 }
 
 static bool is_blank(char c)
@@ -104,25 +102,33 @@ struct pseudo {
 	struct str method, scheme, authority, path, protocol, status;
 };
 
+// Where the value of a pseudo-field goes; NULL: there is none of that name.
+static struct str *pseudo_find(struct pseudo *pseudo, struct str name)
+{
+	switch (name.len) {
+	case 5:
+		return IS(name, ":path") ? &pseudo->path : NULL;
+	case 7:
+		return IS(name, ":method")   ? &pseudo->method
+		       : IS(name, ":scheme") ? &pseudo->scheme
+		       : IS(name, ":status") ? &pseudo->status
+					     : NULL;
+	case 9:
+		return IS(name, ":protocol") ? &pseudo->protocol : NULL;
+	case 10:
+		return IS(name, ":authority") ? &pseudo->authority : NULL;
+	default:
+		return NULL;
+	}
+}
+
 static int take_pseudo(struct pseudo *pseudo, const struct field *field)
 {
-	const struct {
-		struct str name;
-		struct str *value;
-	} rows[] = {
-	    {STR(":method"), &pseudo->method},	     {STR(":scheme"), &pseudo->scheme},
-	    {STR(":authority"), &pseudo->authority}, {STR(":path"), &pseudo->path},
-	    {STR(":protocol"), &pseudo->protocol},   {STR(":status"), &pseudo->status},
-	};
-	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
-		if (!str_eq(field->name, rows[i].name))
-			continue;
-		if (rows[i].value->p || !is_value(field->value))
-			return ERR_MALFORMED;
-		*rows[i].value = (struct str){field->value.p ? field->value.p : "", field->value.len};
-		return 0;
-	}
-	return ERR_MALFORMED;
+	struct str *value = pseudo_find(pseudo, field->name);
+	if (!value || value->p || !is_value(field->value))
+		return ERR_MALFORMED;
+	*value = (struct str){field->value.p ? field->value.p : "", field->value.len};
+	return 0;
 }
 
 // Takes the pseudo-fields off the front; `fields` and `count` are what follows.
@@ -144,7 +150,7 @@ static int read_fields(struct message *message, struct field *fields, size_t cou
 	unsigned cookies = 0;
 	for (size_t i = 0; i < count; i++) {
 		const struct field *field = &fields[i];
-		if (!is_name(field->name) || !is_value(field->value) || is_of_connection(field))
+		if (!has_name(field) || !is_value(field->value) || is_of_connection(field))
 			return ERR_MALFORMED;
 		if (IS(field->name, "content-length") && take_length(message, field->value))
 			return ERR_MALFORMED;
@@ -259,29 +265,29 @@ int http2_response_read(struct field *fields, size_t count, bool connect, struct
 int http2_trailers_check(const struct field *fields, size_t count)
 {
 	for (size_t i = 0; i < count; i++)
-		if (!is_name(fields[i].name) || !is_value(fields[i].value) || is_of_connection(&fields[i]) ||
+		if (!has_name(&fields[i]) || !is_value(fields[i].value) || is_of_connection(&fields[i]) ||
 		    IS(fields[i].name, "content-length") || IS(fields[i].name, "host"))
 			return ERR_MALFORMED;
 	return 0;
 }
 
 // --- making pseudo-fields -----------------------------------------------------------------------------------
+#define PSEUDO(name_, value_) ((struct field){.name = STR(name_), .value = (value_), .constant_name = true})
+
 size_t http2_request_pseudo(const struct message *message, struct field *ret_fields)
 {
 	const struct head *head = &message->head;
 	size_t n = 0;
 	bool extended = message->upgrade.len > 0;
-	ret_fields[n++] =
-	    (struct field){.name = STR(":method"), .value = extended ? STR("CONNECT") : head->method};
+	ret_fields[n++] = PSEUDO(":method", extended ? STR("CONNECT") : head->method);
 	if (extended || !str_eq(head->method, STR("CONNECT"))) {
-		ret_fields[n++] = (struct field){
-		    .name = STR(":scheme"), .value = message->scheme.len ? message->scheme : STR("http")};
-		ret_fields[n++] = (struct field){.name = STR(":path"), .value = head->path};
+		ret_fields[n++] = PSEUDO(":scheme", message->scheme.len ? message->scheme : STR("http"));
+		ret_fields[n++] = PSEUDO(":path", head->path);
 	}
 	if (extended)
-		ret_fields[n++] = (struct field){.name = STR(":protocol"), .value = message->upgrade};
+		ret_fields[n++] = PSEUDO(":protocol", message->upgrade);
 	if (head->authority.len)
-		ret_fields[n++] = (struct field){.name = STR(":authority"), .value = head->authority};
+		ret_fields[n++] = PSEUDO(":authority", head->authority);
 	return n;
 }
 
@@ -291,7 +297,7 @@ size_t http2_response_pseudo(const struct message *message, char status[3], stru
 	status[0] = (char)('0' + code / 100);
 	status[1] = (char)('0' + code / 10 % 10);
 	status[2] = (char)('0' + code % 10);
-	ret_fields[0] = (struct field){.name = STR(":status"), .value = {status, 3}};
+	ret_fields[0] = PSEUDO(":status", ((struct str){status, 3}));
 	return 1;
 }
 

@@ -12,6 +12,8 @@ bool str_eq_nocase(struct str a, struct str b)
 {
 	if (a.len != b.len)
 		return false;
+	if (str_eq(a, b))
+		return true;
 	for (size_t i = 0; i < a.len; i++)
 		if (ascii_lower(a.p[i]) != ascii_lower(b.p[i]))
 			return false;

@@ -6,6 +6,7 @@
 #include "base/limits.h"
 #include "base/mem.h"
 #include "codecs/http2.h"
+#include "exchange/http2_memory.h"
 #include "exchange/transport.h"
 #include "run/stats.h"
 
@@ -142,8 +143,11 @@ static int on_begin_headers(nghttp2_session *ng, const nghttp2_frame *frame, voi
 	session->fields = pool_get(&blocks);
 	if (!session->fields)
 		return NGHTTP2_ERR_CALLBACK_FAILURE;
-	if (!session->server || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
+	if (!session->server || frame->headers.cat != NGHTTP2_HCAT_REQUEST) {
+		session->fields_for = stream_of(ng, id);
 		return 0;
+	}
+	session->fields_for = NULL;
 	struct http2_stream *stream = session->ops->open(session, id);
 	session->open_count++;
 	if (!stream)
@@ -151,27 +155,33 @@ static int on_begin_headers(nghttp2_session *ng, const nghttp2_frame *frame, voi
 	*stream = (struct http2_stream){.session = session, .id = id};
 	list_append(&session->streams, &stream->node);
 	list_init(&stream->ready_node);
+	session->fields_for = stream;
 	return nghttp2_session_set_stream_user_data(ng, id, stream) ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
 }
 
-// The static table's texts stay for ever; others are copied.
-static int keep_text(struct arena *arena, nghttp2_rcbuf *text, struct str *ret_text)
+static struct str text_of(nghttp2_rcbuf *text)
 {
 	nghttp2_vec vec = nghttp2_rcbuf_get_buf(text);
-	*ret_text = (struct str){(const char *)vec.base, vec.len};
-	if (nghttp2_rcbuf_is_static(text))
-		return 0;
-	ret_text->p = arena_strdup(arena, (const char *)vec.base, vec.len);
-	return ret_text->p ? 0 : -ENOMEM;
+	return (struct str){(const char *)vec.base, vec.len};
+}
+
+// The static table's texts stay for ever; others are copied.
+static int keep_text(struct arena *arena, struct str *text, bool is_static)
+{
+	if (!is_static)
+		text->p = arena_strdup(arena, text->p, text->len);
+	return text->p ? 0 : -ENOMEM;
 }
 
 static int on_header(nghttp2_session *ng, const nghttp2_frame *frame, nghttp2_rcbuf *name,
 		     nghttp2_rcbuf *value, uint8_t flags, void *arg)
 {
 	struct http2_session *session = arg;
-	struct http2_stream *stream = stream_of(ng, frame->hd.stream_id);
-	session->field_bytes +=
-	    nghttp2_rcbuf_get_buf(name).len + nghttp2_rcbuf_get_buf(value).len + FIELD_OVERHEAD;
+	struct http2_stream *stream = session->fields_for;
+	struct field field = {text_of(name), text_of(value), flags & NGHTTP2_NV_FLAG_NO_INDEX,
+			      nghttp2_rcbuf_is_static(name)};
+	(void)ng, (void)frame;
+	session->field_bytes += field.name.len + field.value.len + FIELD_OVERHEAD;
 	if (session->field_bytes > LIMIT_HTTP2_BLOCK) {
 		stats_inc(STAT_HTTP2_HEADER_FLOOD);
 		return fail(session, NGHTTP2_ENHANCE_YOUR_CALM);
@@ -180,12 +190,11 @@ static int on_header(nghttp2_session *ng, const nghttp2_frame *frame, nghttp2_rc
 		session->field_bytes = MAX(session->field_bytes, (size_t)LIMIT_HTTP_HEAD + 1);
 		return 0;
 	}
-	struct field *field = &session->fields[session->field_count];
 	struct arena *arena = session->ops->arena(stream);
-	if (keep_text(arena, name, &field->name) || keep_text(arena, value, &field->value))
+	if (keep_text(arena, &field.name, field.constant_name) ||
+	    keep_text(arena, &field.value, nghttp2_rcbuf_is_static(value)))
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-	field->never_indexed = flags & NGHTTP2_NV_FLAG_NO_INDEX;
-	session->field_count++;
+	session->fields[session->field_count++] = field;
 	return 0;
 }
 
@@ -201,19 +210,19 @@ static int on_data(nghttp2_session *ng, uint8_t flags, int32_t id, const uint8_t
 {
 	struct http2_session *session = arg;
 	struct http2_stream *stream = stream_of(ng, id);
-	(void)flags;
 	if (nghttp2_session_consume_connection(ng, len))
 		return NGHTTP2_ERR_CALLBACK_FAILURE;
 	if (!stream)
 		return nghttp2_session_consume_stream(ng, id, len) ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
-	stream->unconsumed += (uint32_t)len;
+	if (!(flags & NGHTTP2_FLAG_END_STREAM)) // behind the last frame nobody needs credit
+		stream->unconsumed += (uint32_t)len;
 	session->ops->data(stream, (struct slice){session->input.chunk, data, len});
 	return 0;
 }
 
 static void take_block(struct http2_session *session, const nghttp2_frame *frame)
 {
-	struct http2_stream *stream = stream_of(session->ng, frame->hd.stream_id);
+	struct http2_stream *stream = session->fields_for;
 	struct field *fields = session->fields;
 	bool end = frame->hd.flags & NGHTTP2_FLAG_END_STREAM;
 	session->fields = NULL;
@@ -234,8 +243,9 @@ static int on_frame(nghttp2_session *ng, const nghttp2_frame *frame, void *arg)
 		take_block(session, frame);
 		break;
 	case NGHTTP2_DATA:
-		stream = stream_of(ng, frame->hd.stream_id);
-		if (!stream || !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
+		stream =
+		    frame->hd.flags & NGHTTP2_FLAG_END_STREAM ? stream_of(ng, frame->hd.stream_id) : NULL;
+		if (!stream)
 			break;
 		stream->end_received = true;
 		session->ops->end(stream);
@@ -313,13 +323,15 @@ static int on_frame_not_sent(nghttp2_session *ng, const nghttp2_frame *frame, in
 	return 0;
 }
 
+// Values lie in arenas that may be gone before the frame is sent, so the library copies them.
 static size_t fill(nghttp2_nv *nva, const struct field *fields, size_t count)
 {
-	for (size_t i = 0; i < count; i++)
-		nva[i] =
-		    (nghttp2_nv){(uint8_t *)fields[i].name.p, (uint8_t *)fields[i].value.p,
-				 fields[i].name.len, fields[i].value.len,
-				 fields[i].never_indexed ? NGHTTP2_NV_FLAG_NO_INDEX : NGHTTP2_NV_FLAG_NONE};
+	for (size_t i = 0; i < count; i++) {
+		unsigned flags = (fields[i].never_indexed ? NGHTTP2_NV_FLAG_NO_INDEX : 0u) |
+				 (fields[i].constant_name ? NGHTTP2_NV_FLAG_NO_COPY_NAME : 0u);
+		nva[i] = (nghttp2_nv){(uint8_t *)fields[i].name.p, (uint8_t *)fields[i].value.p,
+				      fields[i].name.len, fields[i].value.len, (uint8_t)flags};
+	}
 	return count;
 }
 
@@ -487,6 +499,7 @@ static int submit_settings(struct http2_session *session)
 	    {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
 	    {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, LIMIT_HTTP2_STREAM_WINDOW},
 	    {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, LIMIT_HTTP_HEAD},
+	    {NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1},
 	};
 	int err = session->server ? nghttp2_submit_settings(session->ng, 0, server, ARRAY_SIZE(server))
 				  : nghttp2_submit_settings(session->ng, 0, client, ARRAY_SIZE(client));
@@ -495,8 +508,6 @@ static int submit_settings(struct http2_session *session)
 	return err ? -ENOMEM : 0;
 }
 
-// The library keeps to its own allocator: 1.52 frees an item twice when its queue cannot grow, so failing its
-// allocations on purpose would test that.
 int http2_session_init(struct http2_session *session, struct stream *stream, bool server,
 		       const struct http2_session_ops *ops)
 {
@@ -506,9 +517,10 @@ int http2_session_init(struct http2_session *session, struct stream *stream, boo
 	buckets_fill(session);
 	nghttp2_session_callbacks *callbacks = make_callbacks();
 	nghttp2_option *options = make_options();
+	nghttp2_mem memory = http2_memory();
 	int err = !callbacks || !options ? -ENOMEM
-		  : server ? nghttp2_session_server_new2(&session->ng, callbacks, session, options)
-			   : nghttp2_session_client_new2(&session->ng, callbacks, session, options);
+		  : server ? nghttp2_session_server_new3(&session->ng, callbacks, session, options, &memory)
+			   : nghttp2_session_client_new3(&session->ng, callbacks, session, options, &memory);
 	nghttp2_session_callbacks_del(callbacks);
 	nghttp2_option_del(options);
 	if (!err)
@@ -533,6 +545,7 @@ void http2_session_done(struct http2_session *session)
 void http2_thread_done(void)
 {
 	pool_trim(&blocks);
+	http2_memory_thread_done();
 }
 
 int http2_session_upgrade(struct http2_session *session, const uint8_t *settings, size_t len,
@@ -769,6 +782,8 @@ void http2_stream_detach(struct http2_stream *stream)
 	list_del(&stream->node);
 	list_del(&stream->ready_node);
 	bufq_clear(&stream->out);
+	if (stream->session->fields_for == stream)
+		stream->session->fields_for = NULL;
 	stream->congested = false;
 	stream->session = NULL;
 }

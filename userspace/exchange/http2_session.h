@@ -67,7 +67,8 @@ struct http2_session {
 	struct slice input;   // being fed
 	struct field *fields; // of the block under way; NULL: none
 	size_t field_count, field_bytes;
-	int32_t last_id; // the highest that the peer opened
+	struct http2_stream *fields_for; // whose they are; NULL: nobody's any more
+	int32_t last_id;		 // the highest that the peer opened
 	struct {
 		int32_t from, to;
 	} gaps[HTTP2_GAPS]; // ids that were passed over: nobody may open them any more

@@ -219,6 +219,46 @@ static void test_settings(void **state)
 	assert_int_equal(http2_settings_decode(STR("AAMAAABkA"), bytes, sizeof bytes), ERR_MALFORMED);
 }
 
+// Every byte at every place of values of every length up to a few vectors, in memory that ends with them.
+static void test_bytes_of_values(void **state)
+{
+	(void)state;
+	for (size_t len = 1; len <= 40; len++) {
+		char *text = mem_alloc(len);
+		struct field field = {.name = STR("x"), .value = {text, len}};
+		assert_non_null(text);
+		memset(text, 'v', len);
+		for (size_t at = 0; at < len; at++) {
+			for (int c = 0; c < 256; c++) {
+				bool edge = at == 0 || at == len - 1, blank = c == ' ' || c == '\t';
+				bool valid = blank ? !edge : c >= 0x20 && c != 0x7f;
+				text[at] = (char)c;
+				assert_int_equal(http2_trailers_check(&field, 1), valid ? 0 : ERR_MALFORMED);
+			}
+			text[at] = 'v';
+		}
+		mem_free(text);
+	}
+}
+
+// The names of HPACK's static table are known to be right, but pseudo-fields are among them.
+static void test_constant_names(void **state)
+{
+	(void)state;
+	const struct field late[MAX_FIELDS] = {
+	    F(":method", "GET"),
+	    F(":scheme", "http"),
+	    F("accept", "a"),
+	    {.name = STR(":path"), .value = STR("/"), .constant_name = true}};
+	const struct field right[MAX_FIELDS] = {
+	    GET, {.name = STR("accept"), .value = STR("a"), .constant_name = true}};
+	struct message message;
+	assert_int_equal(read_request(late, &message), ERR_MALFORMED);
+	assert_int_equal(http2_trailers_check(&late[3], 1), ERR_MALFORMED);
+	assert_int_equal(read_request(right, &message), 0);
+	assert_int_equal(message.head.field_count, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -226,7 +266,8 @@ int main(void)
 	    cmocka_unit_test(test_request),	     cmocka_unit_test(test_request_forms),
 	    cmocka_unit_test(test_refused_requests), cmocka_unit_test(test_response),
 	    cmocka_unit_test(test_trailers),	     cmocka_unit_test(test_pseudo_fields),
-	    cmocka_unit_test(test_settings),
+	    cmocka_unit_test(test_settings),	     cmocka_unit_test(test_bytes_of_values),
+	    cmocka_unit_test(test_constant_names),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
