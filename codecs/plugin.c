@@ -406,6 +406,8 @@ static const char *wrong_framed(const struct weir_framed *framed)
 		return "it lacks measure or write_failure";
 	if (framed->first_id == 0 || framed->last_id < framed->first_id)
 		return "first_id is 0, or above last_id";
+	if (framed->last_id - framed->first_id < LIMIT_RPC_SLOTS)
+		return "its ids are too few: it needs more than 8192 from first_id to last_id";
 	return NULL;
 }
 

@@ -92,7 +92,8 @@ struct weir_frame {
 struct weir_framed {
 	size_t size;	  /* sizeof(struct weir_framed) */
 	const char *name; /* a to z, 0 to 9, '-' and '_', at most 32: how configuration and logs call it */
-	/* Which ids weir may give to calls, both included; they fit into the id of every frame. */
+	/* Which ids weir may give to calls, both included and more than 8192 in all; they fit into the id of
+	 * every frame. */
 	uint64_t first_id, last_id;
 	struct weir_bytes names; /* where names of fields may lie that are not in the bytes */
 

@@ -116,6 +116,31 @@ def test_ids_of_two_clients_interleave(site):
         assert origin.accepted == 1
 
 
+def test_ids_around_the_highest(site):
+    """A client's ids that wrap, all under way at a time: each answer has its own, whatever ids weir gave them."""
+    ids = [2**32 - 2, 2**32 - 1, 0, 1, 2**31 - 1, 2**31]
+    held = []
+
+    def last_first(got):
+        held.append(got)
+        if len(held) < 2 * len(ids):
+            return None
+        return b"".join(response(one.id, one.content) for one in reversed(held))
+
+    with site.origin(answering(last_first)) as origin:
+        clients = [site.connect() for _ in range(2)]
+        for name, bolt in zip(b"ab", clients):
+            bolt.send(*(request(number, content=b"%c%d" % (name, number)) for number in ids))
+        for name, bolt in zip(b"ab", clients):
+            got = {(one.id, one.content) for one in bolt.frames(len(ids))}
+            assert got == {(number, b"%c%d" % (name, number)) for number in ids}
+        assert len({one.id for one in held}) == 2 * len(ids) and origin.accepted == 1
+        for bolt in clients:  # they may be used again at once
+            held.clear()
+            bolt.send(*(request(number, content=b"again") for number in ids * 2))
+            assert sorted(one.id for one in bolt.frames(2 * len(ids))) == sorted(ids * 2)
+
+
 def test_seventy_thousand_calls_on_one_connection(site):
     """In batches of 1000; all on one upstream connection."""
     with site.origin() as origin:

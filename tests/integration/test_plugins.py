@@ -520,6 +520,7 @@ def check(network, weir, paths):
         (6, 'a protocol "bolt" is there already'),
         (7, "lacks measure or write_failure"),
         (8, "first_id is 0"),
+        (9, "its ids are too few"),
     ],
 )
 def test_wrong_tables(network, weir, compiled, table, what):
@@ -592,6 +593,87 @@ def test_misbehaviour_is_named_and_refused(mesh, compiled, lie, what):
         assert site.client.counter("plugin_refused_connections_total") == 1
         other.send(request(4, "shop/buy"))
         assert read_response(other) == (MESSAGE, 4, 0, "shop/buy")
+
+
+@pytest.mark.parametrize(
+    "lie, what",
+    [
+        ("length", "a frame without length"),
+        ("head", "a head that is longer than its frame"),
+        ("id", "an id outside of the head"),
+        ("kind", "a kind of frame that there is not"),
+        ("result", "a result that there is not"),
+    ],
+)
+def test_misbehaviour_about_an_answer(mesh, compiled, lie, what):
+    """What the endpoint sends cannot be told apart any more: calls under way on that connection are answered, each once,
+    and those that follow go over another one."""
+    held = []
+
+    def handler(peer):
+        while peer.another():
+            _, number, payload = read_request(peer)
+            if payload == "shop/hold":
+                held.append(number)
+            else:
+                peer.send(response(number, payload.replace("TELL", "LIE")))
+
+    site = Site(mesh, compiled("crooked", "-DHONEST_FAILURES"), "crooked")
+    with Origin(site.server, PORT, until_reset(handler)) as origin:
+        other = site.connect().send(request(1, "shop/buy"))
+        assert read_response(other) == (MESSAGE, 1, 0, "shop/buy")
+        other.send(request(4, "shop/hold"))
+        wait_until(lambda: held, what="a call under way")
+        liar = site.connect().send(request(2, f"TELL: {lie}"))
+        for peer, number in ((liar, 2), (other, 4)):
+            kind, got, status, _ = read_response(peer)
+            assert (kind, got, status) == (MESSAGE, number, 1)
+        lines = site.log("a plug-in misbehaved")
+        assert len(lines) == 1 and "plugin=crooked" in lines[0] and what in lines[0]
+        assert site.client.counter("plugin_faults_total") == 1
+        assert origin.accepted == 1
+        other.send(request(5, "shop/buy"))
+        assert read_response(other) == (MESSAGE, 5, 0, "shop/buy")
+        assert origin.accepted == 2
+        with pytest.raises(ConnectionResetError):
+            site.connect().send(request(3, "shop/buy")).rest()
+
+
+def test_ids_begin_again_behind_the_last(mesh, compiled):
+    """weir's own ids, of which this plug-in allows few: those of calls under way are left out, round after round."""
+    held, others = {}, []
+
+    def handler(peer):
+        while peer.another():
+            _, number, payload = read_request(peer)
+            if payload.startswith("hold"):
+                held[number] = payload
+            elif payload == "release":
+                peer.send(b"".join(response(*one) for one in held.items()) + response(number, payload))
+            else:
+                others.append(number)
+                peer.send(response(number, payload))
+
+    last, batch = 9000, 500
+    site = Site(mesh, compiled("crooked", f"-DLAST_ID={last}"), "crooked", log={"access": False})
+    with Origin(site.server, PORT, handler) as origin:
+        keeper, peer = site.connect(), site.connect()
+        for number in range(20):
+            keeper.send(request(number, f"hold{number}"))
+            wait_until(lambda number=number: len(held) > number)
+            peer.send(request(number, "between"))
+            read_response(peer)
+        for start in range(0, 2 * last + 2 * batch, batch):
+            peer.send(b"".join(request(number, str(number)) for number in range(start, start + batch)))
+            for number in range(start, start + batch):
+                assert read_response(peer) == (MESSAGE, number, 0, str(number))
+        keeper.send(request(99, "release"))
+        answers = {read_response(keeper)[1::2] for _ in range(21)}
+        assert answers == {(number, f"hold{number}") for number in range(20)} | {(99, "release")}
+        assert origin.accepted == 1
+        assert len(held) == 20 and not set(held) & set(others)
+        assert sum(after < before for before, after in zip(others, others[1:])) == 2
+        assert min(others) >= 1 and max(others) == last
 
 
 def test_a_wrong_answer_of_its_own_is_not_sent(mesh, compiled):

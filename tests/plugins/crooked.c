@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* For tests: x-example, but wrong. CROOKED_TABLE chooses what is wrong with the table; without it the payload
- * of a request does: "LIE: length" and so on. */
+ * of a request or an answer does: "LIE: length" and so on; and failures have another id, but for
+ * HONEST_FAILURES. LAST_ID: the last id that it gives to calls. */
 #define X_EXAMPLE_PART
 #include "x_example.c"
 
 #ifdef CROOKED_TABLE
-enum { ABI = 1, PLUGIN_SIZE, FRAMED_SIZE, NO_PROTOCOL, BAD_NAME, TAKEN_NAME, NO_MEASURE, NO_IDS };
+enum { ABI = 1, PLUGIN_SIZE, FRAMED_SIZE, NO_PROTOCOL, BAD_NAME, TAKEN_NAME, NO_MEASURE, NO_IDS, FEW_IDS };
 
 static const struct weir_framed crooked = {
     .size = CROOKED_TABLE == FRAMED_SIZE ? 8 : sizeof crooked,
@@ -13,7 +14,7 @@ static const struct weir_framed crooked = {
 	    : CROOKED_TABLE == TAKEN_NAME ? "bolt"
 					  : "crooked",
     .first_id = CROOKED_TABLE == NO_IDS ? 0 : 1,
-    .last_id = UINT32_MAX,
+    .last_id = CROOKED_TABLE == FEW_IDS ? 255 : UINT32_MAX,
     .measure = CROOKED_TABLE == NO_MEASURE ? NULL : measure,
     .write_failure = write_failure,
     .detect = detect,
@@ -33,8 +34,9 @@ WEIR_EXPORT const struct weir_plugin weir_plugin = {
 static int lies(struct weir_bytes bytes, const char *about)
 {
 	static const char word[] = "LIE: ";
-	size_t len = strlen(about), start = REQUEST_HEADER + sizeof word - 1;
-	return bytes.len >= start + len && memcmp(bytes.p + REQUEST_HEADER, word, sizeof word - 1) == 0 &&
+	size_t header = bytes.len > 2 && bytes.p[2] == RESPONSE ? RESPONSE_HEADER : REQUEST_HEADER;
+	size_t len = strlen(about), start = header + sizeof word - 1;
+	return bytes.len >= start + len && memcmp(bytes.p + header, word, sizeof word - 1) == 0 &&
 	       memcmp(bytes.p + start, about, len) == 0;
 }
 
@@ -71,15 +73,21 @@ static size_t crooked_failure(const struct weir_frame *request, enum weir_failur
 			      struct weir_bytes text, uint8_t *out, size_t room)
 {
 	size_t len = write_failure(request, failure, text, out, room);
+#ifndef HONEST_FAILURES
 	out[ID_AT] ^= 1;
+#endif
 	return len;
 }
+
+#ifndef LAST_ID
+#define LAST_ID UINT32_MAX
+#endif
 
 static const struct weir_framed crooked = {
     .size = sizeof crooked,
     .name = "crooked",
     .first_id = 1,
-    .last_id = UINT32_MAX,
+    .last_id = LAST_ID,
     .names = {(const uint8_t *)names, sizeof names - 1},
     .detect = detect,
     .measure = crooked_measure,

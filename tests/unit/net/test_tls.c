@@ -377,11 +377,10 @@ static void test_mesh_ca(void **state)
 		char command[1024], paths[3][128];
 		struct tls_context *made;
 		char *error = NULL;
-		snprintf(
-		    command, sizeof command,
-		    "set -e; cd $(dirname %s)/../../../scripts; for run in 1 2; do ./mesh-ca %s/pki init;"
-		    " ./mesh-ca %s/pki issue web spiffe://mesh/web %s --force; done >/dev/null",
-		    __FILE__, dir, dir, options[i]);
+		snprintf(command, sizeof command,
+			 "set -e; cd %s/scripts; for run in 1 2; do ./mesh-ca %s/pki init;"
+			 " ./mesh-ca %s/pki issue web spiffe://mesh/web %s --force; done >/dev/null",
+			 WEIR_SOURCE, dir, dir, options[i]);
 		assert_int_equal(system(command), 0);
 		snprintf(paths[0], sizeof paths[0], "%s/pki/web/cert.pem", dir);
 		snprintf(paths[1], sizeof paths[1], "%s/pki/web/key.pem", dir);
@@ -637,6 +636,56 @@ static void test_rules_narrow(void **state)
 }
 
 // --- resumption ----------------------------------------------------------------------------------
+// --- ALPN ----------------------------------------------------------------------------------------
+// A list as it is sent: each name behind its length.
+#define LIST(text) ((struct str){text, sizeof text - 1})
+
+// What a server of these rules selects of what a client offers, as both see it; "": nothing.
+static void check_alpn(struct str offered, const char *own, const char *selected)
+{
+	struct tls_context *client = context("a"), *server = context("b");
+	struct tls_peer_rules rules = {.alpn = str_from(own)};
+	struct pair pair = {0};
+	assert_int_equal(tls_conn_new(client, TLS_CLIENT, &rules, &pair.client), 0);
+	assert_int_equal(tls_conn_new(server, TLS_SERVER, &rules, &pair.server), 0);
+	assert_int_equal(
+	    SSL_set_alpn_protos(pair.client->ssl, (const unsigned char *)offered.p, (unsigned)offered.len),
+	    0);
+	handshake(&pair, 0);
+	assert_int_equal(pair.client_err, 0);
+	assert_int_equal(pair.server_err, 0);
+	assert_true(str_eq(tls_conn_alpn(pair.server), str_from(selected)));
+	assert_true(str_eq(tls_conn_alpn(pair.client), str_from(selected)));
+	pair_free(&pair);
+	tls_context_unref(client);
+	tls_context_unref(server);
+}
+
+// Whatever the order in which they are offered: the transport, the mesh's mark, what the port is declared as.
+static void test_alpn_ranking(void **state)
+{
+	(void)state;
+	check_alpn(LIST("\7weir-h2\6weir/1\2h2"), "h2", "weir-h2");
+	check_alpn(LIST("\2h2\6weir/1\7weir-h2"), "h2", "weir-h2");
+	check_alpn(LIST("\6weir/1\7weir-h2"), "", "weir-h2");
+	check_alpn(LIST("\2h2\6weir/1"), "h2", "weir/1");
+	check_alpn(LIST("\6weir/1\2h2"), "h2", "weir/1");
+	check_alpn(LIST("\10http/1.1\2h2"), "h2", "h2");
+	check_alpn(LIST("\2h2\10http/1.1"), "http/1.1", "http/1.1");
+	check_alpn(LIST("\2h2\10http/1.1"), "", "");
+	check_alpn(LIST("\10http/1.1"), "h2", "");
+}
+
+// Names that only begin, or only end, like ours.
+static void test_alpn_names_are_whole(void **state)
+{
+	(void)state;
+	check_alpn(LIST("\10weir-h2c\7weir/10\5weir/"), "", "");
+	check_alpn(LIST("\6weir-h\3h2c"), "h2", "");
+	check_alpn(LIST("\10xweir-h2\6weir/1"), "h2", "weir/1");
+	check_alpn(LIST("\7WEIR-H2\2H2"), "h2", "");
+}
+
 // One connection with some data each way; whether it was resumed.
 static bool connect_once(struct tls_context *client, struct tls_context *server, int version,
 			 const struct tls_peer_rules *rules)
@@ -1465,6 +1514,8 @@ int main(void)
 	    cmocka_unit_test(test_allow_list),
 	    cmocka_unit_test(test_anchor_domain),
 	    cmocka_unit_test(test_rules_narrow),
+	    cmocka_unit_test(test_alpn_ranking),
+	    cmocka_unit_test(test_alpn_names_are_whole),
 	    cmocka_unit_test(test_resumption),
 	    cmocka_unit_test(test_resumption_rules),
 	    cmocka_unit_test(test_session_bounds),
