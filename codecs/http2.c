@@ -100,6 +100,7 @@ static int take_length(struct message *message, struct str value)
 // --- heads --------------------------------------------------------------------------------------------------
 struct pseudo {
 	struct str method, scheme, authority, path, protocol, status;
+	bool path_never_indexed, authority_never_indexed; // the others hold no secrets
 };
 
 // Where the value of a pseudo-field goes; NULL: there is none of that name.
@@ -137,6 +138,9 @@ static int split_pseudo(struct field **fields, size_t *count, struct pseudo *ret
 	while (*count && (*fields)->name.len && (*fields)->name.p[0] == ':') {
 		if (take_pseudo(ret_pseudo, *fields))
 			return ERR_MALFORMED;
+		ret_pseudo->path_never_indexed |= (*fields)->never_indexed && IS((*fields)->name, ":path");
+		ret_pseudo->authority_never_indexed |=
+		    (*fields)->never_indexed && IS((*fields)->name, ":authority");
 		(*fields)++;
 		(*count)--;
 	}
@@ -233,6 +237,8 @@ int http2_request_read(struct field *fields, size_t count, struct message *ret_m
 	if (read_fields(&message, fields, count, &host) || read_authority(&message, pseudo.authority, host) ||
 	    read_target(&message, &pseudo))
 		return ERR_MALFORMED;
+	message.path_never_indexed = pseudo.path_never_indexed;
+	message.authority_never_indexed = pseudo.authority_never_indexed;
 	*ret_message = message;
 	return 0;
 }
@@ -282,12 +288,15 @@ size_t http2_request_pseudo(const struct message *message, struct field *ret_fie
 	ret_fields[n++] = PSEUDO(":method", extended ? STR("CONNECT") : head->method);
 	if (extended || !str_eq(head->method, STR("CONNECT"))) {
 		ret_fields[n++] = PSEUDO(":scheme", message->scheme.len ? message->scheme : STR("http"));
-		ret_fields[n++] = PSEUDO(":path", head->path);
+		ret_fields[n] = PSEUDO(":path", head->path);
+		ret_fields[n++].never_indexed = message->path_never_indexed;
 	}
 	if (extended)
 		ret_fields[n++] = PSEUDO(":protocol", message->upgrade);
-	if (head->authority.len)
-		ret_fields[n++] = PSEUDO(":authority", head->authority);
+	if (head->authority.len) {
+		ret_fields[n] = PSEUDO(":authority", head->authority);
+		ret_fields[n++].never_indexed = message->authority_never_indexed;
+	}
 	return n;
 }
 

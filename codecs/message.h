@@ -17,4 +17,7 @@ struct message {
 	bool has_length : 1;  // Content-Length is there, and stands among the fields
 	bool end : 1;	      // no body follows
 	bool has_cookies : 1; // more than one Cookie field (RFC 9113 8.2.3)
+	// As any field may be (codecs/head.h).
+	bool path_never_indexed : 1;
+	bool authority_never_indexed : 1;
 };

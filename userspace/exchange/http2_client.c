@@ -132,23 +132,47 @@ static void on_timer(struct loop_timer *timer);
 static void watch(struct http2_client *client)
 {
 	uint32_t pool_ms = dataplane_model(dataplane_of(client))->timeouts.pool_idle_ms;
-	bool idle = is_unused(client);
+	bool idle = is_unused(client) && client->session.received;
 	loop_timer_start(dataplane_of(client)->loop, &client->timer, idle ? pool_ms : LIMIT_HTTP2_PING_MS);
+}
+
+// The first stream after a while without: how long nothing came before it says nothing.
+static void watch_anew(struct http2_client *client)
+{
+	if (!client->session.received)
+		return; // it was silent while it was used: there is doubt already
+	client->session.received = false;
+	client->asked = false;
+	watch(client);
+}
+
+// Streams may come and go (cancelled, or out of time) without a word from the endpoint: it is asked then,
+// too.
+static void watch_unused(struct http2_client *client)
+{
+	if (!client->session.received && client->asked)
+		return;
+	client->asked = !client->session.received;
+	if (client->asked)
+		http2_session_ping(&client->session);
+	watch(client);
 }
 
 static void on_timer(struct loop_timer *timer)
 {
 	struct http2_client *client = container_of(timer, struct http2_client, timer);
-	if (is_unused(client)) {
+	bool heard = client->session.received;
+	if (!heard && client->asked) {
+		stats_inc(STAT_HTTP2_PING_TIMEOUTS);
+		client_lost(client, EXCHANGE_UPSTREAM_TERMINATED, -ETIMEDOUT);
+		return;
+	}
+	if (heard && is_unused(client)) {
 		http2_session_terminate(&client->session, NGHTTP2_NO_ERROR);
 		leave_list(client);
 		return;
 	}
-	if (!client->session.received && client->asked) {
-		client_lost(client, EXCHANGE_UPSTREAM_TERMINATED, -ETIMEDOUT);
-		return;
-	}
-	client->asked = !client->session.received;
+	client->asked = !heard;
 	if (client->asked)
 		http2_session_ping(&client->session);
 	client->session.received = false;
@@ -184,6 +208,7 @@ static int begin(struct http2_client *client, struct exchange *exchange)
 {
 	struct field fields[REQUEST_FIELDS];
 	struct bufq bytes = exchange->request;
+	bool idle = list_empty(&client->session.streams);
 	bool end = exchange->request_done && !exchange->wants_tunnel && bufq_empty(&bytes) &&
 		   !exchange->request_trailer_count;
 	int err = exchange->transport ? transport_address(exchange) : 0;
@@ -193,6 +218,8 @@ static int begin(struct http2_client *client, struct exchange *exchange)
 	err = http2_stream_open(&client->session, &exchange->up, fields, n, end);
 	if (err)
 		return err;
+	if (idle)
+		watch_anew(client);
 	if (exchange->endpoint && client->served)
 		stats_inc(STAT_UPSTREAM_REUSED);
 	exchange->request = (struct bufq){0};
@@ -454,9 +481,8 @@ static int keep_fields(struct exchange *exchange, struct message *message)
 static void take_head(struct exchange *exchange, struct field *fields, size_t count, bool end)
 {
 	struct message message;
-	if (!fields || count > LIMIT_HTTP_HEADERS ||
-	    http2_response_read(fields, count, exchange->message.upgrade.len > 0, &message) ||
-	    keep_fields(exchange, &message)) {
+	if (!fields || http2_response_read(fields, count, exchange->message.upgrade.len > 0, &message) ||
+	    message.head.field_count > LIMIT_HTTP_HEADERS || keep_fields(exchange, &message)) {
 		protocol_failure(exchange);
 		return;
 	}
@@ -476,7 +502,7 @@ static void take_head(struct exchange *exchange, struct field *fields, size_t co
 static void take_trailers(struct exchange *exchange, struct field *fields, size_t count, bool end)
 {
 	struct field *kept = arena_alloc(&exchange->arena, count * sizeof *kept + 1);
-	if (!end || !fields || !kept || http2_trailers_check(fields, count)) {
+	if (!end || !fields || !kept || count > LIMIT_HTTP_HEADERS || http2_trailers_check(fields, count)) {
 		protocol_failure(exchange);
 		return;
 	}
@@ -569,7 +595,7 @@ static void on_settled(struct http2_session *session)
 	if (unwanted && client->session.open_count == 0)
 		http2_session_terminate(session, NGHTTP2_NO_ERROR);
 	else
-		watch(client);
+		watch_unused(client);
 }
 
 static void on_over(struct http2_session *session)

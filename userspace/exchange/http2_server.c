@@ -144,13 +144,23 @@ static void route_and_start(struct exchange *exchange)
 		exchange_start(exchange);
 }
 
+static void refuse_size(struct exchange *exchange)
+{
+	stats_inc(STAT_HTTP_REFUSED);
+	exchange_reply(exchange, 431, "the header section is too large", EXCHANGE_DOWNSTREAM_PROTOCOL);
+}
+
+// As many as in HTTP/1, where the authority is a field.
+static bool has_too_many(const struct head *head)
+{
+	return head->field_count + (head->authority.len > 0) > LIMIT_HTTP_HEADERS;
+}
+
 static void take_request(struct exchange *exchange, struct field *fields, size_t count, bool end)
 {
 	exchange->request_done = end;
-	if (!fields || count > LIMIT_HTTP_HEADERS) {
-		stats_inc(STAT_HTTP_REFUSED);
-		exchange_reply(exchange, 431, "the header section is too large",
-			       EXCHANGE_DOWNSTREAM_PROTOCOL);
+	if (!fields) {
+		refuse_size(exchange);
 	} else if (http2_request_read(fields, count, &exchange->message)) {
 		refuse(exchange);
 	} else if (keep_fields(exchange)) {
@@ -158,6 +168,8 @@ static void take_request(struct exchange *exchange, struct field *fields, size_t
 	} else if (exchange->connection->transport && !transport_unwrap(exchange)) {
 		exchange_reply(exchange, 403, "this stream is not for the application here",
 			       EXCHANGE_DOWNSTREAM_PROTOCOL);
+	} else if (has_too_many(&exchange->message.head)) {
+		refuse_size(exchange);
 	} else {
 		exchange->message.end = end;
 		route_and_start(exchange);
@@ -175,7 +187,7 @@ static void request_ended(struct exchange *exchange)
 static void take_trailers(struct exchange *exchange, const struct field *fields, size_t count, bool end)
 {
 	struct field *kept = arena_alloc(&exchange->arena, count * sizeof *kept + 1);
-	if (!end || !fields || !kept || http2_trailers_check(fields, count)) {
+	if (!end || !fields || !kept || count > LIMIT_HTTP_HEADERS || http2_trailers_check(fields, count)) {
 		refuse(exchange);
 		return;
 	}
@@ -408,10 +420,16 @@ static int server_reply(struct exchange *exchange, unsigned status, const char *
 	return 0;
 }
 
+// What came before the response broke off is the client's: the exchange then ends with its stream.
 static void server_reset(struct exchange *exchange)
 {
-	http2_stream_reset(&exchange->down,
-			   exchange->reset_code ? exchange->reset_code : NGHTTP2_INTERNAL_ERROR);
+	uint32_t code = exchange->reset_code ? exchange->reset_code : NGHTTP2_INTERNAL_ERROR;
+	if (http2_stream_break(&exchange->down, code)) {
+		loop_timer_stop(&exchange->timer);
+		exchange->sent_whole = true;
+		return;
+	}
+	http2_stream_reset(&exchange->down, code);
 	exchange_finish(exchange);
 }
 

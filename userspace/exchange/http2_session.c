@@ -394,6 +394,9 @@ static int on_send_data(nghttp2_session *ng, nghttp2_frame *frame, const uint8_t
 	if (bufq_add_packed(&session->wire, framehd, 9) || move_payload(&session->wire, &stream->out, len))
 		return NGHTTP2_ERR_CALLBACK_FAILURE;
 	stream->moved += len;
+	if (stream->broken && bufq_empty(&stream->out) &&
+	    nghttp2_submit_rst_stream(ng, NGHTTP2_FLAG_NONE, stream->id, stream->code))
+		return NGHTTP2_ERR_CALLBACK_FAILURE;
 	if (stream->congested && stream->out.bytes <= STREAM_LOW && list_empty(&stream->ready_node))
 		list_append(&session->drained, &stream->ready_node);
 	return 0;
@@ -761,6 +764,16 @@ void http2_stream_consume(struct http2_stream *stream)
 	nghttp2_session_consume_stream(stream->session->ng, stream->id, stream->unconsumed);
 	stream->unconsumed = 0;
 	http2_session_wake(stream->session);
+}
+
+bool http2_stream_break(struct http2_stream *stream, uint32_t code)
+{
+	if (!is_attached(stream) || stream->ended || bufq_empty(&stream->out))
+		return false;
+	stream->broken = true;
+	stream->code = code;
+	resume(stream);
+	return true;
 }
 
 void http2_stream_reset(struct http2_stream *stream, uint32_t code)

@@ -130,6 +130,8 @@ void http2_stream_end(struct http2_stream *stream, const struct field *trailers,
 bool http2_stream_congested(struct http2_stream *stream);
 // The peer may send as much again as was received and not consumed so far.
 void http2_stream_consume(struct http2_stream *stream);
+// RST_STREAM behind what is queued; then `closed` is called. False: nothing is queued, so nothing was done.
+bool http2_stream_break(struct http2_stream *stream, uint32_t code);
 // RST_STREAM, and detaches. Safe when detached.
 void http2_stream_reset(struct http2_stream *stream, uint32_t code);
 // Forgets about it: no operation is called for it any more. Safe when detached.

@@ -25,6 +25,8 @@ struct http2_stream {
 	bool congested : 1; // on_drained is owed
 	bool end_received : 1;
 	bool end_sent : 1;
+	bool broken : 1; // RST_STREAM with `code` follows what is in `out`
+	uint32_t code;
 	uint64_t moved;	  // payload bytes sent
 	uint64_t checked; // `moved` when progress was last looked at
 };

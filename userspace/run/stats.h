@@ -56,6 +56,8 @@ enum stat_kind { STAT_COUNTER, STAT_GAUGE };
 	  "HTTP/2 connections closed because the peer overdid something")                                              \
 	X(STAT_HTTP2_STALLED, STAT_COUNTER, "http2_streams_stalled_total", "",                                         \
 	  "HTTP/2 streams reset because their reader made no progress")                                                \
+	X(STAT_HTTP2_PING_TIMEOUTS, STAT_COUNTER, "http2_ping_timeouts_total", "",                                     \
+	  "Upstream HTTP/2 connections closed because the endpoint did not answer a PING")                              \
 	X(STAT_TRANSPORT_REFUSED, STAT_COUNTER, "transport_refused_total", "",                                         \
 	  "Connections to a peer that did not take transport h2")                                                      \
 	X(STAT_GRPC_OK, STAT_COUNTER, "grpc_responses_total", "class=\"ok\"", "gRPC responses, by status")              \

@@ -361,6 +361,42 @@ static void test_resets(void **state)
 	end();
 }
 
+// What is queued arrives in front of RST_STREAM, also where it waits for credit.
+static void check_break(size_t len, bool hold)
+{
+	struct half half = {.hold = hold};
+	assert_int_equal(begin(), 0);
+	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, false), 0);
+	turns(10);
+	assert_false(http2_stream_break(&halves[0].stream, NGHTTP2_CONNECT_ERROR)); // nothing is queued
+	write_bytes(&halves[0].stream, len);
+	assert_true(http2_stream_break(&halves[0].stream, NGHTTP2_CONNECT_ERROR));
+	turns(50);
+	if (hold) {
+		assert_int_equal(half.received, LIMIT_HTTP2_STREAM_WINDOW);
+		assert_int_equal(half.closed, len == LIMIT_HTTP2_STREAM_WINDOW);
+		half.hold = false;
+		http2_stream_consume(&half.stream);
+		turns(50);
+	}
+	assert_int_equal(half.received, len);
+	assert_int_equal(half.closed, 1);
+	assert_int_equal(half.code, NGHTTP2_CONNECT_ERROR);
+	assert_int_equal(half.ends, 0);
+	assert_int_equal(halves[0].closed, 1);
+	finish(&half, 1);
+	end();
+}
+
+static void test_breaking_off(void **state)
+{
+	(void)state;
+	check_break(1, false);
+	check_break(500000, false);
+	check_break(LIMIT_HTTP2_STREAM_WINDOW, true);
+	check_break(LIMIT_HTTP2_STREAM_WINDOW + 10000, true);
+}
+
 // A drain: the warning, the confirmation, the end; what the server has not seen is refused.
 static void test_goaway(void **state)
 {
@@ -457,6 +493,7 @@ int main(void)
 	    cmocka_unit_test(test_a_big_body_and_trailers),
 	    cmocka_unit_test(test_one_slow_stream),
 	    cmocka_unit_test(test_resets),
+	    cmocka_unit_test(test_breaking_off),
 	    cmocka_unit_test(test_goaway),
 	    cmocka_unit_test(test_terminate),
 	    cmocka_unit_test(test_ping),

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shared connections to endpoints, in virtual time: an endpoint that says nothing is asked whether it is
+// there.
+#include "small_proxy.h"
+
+#include "base/clock.h"
+#include "base/limits.h"
+#include "base/mem.h"
+#include "run/stats.h"
+
+#include <netinet/tcp.h>
+
+enum { TURNS = 200, FRAME_HEADER = 9 };
+enum { HEADERS = 1, SETTINGS = 4, PING = 6, ACK = 1 };
+
+static const uint64_t START = 1000 * NS_PER_S;
+static uint64_t now_ms;
+static struct proxy proxy;
+
+// The endpoint: one connection, whose frames are counted.
+static struct {
+	int listener, peer; // peer -1: none
+	uint8_t bytes[8192];
+	size_t len;
+	int requests, pings;
+	uint32_t last_stream;
+	uint8_t last_ping[8];
+	bool ended;
+} endpoint;
+
+static void send_frame(uint8_t type, uint8_t flags, uint32_t stream, const void *payload, uint8_t len)
+{
+	uint8_t frame[FRAME_HEADER + 8] = {0, 0, len, type, flags, 0, 0, 0, (uint8_t)stream};
+	assert_in_range(len, 0, 8);
+	memcpy(frame + FRAME_HEADER, payload, len);
+	send_all(endpoint.peer, frame, FRAME_HEADER + (size_t)len);
+}
+
+static void take_frame(const uint8_t *frame)
+{
+	if (frame[3] == HEADERS) {
+		endpoint.requests++;
+		endpoint.last_stream = frame[8];
+	} else if (frame[3] == PING && !(frame[4] & ACK)) {
+		endpoint.pings++;
+		memcpy(endpoint.last_ping, frame + FRAME_HEADER, 8);
+	}
+}
+
+static void take_frames(void)
+{
+	static const char PREFACE[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+	size_t at = 0;
+	if (endpoint.len >= sizeof PREFACE - 1 && memcmp(endpoint.bytes, "PRI", 3) == 0)
+		at = sizeof PREFACE - 1;
+	while (endpoint.len - at >= FRAME_HEADER) {
+		const uint8_t *frame = endpoint.bytes + at;
+		size_t whole = FRAME_HEADER + ((size_t)frame[1] << 8 | frame[2]);
+		if (endpoint.len - at < whole)
+			break;
+		take_frame(frame);
+		at += whole;
+	}
+	endpoint.len -= at;
+	memmove(endpoint.bytes, endpoint.bytes + at, endpoint.len);
+}
+
+static void serve(void)
+{
+	static const int on = 1;
+	if (endpoint.peer < 0) {
+		endpoint.peer = accept4(endpoint.listener, NULL, NULL, SOCK_NONBLOCK);
+		if (endpoint.peer < 0)
+			return;
+		setsockopt(endpoint.peer, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+		send_frame(SETTINGS, 0, 0, "", 0);
+	}
+	ssize_t n =
+	    recv(endpoint.peer, endpoint.bytes + endpoint.len, sizeof endpoint.bytes - endpoint.len, 0);
+	endpoint.ended |= n == 0 || (n < 0 && errno != EAGAIN);
+	endpoint.len += n > 0 ? (size_t)n : 0;
+	take_frames();
+}
+
+// Turns until all that is under way on this machine has arrived.
+static void settle(void)
+{
+	for (int turn = 0; turn < TURNS; turn++) {
+		loop_turn(proxy.loop, 0);
+		serve();
+	}
+}
+
+static void advance(uint64_t ms)
+{
+	now_ms += ms;
+	clock_fake_set(START + now_ms * NS_PER_MS);
+	settle();
+}
+
+static int setup(void **state)
+{
+	char rest[256];
+	uint16_t port;
+	(void)state;
+	now_ms = 0;
+	clock_fake_set(START);
+	memset(&endpoint, 0, sizeof endpoint);
+	endpoint.peer = -1;
+	endpoint.listener = listening(&port);
+	snprintf(rest, sizeof rest,
+		 "timeouts: {pool_idle: 1h}\n"
+		 "clusters: [{name: a, protocol: http2, endpoints: [{address: \"127.0.0.1:%u\"}]}]\n",
+		 port);
+	proxy_open(&proxy, "http", rest, NULL);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	proxy_close(&proxy);
+	close(endpoint.peer);
+	close(endpoint.listener);
+	clock_fake_set(0);
+	return 0;
+}
+
+static int ask(void)
+{
+	static const char REQUEST[] = "GET / HTTP/1.1\r\nHost: a.mesh\r\n\r\n";
+	int client = connect_client(&proxy);
+	send_all(client, REQUEST, sizeof REQUEST - 1);
+	settle();
+	return client;
+}
+
+static void assert_status(int client, const char *line)
+{
+	struct got got = {0};
+	receive(client, &got);
+	if (strncmp(got.bytes, line, strlen(line)) != 0)
+		fail_msg("not \"%s\": \"%s\"", line, got.bytes);
+}
+
+static void assert_nothing(int client)
+{
+	struct got got = {0};
+	receive(client, &got);
+	assert_false(got.ended);
+	assert_int_equal(got.len, 0);
+}
+
+static void test_an_endpoint_that_swallows_pings(void **state)
+{
+	(void)state;
+	uint64_t before = stats_read(STAT_HTTP2_PING_TIMEOUTS);
+	int first = ask(), second = ask();
+	assert_int_equal(endpoint.requests, 2);
+	advance(LIMIT_HTTP2_PING_MS - 1);
+	assert_int_equal(endpoint.pings, 0);
+	advance(1); // its settings have come meanwhile
+	assert_int_equal(endpoint.pings, 0);
+	advance(LIMIT_HTTP2_PING_MS);
+	assert_int_equal(endpoint.pings, 1);
+	assert_nothing(first);
+	assert_false(endpoint.ended);
+	advance(LIMIT_HTTP2_PING_MS);
+	assert_true(endpoint.ended);
+	assert_status(first, "HTTP/1.1 502 ");
+	assert_status(second, "HTTP/1.1 502 ");
+	assert_int_equal(stats_read(STAT_HTTP2_PING_TIMEOUTS), before + 1);
+	close(first);
+	close(second);
+}
+
+// As long as it answers the requests may take.
+static void test_an_endpoint_that_is_slow(void **state)
+{
+	(void)state;
+	uint64_t before = stats_read(STAT_HTTP2_PING_TIMEOUTS);
+	int client = ask();
+	for (int minute = 0; minute < 10; minute++) {
+		int pings = endpoint.pings;
+		advance(LIMIT_HTTP2_PING_MS);
+		if (endpoint.pings > pings)
+			send_frame(PING, ACK, 0, endpoint.last_ping, 8);
+		settle();
+		assert_false(endpoint.ended);
+	}
+	assert_in_range(endpoint.pings, 3, 10);
+	send_frame(HEADERS, 5, endpoint.last_stream, "\x88", 1); // :status 200
+	settle();
+	assert_status(client, "HTTP/1.1 200 ");
+	assert_int_equal(stats_read(STAT_HTTP2_PING_TIMEOUTS), before);
+	close(client);
+}
+
+// A connection that was idle, however long it may stay so, is watched from its next request on.
+static void test_an_idle_connection_whose_endpoint_went_away(void **state)
+{
+	(void)state;
+	int client = ask();
+	send_frame(HEADERS, 5, endpoint.last_stream, "\x88", 1);
+	settle();
+	assert_status(client, "HTTP/1.1 200 ");
+	advance(10 * 60 * 1000);
+	assert_int_equal(endpoint.pings, 0);
+	int later = ask();
+	assert_int_equal(endpoint.requests, 2);
+	advance(LIMIT_HTTP2_PING_MS);
+	assert_int_equal(endpoint.pings, 1);
+	advance(LIMIT_HTTP2_PING_MS);
+	assert_true(endpoint.ended);
+	assert_status(later, "HTTP/1.1 502 ");
+	close(client);
+	close(later);
+}
+
+static void abandon(int client)
+{
+	const struct linger reset = {.l_onoff = 1};
+	setsockopt(client, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+	close(client);
+}
+
+// Callers that lose patience, one after the other, do not keep a dead connection in use.
+static void test_streams_that_end_without_a_word(void **state)
+{
+	(void)state;
+	int client = ask();
+	send_frame(HEADERS, 5, endpoint.last_stream, "\x88", 1);
+	settle();
+	close(client);
+	for (int turn = 0; turn < 5 && !endpoint.ended; turn++) {
+		client = ask();
+		advance(LIMIT_HTTP2_PING_MS / 3);
+		abandon(client);
+		settle();
+	}
+	assert_int_equal(endpoint.pings, 1);
+	assert_true(endpoint.ended);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test_setup_teardown(test_an_endpoint_that_swallows_pings, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_an_endpoint_that_is_slow, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_an_idle_connection_whose_endpoint_went_away, setup,
+					    teardown),
+	    cmocka_unit_test_setup_teardown(test_streams_that_end_without_a_word, setup, teardown),
+	};
+	if (stats_init(1))
+		return 1;
+	stats_use_slot(0);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
