@@ -4,7 +4,7 @@
 #include "base/limits.h"
 #include "base/mem.h"
 
-enum { SIZE = 4, NORMAL = 0, ONE_WAY = 1 };
+enum { SIZE = 4, NORMAL = 0, ONE_WAY = 1, TUP_COMPLEX = 2, TUP = 3 };
 
 // --- JCE ------------------------------------------------------------------------------------
 enum jce_type {
@@ -115,6 +115,8 @@ static void read_fields(struct reader *r, struct start *start)
 {
 	struct start response = {0};
 	start->version = (uint8_t)jce_expect_int(r, 1);
+	if (start->version == TUP || start->version == TUP_COMPLEX)
+		reader_fail(r, ERR_MALFORMED); // its answers cannot be told from requests
 	int64_t packet = jce_expect_int(r, 2);
 	read_id(r, 3, &response);
 	read_id(r, 4, start);

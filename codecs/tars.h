@@ -8,7 +8,7 @@
 // The head: authority is the servant, method the function; the fields are the context's and the status
 // map's, which come behind the arguments: they and the timeout are only known for a frame that is no longer
 // than LIMIT_FRAME_HEAD. A response's status is its return code without the sign. There are no heartbeats:
-// what Tars calls a ping is a call. TUP (version 3), whose answers look like requests, is not spoken.
+// what Tars calls a ping is a call. TUP (versions 2 and 3), whose answers look like requests, is refused.
 #pragma once
 
 #include "codecs/codec.h"

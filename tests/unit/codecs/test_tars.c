@@ -206,6 +206,17 @@ static void test_response(void **state)
 	assert_int_equal(frame.status, UINT16_MAX);
 }
 
+// TUP, whose answers nothing tells from requests; another version is as good as the first.
+static void test_versions(void **state)
+{
+	(void)state;
+	assert_int_equal(measure_body(STR("\x10\x01\x2c\x3c\x42\x00\x01\x00\x05" NAMES)), 0);
+	assert_int_equal(measure_body(STR("\x10\x02\x2c\x3c\x42\x00\x01\x00\x05" NAMES)), ERR_MALFORMED);
+	assert_int_equal(measure_body(STR("\x10\x03\x2c\x3c\x42\x00\x01\x00\x05" NAMES)), ERR_MALFORMED);
+	assert_int_equal(measure_body(STR("\x10\x05\x2c\x3c\x42\x00\x01\x00\x05" NAMES)), 0);
+	assert_int_equal(frame.variant, 5);
+}
+
 static void test_malformed(void **state)
 {
 	(void)state;
@@ -337,6 +348,7 @@ int main(void)
 	    cmocka_unit_test(test_ids),
 	    cmocka_unit_test(test_renumber_long_packet),
 	    cmocka_unit_test(test_response),
+	    cmocka_unit_test(test_versions),
 	    cmocka_unit_test(test_malformed),
 	    cmocka_unit_test(test_malformed_requests),
 	    cmocka_unit_test(test_too_many_fields),
