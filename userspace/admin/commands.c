@@ -15,13 +15,16 @@ static const struct command_param route_show[] = {
 };
 static const struct command_param route_explain[] = {
     {PARAM_ARGUMENT, "destination", "DESTINATION",
-     "where the request goes: a name as in Host (reviews.mesh, reviews.mesh:80) or an original destination "
-     "(240.240.0.1:80, [fd77::1]:80)",
+     "where the request goes: a name as in Host (reviews.mesh, reviews.mesh:80), an RPC service "
+     "(com.acme.Orders:1.0), or an original destination (240.240.0.1:80, [fd77::1]:80)",
      true, false},
     {PARAM_OPTION, "host", "NAME", "the request's Host, when the destination is an address", false, false},
-    {PARAM_OPTION, "method", "METHOD", "the request's method (GET)", false, false},
-    {PARAM_OPTION, "path", "PATH", "the request's path (/)", false, false},
-    {PARAM_OPTION, "header", "NAME:VALUE", "a header of the request", false, true},
+    {PARAM_OPTION, "service", "NAME", "the RPC service that is called, when the destination is no service",
+     false, false},
+    {PARAM_OPTION, "method", "METHOD", "the request's method (GET), or the call's", false, false},
+    {PARAM_OPTION, "path", "PATH", "the request's path (/); of a call it is /service/method", false, false},
+    {PARAM_OPTION, "header", "NAME:VALUE", "a header of the request, or a pair of the call's header map",
+     false, true},
 };
 static const struct command_param cluster_show[] = {
     {PARAM_FILTER, "name", "NAME", "only the cluster of this name", false, false},
@@ -36,6 +39,7 @@ static const struct command_param conn_show[] = {
     {PARAM_FILTER, "virtual_host", "NAME", "only connections of this virtual host", false, false},
     {PARAM_FILTER, "cluster", "NAME", "only connections to this cluster", false, false},
     {PARAM_FILTER, "peer", "ADDRESS", "only connections from this IP address", false, false},
+    {PARAM_FLAG, "streams", NULL, "list what is under way on them, too", false, false},
 };
 static const struct command_param conn_kill[] = {
     {PARAM_ARGUMENT, "id", "ID", "the connection, as conn show numbers it", true, false},
@@ -55,18 +59,25 @@ const struct command admin_commands[ADMIN_COMMAND_COUNT] = {
 			  NULL, PARAMS(vhost_show)},
     [ADMIN_ROUTE_SHOW] = {"route", "show", "List the routes in the order in which they are tried", NULL,
 			  PARAMS(route_show)},
-    [ADMIN_ROUTE_EXPLAIN] = {"route", "explain", "Say which route a request would take, and why",
-			     "Nothing is sent: the proxy looks the request up in the configuration that it "
-			     "uses. Each route of the virtual host is listed with the reason why it was "
-			     "passed over.",
-			     PARAMS(route_explain)},
+    [ADMIN_ROUTE_EXPLAIN] =
+	{"route", "explain", "Say which route a request would take, and why",
+	 "Nothing is sent: the proxy looks the request up in the configuration that it "
+	 "uses. Each route of the virtual host is listed with the reason why it was "
+	 "passed over. A call of an RPC protocol is meant where a service is named, or the "
+	 "port is one of RPC.",
+	 PARAMS(route_explain)},
     [ADMIN_CLUSTER_SHOW] = {"cluster", "show", "List the clusters with their settings", NULL,
 			    PARAMS(cluster_show)},
     [ADMIN_ENDPOINT_SHOW] = {"endpoint", "show", "List the endpoints with their state",
 			     "Every worker judges for itself: an endpoint is down when all workers avoid it, "
 			     "and then until the last of them tries it again.",
 			     PARAMS(endpoint_show)},
-    [ADMIN_CONN_SHOW] = {"conn", "show", "List the open connections", NULL, PARAMS(conn_show)},
+    [ADMIN_CONN_SHOW] =
+	{"conn", "show", "List the open connections",
+	 "A connection is one line, however many streams or calls it carries. With --streams these "
+	 "are listed behind them, oldest first, at most 4096 of a worker: streams of HTTP/2 "
+	 "(protocol http2 or grpc) and calls of RPC protocols.",
+	 PARAMS(conn_show)},
     [ADMIN_CONN_KILL] = {"conn", "kill", "Reset a connection", NULL, PARAMS(conn_kill)},
     [ADMIN_CERT_SHOW] = {"cert", "show", "List the certificates in use", "Private keys are never shown.",
 			 NULL, 0},

@@ -4,12 +4,13 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/limits.h"
 #include "base/mem.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
-enum { TEXTS = 6 };
+enum { TEXTS = 6, STREAM_TEXTS = 6 };
 
 // A copy; its texts follow one another in the report's `texts` from `at` on.
 struct copy {
@@ -17,10 +18,20 @@ struct copy {
 	size_t at;
 };
 
+// The same of what is under way on a connection.
+struct stream_copy {
+	struct stream_info info;
+	uint64_t connection;
+	size_t at;
+};
+
 // Filled by one worker on its thread, read by the control thread afterwards.
 struct report {
 	struct copy *copies;
 	size_t count, capacity;
+	struct stream_copy *streams;
+	size_t stream_count, stream_capacity;
+	size_t left_out; // streams above the limit
 	struct strbuf texts;
 	int err;
 };
@@ -31,6 +42,7 @@ struct gather {
 	struct ip peer;		// family 0: all
 	uint64_t id;		// to be killed
 	uint64_t now;
+	bool streams; // are listed, too
 };
 
 static bool is_selected(const struct gather *gather, const struct conn_info *info)
@@ -47,6 +59,7 @@ static bool is_selected(const struct gather *gather, const struct conn_info *inf
 struct visit {
 	const struct gather *gather;
 	struct report *report;
+	uint64_t connection; // whose streams are visited
 };
 
 static void texts_of(struct conn_info *info, struct str *ret_texts[TEXTS])
@@ -59,9 +72,50 @@ static void texts_of(struct conn_info *info, struct str *ret_texts[TEXTS])
 	ret_texts[5] = &info->method;
 }
 
-static void note(const struct conn_info *info, void *arg)
+static void stream_texts_of(struct stream_info *info, struct str *ret_texts[STREAM_TEXTS])
+{
+	ret_texts[0] = &info->authority;
+	ret_texts[1] = &info->service;
+	ret_texts[2] = &info->method;
+	ret_texts[3] = &info->path;
+	ret_texts[4] = &info->virtual_host;
+	ret_texts[5] = &info->cluster;
+}
+
+static void keep_texts(struct report *report, struct str **texts, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		strbuf_add_str(&report->texts, *texts[i]);
+	if (report->texts.failed)
+		report->err = -ENOMEM;
+}
+
+static void note_stream(const struct stream_info *info, void *arg)
 {
 	const struct visit *visit = arg;
+	struct report *report = visit->report;
+	void **array = (void **)&report->streams;
+	struct str *texts[STREAM_TEXTS];
+	if (report->stream_count == LIMIT_ADMIN_STREAMS) {
+		report->left_out++;
+		return;
+	}
+	if (!report->err)
+		report->err = mem_grow(array, &report->stream_capacity, report->stream_count + 1,
+				       sizeof *report->streams);
+	if (report->err)
+		return;
+	struct stream_copy *copy = &report->streams[report->stream_count++];
+	*copy = (struct stream_copy){*info, visit->connection, report->texts.len};
+	stream_texts_of(&copy->info, texts);
+	for (int i = 0; i < STREAM_TEXTS; i++)
+		texts[i]->len = MIN(texts[i]->len, (size_t)LIMIT_ADMIN_STREAM_TEXT);
+	keep_texts(report, texts, STREAM_TEXTS);
+}
+
+static void note(const struct conn_info *info, void *arg)
+{
+	struct visit *visit = arg;
 	struct report *report = visit->report;
 	void **array = (void **)&report->copies;
 	struct str *texts[TEXTS];
@@ -73,16 +127,16 @@ static void note(const struct conn_info *info, void *arg)
 	struct copy *copy = &report->copies[report->count++];
 	*copy = (struct copy){*info, report->texts.len};
 	texts_of(&copy->info, texts);
-	for (int i = 0; i < TEXTS; i++)
-		strbuf_add_str(&report->texts, *texts[i]);
-	if (report->texts.failed)
-		report->err = -ENOMEM;
+	keep_texts(report, texts, TEXTS);
+	visit->connection = info->id;
+	if (visit->gather->streams && info->each_stream)
+		info->each_stream(info->connection, note_stream, visit);
 }
 
 static void report_connections(struct worker *worker, void *arg)
 {
 	struct gather *gather = arg;
-	struct visit visit = {gather, &gather->reports[worker->index]};
+	struct visit visit = {.gather = gather, .report = &gather->reports[worker->index]};
 	gather->call->backend->connections(worker, note, &visit);
 }
 
@@ -117,6 +171,7 @@ static void emit_connection(struct emit *emit, const struct conn_info *info, uin
 	emit_str(emit, "service", info->service.len ? info->service : none);
 	emit_str(emit, "method", info->method.len ? info->method : none);
 	emit_uint(emit, "calls", info->calls);
+	emit_uint(emit, "streams", info->streams);
 	emit_text(emit, "transport", info->transport);
 	emit_tls_side(emit, "tls", info->tls_version, info->tls_peer);
 	emit_tls_side(emit, "upstream_tls", info->upstream_tls_version, info->upstream_tls_peer);
@@ -127,18 +182,94 @@ static void emit_connection(struct emit *emit, const struct conn_info *info, uin
 	emit_row_end(emit);
 }
 
-// Points the copies' texts at the copied bytes.
+static struct str or_none(struct str text)
+{
+	return text.len ? text : (struct str){NULL, 0};
+}
+
+static void emit_number(struct emit *emit, const char *key, bool known, unsigned value)
+{
+	if (known)
+		emit_uint(emit, key, value);
+	else
+		emit_text(emit, key, NULL);
+}
+
+static void emit_stream(struct emit *emit, const struct stream_copy *copy, uint64_t now)
+{
+	const struct stream_info *info = &copy->info;
+	emit_row_begin(emit);
+	emit_uint(emit, "connection", copy->connection);
+	emit_uint(emit, "id", info->id);
+	emit_text(emit, "protocol", info->protocol);
+	emit_str(emit, "authority", or_none(info->authority));
+	emit_str(emit, "service", or_none(info->service));
+	emit_str(emit, "method", or_none(info->method));
+	emit_str(emit, "path", or_none(info->path));
+	emit_number(emit, "status", info->answered, info->status);
+	emit_number(emit, "grpc_status", info->grpc_status >= 0, (unsigned)info->grpc_status);
+	emit_str(emit, "virtual_host", or_none(info->virtual_host));
+	emit_str(emit, "cluster", or_none(info->cluster));
+	emit_addr(emit, "endpoint", &info->endpoint);
+	emit_duration(emit, "age", now > info->started_ns ? now - info->started_ns : 0);
+	emit_row_end(emit);
+}
+
+// Points a copy's texts at the copied bytes.
+static void settle(const struct report *report, struct str **texts, size_t count, size_t at)
+{
+	for (size_t i = 0; i < count; i++) {
+		texts[i]->p = strbuf_str(&report->texts).p + at;
+		at += texts[i]->len;
+	}
+}
+
 static void settle_texts(struct report *report)
 {
 	for (size_t i = 0; i < report->count; i++) {
 		struct str *texts[TEXTS];
-		size_t at = report->copies[i].at;
 		texts_of(&report->copies[i].info, texts);
-		for (int t = 0; t < TEXTS; t++) {
-			texts[t]->p = strbuf_str(&report->texts).p + at;
-			at += texts[t]->len;
-		}
+		settle(report, texts, TEXTS, report->copies[i].at);
 	}
+	for (size_t i = 0; i < report->stream_count; i++) {
+		struct str *texts[STREAM_TEXTS];
+		stream_texts_of(&report->streams[i].info, texts);
+		settle(report, texts, STREAM_TEXTS, report->streams[i].at);
+	}
+}
+
+// By connection; of one the oldest was copied first.
+static int by_connection(const void *a, const void *b)
+{
+	const struct stream_copy *left = *(struct stream_copy *const *)a,
+				 *right = *(struct stream_copy *const *)b;
+	if (left->connection != right->connection)
+		return left->connection < right->connection ? -1 : 1;
+	return left->at < right->at ? -1 : left->at > right->at;
+}
+
+static int emit_streams(const struct gather *gather, unsigned workers)
+{
+	struct emit *emit = gather->call->emit;
+	size_t count = 0, at = 0, left_out = 0;
+	for (unsigned i = 0; i < workers; i++) {
+		count += gather->reports[i].stream_count;
+		left_out += gather->reports[i].left_out;
+	}
+	const struct stream_copy **copies = mem_array(count + 1, sizeof *copies);
+	if (!copies)
+		return -ENOMEM;
+	for (unsigned i = 0; i < workers; i++)
+		for (size_t j = 0; j < gather->reports[i].stream_count; j++)
+			copies[at++] = &gather->reports[i].streams[j];
+	qsort(copies, count, sizeof *copies, by_connection);
+	emit_table_begin(emit, "streams");
+	for (size_t i = 0; i < count; i++)
+		emit_stream(emit, copies[i], gather->now);
+	emit_table_end(emit);
+	emit_uint(emit, "streams_left_out", left_out);
+	mem_free(copies);
+	return 0;
 }
 
 static int by_id(const void *a, const void *b)
@@ -169,7 +300,7 @@ static int emit_reports(const struct gather *gather, unsigned workers)
 		emit_connection(gather->call->emit, infos[i], gather->now);
 	emit_table_end(gather->call->emit);
 	mem_free(infos);
-	return 0;
+	return gather->streams ? emit_streams(gather, workers) : 0;
 }
 
 static int gather_open(struct gather *gather, struct admin_call *call)
@@ -185,6 +316,7 @@ static void gather_close(struct gather *gather)
 {
 	for (unsigned i = 0; i < workers_count(gather->call->backend->workers); i++) {
 		mem_free(gather->reports[i].copies);
+		mem_free(gather->reports[i].streams);
 		strbuf_done(&gather->reports[i].texts);
 	}
 	mem_free(gather->reports);
@@ -197,6 +329,7 @@ int admin_conn_show(struct admin_call *call)
 	int err = gather_open(&gather, call);
 	if (err)
 		return err;
+	gather.streams = admin_value(call, "streams").p != NULL;
 	if (peer.p && ip_parse(peer, &gather.peer))
 		err = admin_call_usage(call, "'peer' must be an IP address");
 	if (!err)

@@ -13,6 +13,8 @@ enum { DEFAULT_PORT = 80 };
 struct question {
 	struct head head;
 	struct field fields[LIMIT_HTTP_HEADERS];
+	struct str service;		       // of an RPC call; p NULL: none was named
+	char rpc_path[LIMIT_RPC_NAME * 2 + 2]; // what routes see of it
 };
 
 // --- the request asked about ------------------------------------------------------------------------------
@@ -35,32 +37,110 @@ static int read_headers(struct admin_call *call, struct question *question)
 
 static int read_question(struct admin_call *call, struct question *question)
 {
-	struct str method = admin_value(call, "method"), path = admin_value(call, "path");
-	question->head = (struct head){.method = method.p ? method : STR("GET"),
-				       .path = path.p ? path : STR("/"),
+	question->head = (struct head){.method = admin_value(call, "method"),
+				       .path = admin_value(call, "path"),
 				       .authority = admin_value(call, "host"),
 				       .fields = question->fields};
+	question->service = admin_value(call, "service");
+	if (question->service.p && question->head.authority.p)
+		return admin_call_usage(call, "'--host' is for HTTP, '--service' for RPC: not both");
 	return read_headers(call, question);
 }
 
-// --- the virtual host -------------------------------------------------------------------------------------
-// An original destination names a host at once; where it does not, Host decides.
-static const struct virtual_host *find_host(const struct model *model, struct str destination,
-					    struct str host_name, const char **ret_how)
+// A request of HTTP, unless it is clear that calls are meant: by a service that was named, or by the port.
+static int complete_question(struct admin_call *call, struct question *question,
+			     const struct virtual_host *host)
 {
-	struct addr addr;
-	const struct virtual_host *host;
-	if (addr_parse(destination, &addr)) {
-		*ret_how = "name";
-		return model_host_by_name(model, destination, DEFAULT_PORT);
+	struct head *head = &question->head;
+	if (!question->service.p && host->rule.protocol != PORT_RPC) {
+		head->method = head->method.p ? head->method : STR("GET");
+		head->path = head->path.p ? head->path : STR("/");
+		return 0;
 	}
+	if (head->path.p)
+		return admin_call_usage(call, "a call has no path of its own: routes see /service/method");
+	question->service = question->service.p ? question->service : STR("");
+	head->method = head->method.p ? head->method : STR("");
+	if (question->service.len > LIMIT_RPC_NAME || head->method.len > LIMIT_RPC_NAME)
+		return admin_call_usage(call, "the name of the service or of the method is too long");
+	head->authority = question->service;
+	head->path = head_rpc_path(head, question->rpc_path);
+	return 0;
+}
+
+// --- the virtual host -------------------------------------------------------------------------------------
+// Whatever the port: the first one of RPC, else the first that there is.
+static const struct virtual_host *host_by_service(const struct model *model, struct str name)
+{
+	const struct virtual_host *found = NULL;
+	for (size_t i = 0; i < model->service_count && !found; i++)
+		for (size_t j = 0; j < model->services[i].host_count && !found; j++)
+			found = model_host_by_service(model, name, model->services[i].hosts[j].port);
+	for (size_t i = 0; found && i < found->service->host_count; i++)
+		if (found->service->hosts[i].rule.protocol == PORT_RPC)
+			return &found->service->hosts[i];
+	return found;
+}
+
+// An original destination names a host at once; where it does not, Host or the call's service decides.
+static const struct virtual_host *host_by_destination(const struct model *model, const struct addr *addr,
+						      const struct question *question, const char **ret_how)
+{
+	const struct virtual_host *host = model_host_by_address(model, addr);
 	*ret_how = "original destination";
-	host = model_host_by_address(model, &addr);
-	if (!host && host_name.len) {
+	if (!host && question->head.authority.len) {
 		*ret_how = "name";
-		host = model_host_by_name(model, host_name, addr.port);
+		host = model_host_by_name(model, question->head.authority, addr->port);
+	} else if (!host && question->service.len) {
+		*ret_how = "service";
+		host = model_host_by_service(model, question->service, addr->port);
 	}
 	return host;
+}
+
+// Of "interface:version" it is clear that no host is meant.
+static bool is_service_name(struct str name)
+{
+	struct addr addr;
+	uint64_t port;
+	ptrdiff_t colon = str_find(name, ':');
+	return colon > 0 && addr_parse(name, &addr) != 0 &&
+	       str_to_u64((struct str){name.p + colon + 1, name.len - (size_t)colon - 1}, &port) != 0;
+}
+
+// Of a name it is tried in turn whether it is a host's, and an RPC service's: then calls are meant.
+static const struct virtual_host *find_host(const struct model *model, struct str destination,
+					    struct question *question, const char **ret_how)
+{
+	struct addr addr;
+	if (addr_parse(destination, &addr) == 0)
+		return host_by_destination(model, &addr, question, ret_how);
+	const struct virtual_host *host = model_host_by_name(model, destination, DEFAULT_PORT);
+	*ret_how = "name";
+	if (host)
+		return host;
+	*ret_how = "service";
+	host = host_by_service(model, destination);
+	if (!host || (host->rule.protocol != PORT_RPC && !is_service_name(destination)))
+		return NULL;
+	if (!question->service.p)
+		question->service = destination;
+	return host;
+}
+
+static int explain_unknown(struct admin_call *call, struct str destination, const struct question *question)
+{
+	int front = (int)str_find(destination, ':');
+	if (is_service_name(destination))
+		return admin_call_fail(call, "no service is called \"%.*s\", nor \"%.*s\"",
+				       STR_ARG(destination), front, destination.p);
+	emit_text(call->emit, "result",
+		  question->service.p
+		      ? "neither the address nor the service names a virtual host: the call goes "
+			"to where its connection was going"
+		      : "nothing names a virtual host: the connection passes through to its "
+			"original destination");
+	return 0;
 }
 
 // --- the routes -------------------------------------------------------------------------------------------
@@ -125,35 +205,42 @@ static void emit_clusters(struct emit *emit, const struct route *route)
 	emit_table_end(emit);
 }
 
+static const char *result_text(const struct virtual_host *host, const struct route *chosen, bool call)
+{
+	if (host->rule.protocol == PORT_TCP)
+		return "the port is TCP: the first route that matches everything is taken";
+	if (chosen)
+		return "the first route that matches is taken";
+	return call ? "no route matches: the call is answered by an error" : "no route matches: 404";
+}
+
 int admin_route_explain(struct admin_call *call)
 {
-	struct question question;
+	struct question question = {0};
 	struct model *model = admin_model(call);
 	struct emit *emit = call->emit;
-	struct str destination = admin_value(call, "destination");
+	struct str destination = admin_value(call, "destination"), none = {NULL, 0};
 	const char *how;
 	int err = model ? read_question(call, &question) : ERR_NOT_FOUND;
 	if (err)
 		return err;
-	const struct virtual_host *host = find_host(model, destination, question.head.authority, &how);
+	const struct virtual_host *host = find_host(model, destination, &question, &how);
 	emit_str(emit, "destination", destination);
-	emit_str(emit, "virtual_host", host ? host->name : (struct str){NULL, 0});
-	if (!host) {
-		emit_text(emit, "result",
-			  "nothing names a virtual host: the connection passes through to its original "
-			  "destination");
-		return 0;
-	}
+	emit_str(emit, "virtual_host", host ? host->name : none);
+	if (!host)
+		return explain_unknown(call, destination, &question);
+	err = complete_question(call, &question, host);
+	if (err)
+		return err;
 	emit_text(emit, "named_by", how);
-	bool opaque = host->rule.protocol == PORT_TCP;
-	const struct route *chosen = opaque ? host->default_route : route_match(host, &question.head);
-	emit_str(emit, "route", chosen ? chosen->name : (struct str){NULL, 0});
-	if (opaque)
-		emit_text(emit, "result",
-			  "the port is TCP: the first route that matches everything is taken");
-	else
-		emit_text(emit, "result",
-			  chosen ? "the first route that matches is taken" : "no route matches: 404");
+	if (question.service.p) {
+		emit_str(emit, "service", question.service.len ? question.service : none);
+		emit_str(emit, "method", question.head.method.len ? question.head.method : none);
+	}
+	const struct route *chosen =
+	    host->rule.protocol == PORT_TCP ? host->default_route : route_match(host, &question.head);
+	emit_str(emit, "route", chosen ? chosen->name : none);
+	emit_text(emit, "result", result_text(host, chosen, question.service.p != NULL));
 	emit_considered(emit, host, &question.head, chosen);
 	if (chosen)
 		emit_clusters(emit, chosen);

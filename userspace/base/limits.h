@@ -95,6 +95,8 @@ enum {
 	// admin (admin/)
 	LIMIT_ADMIN_REQUEST = 8192,
 	LIMIT_ADMIN_CLIENTS = 32,
+	LIMIT_ADMIN_STREAMS = 4096, // streams and calls that one answer lists, per worker
+	LIMIT_ADMIN_STREAM_TEXT = 256, // bytes of each text about one (a path, ...)
 	LIMIT_METRICS_REQUEST = 8192,
 	LIMIT_METRICS_CLIENTS = 32,
 

@@ -5,6 +5,27 @@
 #include "base/addr.h"
 #include "codecs/head.h"
 
+struct connection;
+struct conn_info;
+
+// A stream of HTTP/2, or a call of an RPC protocol, under way on a downstream connection.
+struct stream_info {
+	uint64_t id;	      // of the stream, or the request id that the client gave
+	const char *protocol; // "http2", "grpc", a codec's name; what rides in a stream between two proxies
+	struct str authority; // HTTP
+	struct str service;   // RPC, gRPC; empty: none
+	struct str method;    // likewise, else HTTP's
+	struct str path;      // HTTP
+	bool answered;	      // an answer has begun, with `status` in the protocol's own numbers
+	unsigned status;
+	int grpc_status;		  // -1: none
+	struct str virtual_host, cluster; // empty: none
+	struct addr endpoint;		  // absent: none chosen yet
+	uint64_t started_ns;		  // CLOCK_MONOTONIC
+};
+
+typedef void (*stream_info_fn)(const struct stream_info *info, void *arg);
+
 struct conn_info {
 	uint64_t id; // unique over all workers in the life of the process
 	bool inbound;
@@ -14,6 +35,7 @@ struct conn_info {
 	const char *protocol;		  // a literal, or a codec's name; NULL: not known yet
 	struct str service, method; // RPC: of the oldest call under way, else of the last one; empty: none
 	uint32_t calls;		    // under way
+	uint32_t streams;	    // of HTTP/2, open
 	const char *transport;	    // "h2": in streams between two proxies, on either side; NULL: none
 	const char *tls_version;    // "TLSv1.3"; NULL: none
 	struct str tls_peer;	    // identity of the downstream peer, a SPIFFE id; empty: none
@@ -23,6 +45,9 @@ struct conn_info {
 	uint64_t requests;
 	uint64_t opened_ns; // CLOCK_MONOTONIC
 	const char *state;  // "detecting", "open", "draining", ...: a literal
+	const struct connection *connection;
+	// Calls fn for each stream or call of the connection, oldest first. NULL: its protocol has none.
+	void (*each_stream)(const struct connection *connection, stream_info_fn fn, void *arg);
 };
 
 typedef void (*conn_info_fn)(const struct conn_info *info, void *arg);

@@ -888,6 +888,7 @@ static void describe(const struct connection *connection, struct conn_info *info
 	    .requests = connection->requests,
 	    .opened_ns = connection->opened_ns,
 	    .state = state_of(connection),
+	    .connection = connection,
 	};
 	connection_describe_tls(connection->stream.tls, &info->tls_version, &info->tls_peer);
 	describe_idle(connection, info);

@@ -651,3 +651,37 @@ void exchange_describe(const struct exchange *exchange, struct conn_info *info)
 		connection_describe_tls(exchange->client->tls(exchange), &info->upstream_tls_version,
 					&info->upstream_tls_peer);
 }
+
+// Of gRPC, "/service/method" says more than POST does.
+static void name_call(struct stream_info *info)
+{
+	struct str path = info->path;
+	if (path.len && path.p[0] == '/')
+		path = (struct str){path.p + 1, path.len - 1};
+	ptrdiff_t slash = str_find(path, '/');
+	if (slash <= 0)
+		return;
+	info->service = (struct str){path.p, (size_t)slash};
+	info->method = (struct str){path.p + slash + 1, path.len - (size_t)slash - 1};
+}
+
+void exchange_describe_stream(const struct exchange *exchange, struct stream_info *ret_info)
+{
+	static const struct addr none;
+	*ret_info = (struct stream_info){
+	    .protocol = protocol_of(exchange),
+	    .authority = exchange->authority,
+	    .service = STR(""),
+	    .method = exchange->method,
+	    .path = exchange->path,
+	    .answered = exchange->status != 0,
+	    .status = exchange->status,
+	    .grpc_status = exchange->grpc_status,
+	    .virtual_host = exchange->host ? exchange->host->name : STR(""),
+	    .cluster = exchange->cluster ? exchange->cluster->name : STR(""),
+	    .endpoint = exchange->endpoint ? exchange->endpoint->addr : none,
+	    .started_ns = exchange->started_ns,
+	};
+	if (exchange->grpc)
+		name_call(ret_info);
+}

@@ -474,10 +474,35 @@ const char *framed_server_state(const struct connection *connection)
 	return server->ended || server->draining ? "closing" : "idle";
 }
 
+static void each_call(const struct connection *connection, stream_info_fn fn, void *arg)
+{
+	static const struct addr none;
+	list_for_each (node, &connection->framed->calls) {
+		const struct call *call = container_of(node, struct call, node);
+		struct stream_info info = {
+		    .id = call->frame.id,
+		    .protocol = connection->framed->codec->name,
+		    .authority = STR(""),
+		    .service = call_service(call),
+		    .method = call_method(call),
+		    .path = STR(""),
+		    .answered = call->answered,
+		    .status = call->status,
+		    .grpc_status = -1,
+		    .virtual_host = call->host ? call->host->name : STR(""),
+		    .cluster = call->cluster ? call->cluster->name : STR(""),
+		    .endpoint = call->endpoint ? call->endpoint->addr : none,
+		    .started_ns = call->started_ns,
+		};
+		fn(&info, arg);
+	}
+}
+
 void framed_server_describe(const struct connection *connection, struct conn_info *info)
 {
 	const struct framed_server *server = connection->framed;
 	info->protocol = server->codec->name;
+	info->each_stream = each_call;
 	info->service = (struct str){server->last_names, server->last_service_len};
 	info->method = (struct str){server->last_names + server->last_service_len, server->last_method_len};
 	if (list_empty(&server->calls))

@@ -646,9 +646,22 @@ unsigned http2_server_streams(const struct connection *connection)
 	return connection->http2 ? connection->http2->session.open_count : 0;
 }
 
+static void each_stream(const struct connection *connection, stream_info_fn fn, void *arg)
+{
+	list_for_each (node, &connection->http2->session.streams) {
+		struct stream_info info;
+		struct http2_stream *stream = container_of(node, struct http2_stream, node);
+		exchange_describe_stream(of_stream(stream), &info);
+		info.id = (uint64_t)stream->id;
+		fn(&info, arg);
+	}
+}
+
 void http2_server_describe(const struct connection *connection, struct conn_info *info)
 {
 	struct list *streams = &connection->http2->session.streams;
+	info->streams = connection->http2->session.open_count;
+	info->each_stream = each_stream;
 	if (!list_empty(streams))
 		exchange_describe(of_stream(container_of(streams->prev, struct http2_stream, node)), info);
 }
