@@ -89,6 +89,11 @@ static bool is_of_connection(const struct field *field)
 	}
 }
 
+bool http2_field_is_legal(const struct field *field)
+{
+	return has_name(field) && is_value(field->value) && !is_of_connection(field);
+}
+
 static int take_length(struct message *message, struct str value)
 {
 	if (message->has_length || str_to_u64(value, &message->length) || message->length > INT64_MAX)
@@ -154,7 +159,7 @@ static int read_fields(struct message *message, struct field *fields, size_t cou
 	unsigned cookies = 0;
 	for (size_t i = 0; i < count; i++) {
 		const struct field *field = &fields[i];
-		if (!has_name(field) || !is_value(field->value) || is_of_connection(field))
+		if (!http2_field_is_legal(field))
 			return ERR_MALFORMED;
 		if (IS(field->name, "content-length") && take_length(message, field->value))
 			return ERR_MALFORMED;
@@ -271,8 +276,8 @@ int http2_response_read(struct field *fields, size_t count, bool connect, struct
 int http2_trailers_check(const struct field *fields, size_t count)
 {
 	for (size_t i = 0; i < count; i++)
-		if (!has_name(&fields[i]) || !is_value(fields[i].value) || is_of_connection(&fields[i]) ||
-		    IS(fields[i].name, "content-length") || IS(fields[i].name, "host"))
+		if (!http2_field_is_legal(&fields[i]) || IS(fields[i].name, "content-length") ||
+		    IS(fields[i].name, "host"))
 			return ERR_MALFORMED;
 	return 0;
 }

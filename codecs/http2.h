@@ -27,6 +27,9 @@ int http2_response_read(struct field *fields, size_t count, bool connect, struct
 int http2_trailers_check(const struct field *fields, size_t count);
 
 enum { HTTP2_PSEUDO_MAX = 5 };
+// Whether a field that is no pseudo-field may stand in a head or in trailers (RFC 9113 8.2): its name is in
+// lower case, its value has no controls, and it is not about one connection.
+bool http2_field_is_legal(const struct field *field);
 // The pseudo-fields of a message, in `ret_fields` (room for HTTP2_PSEUDO_MAX); returns how many. `status` is
 // room for three digits, which the result points to.
 size_t http2_request_pseudo(const struct message *message, struct field *ret_fields);

@@ -51,7 +51,7 @@ class Path:
     """From a client's pod to the servers' pods, by the name `host`; the proxies find out which protocol it is. No proxies:
     there is one server, at its own address."""
 
-    def __init__(self, network, weir, weir_proxy, proxies=True, tls=None, servers=("one",)):
+    def __init__(self, network, weir, weir_proxy, proxies=True, tls=None, servers=("one",), **keys):
         if not proxies:
             self.servers, self.client = {name: network.pod(name) for name in servers}, network.pod("client")
             self.host = self.servers[servers[0]].ipv4
@@ -63,7 +63,7 @@ class Path:
             "client",
             tls=tls,
             services=[service(HOST, PORT, "calls")],
-            clusters=[cluster("calls", addresses, **({"tls": "mesh"} if tls else {}))],
+            clusters=[cluster("calls", addresses, **({"tls": "mesh"} if tls else {}), **keys)],
         )
         self.servers = {name: sidecar.pod for name, sidecar in self.sidecars.items()}
         self.client, self.host = self.near.pod, HOST
@@ -83,6 +83,7 @@ WAYS = {
     "direct": {"proxies": False},
     "detected": {},
     "encrypted": {"tls": "strict"},
+    "in streams": {"tls": "strict", "transport": "h2"},
 }
 
 

@@ -210,8 +210,9 @@ def test_heartbeats(mesh, examples):
         wait_until(lambda: len(beats) > 1)
 
 
-def test_between_two_proxies(mesh, examples):
-    """Over mutual TLS, with the plug-in on both sides."""
+@pytest.mark.parametrize("transport", ["direct", "h2"])
+def test_between_two_proxies(mesh, examples, transport):
+    """Over mutual TLS, with the plug-in on both sides; what is in order keeps connections of its own."""
     plugins = [{"path": str(examples / f"{name}.so")} for name in ("x_example", "line_example")]
     server = mesh.sidecar("server", tls="strict", plugins=plugins, log={"access": True})
     client = mesh.sidecar(
@@ -219,7 +220,10 @@ def test_between_two_proxies(mesh, examples):
         tls="strict",
         plugins=plugins,
         services=[service("x.mesh", PORT, "x"), service("lines.mesh", PORT + 1, "lines")],
-        clusters=[cluster(name, [f"{server.ipv4}:{port}"], tls="mesh") for name, port in (("x", PORT), ("lines", PORT + 1))],
+        clusters=[
+            cluster(name, [f"{server.ipv4}:{port}"], tls="mesh", transport=transport)
+            for name, port in (("x", PORT), ("lines", PORT + 1))
+        ],
     )
     vips = {row["name"]: row["vip4"] for row in client.show("vhost", "show")["virtual_hosts"]}
     with Origin(server.pod, PORT, echo), Origin(server.pod, PORT + 1, Store()):
@@ -236,7 +240,13 @@ def test_between_two_proxies(mesh, examples):
                 line
                 for line in server.proxy.output().splitlines()
                 if f"protocol={protocol}" in line and "tls=TLSv1.3" in line and "sa/client" in line
+                and ("transport=h2" in line) == (transport == "h2" and protocol == "x-example")
             ]
+        if transport == "h2":
+            server.reload({**server.config, "plugins": []})
+            peer.send(request(3, "shop/buy"))
+            assert read_response(peer)[:3] == (MESSAGE, 3, 1)
+            wait_until(lambda: [line for line in server.proxy.output().splitlines() if "status=403 flag=DPE" in line])
 
 
 # --- streamed ---------------------------------------------------------------------------------------------------------

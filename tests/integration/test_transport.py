@@ -9,7 +9,6 @@ import threading
 
 import pytest
 
-from bolt import Bolt, answering, request, response
 from mesh import Mesh, Origin, cluster, connect, resident_kib, service
 from netns import listening, wait_until
 from test_http2 import nghttpd
@@ -410,21 +409,6 @@ def test_a_request_that_is_cancelled(site):
         peer.until(b"part")
         peer.reset()
         wait_until(lambda: ended)
-
-
-# --- RPC -------------------------------------------------------------------------------------------------------------
-def test_calls_keep_connections_of_their_own(mesh):
-    """Which many calls share: the far end sees mutual TLS with calls in it."""
-    site = Site(mesh, protocol="bolt")
-    with site.origin(answering()) as origin:
-        bolts = [Bolt(site.connect()) for _ in range(4)]
-        for number, bolt in enumerate(bolts):
-            bolt.send(request(number, content=b"x"))
-            assert bolt.frame().raw == response(number, b"x")
-        assert origin.accepted == 1 and site.carriers() == 1
-        assert [row["transport"] for row in site.server.connections()] == [None]
-        for bolt in bolts:
-            bolt.close()
 
 
 # --- who may, and what goes wrong ------------------------------------------------------------------------------------

@@ -50,10 +50,13 @@ enum {
 	LIMIT_RPC_NAME = 1024,		    // bytes of a service's or a method's name
 	LIMIT_RPC_FIELDS = 512,		    // pairs of a header map
 	LIMIT_RPC_CALLS = 4096,		    // calls under way of one client connection: more are not read
+	LIMIT_RPC_CARRIED = 256,	    // of them in streams between sidecars, where each may hold an answer
 	LIMIT_RPC_WAITING_BYTES = 512 * 1024, // of them, waiting for an upstream connection
 	LIMIT_RPC_SLOTS = 8192,		    // calls under way on one upstream connection
 	LIMIT_RPC_CONNECTIONS = 8,	    // shared upstream connections to one endpoint, per worker
 	LIMIT_RPC_CLIENT_OUT = 1024 * 1024, // answers waiting for a slow client: then upstream is not read
+	LIMIT_TRANSPORT_CALL_FIELDS = 32,   // pairs of a header map that become fields of a stream
+	LIMIT_TRANSPORT_CALL_BYTES = 4096,  // of their names and values
 	LIMIT_HESSIAN_DEPTH = 64,	    // values within values
 	LIMIT_HESSIAN_STEPS = 8192,	    // values and names of fields looked at in one call
 	LIMIT_HESSIAN_CLASSES = 128,	    // class definitions in one call

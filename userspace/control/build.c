@@ -313,6 +313,8 @@ static void build_codecs(struct builder *builder)
 		builder->codecs[builder->codec_count++] = codecs_builtin[i];
 	FOR_ITEMS(struct config_plugin, plugin, builder->config->plugins)
 	build_plugin(builder, &plugin->path);
+	model->codecs = builder->codecs;
+	model->codec_count = builder->codec_count;
 	model->detect = (struct detect_set){told, 0, true};
 	for (size_t i = 0; i < builder->codec_count; i++)
 		if (!builder->codecs[i]->weak_signature)

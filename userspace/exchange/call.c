@@ -6,6 +6,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "exchange/carried_call.h"
 #include "exchange/framed_server.h"
 #include "exchange/framed_upstream.h"
 #include "run/stats.h"
@@ -81,12 +82,20 @@ static void keep_names(struct call *call, const struct head *head)
 }
 
 // --- routing ------------------------------------------------------------------------------------------------
+// Of two limits, of which 0 is none.
+static uint32_t shorter(uint32_t a_ms, uint32_t b_ms)
+{
+	return a_ms && b_ms ? MIN(a_ms, b_ms) : MAX(a_ms, b_ms);
+}
+
 static void start_deadline(struct call *call)
 {
-	uint32_t frame_ms = call->frame.timeout_ms, route_ms = call->route ? call->route->timeout_ms : 0;
-	uint32_t ms = frame_ms && route_ms ? MIN(frame_ms, route_ms) : MAX(frame_ms, route_ms);
-	if (ms && call_awaits_answer(call))
-		loop_timer_start(dataplane_of(call)->loop, &call->timer, ms);
+	uint32_t route_ms = call->route ? call->route->timeout_ms : 0;
+	if (!call_awaits_answer(call))
+		return;
+	call->timeout_ms = shorter(shorter(call->frame.timeout_ms, route_ms), call->server->timeout_ms);
+	if (call->timeout_ms)
+		loop_timer_start(dataplane_of(call)->loop, &call->timer, call->timeout_ms);
 }
 
 // Finds where the call goes: a cluster by virtual host and route, or (cluster NULL) the original destination.
@@ -168,7 +177,8 @@ static void dispatch(struct call *call)
 			break;
 		struct upstream_target target =
 		    upstream_target(endpoint, call->cluster, connection_of(call)->inbound);
-		target.transport = false; // calls share connections of their own
+		if (target.transport) // by its share this one is among those without TLS, see begin
+			target.tls = target.transport = false;
 		err = framed_upstream_call(call, &target);
 		if (!err)
 			return;
@@ -188,6 +198,16 @@ void call_unsent(struct call *call)
 	if (call->attempts < connect_attempts(call))
 		stats_inc(STAT_RPC_RETRIES);
 	dispatch(call);
+}
+
+// In a stream between sidecars, or on a connection that calls share.
+static void begin(struct call *call, const struct head *head)
+{
+	const struct cluster *cluster = call->cluster;
+	if (cluster && cluster->transport == TRANSPORT_H2 && upstream_draw_tls(cluster))
+		carried_call_start(call, head);
+	else
+		dispatch(call);
 }
 
 int call_start(struct framed_server *server, const struct frame *frame, struct bufq *in)
@@ -218,11 +238,24 @@ int call_start(struct framed_server *server, const struct frame *frame, struct b
 		return 0;
 	}
 	start_deadline(call);
-	dispatch(call);
+	begin(call, &head);
 	return 0;
 }
 
 // --- the end ------------------------------------------------------------------------------------------------
+void call_note_answer(struct call *call, const struct frame *answer)
+{
+	call->status = answer->status;
+	call->http_status = codec_of(call)->http_status(codec_of(call), answer->status);
+	call->response_bytes = answer->length;
+}
+
+void call_complete(struct call *call)
+{
+	stats_inc(call->http_status < 400 ? STAT_RPC_OK : STAT_RPC_ERROR);
+	call_finish(call);
+}
+
 void call_fail(struct call *call, enum rpc_failure failure, enum exchange_flag flag)
 {
 	static const char *const texts[] = {
@@ -240,16 +273,14 @@ void call_fail(struct call *call, enum rpc_failure failure, enum exchange_flag f
 	call->flag = (uint8_t)flag;
 	stats_inc(STAT_RPC_FAILED);
 	if (call->answered) {
-		connection_reset(connection_of(call)); // half of an answer is there already
+		framed_server_reset(call->server); // half of an answer is there already
 		return;
 	}
 	if (call_awaits_answer(call)) {
 		writer_init(&w, bytes, sizeof bytes);
 		codec->write_failure(codec, &call->frame, failure, str_from(texts[failure]), &w);
-		if (codec->measure(codec, (struct str){(const char *)bytes, w.len}, &answer) == 0) {
-			call->status = answer.status;
-			call->http_status = codec->http_status(codec, answer.status);
-		}
+		if (codec->measure(codec, (struct str){(const char *)bytes, w.len}, &answer) == 0)
+			call_note_answer(call, &answer);
 		call->response_bytes = w.len;
 		if (!w.len)
 			call->server->draining = true; // a plug-in that cannot say it: the end is the answer
@@ -265,6 +296,8 @@ static void access_log(const struct call *call)
 	static const struct addr none;
 	const char *tls_version = "-";
 	struct str tls_peer = STR("-");
+	const struct exchange *carrier = call->carrier;
+	const struct endpoint_state *endpoint = carrier ? carrier->endpoint : call->endpoint;
 	connection_describe_tls(connection->stream.tls, &tls_version, &tls_peer);
 	log_info("call", LOG_UINT("connection", connection->id),
 		 LOG_TEXT("direction", connection->inbound ? "inbound" : "outbound"),
@@ -277,26 +310,29 @@ static void access_log(const struct call *call)
 		 LOG_STR("virtual_host", call->host ? call->host->name : STR("-")),
 		 LOG_STR("route", call->route ? call->route->name : STR("-")),
 		 LOG_STR("cluster", call->cluster ? call->cluster->name : STR("-")),
-		 LOG_ADDR("endpoint", call->endpoint ? &call->endpoint->addr : &none),
-		 LOG_UINT("attempts", call->attempts), LOG_UINT("request_bytes", call->frame.length),
+		 LOG_ADDR("endpoint", endpoint ? &endpoint->addr : &none),
+		 LOG_UINT("attempts", carrier ? carrier->attempts : call->attempts), LOG_UINT("request_bytes", call->frame.length),
 		 LOG_UINT("response_bytes", call->response_bytes),
 		 LOG_UINT("duration_us", (loop_now(connection->dataplane->loop) - call->started_ns) / 1000),
+		 LOG_TEXT("transport", carrier || connection->transport ? "h2" : "-"),
 		 LOG_TEXT("tls", tls_version), LOG_STR("tls_peer", tls_peer));
 }
 
 void call_finish(struct call *call)
 {
 	struct framed_server *server = call->server;
+	struct dataplane *dataplane = dataplane_of(call);
 	if (call->snapshot->model->access_log)
 		access_log(call);
 	framed_upstream_forget(call);
+	carried_call_forget(call);
 	loop_timer_stop(&call->timer);
 	set_endpoint(call, NULL);
 	bufq_clear(&call->request);
 	snapshot_unref(call->snapshot);
 	list_del(&call->node);
 	framed_server_forget(server, call);
-	pool_put(&server->connection->dataplane->call_pool, call);
+	pool_put(&dataplane->call_pool, call);
 }
 
 void call_drop(struct call *call)

@@ -20,6 +20,7 @@ struct call {
 	struct list waiting; // framed_upstream.waiting, until the connection is there
 	struct framed_server *server;
 	struct framed_upstream *upstream; // NULL: none yet
+	struct exchange *carrier;	  // the stream that it rides in (carried_call.h); NULL: none
 	struct snapshot *snapshot;
 	const struct virtual_host *host; // NULL: passed on to the original destination
 	const struct route *route;
@@ -30,12 +31,16 @@ struct call {
 	struct frame frame;   // the request's
 	uint64_t upstream_id; // while it waits for its answer
 	uint64_t started_ns, response_bytes;
+	uint64_t answer_left; // of an answer that comes in pieces by a stream
+	uint32_t timeout_ms;  // for the whole of it; 0: no limit
 	uint16_t status, http_status;
 	uint8_t attempts;
 	uint8_t flag; // enum exchange_flag
 	uint8_t service_len, method_len;
 	bool numbered; // has a slot of the upstream connection's
 	bool answered; // the answer is on its way to the client
+	bool queued;   // counts among framed_server.waiting_bytes until it is sent in its stream
+	bool lengthy;  // its answer comes in pieces by a stream
 	char names[CALL_NAMES];
 };
 
@@ -44,6 +49,10 @@ struct call {
 int call_start(struct framed_server *server, const struct frame *frame, struct bufq *in);
 // It was never sent and its connection could not be made: takes it elsewhere, or answers.
 void call_unsent(struct call *call);
+// What is known of the answer by its first bytes.
+void call_note_answer(struct call *call, const struct frame *answer);
+// The answer was passed on: ends it.
+void call_complete(struct call *call);
 // Answers by the proxy itself, if the caller awaits an answer, and ends it.
 void call_fail(struct call *call, enum rpc_failure failure, enum exchange_flag flag);
 // Logs, counts, frees. Its upstream lets go of it, and its client's connection.

@@ -899,7 +899,7 @@ static void describe(const struct connection *connection, struct conn_info *info
 	if (connection->http2)
 		http2_server_describe(connection, info);
 	if (connection->framed)
-		framed_server_describe(connection, info);
+		framed_server_describe(connection->framed, info);
 	if (connection->streamed)
 		streamed_server_describe(connection, info);
 }

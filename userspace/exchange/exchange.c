@@ -6,8 +6,10 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "codecs/codec.h"
 #include "codecs/grpc.h"
 #include "codecs/http1_convert.h"
+#include "exchange/framed_server.h"
 #include "exchange/http1_client.h"
 #include "exchange/http1_server.h"
 #include "exchange/http2_client.h"
@@ -166,17 +168,16 @@ bool exchange_route(struct exchange *exchange, const struct head *head, enum pro
 	return true;
 }
 
-void exchange_carry(struct exchange *exchange, const struct virtual_host *host, const struct cluster *cluster,
-		    enum protocol protocol)
+void exchange_carry(struct exchange *exchange, const struct virtual_host *host, const struct route *route,
+		    const struct cluster *cluster, enum protocol protocol, struct str method)
 {
 	exchange->host = host;
-	exchange->route = host->default_route;
+	exchange->route = route;
 	exchange->cluster = cluster;
 	exchange->client = &http2_client;
 	exchange->transport = true;
 	exchange->inner = (uint8_t)protocol;
-	exchange->wants_tunnel = true;
-	exchange->method = exchange->message.head.method = STR("CONNECT");
+	exchange->method = exchange->message.head.method = method;
 }
 
 void exchange_start(struct exchange *exchange)
@@ -269,7 +270,7 @@ static void dispatch(struct exchange *exchange)
 		exchange_reply(exchange, 503, "no endpoint is available", EXCHANGE_NO_ENDPOINT);
 	else if (err == ERR_LIMIT)
 		exchange_reply(exchange, 503, "too many requests wait for the upstream",
-			       EXCHANGE_NO_ENDPOINT);
+			       EXCHANGE_OVERLOADED);
 	else
 		exchange_reply(exchange, 503, "the upstream could not be reached", EXCHANGE_CONNECT_FAILED);
 }
@@ -412,10 +413,12 @@ int exchange_body(struct exchange *exchange, struct bufq *bytes)
 	if (bufq_empty(bytes))
 		return 0;
 	exchange->response_bytes += bytes->bytes;
-	if (exchange->server->body(exchange, bytes) == 0)
+	int err = exchange->server->body(exchange, bytes);
+	if (!err)
 		return 0;
 	bufq_clear(bytes);
-	exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_TERMINATED, -ENOMEM);
+	exchange_upstream_failed(
+	    exchange, err == -ENOMEM ? EXCHANGE_UPSTREAM_TERMINATED : EXCHANGE_UPSTREAM_PROTOCOL, err);
 	return ERR_CLOSED;
 }
 
@@ -562,6 +565,8 @@ static const char *protocol_of(const struct exchange *exchange)
 {
 	if (exchange->grpc)
 		return "grpc";
+	if (exchange->codec)
+		return exchange->codec->name;
 	if (exchange->inner)
 		return protocol_name(exchange->inner);
 	return protocol_name(exchange->connection->protocol);
@@ -603,7 +608,7 @@ void exchange_finish(struct exchange *exchange)
 		count_status(exchange->status);
 	if (exchange->grpc)
 		count_grpc_status(exchange->grpc_status);
-	if (exchange->snapshot->model->access_log && !exchange->dropped)
+	if (exchange->snapshot->model->access_log && !exchange->silent)
 		access_log(exchange);
 	loop_timer_stop(&exchange->timer);
 	set_endpoint(exchange, NULL);
@@ -647,6 +652,8 @@ void exchange_describe(const struct exchange *exchange, struct conn_info *info)
 		info->transport = "h2";
 	if (exchange->endpoint)
 		info->endpoint = exchange->endpoint->addr;
+	if (exchange->framed)
+		framed_server_describe(exchange->framed, info);
 	if (exchange->client)
 		connection_describe_tls(exchange->client->tls(exchange), &info->upstream_tls_version,
 					&info->upstream_tls_peer);

@@ -99,6 +99,9 @@ struct exchange {
 	struct upstream *upstream;	 // HTTP/1; NULL: none yet, or no more
 	struct http2_client *shared;	 // HTTP/2: the connection that carries it, or will
 	struct http2_stream down, up;	 // HTTP/2: towards the client, towards the endpoint
+	const struct framed_codec *codec; // of the call that rides in a stream between two sidecars
+	struct call *call;		  // near end: that one
+	struct framed_server *framed;	  // far end: what deals with it
 	struct loop_timer timer;	 // the route's timeout, or the caller's deadline
 	struct str method, path, authority;
 	struct message message; // the request's head (not raw)
@@ -106,7 +109,7 @@ struct exchange {
 	struct str websocket;	 // what Sec-WebSocket-Accept is or has to be
 	struct bufq request;	 // what goes upstream, until there is a connection
 	struct bufq replay;	 // what went upstream, while it may be needed again
-	struct bufq response_in; // a response head, or trailers, that are not whole yet
+	struct bufq response_in; // a response head, trailers, or a call's answer, that are not whole yet
 	struct bufq request_in;	 // sent before its tunnel was granted; trailers that are not whole yet
 	struct http1_body request_body, response_body;
 	uint64_t started_ns, request_bytes, response_bytes;
@@ -120,7 +123,7 @@ struct exchange {
 	uint8_t inner;	    // enum protocol: what rides in a stream between two sidecars; 0: none does
 	bool raw : 1;	    // HTTP/1 on both sides
 	bool transport : 1; // towards the endpoint it does
-	bool dropped : 1;   // nobody came to want it: not logged
+	bool silent : 1;    // not logged: nobody came to want it, or its call is
 	bool grpc : 1;
 	bool client_http10 : 1;
 	bool client_persistent : 1; // the client would send another request on this connection
@@ -148,10 +151,10 @@ struct exchange *exchange_new(struct connection *connection, const struct exchan
 // Finds out where the request goes and what is spoken there. `spoken`: what the client speaks. False: it was
 // answered, and may be gone.
 bool exchange_route(struct exchange *exchange, const struct head *head, enum protocol spoken);
-// A connection that is no HTTP, to be carried to the cluster in a stream between sidecars: what
-// exchange_route is for requests.
-void exchange_carry(struct exchange *exchange, const struct virtual_host *host, const struct cluster *cluster,
-		    enum protocol protocol);
+// Something that is no HTTP and was routed already, to be carried to the cluster in a stream between sidecars:
+// what exchange_route is for requests.
+void exchange_carry(struct exchange *exchange, const struct virtual_host *host, const struct route *route,
+		    const struct cluster *cluster, enum protocol protocol, struct str method);
 // Begins the first attempt. exchange->message is set, or (raw) exchange->request. It may have ended when this
 // returns.
 void exchange_start(struct exchange *exchange);

@@ -470,12 +470,6 @@ static void pause_for(struct framed_upstream *upstream, struct framed_server *se
 	framed_server_watch(server);
 }
 
-static void complete(struct call *call)
-{
-	stats_inc(call->http_status < 400 ? STAT_RPC_OK : STAT_RPC_ERROR);
-	call_finish(call);
-}
-
 // The answer is that frame, whose first bytes (all, if it is whole) these are.
 static int pass_answer(struct framed_upstream *upstream, struct call *call, const struct frame *frame,
 		       struct bufq *bytes)
@@ -487,19 +481,17 @@ static int pass_answer(struct framed_upstream *upstream, struct call *call, cons
 		return err;
 	call_slots_remove(&upstream->slots, call->upstream_id);
 	call->numbered = false;
-	call->status = frame->status;
-	call->http_status = upstream->codec->http_status(upstream->codec, frame->status);
-	call->response_bytes = frame->length;
+	call_note_answer(call, frame);
 	if (rest.bytes) {
 		upstream->rest = rest;
 		upstream->answered = call;
 		call->answered = true;
 		loop_timer_stop(&call->timer);
-		server->answering = upstream;
+		server->answering = call;
 	}
-	framed_server_send(server, upstream, bytes);
+	framed_server_send(server, call, bytes);
 	if (!rest.bytes)
-		complete(call);
+		call_complete(call);
 	return 0;
 }
 
@@ -598,7 +590,7 @@ static int take_rest(struct framed_upstream *upstream)
 		return 0;
 	}
 	struct framed_server *server = call->server;
-	if (stream_congested(&server->connection->stream)) {
+	if (framed_server_congested(server)) {
 		pause_for(upstream, server);
 		return ERR_NEED_MORE;
 	}
@@ -607,11 +599,11 @@ static int take_rest(struct framed_upstream *upstream)
 		bufq_clear(&out);
 		return err;
 	}
-	framed_server_send(server, upstream, &out);
+	framed_server_send(server, call, &out);
 	if (upstream->rest.bytes)
 		return upstream->in.bytes == before ? ERR_NEED_MORE : 0;
 	framed_server_answered(server);
-	complete(call);
+	call_complete(call);
 	return 0;
 }
 

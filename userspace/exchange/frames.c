@@ -21,6 +21,18 @@ int frames_keep(struct bufq *in, struct slice slice)
 	return bufq_add_slice(in, slice);
 }
 
+int frames_keep_all(struct bufq *in, struct bufq *bytes)
+{
+	int err = 0;
+	while (!err && !bufq_empty(bytes)) {
+		struct slice slice = bufq_first(bytes);
+		err = frames_keep(in, slice);
+		bufq_drop(bytes, slice.len);
+	}
+	bufq_clear(bytes);
+	return err;
+}
+
 // A fixed part that two reads have cut is put together, no more of the queue than that.
 int frames_measure(const struct framed_codec *codec, struct bufq *in, uint64_t max_bytes,
 		   struct frame *ret_frame)

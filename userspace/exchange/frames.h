@@ -10,6 +10,8 @@
 // Adds what was received. Small pieces of a frame are copied together, so that each does not hold a whole
 // chunk. 0 or -ENOMEM.
 int frames_keep(struct bufq *in, struct slice slice);
+// The same with all of `bytes`, which are empty afterwards.
+int frames_keep_all(struct bufq *in, struct bufq *bytes);
 // Measures the frame at the front of the queue, whose fixed part becomes one piece. 0, ERR_NEED_MORE,
 // ERR_MALFORMED, -ENOMEM, or ERR_LIMIT: longer than `max_bytes`, or its head too long; then *ret_frame is
 // filled in all the same, unless it is longer than anything.

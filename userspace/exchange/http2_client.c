@@ -195,7 +195,7 @@ static size_t request_fields(const struct exchange *exchange, struct field *fiel
 	const struct message *message = &exchange->message;
 	size_t n = http2_request_pseudo(message, fields);
 	if (exchange->transport)
-		fields[n++] = transport_field(exchange->inner);
+		fields[n++] = transport_field(exchange);
 	for (unsigned i = 0; i < message->head.field_count && n < REQUEST_FIELDS; i++)
 		if (!http2_field_is_dropped(message, &message->head.fields[i]) &&
 		    !(exchange->transport && transport_owns(&message->head.fields[i])))
@@ -551,9 +551,12 @@ static void on_end(struct http2_stream *stream)
 	}
 }
 
+// Of a call that is carried: what waits behind it may be read.
 static void on_end_sent(struct http2_stream *stream)
 {
-	(void)stream;
+	struct exchange *exchange = of_stream(stream);
+	if (exchange->call)
+		exchange->server->resume(exchange);
 }
 
 static void on_closed(struct http2_stream *stream, uint32_t code)

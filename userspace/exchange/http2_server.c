@@ -7,7 +7,9 @@
 #include "codecs/grpc.h"
 #include "codecs/http1_convert.h"
 #include "codecs/http2.h"
+#include "exchange/call_stream.h"
 #include "exchange/exchange.h"
+#include "exchange/framed_server.h"
 #include "exchange/http2_session.h"
 #include "exchange/transport.h"
 #include "run/stats.h"
@@ -170,6 +172,8 @@ static void take_request(struct exchange *exchange, struct field *fields, size_t
 			       EXCHANGE_DOWNSTREAM_PROTOCOL);
 	} else if (has_too_many(&exchange->message.head)) {
 		refuse_size(exchange);
+	} else if (exchange->codec) {
+		call_stream_start(exchange);
 	} else {
 		exchange->message.end = end;
 		route_and_start(exchange);
@@ -651,6 +655,10 @@ static void each_stream(const struct connection *connection, stream_info_fn fn, 
 	list_for_each (node, &connection->http2->session.streams) {
 		struct stream_info info;
 		struct http2_stream *stream = container_of(node, struct http2_stream, node);
+		if (of_stream(stream)->framed) {
+			framed_server_each_call(of_stream(stream)->framed, fn, arg); // by its own id
+			continue;
+		}
 		exchange_describe_stream(of_stream(stream), &info);
 		info.id = (uint64_t)stream->id;
 		fn(&info, arg);

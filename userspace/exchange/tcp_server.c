@@ -206,8 +206,10 @@ static struct exchange *new_carrier(struct connection *connection, const struct 
 {
 	struct exchange *exchange = exchange_new(connection, &tcp_server);
 	enum protocol protocol = connection->protocol == PROTOCOL_TLS ? PROTOCOL_TLS : PROTOCOL_TCP;
-	if (exchange)
-		exchange_carry(exchange, host, cluster, protocol);
+	if (!exchange)
+		return NULL;
+	exchange_carry(exchange, host, host->default_route, cluster, protocol, STR("CONNECT"));
+	exchange->wants_tunnel = true;
 	return exchange;
 }
 
@@ -253,6 +255,6 @@ void tcp_server_drop_probe(struct connection *connection)
 	struct exchange *probe = connection->probe;
 	if (!probe)
 		return;
-	probe->dropped = true;
+	probe->silent = true;
 	exchange_abort(probe, EXCHANGE_DOWNSTREAM_GONE);
 }

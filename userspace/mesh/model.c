@@ -33,6 +33,8 @@ struct model *model_new(void)
 	}
 	atomic_init(&model->_refs, 1);
 	model->detect = detect_default;
+	model->codecs = codecs_builtin;
+	model->codec_count = codecs_builtin_count;
 	model->_arena = arena;
 	model->_index = index;
 	return model;

@@ -153,6 +153,8 @@ struct model {
 	size_t max_head_bytes;	  // <= LIMIT_HTTP_HEAD
 	uint64_t max_frame_bytes; // <= LIMIT_FRAME_BYTES
 	struct detect_set detect; // what is looked for where nothing else is said
+	const struct framed_codec *const *codecs; // all that there are, of plug-ins too
+	size_t codec_count;
 	struct dns_names *names;  // own names and their VIPs; shared with the responder
 	struct model_index *_index;
 	void *_arena;
