@@ -142,6 +142,16 @@ static int verify(uid_t uid, gid_t gid, uint64_t keep, struct strbuf *ret_error)
 	return 0;
 }
 
+// Ambient and inheritable ones go as well, so that no program executed later has any.
+static int keep_only(uint64_t keep, struct strbuf *ret_error)
+{
+	int err = caps_set(keep);
+	if (err)
+		return fail(ret_error, "capset", err);
+	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	return 0;
+}
+
 static int drop_root(const char *user, uint64_t keep, struct privileges *privileges, struct strbuf *ret_error)
 {
 	int err = drop_bounding(keep, ret_error);
@@ -154,11 +164,10 @@ static int drop_root(const char *user, uint64_t keep, struct privileges *privile
 		if (err)
 			return err;
 	}
-	err = caps_set(keep);
+	err = keep_only(keep, ret_error);
 	if (err)
-		return fail(ret_error, "capset", err);
+		return err;
 	prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0);
-	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 	privileges->dropped = true;
 	return verify(privileges->uid, privileges->gid, keep, ret_error);
 }
@@ -172,19 +181,19 @@ int privileges_drop(const char *user, bool low_ports, struct privileges *ret_pri
 	int err = caps_get(&permitted, &effective);
 	if (err)
 		return fail(ret_error, "capget", err);
-	if (geteuid() == 0) {
-		if (user && *user)
-			err = privileges_user(user, &privileges.uid, &privileges.gid, ret_error);
-		if (err == 0)
-			err = drop_root(user, keep & permitted, &privileges, ret_error);
-		if (err)
-			return err;
-		effective = keep & permitted;
-	}
+	keep &= permitted;
+	if (geteuid() != 0)
+		err = keep_only(keep, ret_error);
+	else if (user && *user)
+		err = privileges_user(user, &privileges.uid, &privileges.gid, ret_error);
+	if (geteuid() == 0 && err == 0)
+		err = drop_root(user, keep, &privileges, ret_error);
+	if (err)
+		return err;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return fail(ret_error, "no_new_privs", -errno);
 	privileges.mark = can_mark();
-	privileges.low_ports = effective & bit(CAP_NET_BIND_SERVICE);
+	privileges.low_ports = keep & bit(CAP_NET_BIND_SERVICE);
 	*ret_privileges = privileges;
 	return 0;
 }

@@ -24,8 +24,9 @@ int privileges_user(const char *user, uid_t *ret_uid, gid_t *ret_gid, struct str
 // As root: becomes `user` with that user's groups, keeps CAP_NET_RAW (for SO_MARK; CAP_NET_ADMIN before
 // Linux 5.17) and, if `low_ports`, CAP_NET_BIND_SERVICE, as far as they are there; all others are gone for
 // good, and that is verified. `user` NULL or empty: stays root, with those capabilities only. As anybody
-// else: the process stays what it is. In all cases no program executed later can gain privileges. 0, or a
-// negative error with a sentence in ret_error; then the process must end.
+// else: stays that user, and keeps of the capabilities that it was started with only those. In all cases no
+// program executed later can gain privileges. 0, or a negative error with a sentence in ret_error; then the
+// process must end.
 int privileges_drop(const char *user, bool low_ports, struct privileges *ret_privileges,
 		    struct strbuf *ret_error);
 

@@ -6,10 +6,12 @@
 #include "proxy/privileges.h"
 
 #include <grp.h>
+#include <linux/capability.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -106,6 +108,37 @@ static void unprivileged(void)
 	CHECK(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
 }
 
+// As a service manager starts it: another user, with more capabilities than it wants, ambient ones.
+static void keeps_what_it_wants(void)
+{
+	struct privileges privileges;
+	autostrbuf struct strbuf error = {0};
+	const uint64_t given = status_mask("CapPrm") & (1ULL << 13 | 1ULL << 12 | 1ULL << 10);
+	CHECK(prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) == 0);
+	CHECK(setresgid(65534, 65534, 65534) == 0 && setresuid(65534, 65534, 65534) == 0);
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[2] = {
+	    {.permitted = (uint32_t)given, .effective = (uint32_t)given, .inheritable = (uint32_t)given}};
+	CHECK(syscall(SYS_capset, &header, data) == 0);
+	for (unsigned capability = 10; capability < 14; capability++)
+		if (given >> capability & 1)
+			CHECK(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0) == 0);
+	CHECK(status_mask("CapAmb") == given);
+	CHECK(privileges_drop("", false, &privileges, &error) == 0);
+	CHECK(!privileges.dropped && !privileges.low_ports && privileges.uid == 65534);
+	const uint64_t kept = status_mask("CapPrm");
+	CHECK((kept & ~given) == 0 && (kept & (kept - 1)) == 0); // at most one: that for marks
+	CHECK(privileges.mark == (kept != 0) && status_mask("CapEff") == kept);
+	CHECK(status_mask("CapInh") == 0 && status_mask("CapAmb") == 0);
+}
+
+static void gives_up_what_it_was_given(void **state)
+{
+	(void)state;
+	if (geteuid() == 0)
+		run_child(keeps_what_it_wants);
+}
+
 static void stays_what_it_is(void **state)
 {
 	(void)state;
@@ -141,8 +174,11 @@ static void raises_open_files(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(drops_to_a_user),	 cmocka_unit_test(keeps_the_user_without_one),
-	    cmocka_unit_test(stays_what_it_is),	 cmocka_unit_test(names_the_missing_user),
+	    cmocka_unit_test(drops_to_a_user),
+	    cmocka_unit_test(keeps_the_user_without_one),
+	    cmocka_unit_test(gives_up_what_it_was_given),
+	    cmocka_unit_test(stays_what_it_is),
+	    cmocka_unit_test(names_the_missing_user),
 	    cmocka_unit_test(raises_open_files),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
