@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+# What install.sh, uninstall.sh, the DNS helper and the package's maintainer scripts share: one way to change the machine,
+# and a record of every change. Sourced by bash, or copied into a maintainer script.
+#
+# Each change is noted in the record before it is made, so that what was interrupted can be repeated, or undone. A line is a
+# kind and a value: file PATH, dir PATH (made by us), config SHA256 (a default that was put there), drop-in PATH, state PATH,
+# user NAME, unit NAME, prefix PATH, dns MODE, zone NAME, pending restart, version VERSION (once an installation is complete).
+# The record lies in a folder of root's own: the state folder of the proxy belongs to the proxy's user.
+# shellcheck shell=bash
+
+root='' dry=0 quiet=0
+record_dir=/var/lib/weir-install
+record=$record_dir/record
+config=/etc/weir/weir.yaml
+state=/var/lib/weir
+drop_in=/etc/systemd/resolved.conf.d/weir.conf
+units=(weir-proxy.service weir-intercept.service)
+changed=0 # whether anything was
+wrote=0   # whether place_file did
+
+fail() {
+	echo "${0##*/}: $*" >&2
+	exit 1
+}
+
+say() {
+	[ "$quiet" = 1 ] || echo "$*"
+}
+
+# Says what is changed, once; true if it is to be done.
+declare -A told=()
+change() {
+	changed=1
+	[ -n "${told[$*]:-}" ] || say "  $*"
+	told[$*]=1
+	[ "$dry" = 0 ]
+}
+
+# --- the record ------------------------------------------------------------------------------------------------------
+noted() {
+	[ -e "$root$record" ] && grep -qxF -- "$*" "$root$record"
+}
+
+note() {
+	[ "$dry" = 0 ] || return 0
+	noted "$@" && return
+	mkdir -p "$root$record_dir"
+	printf '%s\n' "$*" >>"$root$record"
+}
+
+# The values of a kind, in the order in which they were noted.
+values() {
+	[ ! -e "$root$record" ] || sed -n "s/^$1 //p" "$root$record"
+}
+
+forget() {
+	[ "$dry" = 0 ] && [ -e "$root$record" ] || return 0
+	grep -vxF -- "$*" "$root$record" >"$root$record.new" || true
+	mv "$root$record.new" "$root$record"
+}
+
+# Of a kind with one value.
+renote() {
+	local old
+	for old in $(values "$1"); do
+		[ "$old" = "$2" ] || forget "$1" "$old"
+	done
+	note "$1" "$2"
+}
+
+# --- files -----------------------------------------------------------------------------------------------------------
+make_dirs() {
+	[ -d "$root$1" ] && return
+	make_dirs "$(dirname "$1")"
+	note dir "$1"
+	! change "folder $1" || install -d -m 755 "$root$1"
+}
+
+# From $1 to $2 with mode $3, by a rename: a program that runs is not disturbed, and nobody sees half a file.
+place_file() {
+	wrote=0
+	make_dirs "$(dirname "$2")"
+	! cmp -s "$1" "$root$2" || [ "$(stat -c %a "$root$2")" != "$3" ] || return 0
+	change "file $2" || return 0
+	wrote=1
+	install -m "$3" "$1" "$root$2.weir-new"
+	mv -f "$root$2.weir-new" "$root$2"
+}
+
+put_file() {
+	note file "$2"
+	place_file "$@"
+}
+
+# A text on standard input.
+place_text() {
+	local from
+	from=$(mktemp)
+	cat >"$from"
+	place_file "$from" "$1" 644
+	rm -f "$from"
+}
+
+drop_file() {
+	[ -e "$root$1" ] || [ -L "$root$1" ] || return 0
+	! change "remove $1" || rm -f "$root$1" "$root$1.weir-new"
+}
+
+sum_of() {
+	sha256sum <"$root$1" | cut -d' ' -f1
+}
+
+# --- the user --------------------------------------------------------------------------------------------------------
+has_user() {
+	grep -q '^weir:' "$root/etc/passwd"
+}
+
+make_user() {
+	has_user && return
+	note user weir
+	change "user weir" || return 0
+	useradd ${root:+--prefix "$root"} --system --user-group --no-create-home --home-dir "$state" \
+		--shell /usr/sbin/nologin --comment "weir proxy" weir
+}
+
+remove_user() {
+	noted user weir || return 0
+	! has_user || ! change "remove the user weir" || userdel ${root:+--prefix "$root"} weir
+}
+
+# --- the configuration -----------------------------------------------------------------------------------------------
+unchanged_config() {
+	[ -e "$root$config" ] && noted config "$(sum_of "$config")"
+}
+
+# The default $1, for the DNS mode $2, becomes the configuration if there is none, or takes the place of a default that nobody
+# has changed.
+put_config() {
+	local text
+	wrote=0
+	if [ -e "$root$config" ] && ! unchanged_config; then
+		say "  kept: $config"
+		return
+	fi
+	text=$(sed "s/^    dns: true /    dns: $([ "$2" = capture ] && echo true || echo false) /" "$1")
+	note config "$(sha256sum <<<"$text" | cut -d' ' -f1)"
+	place_text "$config" <<<"$text"
+}
+
+# What the user has made stays: the configuration if it was changed, and whatever else lies beside it. `all` takes that, too.
+remove_config() {
+	if [ "${1:-}" = all ]; then
+		[ ! -e "$root/etc/weir" ] || ! change "remove /etc/weir with all that is in it" || rm -rf "$root/etc/weir"
+	elif unchanged_config; then
+		drop_file "$config"
+	elif [ -e "$root$config" ]; then
+		say "  kept, since it was changed: $config"
+	fi
+}
+
+# --- names -----------------------------------------------------------------------------------------------------------
+has_resolved() {
+	[ -e "$root/lib/systemd/system/systemd-resolved.service" ] || [ -e "$root/etc/systemd/system/systemd-resolved.service" ]
+}
+
+restart_resolved() {
+	! running || ! systemctl is-active --quiet systemd-resolved.service || [ "$dry" = 1 ] ||
+		systemctl restart systemd-resolved.service
+}
+
+# Refuses a mode that cannot be, before anything is changed. Servers in resolved's own configuration (those of a link are
+# others) would share the names of the mesh with ours, since it takes them all for equal.
+check_dns() {
+	local other
+	[ "$1" = resolved ] || return 0
+	has_resolved ||
+		fail "systemd-resolved is not installed here (apt-get install systemd-resolved); --dns capture does without"
+	other=$(grep -ls '^[[:space:]]*DNS=[^[:space:]]' "$root"/etc/systemd/resolved.conf \
+		"$root"/{etc,run,usr/local/lib,usr/lib}/systemd/resolved.conf.d/*.conf | grep -vxF "$root$drop_in" || true)
+	[ -z "$other" ] || fail "$other names DNS servers for all of systemd-resolved, which would be asked for names of" \
+		"the mesh, too: say them for the network link instead, or give --dns capture"
+}
+
+# systemd-resolved asks the proxy for the names of the zone $1, and its other servers for all others.
+resolved_on() {
+	note drop-in "$drop_in"
+	place_text "$drop_in" <<TEXT
+# Made by weir: the names of the mesh come from its proxy.
+[Resolve]
+DNS=127.0.0.1:15053
+Domains=~$1
+TEXT
+	[ "$wrote" = 0 ] || restart_resolved
+}
+
+resolved_off() {
+	noted drop-in "$drop_in" || return 0
+	drop_file "$drop_in"
+	restart_resolved
+	forget drop-in "$drop_in"
+}
+
+# The mode $1 (capture, resolved, none), for the zone $2 or else the one that it was for.
+set_dns() {
+	local zone=${2:-$(values zone)}
+	renote zone "${zone:=mesh}"
+	if [ "$1" = resolved ]; then
+		resolved_on "$zone"
+	else
+		resolved_off
+	fi
+	renote dns "$1"
+}
+
+# --- units -----------------------------------------------------------------------------------------------------------
+# Whether systemd runs here and is meant.
+running() {
+	[ -z "$root" ] && [ -d /run/systemd/system ]
+}
+
+# systemctl for the machine that is meant, running or not.
+control() {
+	if running; then
+		systemctl --quiet "$@"
+	else
+		systemctl --quiet --root="${root:-/}" "$@"
+	fi
+}
+
+# At the first installation only: what an administrator disabled since stays disabled.
+enable_units() {
+	local unit
+	! running || [ "$dry" = 1 ] || systemctl daemon-reload
+	[ -z "$(values version)" ] || return 0
+	for unit in "${units[@]}"; do
+		note unit "$unit"
+		! change "enable $unit" || control enable "$unit"
+	done
+}
+
+# Those that are enabled. $1: a systemctl that may refuse.
+start_units() {
+	local unit
+	for unit in "${units[@]}"; do
+		systemctl is-enabled --quiet "$unit" 2>/dev/null || [ "$dry" = 1 ] || continue
+		! systemctl is-active --quiet "$unit" || continue
+		! change "start $unit" || "${1:-systemctl}" start "$unit" ||
+			fail "$unit did not start; see: journalctl -u $unit"
+	done
+}
+
+restart_units() {
+	! change "restart ${units[0]}" || "${1:-systemctl}" restart "${units[0]}" ||
+		fail "${units[0]} did not start; see: journalctl -u ${units[0]}"
+}
+
+stop_units() {
+	local unit
+	for unit in "${units[@]}"; do
+		! noted unit "$unit" || ! change "disable $unit" || control disable "$unit" 2>/dev/null || true
+	done
+	running || return 0
+	! change "stop ${units[*]}" || systemctl stop "${units[@]}" 2>/dev/null || true
+}
+
+# --- taking away -----------------------------------------------------------------------------------------------------
+remove_state() {
+	local path
+	for path in $(values state); do
+		[ ! -e "$root$path" ] || ! change "remove $path" || rm -rf "$root${path:?}"
+	done
+}
+
+# In reverse, so that what is needed to run this again goes last.
+remove_files() {
+	local path
+	for path in $(values file | tac); do
+		drop_file "$path"
+	done
+}
+
+remove_dirs() {
+	local path
+	for path in $(values dir | tac); do
+		[ ! -d "$root$path" ] || ! change "remove $path" || rmdir "$root$path" 2>/dev/null ||
+			say "  kept, since there are other files in it: $path"
+	done
+}
+
+# All that was noted, once the services are stopped; of the configuration as remove_config says.
+remove_all() {
+	remove_config "${1:-}"
+	remove_state
+	remove_files
+	remove_user
+	remove_dirs
+	[ "$dry" = 1 ] || rm -rf "$root${record_dir:?}"
+}

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+# The release: `cmake --build build/release --target package` makes an archive with install.sh in it, and a Debian package.
+# What these have beyond `cmake --install` are components of their own: "archive" and "debian".
+set(install_d ${CMAKE_SOURCE_DIR}/scripts/install.d)
+install(PROGRAMS scripts/install.sh scripts/uninstall.sh scripts/mesh-ca DESTINATION . COMPONENT archive EXCLUDE_FROM_ALL)
+install(FILES LICENSE DESTINATION . COMPONENT archive EXCLUDE_FROM_ALL)
+install(FILES ${install_d}/common.sh ${install_d}/weir.yaml ${install_d}/weir-proxy.service ${install_d}/weir-intercept.service
+  DESTINATION install.d COMPONENT archive EXCLUDE_FROM_ALL)
+install(PROGRAMS ${install_d}/dns DESTINATION install.d COMPONENT archive EXCLUDE_FROM_ALL)
+
+set(BIN /usr/bin)
+foreach(unit weir-proxy.service weir-intercept.service)
+  configure_file(${install_d}/${unit} ${CMAKE_BINARY_DIR}/debian/${unit} @ONLY)
+  install(FILES ${CMAKE_BINARY_DIR}/debian/${unit} DESTINATION lib/systemd/system COMPONENT debian EXCLUDE_FROM_ALL)
+endforeach()
+install(FILES ${install_d}/common.sh ${install_d}/weir.yaml DESTINATION lib/weir COMPONENT debian EXCLUDE_FROM_ALL)
+install(PROGRAMS ${install_d}/dns scripts/mesh-ca DESTINATION lib/weir COMPONENT debian EXCLUDE_FROM_ALL)
+install(FILES LICENSE RENAME copyright DESTINATION share/doc/weir COMPONENT debian EXCLUDE_FROM_ALL)
+
+file(READ ${install_d}/common.sh COMMON)
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${install_d}/common.sh)
+foreach(script preinst postinst prerm postrm)
+  configure_file(${install_d}/deb/${script} ${CMAKE_BINARY_DIR}/debian/${script} @ONLY)
+  list(APPEND CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA ${CMAKE_BINARY_DIR}/debian/${script})
+endforeach()
+
+set(CPACK_GENERATOR TGZ DEB)
+set(CPACK_PROJECT_CONFIG_FILE ${install_d}/cpack.cmake)
+set(CPACK_PACKAGE_NAME weir)
+set(CPACK_PACKAGE_VENDOR weir)
+set(CPACK_PACKAGE_CONTACT "the weir authors <weir@localhost>")
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "transparent interception proxy of a service mesh")
+set(CPACK_PACKAGE_FILE_NAME weir-${PROJECT_VERSION}-linux-${CMAKE_SYSTEM_PROCESSOR})
+set(CPACK_PACKAGE_DESCRIPTION "A proxy that takes the connections which the kernel hands to it, finds out where each was going,
+routes and balances them, and speaks mutual TLS with the proxy on the other side. It answers the names of the mesh.")
+set(CPACK_STRIP_FILES ON)
+set(CPACK_ARCHIVE_COMPONENT_INSTALL ON)
+set(CPACK_DEB_COMPONENT_INSTALL ON)
+set(CPACK_COMPONENTS_GROUPING ALL_COMPONENTS_IN_ONE)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_PACKAGE_DEPENDS "passwd, init-system-helpers")
+set(CPACK_DEBIAN_PACKAGE_SECTION net)
+set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
+include(CPack)
