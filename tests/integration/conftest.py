@@ -2,8 +2,11 @@
 """Fixtures of all integration tests. The programs under test are those of the build folder in WEIR_BUILD (default:
 build/release). See netns.py for what a `network` can do."""
 
+import fcntl
 import os
 import pathlib
+import shutil
+import subprocess
 
 import pytest
 
@@ -34,6 +37,24 @@ def weir(build_dir):
 def weir_proxy(build_dir):
     """The path of the proxy."""
     return _program(build_dir, "proxy", "weir-proxy")
+
+
+@pytest.fixture(scope="session")
+def packages(build_dir, tmp_path_factory):
+    """A folder with what cpack makes of the build; made once, whichever of the parallel test processes comes first."""
+    common = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        common = common.parent
+    folder = common / "packages"
+    with open(common / "packages.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            made = common / "packages.new"
+            shutil.rmtree(made, ignore_errors=True)
+            words = ["cpack", "--config", build_dir / "CPackConfig.cmake", "-B", made]
+            subprocess.run(words, check=True, capture_output=True, text=True, timeout=120)
+            made.rename(folder)
+    return folder
 
 
 @pytest.hookimpl(hookwrapper=True)

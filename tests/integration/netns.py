@@ -75,6 +75,7 @@ import time
 
 RUN_NETNS = pathlib.Path("/run/netns")
 ETC_NETNS = pathlib.Path("/etc/netns")
+CGROUPS = (pathlib.Path("/sys/fs/cgroup"), pathlib.Path("/sys/fs/cgroup/unified"))
 PREFIX = "weirtest"
 CLONE_NEWNET = 0x40000000
 
@@ -130,15 +131,27 @@ def _listed(folder, prefix):
     return sorted(path.name for path in folder.glob(prefix + "*")) if folder.is_dir() else []
 
 
+def remove_cgroups(prefix):
+    """Folders of machines (machine.py), whose processes have been killed: they go when the last of them is gone."""
+    deadline = time.monotonic() + 5
+    for top in [place / name for place in CGROUPS for name in _listed(place, prefix)]:
+        while top.exists() and time.monotonic() < deadline:
+            for path in sorted(top.glob("**/"), reverse=True):
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+            time.sleep(0.01)
+
+
 def _remove_everything(prefix):
     _delete_namespaces(set(_listed(RUN_NETNS, prefix)) | set(_listed(ETC_NETNS, prefix)))
+    remove_cgroups(prefix)
     for name in _listed(pathlib.Path(tempfile.gettempdir()), prefix):
         shutil.rmtree(pathlib.Path(tempfile.gettempdir()) / name, ignore_errors=True)
 
 
 def sweep():
     """Removes what processes that are gone have left."""
-    for folder in (RUN_NETNS, ETC_NETNS, pathlib.Path(tempfile.gettempdir())):
+    for folder in (RUN_NETNS, ETC_NETNS, *CGROUPS, pathlib.Path(tempfile.gettempdir())):
         for name in _listed(folder, PREFIX + "-"):
             if not _owner_is_alive(name):
                 _remove_everything("-".join(name.split("-")[:2]) + "-")
@@ -466,6 +479,7 @@ class Network:
                 daemon._process.kill()
             daemon._process.wait()
         _delete_namespaces([pod.netns for pod in self.pods] + [self.hub.netns])
+        remove_cgroups(self.prefix)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self):

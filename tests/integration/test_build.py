@@ -111,8 +111,8 @@ def test_the_pages_name_commands_and_options_that_exist(weir):
                 assert option in options, f"{page.name}: {line}"
 
 
-def test_the_two_commands_explain_themselves():
-    for name, words in (("demo", ["--keep", "--clean"]), ("test", ["--fast", "--fuzz"]), ("deps", ["build", "--list"])):
+def test_the_commands_explain_themselves():
+    for name, words in (("demo", ["--keep", "--clean"]), ("test", ["--fast", "--fuzz"]), ("deps", ["build", "--list"]), ("install.sh", ["--dns", "--root"]), ("uninstall.sh", ["--purge"])):
         done = subprocess.run([ROOT / "scripts" / name, "--help"], capture_output=True, text=True, timeout=20)
         assert done.returncode == 0 and all(word in done.stdout for word in words), done.stdout
     readme = (ROOT / "README.md").read_text()

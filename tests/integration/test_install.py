@@ -1,0 +1,494 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Installing on a machine: from a checkout, an archive, a Debian package; upgrading; uninstalling without a trace. The
+machines are whole ones, booted by systemd (machine.py)."""
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import tarfile
+
+import pytest
+
+from capture import Server, probe, state
+from machine import Machine, eventually
+from mesh import Origin, connect
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+UNITS = ["weir-proxy.service", "weir-intercept.service"]
+CONFIG = "etc/weir/weir.yaml"
+DPKG = "/var/lib/dpkg/"
+
+
+# --- what is installed -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine(network):
+    machine = Machine(network.pod("web"), share=[ROOT])
+    machine.boot()
+    return machine
+
+
+@pytest.fixture
+def release(packages, machine):
+    """The archive, unpacked on the machine: the folder as the machine names it."""
+    [archive] = packages.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(machine.root / "opt")
+    return "/opt/" + archive.name.removesuffix(".tar.gz")
+
+
+def install(machine, folder, *options, check=True, env=None):
+    return machine.run([f"{folder}/install.sh", *options], check=check, env=env)
+
+
+def uninstall(machine, *options):
+    return machine.run(["/usr/local/lib/weir/uninstall.sh", *options]).stdout
+
+
+def active(machine):
+    return machine.run(["systemctl", "is-active", *UNITS], check=False).stdout.split()
+
+
+def rules(machine):
+    return machine.run(["nft", "list", "tables"]).stdout.strip()
+
+
+def pid(machine):
+    return machine.run(["systemctl", "show", "--property", "MainPID", "--value", UNITS[0]]).stdout.strip()
+
+
+class Before:
+    """A machine as it was: files, users, rules, routes, resolver, units."""
+
+    def __init__(self, machine):
+        self.machine = machine
+        self.state = self._now()
+
+    def _now(self):
+        look = "getent passwd; getent group; getent shadow; cat /etc/resolv.conf; ls -A /run; systemctl list-unit-files"
+        return self.machine.snapshot(), state(self.machine.pod), self.machine.run(["bash", "-c", look]).stdout
+
+    def check(self):
+        for was, now in zip(self.state, self._now()):
+            assert now == was
+
+
+# A program whose nth call kills the script, before or after doing its work.
+TRAP = """#!/bin/bash
+[ {when} = before ] || /usr/bin/{name} "$@" || /usr/sbin/{name} "$@"
+echo >>/opt/calls
+[ "$(wc -l </opt/calls)" -lt {count} ] || kill -KILL $PPID
+[ {when} = after ] || exec {name} "$@"
+"""
+
+
+def killed(machine, argv, name, count, when):
+    """Runs a script that is killed at a point."""
+    trap = machine.root / "opt/traps" / name
+    trap.parent.mkdir()
+    trap.write_text(TRAP.format(name=name, count=count, when=when).replace("exec ", "exec env PATH=/usr/sbin:/usr/bin "))
+    trap.chmod(0o755)
+    done = machine.run(argv, check=False, env={"PATH": "/opt/traps:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
+    assert done.returncode == -9 or done.returncode == 137, (done.returncode, done.stdout, done.stderr)
+    shutil.rmtree(trap.parent)
+    (machine.root / "opt/calls").unlink()
+
+
+# --- from the checkout -----------------------------------------------------------------------------------------------
+
+
+def test_from_the_checkout_and_back(machine, build_dir):
+    before = Before(machine)
+    scripts = ROOT / "scripts"
+    planned = install(machine, scripts, "--build", build_dir, "--dry-run").stdout
+    before.check()
+    # It builds; here that has been done.
+    options = [] if build_dir == ROOT / "build/release" else ["--build", build_dir]
+    done = install(machine, scripts, *options).stdout
+    # What was said before is what was done.
+    lines = [line for line in planned.splitlines() if line.startswith("  ")]
+    assert lines == [line for line in done.splitlines() if line.startswith("  ")] and len(lines) > 15
+    assert active(machine) == ["active", "active"] and "inet weir" in rules(machine)
+    assert machine.run(["weir", "config", "check", f"/{CONFIG}"]).stdout.startswith("configuration: valid")
+    assert machine.run(["systemctl", "--failed", "--plain", "--no-legend"]).stdout == ""
+
+    again = install(machine, scripts, "--build", build_dir).stdout
+    assert "nothing to change" in again
+    elsewhere = install(machine, scripts, "--build", build_dir, "--prefix", "/opt/weir", check=False)
+    assert elsewhere.returncode == 1 and "weir is installed under /usr/local already" in elsewhere.stderr
+
+    planned = uninstall(machine, "--dry-run")
+    assert active(machine) == ["active", "active"]
+    done = uninstall(machine)
+    assert [line for line in planned.splitlines() if line.startswith("  ")] == [
+        line for line in done.splitlines() if line.startswith("  ")
+    ]
+    before.check()
+    assert machine.run([scripts / "uninstall.sh"], check=False).stderr.startswith("uninstall.sh: weir was not installed here")
+
+
+def test_the_units_are_sound_and_confined(machine, release):
+    install(machine, release)
+    done = machine.run(["systemd-analyze", "verify", *UNITS])
+    assert done.stdout + done.stderr == ""
+    for unit in UNITS:
+        shown = machine.run(["systemd-analyze", "security", unit]).stdout
+        # From 0, confined, to 10. An unconfined service has 9.6.
+        assert float(re.search(r"Overall exposure level for \S+: ([\d.]+)", shown)[1]) < 2
+    status = machine.run(["cat", f"/proc/{pid(machine)}/status"]).stdout
+    weir = machine.run(["id", "-u", "weir"]).stdout.strip()
+    assert f"Uid:\t{weir}\t{weir}\t{weir}\t{weir}\n" in status
+    for kind, mask in (("Prm", 1 << 13), ("Eff", 1 << 13), ("Amb", 0), ("Bnd", 1 << 13 | 1 << 12)):
+        assert f"Cap{kind}:\t{mask:016x}\n" in status  # CAP_NET_RAW, and within its bounds CAP_NET_ADMIN
+    assert "NoNewPrivs:\t1\n" in status and "Seccomp:\t2\n" in status
+
+
+# --- an archive: traffic, reboot, crash ------------------------------------------------------------------------------
+
+
+def counted(machine):
+    """Connections that the proxy has taken: outbound, inbound."""
+    rows = json.loads(machine.run(["weir", "stats", "show", "name=downstream_connections_total", "-j"]).stdout)
+    return [row["value"] for row in (rows["counters"] if isinstance(rows, dict) else rows)]
+
+
+def test_traffic_and_a_reboot(machine, release, network):
+    outside, metadata = network.pod("outside"), "169.254.169.254"
+    outside.address(f"{metadata}/32")
+    Server(outside, 80, "outside")
+    for port in (22, 8080):
+        Server(machine.pod, port, "app")
+    install(machine, release)
+    for _ in range(2):
+        # Everything goes where it was going: through the proxy, but for SSH and the clouds' metadata.
+        machine.pod.ip(f"route replace {metadata} via {outside.ipv4}")
+        taken = counted(machine)
+        assert probe(machine.pod, metadata, 80).startswith(f"outside {machine.pod.ipv4}:")
+        assert probe(machine.pod, outside.ipv4, 80).startswith(f"outside {machine.pod.ipv4}:")
+        assert probe(outside, machine.pod.ipv4, 8080).startswith("app 127.0.0.6:")
+        assert probe(outside, machine.pod.ipv4, 22).startswith(f"app {outside.ipv4}:")
+        assert [now - then for now, then in zip(counted(machine), taken)] == [1, 1]
+        machine.reboot()
+        assert active(machine) == ["active", "active"]
+    machine.cut()
+    machine.boot()
+    assert active(machine) == ["active", "active"]
+    assert probe(outside, machine.pod.ipv4, 8080).startswith("app 127.0.0.6:")
+
+
+def test_names_of_the_mesh(machine, release, network):
+    """The configuration is changed as its comments say, and reloaded."""
+    outside = network.pod("outside")
+    Server(outside, 9080, "reviews")
+    install(machine, release)
+    path = machine.root / CONFIG
+    text = re.sub(r"^# ?((services|clusters):.*|  - .*reviews.*)$", r"\1", path.read_text(), flags=re.MULTILINE)
+    text = text.replace("services: []\nclusters: []\n", "").replace("tls: mesh, ", "").replace("10.0.0.2", outside.ipv4)
+    path.write_text(text)
+    machine.run(["systemctl", "reload", UNITS[0]])
+    vip = machine.run(["getent", "ahostsv4", "reviews.mesh"]).stdout.split()[0]
+    assert vip.startswith("240.240.")
+    assert probe(machine.pod, vip, 80).startswith("reviews ")
+    # One with a mistake is refused with its place, and changes nothing.
+    path.write_text(text + "nonsense: 1\n")
+    assert machine.run(["systemctl", "reload", UNITS[0]], check=False).returncode == 1
+    assert "nonsense" in machine.run(["journalctl", "--unit", UNITS[0]]).stdout
+    assert probe(machine.pod, vip, 80).startswith("reviews ")
+
+
+def test_a_crash_cuts_nobody_off(machine, release, network):
+    """While the proxy is gone connections go their own way; it comes back, and so do the rules; at last it stays down."""
+    outside = network.pod("outside")
+    Server(machine.pod, 8080, "app")
+    Server(outside, 80, "outside")
+    install(machine, release)
+    assert machine.run(["systemctl", "show", "--property", "NRestarts", "--value", UNITS[0]]).stdout == "0\n"
+    machine.run(["systemctl", "kill", "--signal", "KILL", UNITS[0]])
+    restarted = ["systemctl", "show", "--property", "NRestarts", "--value", UNITS[0]]
+    eventually(lambda: machine.run(restarted).stdout == "1\n")
+    eventually(lambda: active(machine) == ["active", "active"])
+    assert probe(outside, machine.pod.ipv4, 8080).startswith("app 127.0.0.6:")
+    # A configuration that cannot be started with: systemd tries some times and gives up.
+    (machine.root / CONFIG).write_text("nonsense: 1\n")
+    machine.run(["systemctl", "kill", "--signal", "KILL", UNITS[0]])
+    eventually(lambda: active(machine) == ["failed", "inactive"])
+    assert rules(machine) == ""
+    assert probe(outside, machine.pod.ipv4, 8080).startswith(f"app {outside.ipv4}:")
+    assert probe(machine.pod, outside.ipv4, 80).startswith("outside ")
+    # And the way back.
+    shutil.copy(machine.root / release[1:] / "install.d" / "weir.yaml", machine.root / CONFIG)
+    machine.run(["systemctl", "reset-failed", UNITS[0]])
+    machine.run(["systemctl", "start", UNITS[0]])
+    eventually(lambda: active(machine) == ["active", "active"])
+    machine.run(["systemctl", "stop", UNITS[0]])
+    assert active(machine) == ["inactive", "inactive"] and rules(machine) == ""
+
+
+def test_a_restart_lets_connections_end(machine, release, network):
+    """As an upgrade does it: what is open goes on, what is new meanwhile goes its own way."""
+    client = network.pod("client")
+    Server(machine.pod, 8080, "app")
+    install(machine, release)
+    with Origin(machine.pod, 8081, lambda peer: peer.send(peer.read(4)).send(peer.read(5))):
+        held = connect(client, machine.pod.ipv4, 8081).send("well")
+        assert held.read(4) == b"well"
+        first = pid(machine)
+        machine.run(["systemctl", "--no-block", "restart", UNITS[0]])
+        eventually(lambda: probe(client, machine.pod.ipv4, 8080).startswith(f"app {client.ipv4}:"))
+        assert pid(machine) == first
+        assert held.send("hello").rest() == b"hello"
+        held.close()
+    eventually(lambda: active(machine) == ["active", "active"] and pid(machine) != first)
+    assert probe(client, machine.pod.ipv4, 8080).startswith("app 127.0.0.6:")
+
+
+# --- upgrades --------------------------------------------------------------------------------------------------------
+
+
+def make_newer(folder):
+    """The release in a folder becomes 0.2.0: another version in its programs, one file more and one less."""
+    for name in ("weir", "weir-proxy"):
+        program = folder / "bin" / name
+        program.write_bytes(program.read_bytes().replace(b"0.1.0", b"0.2.0"))
+    (folder / "share" / "more.txt").write_text("more\n")
+    (folder / "include" / "weir_plugin.h").unlink()
+
+
+def test_an_upgrade_in_place(machine, release):
+    before = Before(machine)
+    install(machine, release)
+    first, newer = pid(machine), machine.root / release[1:]
+    make_newer(newer)
+    default = newer / "install.d" / "weir.yaml"
+    default.write_text(default.read_text() + "# newer\n")
+    # Interrupted when all files are there, and repeated: what runs is the new one.
+    killed(machine, [f"{release}/install.sh"], "systemctl", 1, "before")
+    assert pid(machine) == first
+    said = install(machine, release).stdout
+    assert "installing weir 0.2.0 over 0.1.0" in said and pid(machine) != first
+    assert machine.run(["weir-proxy", "--version"]).stdout == "weir-proxy 0.2.0\n"
+    assert (machine.root / "usr/local/share/more.txt").exists()
+    assert not (machine.root / "usr/local/include/weir_plugin.h").exists()
+    # Nobody had changed the default: the new one took its place. What was changed stays, and what was disabled, too.
+    assert (machine.root / CONFIG).read_text().endswith("# newer\n")
+    changed = "services: []\nclusters: []\n# mine\n"
+    (machine.root / CONFIG).write_text(changed)
+    machine.run(["systemctl", "disable", "--now", UNITS[1]])
+    default.write_text(default.read_text() + "# newest\n")
+    (newer / "share" / "more.txt").write_text("other\n")
+    assert f"kept: /{CONFIG}" in install(machine, release).stdout
+    assert (machine.root / CONFIG).read_text() == changed and active(machine) == ["active", "inactive"]
+    # Uninstalled, the user's own stays and is named; then nothing is there but that.
+    (machine.root / "etc/weir/key.pem").write_text("secret")
+    said = uninstall(machine)
+    assert f"kept, since it was changed: /{CONFIG}" in said and "kept, since there are other files in it: /etc/weir" in said
+    assert sorted(path.name for path in (machine.root / "etc/weir").iterdir()) == ["key.pem", "weir.yaml"]
+    assert "secret" not in said
+    # Installed again, it is in use again; --purge takes it.
+    install(machine, release)
+    assert (machine.root / CONFIG).read_text() == changed
+    uninstall(machine, "--purge")
+    shutil.rmtree(newer)
+    before.state[0].pop("/opt/" + newer.name, None)
+    for path in [path for path in before.state[0] if path.startswith(release)]:
+        del before.state[0][path]
+    before.check()
+
+
+# --- the Debian package ----------------------------------------------------------------------------------------------
+
+
+def test_from_a_package(machine, packages, tmp_path):
+    before = Before(machine)
+    [deb] = packages.glob("*.deb")
+    control = subprocess.run(["dpkg-deb", "--field", deb, "Depends"], capture_output=True, text=True, check=True).stdout
+    assert {"libssl3", "libfyaml0", "libnftnl11", "libc-ares2", "libc6"} <= set(re.findall(r"[\w.+-]+", control))
+    shutil.copy(deb, machine.root / "opt/weir.deb")
+    machine.run(["dpkg", "--install", "/opt/weir.deb"])
+    assert active(machine) == ["active", "active"] and "inet weir" in rules(machine)
+    assert machine.run(["dpkg", "--verify", "weir"]).stdout == ""
+    refused = install(machine, ROOT / "scripts", "--build", ROOT / "none", check=False)
+    assert refused.returncode == 1 and "installed as a Debian package" in refused.stderr
+
+    # A newer one: nothing is asked, the configuration stays, the new programs run.
+    changed = "services: []\nclusters: []\n# mine\n"
+    (machine.root / CONFIG).write_text(changed)
+    first, tree = pid(machine), tmp_path / "tree"
+    subprocess.run(["dpkg-deb", "--raw-extract", deb, tree], check=True)
+    for path in [tree / "usr/bin/weir", tree / "usr/bin/weir-proxy", *(tree / "DEBIAN").iterdir()]:
+        path.write_bytes(path.read_bytes().replace(b"0.1.0", b"0.2.0"))
+    subprocess.run(["dpkg-deb", "--build", tree, machine.root / "opt/weir.deb"], check=True, capture_output=True)
+    machine.run(["dpkg", "--install", "/opt/weir.deb"])
+    assert machine.run(["weir-proxy", "--version"]).stdout == "weir-proxy 0.2.0\n"
+    assert active(machine) == ["active", "active"] and pid(machine) != first
+    assert (machine.root / CONFIG).read_text() == changed
+    machine.reboot()
+    assert active(machine) == ["active", "active"]
+
+    # Removed, as Debian has it: the configuration stays until it is purged. Rules and services are gone.
+    machine.run(["dpkg", "--remove", "weir"])
+    assert rules(machine) == "" and (machine.root / CONFIG).read_text() == changed
+    assert "weir" not in machine.run(["systemctl", "list-unit-files"]).stdout
+    machine.run(["dpkg", "--install", "/opt/weir.deb"])
+    assert active(machine) == ["active", "active"]
+    machine.run(["dpkg", "--purge", "weir"])
+    (machine.root / "opt/weir.deb").unlink()
+    left = {path for path in machine.snapshot() if path.startswith("/etc/weir")}
+    assert left == {"/etc/weir", f"/{CONFIG}"}  # changed: it is the user's
+    shutil.rmtree(machine.root / "etc/weir")
+    before.check()
+
+
+# --- refused, interrupted --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "system, text",
+    [
+        ('ID=fedora\nPRETTY_NAME="Fedora Linux 40"\nVERSION_ID=40\n', "this is Fedora Linux 40; weir is installed by this script on Debian"),
+        ('ID=debian\nPRETTY_NAME="Debian GNU/Linux 11"\nVERSION_ID="11"\n', "this is Debian GNU/Linux 11, which is too old"),
+        ('ID=ubuntu\nPRETTY_NAME="Ubuntu 20.04"\nVERSION_ID="20.04"\n', "this is Ubuntu 20.04, which is too old"),
+        ("", "this is an unknown system"),
+        ("library", "libraries are missing: libfyaml.so.0; install them (apt-get install libfyaml0)"),
+        ("foreign", "/usr/local/bin/weir: there already, and not by this script"),
+        ("resolved", "systemd-resolved is not installed here"),
+        ("global", "resolved.conf.d/uplink.conf names DNS servers for all of systemd-resolved"),
+    ],
+)
+def test_refused(network, build_dir, system, text):
+    """With a sentence, and nothing has changed. A root of another system, which need not run for that."""
+    machine = Machine(network.pod("image"), share=[ROOT])
+    options = []
+    if system == "library":
+        for path in machine.root.glob("usr/lib/*-linux-gnu/libfyaml.so.0*"):
+            path.unlink()
+    elif system == "foreign":
+        (machine.root / "usr/local/bin/weir").write_text("somebody's")
+    elif system == "resolved":
+        options = ["--dns", "resolved"]
+    elif system == "global":
+        options = ["--dns", "resolved"]
+        (machine.root / "etc/systemd/system/systemd-resolved.service").write_text("[Service]\nExecStart=/bin/true\n")
+        (machine.root / "etc/systemd/resolved.conf.d").mkdir()
+        (machine.root / "etc/systemd/resolved.conf.d/uplink.conf").write_text("[Resolve]\nDNS=192.0.2.53\n")
+    else:
+        (machine.root / "etc/os-release").unlink()
+        (machine.root / "etc/os-release").write_text(system)
+    before = machine.snapshot()
+    words = [ROOT / "scripts/install.sh", "--root", machine.root, "--build", build_dir, *options]
+    done = machine.pod.run(words, check=False)
+    assert done.returncode == 1 and text in done.stderr and done.stdout == ""
+    assert machine.snapshot() == before
+
+
+def test_ubuntu_is_welcome(network, build_dir):
+    machine = Machine(network.pod("image"), share=[ROOT])
+    (machine.root / "etc/os-release").unlink()
+    (machine.root / "etc/os-release").write_text('ID=ubuntu\nPRETTY_NAME="Ubuntu 24.04.1 LTS"\nVERSION_ID="24.04"\n')
+    words = [ROOT / "scripts/install.sh", "--root", machine.root, "--build", build_dir, "--dry-run"]
+    assert machine.pod.run(words).stdout.endswith("nothing was changed: --dry-run\n")
+
+
+APT_GET = """#!/bin/sh
+echo "$@" >>/opt/asked
+case "$*" in *install*libfyaml0*) mv /opt/away/* /usr/lib/*-linux-gnu/ ;; esac
+"""
+
+
+def test_missing_libraries_are_installed(machine, release):
+    """By apt-get, whose place a stand-in takes: no test fetches packages. Only those that are missing."""
+    [libraries] = machine.root.glob("usr/lib/*-linux-gnu/libfyaml.so.0.*")
+    (machine.root / "opt/away").mkdir()
+    for path in libraries.parent.glob("libfyaml.so.0*"):
+        path.rename(machine.root / "opt/away" / path.name)
+    (machine.root / "opt/traps").mkdir()
+    (machine.root / "opt/traps/apt-get").write_text(APT_GET)
+    (machine.root / "opt/traps/apt-get").chmod(0o755)
+    env = {"PATH": "/opt/traps:/usr/sbin:/usr/bin:/sbin:/bin"}
+    assert "give --with-deps" in install(machine, release, check=False, env=env).stderr
+    assert "  packages libfyaml0\n" in install(machine, release, "--with-deps", env=env).stdout
+    [asked] = (machine.root / "opt/asked").read_text().splitlines()
+    assert asked.split()[0] == "install" and asked.split()[-1] == "libfyaml0"
+    assert active(machine) == ["active", "active"]
+
+
+def test_every_library_has_its_package(weir, weir_proxy):
+    """What the programs need is in the table of install.sh, or in every Debian."""
+    script = (ROOT / "scripts/install.sh").read_text()
+    table = script[script.index("package_of() {") : script.index("has_library() {")]
+    needed = set()
+    for program in (weir, weir_proxy):
+        shown = subprocess.run(["readelf", "--dynamic", program], capture_output=True, text=True, check=True).stdout
+        needed |= set(re.findall(r"NEEDED.*\[(.*)\]", shown))
+    assert needed
+    for library in needed - {"libc.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "libgcc_s.so.1"}:
+        assert re.search(rf"[\t ]{re.escape(library)}[ )]", table), library
+
+
+@pytest.mark.parametrize("name, count, when", [("useradd", 1, "after"), ("mv", 2, "before"), ("systemctl", 3, "after")])
+def test_an_interrupted_installation(machine, release, name, count, when):
+    """Killed in the midst: it can be uninstalled, and it can be repeated."""
+    before = Before(machine)
+    killed(machine, [f"{release}/install.sh"], name, count, when)
+    machine.run([f"{release}/uninstall.sh"])
+    before.check()
+    killed(machine, [f"{release}/install.sh"], name, count, when)
+    install(machine, release)
+    assert active(machine) == ["active", "active"]
+    # The same for uninstalling.
+    killed(machine, [f"{release}/uninstall.sh"], "rm", 4, "after")
+    machine.run([f"{release}/uninstall.sh"])
+    before.check()
+
+
+# --- images, names ---------------------------------------------------------------------------------------------------
+
+
+def test_into_an_image(network, build_dir):
+    """--root, from outside: then the machine is started for the first time."""
+    machine = Machine(network.pod("image"), share=[ROOT])
+    machine.boot()
+    machine.off()
+    before = machine.snapshot()
+    machine.pod.run([ROOT / "scripts/install.sh", "--root", machine.root, "--build", build_dir])
+    assert "weir" not in pathlib.Path("/etc/passwd").read_text()
+    machine.boot()
+    assert active(machine) == ["active", "active"] and "inet weir" in rules(machine)
+    machine.off()
+    machine.pod.run([ROOT / "scripts/uninstall.sh", "--root", machine.root])
+    assert machine.snapshot() == before
+
+
+def test_names_by_systemd_resolved(machine, release):
+    """The drop-in comes and goes, and the resolver is restarted; a stand-in for it, since the tests' machine has none."""
+    unit = machine.root / "etc/systemd/system/systemd-resolved.service"
+    unit.write_text("[Service]\nExecStart=/bin/sleep infinity\n")
+    machine.run(["systemctl", "daemon-reload"])
+    machine.run(["systemctl", "start", "systemd-resolved"])
+    before, drop_in = Before(machine), machine.root / "etc/systemd/resolved.conf.d/weir.conf"
+
+    def invocation():
+        return machine.run(["systemctl", "show", "--property", "InvocationID", "systemd-resolved"]).stdout
+
+    started = [invocation()]
+    install(machine, release, "--dns", "resolved", "--dns-zone", "example")
+    assert "DNS=127.0.0.1:15053\nDomains=~example\n" in drop_in.read_text()
+    assert "    dns: false " in (machine.root / CONFIG).read_text()
+    assert "DNS queries" not in machine.run(["weir", "intercept", "show"]).stdout
+    started.append(invocation())
+    # Again, without saying so: it stays.
+    install(machine, release)
+    assert drop_in.exists() and invocation() == started[-1]
+    machine.run(["/usr/local/lib/weir/dns", "capture"])
+    assert not drop_in.exists() and "    dns: true " in (machine.root / CONFIG).read_text()
+    started.append(invocation())
+    assert "DNS queries" in machine.run(["weir", "intercept", "show"]).stdout
+    machine.run(["/usr/local/lib/weir/dns", "resolved"])
+    started.append(invocation())
+    uninstall(machine)
+    started.append(invocation())
+    assert len(set(started)) == len(started)
+    before.check()
