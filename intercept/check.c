@@ -5,7 +5,6 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "intercept/decide.h"
-#include "intercept/nft.h"
 #include "intercept/origdst.h"
 #include "intercept/routes.h"
 
@@ -22,6 +21,7 @@ enum { PATIENCE_MS = 2000, DNS_PORT = 53, SOME_PORT = 80 };
 
 // What the rules say, as far as the checks need it.
 struct promises {
+	const struct backend *backend;
 	const struct ruleset *ruleset;
 	uint16_t outbound_port, inbound_port, dns_port; // 0: not captured
 	uint32_t outbound_mark, inbound_mark;		// 0: unknown
@@ -55,9 +55,10 @@ static void note_output_rule(struct promises *promises, const struct rule *rule)
 		promises->inbound_mark = rule->matches[0].value;
 }
 
-static struct promises find_promises(const struct ruleset *ruleset)
+static struct promises find_promises(const struct installed *installed)
 {
-	struct promises promises = {.ruleset = ruleset};
+	const struct ruleset *ruleset = &installed->ruleset;
+	struct promises promises = {.backend = installed->backend, .ruleset = ruleset};
 	for (size_t i = 0; i < ruleset->rule_count; i++) {
 		const struct rule *rule = &ruleset->rules[i];
 		if (rule->foreign)
@@ -332,12 +333,13 @@ static bool has_socket(uint16_t port, const struct addr *remote)
 }
 
 // How often a rule has been used by now; 0 if the rules have changed.
-static uint64_t packets_now(const struct ruleset *ruleset, const struct rule *rule)
+static uint64_t packets_now(const struct promises *promises, const struct rule *rule)
 {
+	const struct ruleset *ruleset = promises->ruleset;
 	autostrbuf struct strbuf ignored = {0};
 	struct ruleset now;
 	size_t index = (size_t)(rule - ruleset->rules);
-	if (nft_read(&now, &ignored))
+	if (promises->backend->read(&now, &ignored))
 		return 0;
 	bool same = now.rule_count == ruleset->rule_count && now.rules[index].chain == rule->chain &&
 		    strcmp(now.rules[index].comment, rule->comment) == 0;
@@ -431,7 +433,6 @@ static void finish_spared(struct check_result *result, const struct rule *rule)
 // can look: then the rule has counted it.
 static void check_captured(struct checker *checker, const char *what, const struct search *to, uint32_t mark)
 {
-	const struct ruleset *ruleset = checker->promises.ruleset;
 	struct check_result *result = begin(checker, what, &to->target);
 	struct addr proxy = {.ip = loopback(to->target.ip.family), .port = to->proxy_port}, client = {0};
 	if (!found(to)) {
@@ -439,7 +440,7 @@ static void check_captured(struct checker *checker, const char *what, const stru
 		return;
 	}
 	autoclose int listener = -1, fd = -1;
-	uint64_t before = packets_now(ruleset, to->rule);
+	uint64_t before = packets_now(&checker->promises, to->rule);
 	int err = listen_on(&proxy, SOCK_STREAM, &listener);
 	if (err == 0)
 		err = connect_to(&to->target, SOCK_STREAM, mark, &fd);
@@ -449,7 +450,7 @@ static void check_captured(struct checker *checker, const char *what, const stru
 		finish_unconnected(result, "not captured", err);
 	else if (listener >= 0)
 		finish_stand_in(result, listener, &client, to->proxy_port);
-	else if (has_socket(to->proxy_port, &client) || packets_now(ruleset, to->rule) > before)
+	else if (has_socket(to->proxy_port, &client) || packets_now(&checker->promises, to->rule) > before)
 		finish(result, CHECK_OK, "captured to port %u", to->proxy_port);
 	else
 		finish(result, CHECK_FAILED, "not captured: it did not arrive at port %u", to->proxy_port);
@@ -523,7 +524,6 @@ static void finish_dns(struct check_result *result, bool counted, int err, const
 
 static void check_dns_udp(struct checker *checker, const struct search *to)
 {
-	const struct ruleset *ruleset = checker->promises.ruleset;
 	struct addr proxy = {.ip = loopback(to->target.ip.family), .port = to->proxy_port};
 	struct check_result *result = begin(checker, "DNS over UDP", &to->target);
 	if (!found(to)) {
@@ -531,7 +531,7 @@ static void check_dns_udp(struct checker *checker, const struct search *to)
 		return;
 	}
 	autoclose int listener = -1, fd = -1;
-	uint64_t before = packets_now(ruleset, to->rule);
+	uint64_t before = packets_now(&checker->promises, to->rule);
 	int err = listen_on(&proxy, SOCK_DGRAM, &listener);
 	if (err == 0)
 		err = connect_to(&to->target, SOCK_DGRAM, 0, &fd);
@@ -540,7 +540,7 @@ static void check_dns_udp(struct checker *checker, const struct search *to)
 		return;
 	}
 	err = ask(fd, listener);
-	finish_dns(result, packets_now(ruleset, to->rule) > before, err, to, listener < 0);
+	finish_dns(result, packets_now(&checker->promises, to->rule) > before, err, to, listener < 0);
 }
 
 // --- all ----------------------------------------------------------------------------------------------------
@@ -607,7 +607,7 @@ static bool spares_family(const struct ruleset *ruleset, int family)
 
 size_t intercept_check(const struct installed *installed, struct check_result ret_results[CHECK_RESULTS_MAX])
 {
-	struct checker checker = {.promises = find_promises(&installed->ruleset), .results = ret_results};
+	struct checker checker = {.promises = find_promises(installed), .results = ret_results};
 	static const int families[] = {AF_INET, AF_INET6};
 	for (size_t i = 0; i < ARRAY_SIZE(families); i++)
 		if (!spares_family(&installed->ruleset, families[i]))

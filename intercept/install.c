@@ -3,7 +3,6 @@
 
 #include "base/error.h"
 #include "base/mem.h"
-#include "intercept/nft.h"
 
 #include <errno.h>
 
@@ -22,21 +21,53 @@ static int wanted_vips(const struct capture_plan *plan, struct cidr **ret_vips, 
 	return 0;
 }
 
-static int apply_rules(const struct ruleset *wanted, bool *ret_changed, struct strbuf *error)
+// What a change is made of.
+struct change {
+	const struct backend *backend;
+	const struct capture_plan *plan;
+	struct ruleset ruleset;
+	bool changed;
+};
+
+// Of a kernel that does not have what a back end needs: then that has installed nothing either.
+static bool is_absent(int err)
+{
+	return err == ERR_NOT_FOUND || err == -EINVAL || err == -EOPNOTSUPP || err == -EPROTONOSUPPORT;
+}
+
+// Takes out what other back ends have installed.
+static int remove_others(const struct backend *kept, bool *ret_removed, struct strbuf *error)
+{
+	for (size_t i = 0; backends[i]; i++) {
+		autostrbuf struct strbuf why = {0};
+		int err = backends[i] == kept ? ERR_NOT_FOUND : backends[i]->remove(&why);
+		if (err == 0) {
+			*ret_removed = true;
+		} else if (!is_absent(err)) {
+			strbuf_add_str(error, strbuf_str(&why));
+			return err;
+		}
+	}
+	return 0;
+}
+
+static int apply_rules(struct change *change, struct strbuf *error)
 {
 	struct ruleset present;
-	int err = nft_read(&present, error);
+	int err = change->backend->read(&present, error);
 	if (err && err != ERR_NOT_FOUND)
 		return err;
-	bool equal = err == 0 && ruleset_equal(wanted, &present);
+	bool equal = err == 0 && ruleset_equal(&change->ruleset, &present);
 	if (err == 0)
 		ruleset_done(&present);
-	if (equal)
-		return 0;
-	err = nft_apply(wanted, error);
-	if (err == 0)
-		*ret_changed = true;
-	return err;
+	if (!equal) {
+		err = change->backend->apply(change->plan, &change->ruleset, error);
+		if (err)
+			return err;
+		change->changed = true;
+	}
+	// Only now: connections are captured by the one or the other at any time.
+	return remove_others(change->backend, &change->changed, error);
 }
 
 // Brings the routes back to what they were, as far as that is possible.
@@ -51,17 +82,16 @@ static void restore_routes(const struct vip_route *routes, size_t count)
 	mem_free(vips);
 }
 
-static int apply_all(const struct capture_plan *plan, const struct ruleset *ruleset,
-		     const struct installed *before, bool *ret_changed, struct strbuf *error)
+static int apply_all(struct change *change, const struct installed *before, struct strbuf *error)
 {
 	struct cidr *vips;
 	size_t count;
-	int err = wanted_vips(plan, &vips, &count);
+	int err = wanted_vips(change->plan, &vips, &count);
 	if (err)
 		return err;
 	err = routes_apply(vips, count, error);
 	if (err == 0)
-		err = apply_rules(ruleset, ret_changed, error);
+		err = apply_rules(change, error);
 	if (err)
 		restore_routes(before->routes, before->route_count);
 	mem_free(vips);
@@ -79,34 +109,52 @@ static bool routes_equal(const struct installed *a, const struct installed *b)
 	return true;
 }
 
-int intercept_apply(const struct capture_plan *plan, bool *ret_changed, struct strbuf *ret_error)
+int intercept_apply(const struct backend *backend, const struct capture_plan *plan, bool *ret_changed,
+		    struct strbuf *ret_error)
 {
-	struct ruleset ruleset;
+	struct change change = {.backend = backend, .plan = plan};
 	struct installed before = {0}, after = {0};
-	bool changed = false;
 	int err = capture_plan_validate(plan, ret_error);
 	if (err)
 		return err;
-	err = ruleset_compile(plan, &ruleset);
+	err = ruleset_compile(plan, &change.ruleset);
 	if (err)
 		return err;
 	err = routes_list(&before.routes, &before.route_count, ret_error);
 	if (err == 0)
-		err = apply_all(plan, &ruleset, &before, &changed, ret_error);
+		err = apply_all(&change, &before, ret_error);
 	if (err == 0)
 		err = routes_list(&after.routes, &after.route_count, ret_error);
 	if (err == 0)
-		*ret_changed = changed || !routes_equal(&before, &after);
-	ruleset_done(&ruleset);
+		*ret_changed = change.changed || !routes_equal(&before, &after);
+	ruleset_done(&change.ruleset);
 	installed_done(&before);
 	installed_done(&after);
 	return err;
 }
 
+// The rules of the first back end that has installed any.
+static int read_rules(struct installed *installed, struct strbuf *error)
+{
+	for (size_t i = 0; backends[i]; i++) {
+		autostrbuf struct strbuf why = {0};
+		int err = backends[i]->read(&installed->ruleset, &why);
+		if (err == 0) {
+			installed->backend = backends[i];
+			return 0;
+		}
+		if (!is_absent(err)) {
+			strbuf_add_str(error, strbuf_str(&why));
+			return err;
+		}
+	}
+	return ERR_NOT_FOUND;
+}
+
 int intercept_read(struct installed *ret_installed, struct strbuf *ret_error)
 {
 	struct installed installed = {0};
-	int missing = nft_read(&installed.ruleset, ret_error);
+	int missing = read_rules(&installed, ret_error);
 	if (missing && missing != ERR_NOT_FOUND)
 		return missing;
 	int err = routes_list(&installed.routes, &installed.route_count, ret_error);
@@ -137,12 +185,11 @@ int intercept_remove(bool *ret_removed, struct strbuf *ret_error)
 	mem_free(routes);
 	// Rules first: with the routes gone first, connections would fail that are still meant to be
 	// captured.
-	int missing = nft_remove(ret_error);
-	if (missing && missing != ERR_NOT_FOUND)
-		return missing;
-	if (count)
+	bool removed = count > 0;
+	err = remove_others(NULL, &removed, ret_error);
+	if (err == 0 && count)
 		err = routes_remove(ret_error);
 	if (err == 0)
-		*ret_removed = missing == 0 || count;
+		*ret_removed = removed;
 	return err;
 }

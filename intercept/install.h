@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// Putting a capture plan into the kernel and taking it out again: rules and routes together, for the network
-// namespace of the calling thread. What is installed stays when the process ends, and is found by its names
-// alone: any later process can show and remove it. Blocking; for start-up and the command line.
+// Putting a capture plan into the kernel and taking it out again: rules (by a back end) and routes together,
+// for the network namespace of the calling thread. What is installed stays when the process ends, and is
+// found by its names alone: any later process can show and remove it. Blocking; for start-up and the command
+// line.
 #pragma once
 
-#include "intercept/plan.h"
+#include "intercept/backend.h"
 #include "intercept/routes.h"
-#include "intercept/rules.h"
 
 struct installed {
+	const struct backend *backend; // NULL: no rules, only routes
 	struct ruleset ruleset;
 	struct vip_route *routes;
 	size_t route_count;
 };
 
-// Installs a plan in place of what is there. If just that is installed already nothing is touched, and
-// counters go on; *ret_changed tells. On failure everything is as before. 0, or a negative error with a
-// sentence in ret_error.
-int intercept_apply(const struct capture_plan *plan, bool *ret_changed, struct strbuf *ret_error);
+// Installs a plan by that back end in place of what is there, by whichever it was. If just that is installed
+// already nothing is touched, and counters go on; *ret_changed tells. On failure everything is as before. 0,
+// or a negative error with a sentence in ret_error.
+int intercept_apply(const struct backend *backend, const struct capture_plan *plan, bool *ret_changed,
+		    struct strbuf *ret_error);
 // 0; ERR_NOT_FOUND if nothing is installed; or a negative error with a sentence. On 0 the caller calls
 // installed_done.
 int intercept_read(struct installed *ret_installed, struct strbuf *ret_error);

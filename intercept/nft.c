@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "intercept/nft.h"
+// The nftables back end: everything is in one table, `inet weir`, changed in one transaction, so it takes
+// effect as a whole or not at all. Speaks netlink itself; no program is executed.
+#include "intercept/backend.h"
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -254,7 +256,7 @@ static int read_all(struct reading *reading)
 	return err;
 }
 
-int nft_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
+static int nft_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
 {
 	struct ruleset ruleset = {0};
 	struct reading reading = {.ruleset = &ruleset};
@@ -552,13 +554,14 @@ static void fill_remove(struct batch *batch)
 	batch_table(batch, NFT_MSG_DELTABLE, 0);
 }
 
-int nft_apply(const struct ruleset *ruleset, struct strbuf *ret_error)
+static int nft_apply(const struct capture_plan *plan, const struct ruleset *ruleset, struct strbuf *ret_error)
 {
+	(void)plan; // the rules say it all
 	struct batch batch = {.ruleset = ruleset};
 	return transact(&batch, fill_apply, ret_error);
 }
 
-int nft_remove(struct strbuf *ret_error)
+static int nft_remove(struct strbuf *ret_error)
 {
 	struct batch batch = {0};
 	autostrbuf struct strbuf error = {0};
@@ -568,3 +571,23 @@ int nft_remove(struct strbuf *ret_error)
 	strbuf_add_str(ret_error, strbuf_str(&error));
 	return err;
 }
+
+// The kernel's word on a request that changes nothing: whether it has nftables and permits their use.
+static int nft_probe(const struct capture_plan *plan, struct strbuf *ret_why)
+{
+	struct ruleset ruleset;
+	(void)plan; // it does all that plans ask for
+	int err = nft_read(&ruleset, ret_why);
+	if (err == 0)
+		ruleset_done(&ruleset);
+	return err == ERR_NOT_FOUND ? 0 : err;
+}
+
+const struct backend backend_nft = {
+    .name = "nft",
+    .probe = nft_probe,
+    .print = ruleset_print,
+    .apply = nft_apply,
+    .read = nft_read,
+    .remove = nft_remove,
+};

@@ -696,7 +696,8 @@ def test_show_counts(app, peer):
 
 
 def test_show_when_nothing_is_there(app):
-    assert app.show() == {"installed": False, "altered": False, "rules": [], "sets": [], "routes": []}
+    nothing = {"rules": [], "sets": [], "routes": []}
+    assert app.show() == {"installed": False, "backend": "none", "altered": False, **nothing}
 
 
 def test_show_tells_of_rules_that_are_not_ours(app):

@@ -15,7 +15,9 @@
 #define PARAM(name, kind, field, value, help)                                                                \
 	{(kind) <= PLAN_OFF ? PARAM_FLAG : PARAM_OPTION, name, value, help, false, (kind) >= PLAN_PORTS},
 static const struct command_param plan_params[] = {
-    {PARAM_OPTION, "config", "FILE", "the proxy's configuration, which says it all; no other option then",
+    {PARAM_OPTION, "config", "FILE",
+     "the proxy's configuration, which says what is captured; none of the options below then", false, false},
+    {PARAM_OPTION, "backend", BACKEND_WORDS, "how it gets into the kernel (auto: what this host allows)",
      false, false},
     PLAN_OPTIONS(PARAM)};
 #undef PARAM
@@ -26,11 +28,19 @@ static int fail(const struct cli *cli, int err, const struct strbuf *error)
 }
 
 // --- the plan ----------------------------------------------------------------------------------------------
+// Options that are none of the plan's.
+static bool is_general(const char *name)
+{
+	return strcmp(name, "config") == 0 || strcmp(name, "backend") == 0;
+}
+
 static int read_options(const struct cli *cli, struct plan_builder *builder, struct strbuf *error)
 {
 	for (size_t i = 0; i < cli->value_count; i++) {
 		const struct command_value *value = &cli->values[i];
-		int err = plan_builder_set(builder, value->param->name, value->value, error);
+		int err = is_general(value->param->name)
+			      ? 0
+			      : plan_builder_set(builder, value->param->name, value->value, error);
 		if (err)
 			return err;
 	}
@@ -44,8 +54,9 @@ static int with_config(struct cli *cli, const char *path,
 	struct capture_plan plan;
 	struct config *config;
 	autostrbuf struct strbuf error = {0};
-	if (cli->value_count > 1)
-		return cli_usage(cli, "--config stands alone: what it leaves out is set in the file");
+	for (size_t i = 0; i < cli->value_count; i++)
+		if (!is_general(cli->values[i].param->name))
+			return cli_usage(cli, "--config stands alone: what it leaves out is set in the file");
 	if (config_load(path, &config, &error)) {
 		fputs(error.p ? error.p : "weir: out of memory\n", stderr);
 		return CLI_FAILED;
@@ -106,6 +117,23 @@ static void emit_plan(struct emit *emit, const struct capture_plan *plan, const 
 	emit_list_end(emit);
 }
 
+static struct str wanted_backend(const struct cli *cli)
+{
+	const char *name = cli_get(cli, "backend");
+	return str_from(name ? name : "auto");
+}
+
+// A plan can be printed for a back end that could not be used here; what `auto` means depends on the host.
+static const struct backend *printing_backend(const struct cli *cli, const struct capture_plan *plan)
+{
+	autostrbuf struct strbuf ignored = {0};
+	struct str name = wanted_backend(cli);
+	const struct backend *backend = backend_named(name);
+	if (!backend && backend_find(name, plan, &backend, &ignored))
+		backend = backends[0];
+	return backend;
+}
+
 static int show_plan(struct cli *cli, const struct capture_plan *plan)
 {
 	struct ruleset ruleset;
@@ -114,7 +142,7 @@ static int show_plan(struct cli *cli, const struct capture_plan *plan)
 	int err = needed ? ruleset_compile(plan, &ruleset) : -ENOMEM;
 	if (err)
 		return fail(cli, err, &error);
-	ruleset_print(&ruleset, &rules);
+	printing_backend(cli, plan)->print(&ruleset, &rules);
 	ruleset_done(&ruleset);
 	err = planned_routes(plan, needed, &error);
 	if (err)
@@ -134,8 +162,11 @@ static int intercept_plan(struct cli *cli)
 static int apply_plan(struct cli *cli, const struct capture_plan *plan)
 {
 	autostrbuf struct strbuf error = {0};
+	const struct backend *backend = NULL;
 	bool changed;
-	int err = intercept_apply(plan, &changed, &error);
+	int err = backend_find(wanted_backend(cli), plan, &backend, &error);
+	if (err == 0)
+		err = intercept_apply(backend, plan, &changed, &error);
 	if (err)
 		return fail(cli, err, &error);
 	emit_text(cli->emit, "interception", changed ? "installed" : "unchanged");
@@ -197,6 +228,7 @@ static bool is_altered(const struct ruleset *ruleset)
 static void emit_installed(struct emit *emit, const struct installed *installed)
 {
 	emit_bool(emit, "installed", installed->ruleset.rule_count > 0);
+	emit_text(emit, "backend", installed->backend ? installed->backend->name : "none");
 	emit_bool(emit, "altered", is_altered(&installed->ruleset));
 	emit_table_begin(emit, "rules");
 	for (size_t i = 0; i < installed->ruleset.rule_count; i++)

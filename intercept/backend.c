@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "intercept/backend.h"
+
+#include "base/error.h"
+
+const struct backend *const backends[] = {&backend_nft, NULL};
+
+static int find_any(const struct capture_plan *plan, const struct backend **ret_backend,
+		    struct strbuf *ret_error)
+{
+	int err = ERR_NOT_FOUND;
+	for (size_t i = 0; backends[i]; i++) {
+		if (i)
+			strbuf_add_text(ret_error, "; ");
+		strbuf_printf(ret_error, "%s: ", backends[i]->name);
+		err = backends[i]->probe(plan, ret_error);
+		if (err == 0) {
+			strbuf_clear(ret_error);
+			*ret_backend = backends[i];
+			return 0;
+		}
+	}
+	return err;
+}
+
+const struct backend *backend_named(struct str name)
+{
+	for (size_t i = 0; backends[i]; i++)
+		if (str_eq(name, str_from(backends[i]->name)))
+			return backends[i];
+	return NULL;
+}
+
+int backend_find(struct str name, const struct capture_plan *plan, const struct backend **ret_backend,
+		 struct strbuf *ret_error)
+{
+	if (str_eq(name, STR("auto")))
+		return find_any(plan, ret_backend, ret_error);
+	const struct backend *backend = backend_named(name);
+	int err = backend ? backend->probe(plan, ret_error) : ERR_NOT_FOUND;
+	if (err == 0)
+		*ret_backend = backend;
+	return err;
+}

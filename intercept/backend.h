@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// Back ends: the ways in which rules get into the kernel. One table of operations each; all take the same
+// ruleset and give it back as they find it installed, with its counters, so that what is above them
+// (comparing, printing, checking) is written once. All act on the network namespace of the calling thread.
+// Blocking; for start-up and the command line, not for the loop. Errors come with a sentence that says what
+// is missing and what to do, appended to the strbuf.
+#pragma once
+
+#include "intercept/rules.h"
+
+struct backend {
+	const char *name; // "nft"
+	// Whether it can do here what the plan asks for: 0, or a negative error and why not. Changes nothing.
+	int (*probe)(const struct capture_plan *plan, struct strbuf *ret_why);
+	// What apply would install, as text.
+	void (*print)(const struct ruleset *ruleset, struct strbuf *out);
+	// Puts the rules in place of those that it has installed before, as a whole or not at all, and
+	// without a moment in which connections pass that both would capture. 0 or a negative error.
+	int (*apply)(const struct capture_plan *plan, const struct ruleset *ruleset,
+		     struct strbuf *ret_error);
+	// What is installed by it. 0; ERR_NOT_FOUND (no sentence) if nothing is; or a negative error. On 0
+	// the caller calls ruleset_done.
+	int (*read)(struct ruleset *ret_ruleset, struct strbuf *ret_error);
+	// 0; ERR_NOT_FOUND (no sentence) if nothing is installed; or a negative error.
+	int (*remove)(struct strbuf *ret_error);
+};
+
+// All of them, in the order in which `auto` prefers them, ended by NULL.
+extern const struct backend *const backends[];
+extern const struct backend backend_nft;
+
+#define BACKEND_WORDS "auto|nft"
+
+// The back end of that name, or NULL. ("auto" is none.)
+const struct backend *backend_named(struct str name);
+// The same if it can be used for the plan; "auto" gives the first whose probe succeeds. 0; ERR_NOT_FOUND (no
+// such name); or the probe's negative error with its sentence (of "auto": with those of all).
+int backend_find(struct str name, const struct capture_plan *plan, const struct backend **ret_backend,
+		 struct strbuf *ret_error);
