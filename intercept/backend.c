@@ -42,3 +42,9 @@ int backend_find(struct str name, const struct capture_plan *plan, const struct 
 		*ret_backend = backend;
 	return err;
 }
+
+const char *backend_hook(const struct backend *backend, enum rule_chain chain, uint8_t family,
+			 uint8_t protocol)
+{
+	return backend && backend->hook ? backend->hook(chain, family, protocol) : rule_chains[chain].hook;
+}

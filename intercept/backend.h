@@ -23,6 +23,9 @@ struct backend {
 	int (*read)(struct ruleset *ret_ruleset, struct strbuf *ret_error);
 	// 0; ERR_NOT_FOUND (no sentence) if nothing is installed; or a negative error.
 	int (*remove)(struct strbuf *ret_error);
+	// Where in the kernel the rules of a chain meet connections of that family and protocol:
+	// "cgroup/connect4". NULL: at the chain's own hook (rules.h).
+	const char *(*hook)(enum rule_chain chain, uint8_t family, uint8_t protocol);
 };
 
 // All of them, in the order in which `auto` prefers them, ended by NULL.
@@ -37,3 +40,6 @@ const struct backend *backend_named(struct str name);
 // such name); or the probe's negative error with its sentence (of "auto": with those of all).
 int backend_find(struct str name, const struct capture_plan *plan, const struct backend **ret_backend,
 		 struct strbuf *ret_error);
+// Where the rules of a chain that others do not lead to meet a connection. `backend` may be NULL.
+const char *backend_hook(const struct backend *backend, enum rule_chain chain, uint8_t family,
+			 uint8_t protocol);

@@ -112,34 +112,51 @@ static bool match_holds(const struct ruleset *ruleset, const struct rule_match *
 			const struct flow *flow)
 {
 	struct field_value value = field_of(flow, match->field);
-	if (!value.present)
+	if (!value.present || flow->unknown & 1u << match->field)
 		return false;
 	bool equal =
 	    match->set >= 0 ? set_has(&ruleset->sets[match->set], value.bytes) : value_is(match, &value);
 	return equal != match->negated;
 }
 
-static bool rule_holds(const struct ruleset *ruleset, const struct rule *rule, const struct flow *flow)
+// What was read back and is not of our kind cannot be judged: it does not hold, and no match says why.
+static struct rule_visit look_at(const struct ruleset *ruleset, const struct rule *rule,
+				 const struct flow *flow)
 {
-	for (size_t i = 0; i < rule->match_count; i++)
+	struct rule_visit visit = {.rule = rule, .unknown = rule->foreign};
+	for (size_t i = 0; i < rule->match_count && !visit.failed; i++)
 		if (!match_holds(ruleset, &rule->matches[i], flow))
-			return false;
-	return !rule->foreign;
+			visit.failed = &rule->matches[i];
+	if (visit.failed && flow->unknown & 1u << visit.failed->field)
+		visit.unknown = true;
+	visit.decides = !visit.failed && !rule->foreign && rule->action != RULE_GOTO;
+	return visit;
 }
 
-const struct rule *ruleset_decide(const struct ruleset *ruleset, enum rule_chain chain,
-				  const struct flow *flow)
+const struct rule *ruleset_trace(const struct ruleset *ruleset, enum rule_chain chain,
+				 const struct flow *flow, rule_visit_fn visit, void *arg)
 {
 	size_t i = 0;
 	while (i < ruleset->rule_count) {
 		const struct rule *rule = &ruleset->rules[i++];
-		if (rule->chain != chain || !rule_holds(ruleset, rule, flow))
+		if (rule->chain != chain)
 			continue;
-		if (rule->action != RULE_GOTO)
+		struct rule_visit seen = look_at(ruleset, rule, flow);
+		if (visit)
+			visit(&seen, arg);
+		if (seen.decides)
 			return rule;
+		if (seen.failed || rule->foreign)
+			continue;
 		// Nothing leads back to where it came from: chains end.
 		chain = (enum rule_chain)rule->value;
 		i = 0;
 	}
 	return NULL;
+}
+
+const struct rule *ruleset_decide(const struct ruleset *ruleset, enum rule_chain chain,
+				  const struct flow *flow)
+{
+	return ruleset_trace(ruleset, chain, flow, NULL, NULL);
 }

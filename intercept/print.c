@@ -42,7 +42,7 @@ static void print_value(const struct rule_match *match, struct strbuf *out)
 	}
 }
 
-static void print_match(const struct ruleset *ruleset, const struct rule_match *match, struct strbuf *out)
+void rule_match_print(const struct ruleset *ruleset, const struct rule_match *match, struct strbuf *out)
 {
 	bool masked = match->field == RULE_MARK && match->mask != UINT32_MAX;
 	strbuf_printf(out, "%s ", field_names[match->field]);
@@ -56,7 +56,6 @@ static void print_match(const struct ruleset *ruleset, const struct rule_match *
 		strbuf_printf(out, "@%s", ruleset->sets[match->set].name);
 	else
 		print_value(match, out);
-	strbuf_add_char(out, ' ');
 }
 
 static void print_action(const struct rule *rule, struct strbuf *out)
@@ -79,8 +78,10 @@ static void print_action(const struct rule *rule, struct strbuf *out)
 
 static void print_matches(const struct ruleset *ruleset, const struct rule *rule, struct strbuf *out)
 {
-	for (size_t i = 0; i < rule->match_count; i++)
-		print_match(ruleset, &rule->matches[i], out);
+	for (size_t i = 0; i < rule->match_count; i++) {
+		rule_match_print(ruleset, &rule->matches[i], out);
+		strbuf_add_char(out, ' ');
+	}
 }
 
 void rule_print(const struct ruleset *ruleset, const struct rule *rule, struct strbuf *out)

@@ -86,6 +86,7 @@ static struct rtmsg *begin(char *buf, uint16_t type, uint16_t flags, uint8_t fam
 struct path {
 	struct ip source;
 	uint32_t interface; // index
+	uint8_t type;	    // RTN_*
 };
 
 static int take_path(const struct nlmsghdr *nlh, void *arg)
@@ -93,6 +94,7 @@ static int take_path(const struct nlmsghdr *nlh, void *arg)
 	struct path *path = arg;
 	const struct rtmsg *rtm = mnl_nlmsg_get_payload(nlh);
 	const struct nlattr *attribute;
+	path->type = rtm->rtm_type;
 	mnl_attr_for_each(attribute, nlh, sizeof *rtm)
 	{
 		if (mnl_attr_get_type(attribute) == RTA_OIF)
@@ -293,19 +295,31 @@ int routes_needed(const struct cidr *vips, size_t count, bool *ret_needed, struc
 	return err ? say(ret_error, err, "cannot list routes") : 0;
 }
 
-int routes_interface(const struct ip *ip, char ret_name[IFNAMSIZ])
+static int lookup_once(const struct ip *ip, struct path *ret_path)
 {
 	autostrbuf struct strbuf ignored = {0};
 	struct mnl_socket *nl;
-	struct path path;
 	int err = route_open(&nl, &ignored);
 	if (err)
 		return err;
-	err = lookup(nl, ip, &path);
+	err = lookup(nl, ip, ret_path);
 	mnl_socket_close(nl);
+	return err;
+}
+
+int routes_interface(const struct ip *ip, char ret_name[IFNAMSIZ])
+{
+	struct path path;
+	int err = lookup_once(ip, &path);
 	if (err == 0 && !if_indextoname(path.interface, ret_name))
 		err = -errno;
 	return err;
+}
+
+bool routes_is_local(const struct ip *ip)
+{
+	struct path path;
+	return lookup_once(ip, &path) == 0 && path.type == RTN_LOCAL;
 }
 
 static int say_routes(struct strbuf *error, int err, const struct cidr *vips)

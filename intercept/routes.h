@@ -32,3 +32,5 @@ int routes_remove(struct strbuf *ret_error);
 // The name of the interface by which the kernel would reach the address. 0 or a negative error, -ENETUNREACH
 // above all.
 int routes_interface(const struct ip *ip, char ret_name[IFNAMSIZ]);
+// Whether the address is one of this host's own. False as well if the kernel cannot be asked.
+bool routes_is_local(const struct ip *ip);

@@ -114,6 +114,8 @@ bool ruleset_has_chain(const struct ruleset *ruleset, enum rule_chain chain);
 void ruleset_print(const struct ruleset *ruleset, struct strbuf *out);
 // One rule's matches and action, without its counter and comment.
 void rule_print(const struct ruleset *ruleset, const struct rule *rule, struct strbuf *out);
+// One match: "tcp dport 53".
+void rule_match_print(const struct ruleset *ruleset, const struct rule_match *match, struct strbuf *out);
 // A set's elements, separated by commas.
 void rule_set_print(const struct rule_set *set, struct strbuf *out);
 

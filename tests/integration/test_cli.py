@@ -27,7 +27,7 @@ def run(weir, *words, **env):
 def commands(weir):
     """(object, verb) of every command, as the manual page lists them."""
     manual = run(weir, "help", "--man").stdout
-    return sorted(set(re.findall(r"^``weir ([a-z]+) ([a-z]+)", manual, re.MULTILINE)))
+    return sorted(set(re.findall(r"^``weir ([a-z]+) ([a-z-]+)", manual, re.MULTILINE)))
 
 
 OBJECTS = ["cert", "cluster", "config", "conn", "dns", "endpoint", "log", "route", "stats", "version", "vhost"]

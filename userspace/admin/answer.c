@@ -16,6 +16,7 @@ static const admin_handler handlers[ADMIN_COMMAND_COUNT] = {
     [ADMIN_STATS_SHOW] = admin_stats_show,	 [ADMIN_CONFIG_SHOW] = admin_config_show,
     [ADMIN_CONFIG_RELOAD] = admin_config_reload, [ADMIN_LOG_SHOW] = admin_log_show,
     [ADMIN_LOG_LEVEL] = admin_log_level,	 [ADMIN_VERSION_SHOW] = admin_version_show,
+    [ADMIN_EXPLAIN_FLOW] = admin_flow_explain,
 };
 
 // --- for handlers -----------------------------------------------------------------------------------------

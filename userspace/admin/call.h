@@ -30,6 +30,7 @@ struct model *admin_model(struct admin_call *call);
 int admin_vhost_show(struct admin_call *call);
 int admin_route_show(struct admin_call *call);
 int admin_route_explain(struct admin_call *call);
+int admin_flow_explain(struct admin_call *call);
 int admin_cluster_show(struct admin_call *call);
 int admin_endpoint_show(struct admin_call *call);
 int admin_conn_show(struct admin_call *call);
@@ -47,3 +48,5 @@ int admin_version_show(struct admin_call *call);
 // "prefix:/beta"; NULL text for what matches anything. Route show and explain.
 void admin_emit_match(struct emit *emit, const char *key, const struct text_match *match);
 void admin_emit_headers(struct emit *emit, const struct route *route);
+// The fields of a cluster, within a row.
+void admin_emit_cluster(struct emit *emit, const struct cluster *cluster);

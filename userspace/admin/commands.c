@@ -44,6 +44,19 @@ static const struct command_param conn_show[] = {
 static const struct command_param conn_kill[] = {
     {PARAM_ARGUMENT, "id", "ID", "the connection, as conn show numbers it", true, false},
 };
+static const struct command_param explain_flow[] = {
+    {PARAM_OPTION, "id", "ID", "an open connection, as conn show numbers it", false, false},
+    {PARAM_OPTION, "client", "ADDRESS", "an open connection from this address and port", false, false},
+    {PARAM_OPTION, "destination", "DESTINATION",
+     "its original destination; without client: any name or address", false, false},
+    {PARAM_FLAG, "inbound", NULL, "what holds for a connection to this host", false, false},
+    {PARAM_OPTION, "host", "NAME", "the request's Host, when the destination is an address", false, false},
+    {PARAM_OPTION, "service", "NAME", "the RPC service that is called", false, false},
+    {PARAM_OPTION, "method", "METHOD", "the request's method (GET), or the call's", false, false},
+    {PARAM_OPTION, "path", "PATH", "the request's path (/)", false, false},
+    {PARAM_OPTION, "header", "NAME:VALUE", "a header of the request, or a pair of the call's header map",
+     false, true},
+};
 static const struct command_param dns_show[] = {
     {PARAM_FILTER, "name", "NAME", "only this name", false, false},
 };
@@ -96,6 +109,8 @@ const struct command admin_commands[ADMIN_COMMAND_COUNT] = {
     [ADMIN_LOG_LEVEL] = {"log", "level", "Show the log level, or set it", NULL, PARAMS(log_level)},
     [ADMIN_VERSION_SHOW] = {"version", "show", "Show the versions of weir and of the proxy that runs", NULL,
 			    NULL, 0},
+    [ADMIN_EXPLAIN_FLOW] = {"explain", "flow", "Say what the proxy does with a connection", NULL,
+			    PARAMS(explain_flow)},
 };
 
 const struct command *admin_command_find(struct str object, struct str verb)

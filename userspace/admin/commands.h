@@ -22,6 +22,7 @@ enum admin_command {
 	ADMIN_LOG_SHOW,
 	ADMIN_LOG_LEVEL,
 	ADMIN_VERSION_SHOW,
+	ADMIN_EXPLAIN_FLOW,
 	ADMIN_COMMAND_COUNT
 };
 extern const struct command admin_commands[ADMIN_COMMAND_COUNT];

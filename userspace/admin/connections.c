@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // `conn show` and `conn kill`: every worker copies what it knows of its connections, on its own thread.
-#include "admin/call.h"
+#include "admin/connections.h"
 
+#include "admin/call.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/limits.h"
@@ -38,12 +39,20 @@ struct report {
 
 struct gather {
 	struct admin_call *call;
-	struct report *reports; // one a worker
-	struct ip peer;		// family 0: all
-	uint64_t id;		// to be killed
+	struct report *reports;	    // one a worker
+	struct ip peer;		    // family 0: all
+	uint64_t id;		    // to be killed
+	const struct conn_key *key; // NULL: all
 	uint64_t now;
 	bool streams; // are listed, too
 };
+
+static bool is_meant(const struct conn_key *key, const struct conn_info *info)
+{
+	if (key->has_id)
+		return info->id == key->id;
+	return addr_eq(&key->peer, &info->peer) && addr_eq(&key->destination, &info->destination);
+}
 
 static bool is_selected(const struct gather *gather, const struct conn_info *info)
 {
@@ -52,7 +61,8 @@ static bool is_selected(const struct gather *gather, const struct conn_info *inf
 	       admin_selects(call, "protocol", info->protocol ? str_from(info->protocol) : STR("-")) &&
 	       admin_selects(call, "virtual_host", info->virtual_host) &&
 	       admin_selects(call, "cluster", info->cluster) &&
-	       (!gather->peer.family || ip_eq(&gather->peer, &info->peer.ip));
+	       (!gather->peer.family || ip_eq(&gather->peer, &info->peer.ip)) &&
+	       (!gather->key || is_meant(gather->key, info));
 }
 
 // --- on the worker's thread -------------------------------------------------------------------------------
@@ -155,10 +165,9 @@ static void emit_tls_side(struct emit *emit, const char *side, const char *versi
 	emit_record_end(emit);
 }
 
-static void emit_connection(struct emit *emit, const struct conn_info *info, uint64_t now)
+void admin_emit_connection(struct emit *emit, const struct conn_info *info, uint64_t now)
 {
 	struct str none = {NULL, 0};
-	emit_row_begin(emit);
 	emit_uint(emit, "id", info->id);
 	emit_text(emit, "direction", info->inbound ? "inbound" : "outbound");
 	emit_text(emit, "state", info->state);
@@ -179,7 +188,6 @@ static void emit_connection(struct emit *emit, const struct conn_info *info, uin
 	emit_bytes(emit, "received", info->bytes_received);
 	emit_bytes(emit, "sent", info->bytes_sent);
 	emit_duration(emit, "age", now > info->opened_ns ? now - info->opened_ns : 0);
-	emit_row_end(emit);
 }
 
 static struct str or_none(struct str text)
@@ -296,8 +304,11 @@ static int emit_reports(const struct gather *gather, unsigned workers)
 	}
 	qsort(infos, count, sizeof *infos, by_id);
 	emit_table_begin(gather->call->emit, "connections");
-	for (size_t i = 0; i < count; i++)
-		emit_connection(gather->call->emit, infos[i], gather->now);
+	for (size_t i = 0; i < count; i++) {
+		emit_row_begin(gather->call->emit);
+		admin_emit_connection(gather->call->emit, infos[i], gather->now);
+		emit_row_end(gather->call->emit);
+	}
 	emit_table_end(gather->call->emit);
 	mem_free(infos);
 	return gather->streams ? emit_streams(gather, workers) : 0;
@@ -338,6 +349,42 @@ int admin_conn_show(struct admin_call *call)
 		err = emit_reports(&gather, workers_count(call->backend->workers));
 	gather_close(&gather);
 	return err;
+}
+
+// The first report that has a copy gives it away.
+static int take_first(struct gather *gather, struct conn_found *ret_found)
+{
+	for (unsigned i = 0; i < workers_count(gather->call->backend->workers); i++) {
+		struct report *report = &gather->reports[i];
+		if (report->err)
+			return report->err;
+		if (report->count == 0)
+			continue;
+		settle_texts(report);
+		*ret_found = (struct conn_found){report->copies[0].info, report->texts};
+		report->texts = (struct strbuf){0};
+		return 0;
+	}
+	return ERR_NOT_FOUND;
+}
+
+int admin_connection_find(struct admin_call *call, const struct conn_key *key, struct conn_found *ret_found)
+{
+	struct gather gather;
+	int err = gather_open(&gather, call);
+	if (err)
+		return err;
+	gather.key = key;
+	err = workers_call(call->backend->workers, report_connections, &gather);
+	if (!err)
+		err = take_first(&gather, ret_found);
+	gather_close(&gather);
+	return err;
+}
+
+void conn_found_done(struct conn_found *found)
+{
+	strbuf_done(&found->_texts);
 }
 
 int admin_conn_kill(struct admin_call *call)

@@ -157,18 +157,20 @@ bool endpoint_view_down(const struct admin_backend *backend, const struct endpoi
 }
 
 // --- endpoint show ----------------------------------------------------------------------------------------
-static void endpoint_row(struct admin_call *call, const struct endpoint_view *view)
+static struct str state_of(const struct admin_backend *backend, const struct endpoint_view *view)
+{
+	return endpoint_view_down(backend, view) ? STR("down") : STR("up");
+}
+
+void admin_emit_endpoint(struct admin_call *call, const struct endpoint_view *view)
 {
 	struct emit *emit = call->emit;
-	struct str state = endpoint_view_down(call->backend, view) ? STR("down") : STR("up");
 	uint64_t now = clock_mono_ns();
-	if (!admin_selects(call, "cluster", view->cluster->name) || !admin_selects(call, "state", state))
-		return;
 	emit_row_begin(emit);
 	emit_str(emit, "cluster", view->cluster->name);
 	emit_addr(emit, "address", &view->endpoint->addr);
 	emit_uint(emit, "weight", view->endpoint->weight);
-	emit_str(emit, "state", state);
+	emit_str(emit, "state", state_of(call->backend, view));
 	emit_uint(emit, "active", view->active);
 	emit_uint(emit, "workers_down", view->workers_down);
 	emit_duration(emit, "down_for", view->down_until_ns > now ? view->down_until_ns - now : 0);
@@ -185,7 +187,9 @@ int admin_endpoint_show(struct admin_call *call)
 		return err;
 	emit_table_begin(call->emit, "endpoints");
 	for (size_t i = 0; i < count; i++)
-		endpoint_row(call, &views[i]);
+		if (admin_selects(call, "cluster", views[i].cluster->name) &&
+		    admin_selects(call, "state", state_of(call->backend, &views[i])))
+			admin_emit_endpoint(call, &views[i]);
 	emit_table_end(call->emit);
 	mem_free(views);
 	return 0;

@@ -2,7 +2,7 @@
 // What the workers together think of the endpoints.
 #pragma once
 
-#include "admin/backend.h"
+#include "admin/call.h"
 
 struct endpoint_view {
 	const struct cluster *cluster;	 // of the current snapshot
@@ -17,3 +17,5 @@ int admin_endpoints_gather(const struct admin_backend *backend, const struct mod
 			   struct endpoint_view **ret_views, size_t *ret_count);
 // Down: every worker avoids it.
 bool endpoint_view_down(const struct admin_backend *backend, const struct endpoint_view *view);
+// A row of a table.
+void admin_emit_endpoint(struct admin_call *call, const struct endpoint_view *view);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `route explain`: the proxy's own look-up, step by step, with the reason why each route was passed over.
-#include "admin/call.h"
+#include "admin/explain.h"
 
 #include "base/error.h"
 #include "base/limits.h"
@@ -8,17 +8,8 @@
 
 #include <stdio.h>
 
-enum { DEFAULT_PORT = 80 };
-
-struct question {
-	struct head head;
-	struct field fields[LIMIT_HTTP_HEADERS];
-	struct str service;		       // of an RPC call; p NULL: none was named
-	char rpc_path[LIMIT_RPC_NAME * 2 + 2]; // what routes see of it
-};
-
 // --- the request asked about ------------------------------------------------------------------------------
-static int read_headers(struct admin_call *call, struct question *question)
+static int read_headers(struct admin_call *call, struct explain_question *question)
 {
 	size_t at = 0;
 	for (;;) {
@@ -35,7 +26,7 @@ static int read_headers(struct admin_call *call, struct question *question)
 	}
 }
 
-static int read_question(struct admin_call *call, struct question *question)
+int explain_question_read(struct admin_call *call, struct explain_question *question)
 {
 	question->head = (struct head){.method = admin_value(call, "method"),
 				       .path = admin_value(call, "path"),
@@ -48,8 +39,8 @@ static int read_question(struct admin_call *call, struct question *question)
 }
 
 // A request of HTTP, unless it is clear that calls are meant: by a service that was named, or by the port.
-static int complete_question(struct admin_call *call, struct question *question,
-			     const struct virtual_host *host)
+int explain_question_complete(struct admin_call *call, struct explain_question *question,
+			      const struct virtual_host *host)
 {
 	struct head *head = &question->head;
 	if (!question->service.p && host->rule.protocol != PORT_RPC) {
@@ -84,7 +75,8 @@ static const struct virtual_host *host_by_service(const struct model *model, str
 
 // An original destination names a host at once; where it does not, Host or the call's service decides.
 static const struct virtual_host *host_by_destination(const struct model *model, const struct addr *addr,
-						      const struct question *question, const char **ret_how)
+						      const struct explain_question *question,
+						      const char **ret_how)
 {
 	const struct virtual_host *host = model_host_by_address(model, addr);
 	*ret_how = "original destination";
@@ -109,13 +101,13 @@ static bool is_service_name(struct str name)
 }
 
 // Of a name it is tried in turn whether it is a host's, and an RPC service's: then calls are meant.
-static const struct virtual_host *find_host(const struct model *model, struct str destination,
-					    struct question *question, const char **ret_how)
+const struct virtual_host *explain_host(const struct model *model, struct str destination,
+					struct explain_question *question, const char **ret_how)
 {
 	struct addr addr;
 	if (addr_parse(destination, &addr) == 0)
 		return host_by_destination(model, &addr, question, ret_how);
-	const struct virtual_host *host = model_host_by_name(model, destination, DEFAULT_PORT);
+	const struct virtual_host *host = model_host_by_name(model, destination, EXPLAIN_DEFAULT_PORT);
 	*ret_how = "name";
 	if (host)
 		return host;
@@ -128,7 +120,8 @@ static const struct virtual_host *find_host(const struct model *model, struct st
 	return host;
 }
 
-static int explain_unknown(struct admin_call *call, struct str destination, const struct question *question)
+static int explain_unknown(struct admin_call *call, struct str destination,
+			   const struct explain_question *question)
 {
 	int front = (int)str_find(destination, ':');
 	if (is_service_name(destination))
@@ -214,34 +207,42 @@ static const char *result_text(const struct virtual_host *host, const struct rou
 	return call ? "no route matches: the call is answered by an error" : "no route matches: 404";
 }
 
+const struct route *explain_route_choice(struct emit *emit, const struct virtual_host *host,
+					 const struct explain_question *question)
+{
+	struct str none = {NULL, 0};
+	if (question->service.p) {
+		emit_str(emit, "service", question->service.len ? question->service : none);
+		emit_str(emit, "method", question->head.method.len ? question->head.method : none);
+	}
+	const struct route *chosen =
+	    host->rule.protocol == PORT_TCP ? host->default_route : route_match(host, &question->head);
+	emit_str(emit, "route", chosen ? chosen->name : none);
+	emit_text(emit, "result", result_text(host, chosen, question->service.p != NULL));
+	emit_considered(emit, host, &question->head, chosen);
+	return chosen;
+}
+
 int admin_route_explain(struct admin_call *call)
 {
-	struct question question = {0};
+	struct explain_question question = {0};
 	struct model *model = admin_model(call);
 	struct emit *emit = call->emit;
 	struct str destination = admin_value(call, "destination"), none = {NULL, 0};
 	const char *how;
-	int err = model ? read_question(call, &question) : ERR_NOT_FOUND;
+	int err = model ? explain_question_read(call, &question) : ERR_NOT_FOUND;
 	if (err)
 		return err;
-	const struct virtual_host *host = find_host(model, destination, &question, &how);
+	const struct virtual_host *host = explain_host(model, destination, &question, &how);
 	emit_str(emit, "destination", destination);
 	emit_str(emit, "virtual_host", host ? host->name : none);
 	if (!host)
 		return explain_unknown(call, destination, &question);
-	err = complete_question(call, &question, host);
+	err = explain_question_complete(call, &question, host);
 	if (err)
 		return err;
 	emit_text(emit, "named_by", how);
-	if (question.service.p) {
-		emit_str(emit, "service", question.service.len ? question.service : none);
-		emit_str(emit, "method", question.head.method.len ? question.head.method : none);
-	}
-	const struct route *chosen =
-	    host->rule.protocol == PORT_TCP ? host->default_route : route_match(host, &question.head);
-	emit_str(emit, "route", chosen ? chosen->name : none);
-	emit_text(emit, "result", result_text(host, chosen, question.service.p != NULL));
-	emit_considered(emit, host, &question.head, chosen);
+	const struct route *chosen = explain_route_choice(emit, host, &question);
 	if (chosen)
 		emit_clusters(emit, chosen);
 	return 0;

@@ -161,9 +161,8 @@ int admin_route_show(struct admin_call *call)
 }
 
 // --- cluster ----------------------------------------------------------------------------------------------
-static void cluster_row(struct emit *emit, const struct cluster *cluster)
+void admin_emit_cluster(struct emit *emit, const struct cluster *cluster)
 {
-	emit_row_begin(emit);
 	emit_str(emit, "name", cluster->name);
 	emit_text(emit, "balance", balance_names[cluster->balance]);
 	emit_text(emit, "protocol", cluster_protocol_names[cluster->protocol]);
@@ -173,6 +172,12 @@ static void cluster_row(struct emit *emit, const struct cluster *cluster)
 	emit_strs(emit, "allow", cluster->tls_allow, cluster->tls_allow_count);
 	emit_duration(emit, "connect_timeout", cluster->connect_timeout_ms * NS_PER_MS);
 	emit_uint(emit, "endpoints", cluster->endpoint_count);
+}
+
+static void cluster_row(struct emit *emit, const struct cluster *cluster)
+{
+	emit_row_begin(emit);
+	admin_emit_cluster(emit, cluster);
 	emit_row_end(emit);
 }
 

@@ -95,6 +95,13 @@ enum {
 	LIMIT_CAPTURE_INTERFACES = 32,	// names in one list
 	LIMIT_CAPTURE_MARKS = 32,	// excluded marks
 
+	// capture files (cli/pcap_file.h, cli/packet.h)
+	LIMIT_PCAP_BLOCK = 16 * 1024 * 1024, // bytes of one block or packet record
+	LIMIT_PCAP_INTERFACES = 1024,	// of one section
+	LIMIT_PCAP_CONNECTIONS = 256 * 1024 * 1024, // bytes of a saved list of connections
+	LIMIT_PACKET_TAGS = 4,		// VLAN tags of one frame
+	LIMIT_PACKET_EXTENSIONS = 8,	// IPv6 extension headers of one packet
+
 	// admin (admin/)
 	LIMIT_ADMIN_REQUEST = 8192,
 	LIMIT_ADMIN_CLIENTS = 32,

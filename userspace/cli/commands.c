@@ -2,8 +2,10 @@
 // The objects of the command line, and the commands that need no file of their own.
 #include "cli/cli.h"
 #include "cli/config_commands.h"
+#include "cli/explain_commands.h"
 #include "cli/intercept_commands.h"
 #include "cli/options.h"
+#include "cli/pcap_commands.h"
 
 #include "base/mem.h"
 
@@ -53,6 +55,9 @@ const struct cli_object cli_objects[] = {
     {"stats", "Counters", NULL, NULL},
     {"config", "Configuration", config_commands, NULL},
     {"log", "Log of the proxy", NULL, NULL},
+    {"explain", "What happens to a connection, from the kernel's rules to the endpoint", explain_commands,
+     "flow"},
+    {"pcap", "Captures of packets", pcap_commands, NULL},
     {"version", "Versions", version_commands, "show"},
     {NULL, NULL, NULL, NULL},
 };

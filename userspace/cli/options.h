@@ -4,6 +4,8 @@
 
 #include "cli/cli.h"
 
+#include <sys/types.h>
+
 #define CLI_SOCKET_DEFAULT "/run/weir/admin.sock"
 
 struct cli_global_option {
@@ -22,3 +24,5 @@ int cli_remote(struct cli *cli);
 // Asks the proxy. Appends what it answers, or for CLI_FAILED and CLI_USAGE a sentence that says why.
 int cli_ask(const struct cli *cli, const char *object, const char *verb, enum emit_format format,
 	    const struct command_value *values, size_t count, struct strbuf *ret_text);
+// The process that listens at the admin socket; 0 if there is none, or it cannot be told.
+pid_t cli_proxy_pid(const struct cli *cli);

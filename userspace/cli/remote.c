@@ -126,6 +126,19 @@ int cli_ask(const struct cli *cli, const char *object, const char *verb, enum em
 	return take_answer(cli, strbuf_str(&answer), ret_text);
 }
 
+pid_t cli_proxy_pid(const struct cli *cli)
+{
+	autostrbuf struct strbuf ignored = {0};
+	struct ucred peer = {0};
+	socklen_t len = sizeof peer;
+	int fd;
+	if (ask_connect(cli, &ignored, &fd))
+		return 0;
+	int err = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
+	close(fd);
+	return err < 0 ? 0 : peer.pid;
+}
+
 int cli_remote(struct cli *cli)
 {
 	const struct command *command = cli->command;

@@ -162,6 +162,16 @@ static int run_verb(struct cli *cli, const struct cli_object *object, const char
 	return run_command(cli, run);
 }
 
+// Whether the word is the first argument of the default verb.
+static bool verb_is_left_out(const struct cli_object *object, const char *word)
+{
+	int (*run)(struct cli *);
+	const struct command *command =
+	    object->default_verb ? find_command(object, object->default_verb, &run) : NULL;
+	bool takes_words = command && command->param_count && command->params[0].kind == PARAM_ARGUMENT;
+	return takes_words && strcmp(word, "help") != 0 && !find_command(object, word, &run);
+}
+
 static int run_object(struct cli *cli, int argc, char **argv)
 {
 	const struct cli_object *object = cli_object_find(str_from(argv[0]));
@@ -173,8 +183,10 @@ static int run_object(struct cli *cli, int argc, char **argv)
 		return cli_usage(cli, "%s", error.p ? error.p : "out of memory");
 	argc -= at + 1;
 	argv += at + 1;
-	if (argc)
+	if (argc && !verb_is_left_out(object, argv[0]))
 		return run_verb(cli, object, argv[0], argc - 1, argv + 1);
+	if (argc)
+		return run_verb(cli, object, object->default_verb, argc, argv);
 	if (cli->help)
 		return run_help(cli, 1, (char *[]){(char *)object->name});
 	if (object->default_verb)

@@ -44,6 +44,8 @@ struct conn_info {
 	uint64_t bytes_received, bytes_sent; // downstream
 	uint64_t requests;
 	uint64_t opened_ns; // CLOCK_MONOTONIC
+	const char *decided_by; // what told the protocol, in words: a literal; NULL: nothing yet
+	uint32_t decided_us;	// and how long that took, from accepting on
 	const char *state;  // "detecting", "open", "draining", ...: a literal
 	const struct connection *connection;
 	// Calls fn for each stream or call of the connection, oldest first. NULL: its protocol has none.

@@ -213,6 +213,13 @@ static enum port_protocol declared_protocol(const struct connection *connection)
 	return port_rule(connection)->protocol;
 }
 
+void connection_decided(struct connection *connection, enum decided_by by)
+{
+	uint64_t us = (loop_now(connection->dataplane->loop) - connection->opened_ns) / 1000;
+	connection->decided_by = by;
+	connection->decided_us = us < DECIDED_US_MAX ? (uint32_t)us : DECIDED_US_MAX;
+}
+
 // --- handing over -------------------------------------------------------------------------------------------
 static void spare_lost(struct upstream *upstream)
 {
@@ -344,9 +351,17 @@ static void become_tls(struct connection *connection)
 	connection->stalling = false; // that was about the hello; now it is about what comes inside
 }
 
+// The server spoke first.
+static void become_greeted(struct connection *connection, const struct virtual_host *host)
+{
+	connection_decided(connection, DECIDED_GREETING);
+	become_tunnel(connection, PROTOCOL_TCP, host);
+}
+
 // Each stream dials for itself.
 static void become_transport(struct connection *connection)
 {
+	connection_decided(connection, DECIDED_ALPN);
 	upstream_close(connection->early);
 	connection->early = NULL;
 	connection->transport = true;
@@ -364,7 +379,7 @@ static void on_tls_done(struct stream *stream, int err)
 		if (str_eq(tls_conn_alpn(stream->tls), STR(TLS_ALPN_TRANSPORT)))
 			become_transport(connection);
 		else if (connection->greeting)
-			become_tunnel(connection, PROTOCOL_TCP, NULL);
+			become_greeted(connection, NULL);
 		return; // on_readable follows
 	}
 	stats_inc(STAT_TLS_FAILED);
@@ -378,7 +393,7 @@ static void on_tls_done(struct stream *stream, int err)
 static void early_greeted(struct loop_timer *timer)
 {
 	struct connection *connection = container_of(timer, struct connection, timer);
-	become_tunnel(connection, PROTOCOL_TCP, current_host(connection));
+	become_greeted(connection, current_host(connection));
 }
 
 static void early_refused(struct loop_timer *timer)
@@ -423,7 +438,7 @@ static void early_readable(struct upstream *upstream)
 		return;
 	}
 	if (pending_tls(connection) == TLS_MODE_OFF) {
-		become_tunnel(connection, PROTOCOL_TCP, current_host(connection));
+		become_greeted(connection, current_host(connection));
 		return;
 	}
 	connection->greeting = true;
@@ -615,6 +630,7 @@ static void decide_mesh_tls(struct connection *connection, enum tls_mode mode)
 static void on_stall(struct loop_timer *timer)
 {
 	struct connection *connection = container_of(timer, struct connection, timer);
+	connection_decided(connection, DECIDED_STALL);
 	if (pending_tls(connection) == TLS_MODE_STRICT)
 		refuse_plaintext(connection);
 	else
@@ -651,6 +667,7 @@ static const struct detect_set *looked_for(const struct connection *connection, 
 // One protocol is declared for the port: no look at the bytes.
 static void become_declared(struct connection *connection, const struct port_rule *rule)
 {
+	connection_decided(connection, DECIDED_DECLARED);
 	if (rule->protocol == PORT_RPC)
 		become_framed(connection, rule->codec);
 	else if (rule->protocol == PORT_HTTP)
@@ -675,6 +692,8 @@ static void decide(struct connection *connection)
 	int err = connection->in.bytes
 		      ? detect(first_bytes(connection), looked_for(connection, rule), &protocol, &codec)
 		      : ERR_NEED_MORE;
+	if (err != ERR_NEED_MORE)
+		connection_decided(connection, DECIDED_BYTES);
 	if (err == ERR_NEED_MORE)
 		wait_for_more(connection, stall_ms(connection));
 	else if (tls != TLS_MODE_OFF && protocol == PROTOCOL_TLS)
@@ -693,6 +712,7 @@ static void decide(struct connection *connection)
 // something to the application.
 static void decide_at_end(struct connection *connection)
 {
+	connection_decided(connection, DECIDED_END);
 	if (pending_tls(connection) == TLS_MODE_STRICT)
 		connection_close(connection);
 	else
@@ -850,6 +870,17 @@ static void describe_idle(const struct connection *connection, struct conn_info 
 					&info->upstream_tls_version, &info->upstream_tls_peer);
 }
 
+static const char *decision_of(const struct connection *connection)
+{
+	static const char *const words[] = {[DECIDED_DECLARED] = "declared for the port",
+					    [DECIDED_BYTES] = "the client's first bytes",
+					    [DECIDED_GREETING] = "the server spoke first",
+					    [DECIDED_STALL] = "the first bytes stayed ambiguous",
+					    [DECIDED_END] = "the client sent its end",
+					    [DECIDED_ALPN] = "the TLS handshake (ALPN)"};
+	return words[connection->decided_by];
+}
+
 static const char *state_of(const struct connection *connection)
 {
 	if (connection->exchange && connection->exchange->inner && connection->exchange->wants_tunnel)
@@ -887,6 +918,8 @@ static void describe(const struct connection *connection, struct conn_info *info
 	    .bytes_sent = connection->stream.sent,
 	    .requests = connection->requests,
 	    .opened_ns = connection->opened_ns,
+	    .decided_by = decision_of(connection),
+	    .decided_us = connection->decided_us,
 	    .state = state_of(connection),
 	    .connection = connection,
 	};

@@ -17,6 +17,18 @@ struct streamed_server;
 struct tunnel;
 struct upstream;
 
+// What told how a connection is spoken to.
+enum decided_by {
+	DECIDED_NOT_YET,
+	DECIDED_DECLARED, // the configuration, without a look at the bytes
+	DECIDED_BYTES,	  // the client's first bytes
+	DECIDED_GREETING, // the server spoke first
+	DECIDED_STALL,	  // the first bytes stayed ambiguous
+	DECIDED_END,	  // the client sent its end before
+	DECIDED_ALPN,	  // what was agreed upon in the TLS handshake
+};
+enum { DECIDED_US_MAX = (1 << 28) - 1 };
+
 struct connection {
 	struct stream stream;
 	struct dataplane *dataplane;
@@ -47,6 +59,8 @@ struct connection {
 	bool dialled : 1;   // an early upstream connection was begun
 	bool transport : 1; // a sidecar's: streams that carry what its applications sent
 	bool greeting : 1;  // the application spoke first, and the client may still be about to start TLS
+	uint32_t decided_by : 4;  // enum decided_by
+	uint32_t decided_us : 28; // after it was accepted, at most DECIDED_US_MAX
 };
 
 // Takes over an accepted socket: from here on all is automatic.
@@ -71,6 +85,8 @@ struct upstream *connection_take_early(struct connection *connection, const stru
 void connection_drop_early(struct connection *connection);
 // What was begun to carry it while the client is silent came to nothing.
 void connection_probe_failed(struct connection *connection);
+// Notes what told how to speak, and when; the last time counts (TLS, then what is in it).
+void connection_decided(struct connection *connection, enum decided_by by);
 // Remembers the endpoint that serves it.
 void connection_set_endpoint(struct connection *connection, struct endpoint_state *endpoint);
 

@@ -96,6 +96,15 @@ static void take_over(struct connection *connection, struct exchange *exchange)
 	read_later(connection);
 }
 
+// The application spoke first, or ended.
+static void take_over_greeted(struct exchange *exchange)
+{
+	if (!is_probe(exchange))
+		return;
+	connection_decided(exchange->connection, DECIDED_GREETING);
+	take_over(exchange->connection, exchange);
+}
+
 static int server_interim(struct exchange *exchange, const struct message *message)
 {
 	(void)exchange, (void)message;
@@ -118,8 +127,7 @@ static int server_body(struct exchange *exchange, struct bufq *bytes)
 		bufq_clear(bytes);
 		return 0;
 	}
-	if (is_probe(exchange))
-		take_over(connection, exchange); // the application spoke first
+	take_over_greeted(exchange);
 	connection_idle(connection);
 	stream_write(&connection->stream, bytes);
 	return 0;
@@ -133,8 +141,7 @@ static int server_trailers(struct exchange *exchange, const struct field *fields
 
 static void server_half_close(struct exchange *exchange)
 {
-	if (is_probe(exchange))
-		take_over(exchange->connection, exchange);
+	take_over_greeted(exchange);
 	stream_shutdown(&exchange->connection->stream);
 }
 
