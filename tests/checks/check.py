@@ -27,7 +27,8 @@ INCLUDES = {
     "admin": ["base", "run", "net", "codecs", "mesh", "dns", "exchange"],
     "upgrade": ["base", "run", "net", "codecs", "mesh", "exchange"],
     "proxy": ["base", "run", "net", "codecs", "mesh", "dns", "intercept", "exchange", "control", "admin", "upgrade"],
-    "cli": ["base", "control", "admin", "intercept"],
+    "inject": ["base", "run", "net", "codecs", "intercept"],
+    "cli": ["base", "control", "admin", "intercept", "inject"],
 }
 # Pure code: no I/O, no clock, no log, no globals that change.
 PURE = ["codecs/*.[ch]", "dns/message.[ch]", "dns/answer.[ch]", "dns/names.[ch]", "dns/table.[ch]"]
@@ -41,8 +42,8 @@ EXCEPTIONS = {}
 
 # In the form that clang-format gives them; other folders follow.
 FORMATTED = [
-    *(f"userspace/{name}" for name in ("base", "run", "control", "admin", "cli", "proxy")),
-    *(f"tests/unit/{name}" for name in ("base", "run", "control", "admin", "cli", "proxy")),
+    *(f"userspace/{name}" for name in ("base", "run", "control", "admin", "cli", "proxy", "inject")),
+    *(f"tests/unit/{name}" for name in ("base", "run", "control", "admin", "cli", "proxy", "inject")),
 ]
 
 

@@ -27,7 +27,7 @@ def run(weir, *words, **env):
 def commands(weir):
     """(object, verb) of every command, as the manual page lists them."""
     manual = run(weir, "help", "--man").stdout
-    return sorted(set(re.findall(r"^``weir ([a-z]+) ([a-z-]+)", manual, re.MULTILINE)))
+    return sorted(set(re.findall(r"^``weir ([a-z]+) ([a-z][a-z-]*)", manual, re.MULTILINE)))
 
 
 OBJECTS = ["cert", "cluster", "config", "conn", "dns", "endpoint", "log", "route", "stats", "version", "vhost"]
@@ -52,6 +52,15 @@ def test_every_command_has_help(weir):
         assert answer.returncode == 0, answer.stderr
         assert f"Usage: weir {name} {verb}" in answer.stdout
         assert answer.stdout == run(weir, "help", name, verb).stdout
+
+
+def test_objects_without_verbs_have_help(weir):
+    for name in ("inject", "injector"):
+        answers = [run(weir, name, "--help"), run(weir, "help", name), run(weir, name, "help")]
+        assert all(answer.returncode == 0 for answer in answers)
+        assert len({answer.stdout for answer in answers}) == 1
+        assert f"Usage: weir {name} [-" in answers[0].stdout or f"Usage: weir {name} --" in answers[0].stdout
+    assert "Try: weir injector --help" in run(weir, "injector").stderr
 
 
 def test_manual_page_in_the_tree_is_current(weir):

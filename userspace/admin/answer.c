@@ -11,12 +11,12 @@ static const admin_handler handlers[ADMIN_COMMAND_COUNT] = {
     [ADMIN_VHOST_SHOW] = admin_vhost_show,	 [ADMIN_ROUTE_SHOW] = admin_route_show,
     [ADMIN_ROUTE_EXPLAIN] = admin_route_explain, [ADMIN_CLUSTER_SHOW] = admin_cluster_show,
     [ADMIN_ENDPOINT_SHOW] = admin_endpoint_show, [ADMIN_CONN_SHOW] = admin_conn_show,
-    [ADMIN_CONN_KILL] = admin_conn_kill,	 [ADMIN_CERT_SHOW] = admin_cert_show,
-    [ADMIN_DNS_SHOW] = admin_dns_show,		 [ADMIN_DNS_FLUSH] = admin_dns_flush,
-    [ADMIN_STATS_SHOW] = admin_stats_show,	 [ADMIN_CONFIG_SHOW] = admin_config_show,
-    [ADMIN_CONFIG_RELOAD] = admin_config_reload, [ADMIN_LOG_SHOW] = admin_log_show,
-    [ADMIN_LOG_LEVEL] = admin_log_level,	 [ADMIN_VERSION_SHOW] = admin_version_show,
-    [ADMIN_EXPLAIN_FLOW] = admin_flow_explain,
+    [ADMIN_CONN_KILL] = admin_conn_kill,	 [ADMIN_CONN_DRAIN] = admin_conn_drain,
+    [ADMIN_CERT_SHOW] = admin_cert_show,	 [ADMIN_DNS_SHOW] = admin_dns_show,
+    [ADMIN_DNS_FLUSH] = admin_dns_flush,	 [ADMIN_STATS_SHOW] = admin_stats_show,
+    [ADMIN_CONFIG_SHOW] = admin_config_show,	 [ADMIN_CONFIG_RELOAD] = admin_config_reload,
+    [ADMIN_LOG_SHOW] = admin_log_show,		 [ADMIN_LOG_LEVEL] = admin_log_level,
+    [ADMIN_VERSION_SHOW] = admin_version_show,	 [ADMIN_EXPLAIN_FLOW] = admin_flow_explain,
 };
 
 // --- for handlers -----------------------------------------------------------------------------------------

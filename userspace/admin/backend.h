@@ -28,6 +28,8 @@ struct admin_backend {
 	const struct tls_context *(*tls)(void *data);
 	// Loads the configuration again. 0, or a negative error with what is wrong appended to ret_error.
 	int (*reload)(void *data, struct strbuf *ret_error);
+	// Asks inbound clients to go elsewhere; not ready any more. 0 or a negative error.
+	int (*retire)(void *data);
 	// Describes the configuration in force.
 	void (*show_config)(void *data, struct emit *emit);
 	// Virtual IPs taken and available, of AF_INET or AF_INET6.

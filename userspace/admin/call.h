@@ -35,6 +35,7 @@ int admin_cluster_show(struct admin_call *call);
 int admin_endpoint_show(struct admin_call *call);
 int admin_conn_show(struct admin_call *call);
 int admin_conn_kill(struct admin_call *call);
+int admin_conn_drain(struct admin_call *call);
 int admin_cert_show(struct admin_call *call);
 int admin_dns_show(struct admin_call *call);
 int admin_dns_flush(struct admin_call *call);

@@ -92,6 +92,12 @@ const struct command admin_commands[ADMIN_COMMAND_COUNT] = {
 	 "(protocol http2 or grpc) and calls of RPC protocols.",
 	 PARAMS(conn_show)},
     [ADMIN_CONN_KILL] = {"conn", "kill", "Reset a connection", NULL, PARAMS(conn_kill)},
+    [ADMIN_CONN_DRAIN] =
+	{"conn", "drain", "Ask inbound clients to go elsewhere, ahead of the end",
+	 "Connections from other hosts end with the next answer (Connection: close, GOAWAY), "
+	 "and /readyz says no. All are served still, new ones, too, until the proxy ends: what a "
+	 "preStop hook of Kubernetes wants.",
+	 NULL, 0},
     [ADMIN_CERT_SHOW] = {"cert", "show", "List the certificates in use", "Private keys are never shown.",
 			 NULL, 0},
     [ADMIN_DNS_SHOW] = {"dns", "show", "List the names that are answered, with their virtual IPs", NULL,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// `conn show` and `conn kill`: every worker copies what it knows of its connections, on its own thread.
+// `conn show`, `conn kill` and `conn drain`: every worker copies what it knows of its connections, on its own
+// thread.
 #include "admin/connections.h"
 
 #include "admin/call.h"
@@ -409,4 +410,16 @@ int admin_conn_kill(struct admin_call *call)
 	if (!err)
 		emit_uint(call->emit, "killed", gather.id);
 	return err;
+}
+
+int admin_conn_drain(struct admin_call *call)
+{
+	const struct admin_backend *backend = call->backend;
+	if (!backend->retire)
+		return admin_call_fail(call, "not available in this proxy");
+	int err = backend->retire(backend->data);
+	if (err)
+		return admin_call_fail(call, "%s", err_text(err));
+	emit_bool(call->emit, "draining", true);
+	return 0;
 }

@@ -2,7 +2,7 @@
 #include "admin/metrics.h"
 
 #include "admin/endpoints.h"
-#include "admin/serve.h"
+#include "net/serve.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/limits.h"

@@ -3,7 +3,7 @@
 
 #include "admin/answer.h"
 #include "admin/protocol.h"
-#include "admin/serve.h"
+#include "net/serve.h"
 #include "admin/socket.h"
 #include "base/limits.h"
 #include "base/mem.h"

@@ -42,12 +42,17 @@ const struct command_param *command_missing(const struct command *command, const
 	return NULL;
 }
 
+const char *command_option_dashes(const struct command_param *param)
+{
+	return param->name[0] && !param->name[1] ? "-" : "--";
+}
+
 void command_param_usage(struct strbuf *out, const struct command_param *param)
 {
 	if (!param->required)
 		strbuf_add_char(out, '[');
 	if (param->kind == PARAM_OPTION || param->kind == PARAM_FLAG)
-		strbuf_printf(out, "--%s", param->name);
+		strbuf_printf(out, "%s%s", command_option_dashes(param), param->name);
 	else if (param->kind == PARAM_FILTER)
 		strbuf_printf(out, "%s=", param->name);
 	if (param->kind == PARAM_OPTION)

@@ -17,7 +17,8 @@ enum param_kind {
 
 struct command_param {
 	enum param_kind kind;
-	const char *name; // lower case, words joined by '-' (options, flags) or '_' (filters)
+	const char *name; // lower case, words joined by '-' (options, flags) or '_' (filters); an option of
+			  // one letter is written with one dash
 	const char *
 	    value; // what to give: "ADDRESS", or the words to choose from: "inbound|outbound"; NULL for flags
 	const char *help; // one line, no full stop
@@ -49,6 +50,8 @@ struct str command_value_find(const struct command_value *values, size_t count, 
 // The first required parameter that is not among the values, or NULL.
 const struct command_param *command_missing(const struct command *command, const struct command_value *values,
 					    size_t count);
+// "--", or "-" for a name of one letter.
+const char *command_option_dashes(const struct command_param *param);
 // "[direction=inbound|outbound]", "--header NAME:VALUE...", as usage lines have it.
 void command_param_usage(struct strbuf *out, const struct command_param *param);
 

@@ -94,6 +94,15 @@ enum {
 	LIMIT_CAPTURE_RANGES = 1024,	// entries of one list of ports, networks, users or groups
 	LIMIT_CAPTURE_INTERFACES = 32,	// names in one list
 	LIMIT_CAPTURE_MARKS = 32,	// excluded marks
+	LIMIT_ENVIRONMENT = 512 * 1024, // bytes of a process's environment that are read
+
+	// injection (inject/)
+	LIMIT_MANIFEST_BYTES = 16 * 1024 * 1024,
+	LIMIT_MANIFEST_NODES = 1024 * 1024, // values in one text
+	LIMIT_MANIFEST_DEPTH = 64,	    // values within values
+	LIMIT_POD_PROBES = 256,
+	LIMIT_REVIEW_BYTES = 8 * 1024 * 1024, // of an AdmissionReview: objects have 3 MiB at most, and may come twice
+	LIMIT_INJECTOR_CLIENTS = 64,
 
 	// capture files (cli/pcap_file.h, cli/packet.h)
 	LIMIT_PCAP_BLOCK = 16 * 1024 * 1024, // bytes of one block or packet record
@@ -109,6 +118,10 @@ enum {
 	LIMIT_ADMIN_STREAM_TEXT = 256, // bytes of each text about one (a path, ...)
 	LIMIT_METRICS_REQUEST = 8192,
 	LIMIT_METRICS_CLIENTS = 32,
+	LIMIT_PROBE_REQUEST = 16 * 1024, // a probe of Kubernetes, with its header fields
+	LIMIT_PROBE_CLIENTS = 64,
+	LIMIT_PROBE_BODY = 10 * 1024, // of the application's answer, that is read
+	LIMIT_PROBE_MS = 60000,	     // for the application to answer; the kubelet's patience mostly ends before
 
 	// connections
 	LIMIT_LINGER_BYTES = 16 * 1024 * 1024, // read and dropped, so that the client gets to read its answer

@@ -25,7 +25,8 @@ struct cli_object {
 	const char *summary;
 	const struct cli_command
 	    *commands; // ended by one whose verb is NULL; NULL: the admin server's (admin/commands.h)
-	const char *default_verb; // may be left out, even before its arguments; NULL: a verb must be given
+	const char *default_verb; // may be left out, even before its arguments; NULL: a verb must be given;
+				  // "": the object is its only command, and has no verbs
 };
 extern const struct cli_object cli_objects[]; // ended by a NULL name
 

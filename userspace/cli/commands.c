@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 #include "cli/config_commands.h"
 #include "cli/explain_commands.h"
+#include "cli/inject_commands.h"
 #include "cli/intercept_commands.h"
 #include "cli/options.h"
 #include "cli/pcap_commands.h"
@@ -55,6 +56,8 @@ const struct cli_object cli_objects[] = {
     {"stats", "Counters", NULL, NULL},
     {"config", "Configuration", config_commands, NULL},
     {"log", "Log of the proxy", NULL, NULL},
+    {"inject", "Put weir into the pods of a Kubernetes manifest", inject_commands, ""},
+    {"injector", "The webhook that does so in a cluster", injector_commands, ""},
     {"explain", "What happens to a connection, from the kernel's rules to the endpoint", explain_commands,
      "flow"},
     {"pcap", "Captures of packets", pcap_commands, NULL},

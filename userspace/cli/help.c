@@ -69,7 +69,7 @@ static void add_globals(struct strbuf *out)
 // "weir conn kill ID"
 static void add_usage(struct strbuf *out, const struct command *command)
 {
-	strbuf_printf(out, "weir %s %s", command->object, command->verb);
+	strbuf_printf(out, "weir %s%s%s", command->object, command->verb[0] ? " " : "", command->verb);
 	for (size_t i = 0; i < command->param_count; i++) {
 		strbuf_add_char(out, ' ');
 		command_param_usage(out, &command->params[i]);
@@ -85,10 +85,10 @@ void cli_help_overview(struct strbuf *out)
 		int (*run)(struct cli *);
 		const struct command *command;
 		autostrbuf struct strbuf text = {0};
-		strbuf_printf(&text, "%s (", object->summary);
-		for (size_t i = 0; (command = cli_object_command(object, i, &run)); i++)
-			strbuf_printf(&text, "%s%s", i ? ", " : "", command->verb);
-		strbuf_add_char(&text, ')');
+		strbuf_add_text(&text, object->summary);
+		for (size_t i = 0; (command = cli_object_command(object, i, &run)) && command->verb[0]; i++)
+			strbuf_printf(&text, "%s%s", i ? ", " : " (", command->verb);
+		strbuf_add_text(&text, command ? "" : ")");
 		add_item(out, object->name, 18, text.p ? text.p : "");
 	}
 	add_globals(out);
@@ -206,7 +206,7 @@ static void completion_param(struct strbuf *out, const struct command_param *par
 	struct str choices = str_from(param->value);
 	bool closed = choices.p && str_find(choices, '|') >= 0;
 	if (param->kind >= PARAM_OPTION)
-		strbuf_printf(out, " --%s", param->name);
+		strbuf_printf(out, " %s%s", command_option_dashes(param), param->name);
 	else if (param->kind == PARAM_FILTER && !closed)
 		strbuf_printf(out, " %s=", param->name);
 	while (param->kind <= PARAM_FILTER && closed && choices.p) {
@@ -220,10 +220,12 @@ static void completion_object(struct strbuf *out, const struct cli_object *objec
 {
 	int (*run)(struct cli *);
 	const struct command *command;
-	strbuf_printf(out, "\t%s:) words='", object->name);
-	for (size_t i = 0; (command = cli_object_command(object, i, &run)); i++)
-		strbuf_printf(out, "%s ", command->verb);
-	strbuf_add_text(out, "help' ;;\n");
+	if (!object->default_verb || object->default_verb[0]) {
+		strbuf_printf(out, "\t%s:) words='", object->name);
+		for (size_t i = 0; (command = cli_object_command(object, i, &run)); i++)
+			strbuf_printf(out, "%s ", command->verb);
+		strbuf_add_text(out, "help' ;;\n");
+	}
 	for (size_t i = 0; (command = cli_object_command(object, i, &run)); i++) {
 		strbuf_printf(out, "\t%s:%s) words='", object->name, command->verb);
 		for (size_t p = 0; p < command->param_count; p++)

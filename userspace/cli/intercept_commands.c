@@ -2,6 +2,8 @@
 // weir intercept: what the init container and an administrator use. No proxy needs to run.
 #include "cli/intercept_commands.h"
 
+#include "cli/attend_commands.h"
+
 #include "base/error.h"
 #include "base/mem.h"
 #include "control/config.h"
@@ -325,6 +327,18 @@ const struct cli_command intercept_commands[] = {
       "Connections are made as the calling user. Exit status 1 if anything is not as the rules promise.",
       NULL, 0},
      intercept_check_command},
+    {{"intercept", "attend", "Keep the interception in the pods of this node, from outside",
+      "Looks for proxies in other network namespaces whose environment has WEIR_CAPTURE (options of apply) "
+      "and installs "
+      "what it says in their namespaces: no container of a pod needs a privilege. Wants root on the node and "
+      "its process "
+      "namespace. Ends with SIGTERM; what is installed stays.",
+      attend_params, ARRAY_SIZE(attend_params)},
+     intercept_attend},
+    {{"intercept", "wait", "Wait until this pod's interception was installed from outside",
+      "For an init container that has no privileges: it shares /run/weir with the proxy.", wait_params,
+      ARRAY_SIZE(wait_params)},
+     intercept_wait},
     {{"intercept", "remove", "Remove all that is installed", NULL, NULL, 0}, intercept_remove_command},
     {{0}, NULL},
 };

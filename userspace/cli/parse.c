@@ -150,7 +150,10 @@ static int parse_option(struct words *words, struct str word)
 	struct str rest = {word.p + (is_long ? 2 : 1), word.len - (is_long ? 2 : 1)};
 	struct str name = is_long ? str_split(&rest, '=') : rest, value;
 	const struct command *command = words->cli->command;
-	const struct command_param *param = command && is_long ? command_param_find(command, name) : NULL;
+	if (!is_long)
+		rest = (struct str){NULL, 0};
+	const struct command_param *param =
+	    command && is_long == (name.len > 1) ? command_param_find(command, name) : NULL;
 	if (param && param->kind >= PARAM_OPTION) {
 		int err = option_value(words, name, rest, param->kind == PARAM_OPTION, &value);
 		return err ? err : value_add(words, param, value);
@@ -158,8 +161,6 @@ static int parse_option(struct words *words, struct str word)
 	const struct cli_global_option *option = is_long == (name.len > 1) ? global_find(name) : NULL;
 	if (!option)
 		return unknown_option(words, word, name);
-	if (!is_long)
-		rest = (struct str){NULL, 0};
 	int err = option_value(words, name, rest, option->value != NULL, &value);
 	if (err == 0)
 		global_apply(words->cli, option, value.p);

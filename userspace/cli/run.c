@@ -31,7 +31,8 @@ int cli_usage(const struct cli *cli, const char *format, ...)
 	complain(cli, format, args);
 	va_end(args);
 	if (cli->command)
-		fprintf(stderr, "Try: weir %s %s --help\n", cli->command->object, cli->command->verb);
+		fprintf(stderr, "Try: weir %s %s%s--help\n", cli->command->object, cli->command->verb,
+			cli->command->verb[0] ? " " : "");
 	else
 		fprintf(stderr, "Try: weir help\n");
 	return CLI_USAGE;
@@ -84,6 +85,11 @@ static const struct command *find_command(const struct cli_object *object, const
 	return NULL;
 }
 
+static bool has_verbs(const struct cli_object *object)
+{
+	return !object->default_verb || object->default_verb[0];
+}
+
 static int help_words(const struct cli *cli, int argc, char **argv, struct strbuf *out)
 {
 	if (argc == 0) {
@@ -93,12 +99,12 @@ static int help_words(const struct cli *cli, int argc, char **argv, struct strbu
 	const struct cli_object *object = cli_object_find(str_from(argv[0]));
 	if (!object)
 		return unknown_object(cli, argv[0]);
-	if (argc == 1) {
+	if (argc == 1 && has_verbs(object)) {
 		cli_help_object(out, object);
 		return CLI_DONE;
 	}
 	int (*run)(struct cli *);
-	const struct command *command = find_command(object, argv[1], &run);
+	const struct command *command = find_command(object, argc > 1 ? argv[1] : "", &run);
 	if (!command)
 		return unknown_verb(cli, object, argv[1]);
 	cli_help_command(out, command);
@@ -158,7 +164,8 @@ static int run_verb(struct cli *cli, const struct cli_object *object, const char
 	if (cli_parse(cli, argc, argv, &error))
 		return cli_usage(cli, "%s", error.p ? error.p : "out of memory");
 	if (cli->help)
-		return run_help(cli, 2, (char *[]){(char *)object->name, (char *)verb});
+		return run_help(cli, has_verbs(object) ? 2 : 1,
+				(char *[]){(char *)object->name, (char *)verb});
 	return run_command(cli, run);
 }
 
@@ -178,6 +185,8 @@ static int run_object(struct cli *cli, int argc, char **argv)
 	autostrbuf struct strbuf error = {0};
 	if (!object)
 		return unknown_object(cli, argv[0]);
+	if (!has_verbs(object) && !(argc > 1 && strcmp(argv[1], "help") == 0))
+		return run_verb(cli, object, "", argc - 1, argv + 1);
 	int at = cli_parse_globals(cli, argc - 1, argv + 1, &error);
 	if (at < 0)
 		return cli_usage(cli, "%s", error.p ? error.p : "out of memory");

@@ -163,6 +163,10 @@ enum { CONFIG_ERRORS_MAX = 20 };
 // Reads a file. 0; or a negative error with one line for each thing that is wrong (at most CONFIG_ERRORS_MAX)
 // appended to ret_errors: "FILE:LINE:COLUMN: where: what, and what to do".
 int config_load(const char *path, struct config **ret_config, struct strbuf *ret_errors);
+// The same with settings that take the place of the file's: "KEY=VALUE" for single values, KEY as in
+// "tls.mode"; ended by NULL, or NULL.
+int config_load_set(const char *path, const char *const *sets, struct config **ret_config,
+		    struct strbuf *ret_errors);
 // The same for text in memory; `name` stands for the file in messages.
 int config_parse(struct str text, const char *name, struct config **ret_config, struct strbuf *ret_errors);
 void config_free(struct config *config); // NULL is fine

@@ -435,7 +435,35 @@ static bool is_one_document(struct reader *reader, struct str text)
 	return true;
 }
 
-int config_parse(struct str text, const char *name, struct config **ret_config, struct strbuf *ret_errors)
+// "tls.mode=strict" as the text {"tls": {"mode": "strict"}}, whose errors name it in place of a file.
+static void read_set(struct reader *reader, const char *set)
+{
+	autostrbuf struct strbuf text = {0}, name = {0};
+	const char *file = reader->config->name;
+	struct str value = str_from(set), path = str_split(&value, '=');
+	unsigned depth = 0;
+	while (path.p) {
+		strbuf_add_char(&text, '{');
+		json_escape(&text, str_split(&path, '.'));
+		strbuf_add_text(&text, ": ");
+		depth++;
+	}
+	json_escape(&text, value.p ? value : STR(""));
+	while (depth--)
+		strbuf_add_char(&text, '}');
+	strbuf_printf(&name, "--set %s", set);
+	if (text.failed || name.failed) {
+		reader_error(reader, (struct config_at){0}, "out of memory");
+		return;
+	}
+	reader->config->name = name.p;
+	if (is_text(reader, strbuf_str(&text)))
+		read_document(reader, strbuf_str(&text));
+	reader->config->name = file;
+}
+
+static int parse(struct str text, const char *name, const char *const *sets, struct config **ret_config,
+		 struct strbuf *ret_errors)
 {
 	struct config *config = mem_zalloc(sizeof *config);
 	struct reader reader = {.config = config, .errors = ret_errors};
@@ -451,6 +479,8 @@ int config_parse(struct str text, const char *name, struct config **ret_config, 
 		reader_error(&reader, (struct config_at){0}, "longer than %d bytes", LIMIT_CONFIG_BYTES);
 	else if (is_text(&reader, text) && is_one_document(&reader, text))
 		read_document(&reader, text);
+	for (; sets && *sets; sets++)
+		read_set(&reader, *sets);
 	if (reader.error_count > CONFIG_ERRORS_MAX)
 		strbuf_printf(ret_errors, "%s: and %u errors more\n", config->name,
 			      reader.error_count - CONFIG_ERRORS_MAX);
@@ -460,6 +490,11 @@ int config_parse(struct str text, const char *name, struct config **ret_config, 
 	}
 	*ret_config = config;
 	return 0;
+}
+
+int config_parse(struct str text, const char *name, struct config **ret_config, struct strbuf *ret_errors)
+{
+	return parse(text, name, NULL, ret_config, ret_errors);
 }
 
 static int read_file(const char *path, struct strbuf *ret_text)
@@ -483,7 +518,8 @@ static int read_file(const char *path, struct strbuf *ret_text)
 	}
 }
 
-int config_load(const char *path, struct config **ret_config, struct strbuf *ret_errors)
+int config_load_set(const char *path, const char *const *sets, struct config **ret_config,
+		    struct strbuf *ret_errors)
 {
 	autostrbuf struct strbuf text = {0};
 	int err = read_file(path, &text);
@@ -491,7 +527,12 @@ int config_load(const char *path, struct config **ret_config, struct strbuf *ret
 		strbuf_printf(ret_errors, "%s: cannot be read: %s\n", path, err_text(err));
 		return err;
 	}
-	return config_parse(strbuf_str(&text), path, ret_config, ret_errors);
+	return parse(strbuf_str(&text), path, sets, ret_config, ret_errors);
+}
+
+int config_load(const char *path, struct config **ret_config, struct strbuf *ret_errors)
+{
+	return config_load_set(path, NULL, ret_config, ret_errors);
 }
 
 void config_free(struct config *config)

@@ -63,6 +63,12 @@ struct connection {
 	uint32_t decided_us : 28; // after it was accepted, at most DECIDED_US_MAX
 };
 
+// Its client is to go elsewhere after the answer under way.
+static inline bool connection_is_draining(const struct connection *connection)
+{
+	return connection->dataplane->draining || (connection->dataplane->retiring && connection->inbound);
+}
+
 // Takes over an accepted socket: from here on all is automatic.
 void connection_accept(struct dataplane *dataplane, int fd, const struct addr *peer, bool inbound);
 // Closes both halves at once and frees at the end of the turn. Safe to call again.

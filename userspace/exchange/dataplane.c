@@ -216,6 +216,26 @@ static void on_sweep(struct loop_timer *timer)
 	tell_if_idle(dataplane);
 }
 
+static void drain_shared(struct connection *connection)
+{
+	if (connection->http2)
+		http2_server_drain(connection);
+	else if (connection->framed && !connection->closing)
+		framed_server_drain(connection);
+}
+
+void dataplane_retire(struct dataplane *dataplane)
+{
+	if (dataplane->retiring)
+		return;
+	dataplane->retiring = true;
+	list_for_each_safe (node, &dataplane->connections) {
+		struct connection *connection = container_of(node, struct connection, node);
+		if (connection->inbound)
+			drain_shared(connection);
+	}
+}
+
 // What is idle is closed a moment later: by then a request that is there already has been read.
 void dataplane_drain(struct dataplane *dataplane, void (*on_idle)(struct dataplane *, void *), void *arg)
 {
@@ -225,11 +245,7 @@ void dataplane_drain(struct dataplane *dataplane, void (*on_idle)(struct datapla
 	listeners_drain(dataplane);
 	listeners_close(dataplane);
 	list_for_each_safe (node, &dataplane->connections) {
-		struct connection *connection = container_of(node, struct connection, node);
-		if (connection->http2)
-			http2_server_drain(connection);
-		else if (connection->framed && !connection->closing)
-			framed_server_drain(connection);
+		drain_shared(container_of(node, struct connection, node));
 	}
 	http2_client_drain(dataplane);
 	loop_timer_start(dataplane->loop, &dataplane->sweep, SWEEP_MS);

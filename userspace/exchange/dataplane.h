@@ -42,6 +42,7 @@ struct dataplane {
 	unsigned index; // of the worker
 	unsigned connection_count;
 	bool draining;
+	bool retiring;		// inbound clients are asked to go elsewhere, and served meanwhile
 	struct loop_timer sweep; // closes what is idle when the drain has begun
 	void (*on_idle)(struct dataplane *dataplane, void *arg); // owed: no connection is left while draining
 	void *on_idle_arg;
@@ -63,6 +64,9 @@ int dataplane_listen(struct dataplane *dataplane);
 // Stops accepting (what the kernel has connected is taken still), closes what is idle, lets exchanges finish;
 // on_idle is called once, when none is left.
 void dataplane_drain(struct dataplane *dataplane, void (*on_idle)(struct dataplane *, void *), void *arg);
+// Asks inbound clients to go elsewhere, now that others can take over: their connections end with the answer
+// under way or the next one (Connection: close, GOAWAY). All are served still, new ones, too.
+void dataplane_retire(struct dataplane *dataplane);
 // To be called when a connection has gone: tells on_idle if it was the last.
 void dataplane_connection_gone(struct dataplane *dataplane);
 

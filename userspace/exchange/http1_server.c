@@ -89,7 +89,7 @@ static void refuse(struct exchange *exchange, enum http1_fault fault)
 static void remember(struct exchange *exchange, const struct http1_head *head)
 {
 	exchange->client_http10 = head->minor == 0;
-	exchange->client_persistent = head->persistent && !exchange->connection->dataplane->draining;
+	exchange->client_persistent = head->persistent && !connection_is_draining(exchange->connection);
 	exchange->wants_upgrade = head->flags & HTTP1_CONN_UPGRADE;
 	http1_body_init(&exchange->request_body, head);
 	exchange->request_done = http1_body_done(&exchange->request_body);
@@ -465,7 +465,7 @@ static int server_head(struct exchange *exchange, const struct message *message)
 		return tunnel_head(exchange, message);
 	bool framed = !has_body(exchange, message) || message->has_length;
 	exchange->chunk_response = !framed && !exchange->client_http10;
-	if ((!framed && exchange->client_http10) || exchange->connection->dataplane->draining)
+	if ((!framed && exchange->client_http10) || connection_is_draining(exchange->connection))
 		exchange->client_persistent = false; // such a body ends with the connection
 	style.chunked = exchange->chunk_response;
 	enum http1_connection tell = tell_connection(exchange);
@@ -516,7 +516,7 @@ static void server_complete(struct exchange *exchange)
 		return;
 	}
 	bool persistent =
-	    exchange->client_persistent && exchange->request_done && !connection->dataplane->draining;
+	    exchange->client_persistent && exchange->request_done && !connection_is_draining(connection);
 	exchange_finish(exchange);
 	if (persistent)
 		next(connection);

@@ -558,7 +558,7 @@ void http2_server_start(struct connection *connection)
 	}
 	take_over(connection);
 	feed_first(connection);
-	if (connection->dataplane->draining)
+	if (connection_is_draining(connection))
 		http2_server_drain(connection);
 }
 

@@ -105,7 +105,7 @@ static void finish(struct streamed_server *server, bool clean)
 	snapshot_unref(server->snapshot);
 	server->snapshot = NULL;
 	server->active = false;
-	if (dataplane_of(server)->draining && bufq_empty(&server->connection->in))
+	if (connection_is_draining(server->connection) && bufq_empty(&server->connection->in))
 		server->ended = true; // this was the last one
 }
 

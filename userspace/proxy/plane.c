@@ -195,6 +195,12 @@ void plane_drain(struct worker *worker, void *unused)
 	dataplane_drain(plane->dataplane, on_drained, plane);
 }
 
+void plane_retire(struct worker *worker, void *unused)
+{
+	(void)unused;
+	dataplane_retire(plane_of(worker)->dataplane);
+}
+
 struct balancer *plane_balancer(struct worker *worker)
 {
 	return plane_of(worker)->dataplane->balancer;

@@ -42,6 +42,7 @@ struct plane_snapshot {
 };
 void plane_publish(struct worker *worker, void *snapshot);
 void plane_drain(struct worker *worker, void *unused);
+void plane_retire(struct worker *worker, void *unused);
 struct balancer *plane_balancer(struct worker *worker);
 
 // Calls fn for every connection of the worker.

@@ -34,7 +34,7 @@
 #include <unistd.h>
 
 struct proxy {
-	const char *config_path;
+	struct proxy_options options;
 	struct loop *loop; // of the control thread
 	struct config *config;
 	struct vip_pool *vips;
@@ -48,6 +48,7 @@ struct proxy {
 	struct admin_socket *admin_socket;
 	struct admin_server *admin;
 	struct metrics_server *metrics;
+	struct probe_server *probes;
 	int metrics_fd;
 	struct loop_timer deadline;
 	struct trim trim;
@@ -106,7 +107,7 @@ static int load_model(struct proxy *proxy, struct config **ret_config, struct mo
 {
 	struct config *config;
 	struct tls_context *tls = NULL;
-	int err = config_load(proxy->config_path, &config, ret_error);
+	int err = config_load_set(proxy->options.config_path, proxy->options.sets, &config, ret_error);
 	if (err)
 		return err;
 	err = check_model(config, &tls, ret_error);
@@ -319,6 +320,18 @@ static void on_signal(int number, void *arg)
 		loop_stop(proxy->loop);
 }
 
+// Ahead of the end: others are to take over, but nothing is refused.
+static int proxy_retire(void *data)
+{
+	struct proxy *proxy = data;
+	int err = proxy->stopping ? 0 : workers_call(proxy->workers, plane_retire, NULL);
+	if (err)
+		return err;
+	proxy->serving = false;
+	log_info("inbound clients are asked to go elsewhere");
+	return 0;
+}
+
 // --- admin --------------------------------------------------------------------------------------------------
 static struct model *admin_model(void *data)
 {
@@ -345,11 +358,20 @@ static void admin_show_config(void *data, struct emit *emit)
 	config_show(((struct proxy *)data)->config, emit);
 }
 
-static int start_admin(struct proxy *proxy)
+static int start_probes(struct proxy *proxy, const struct admin_backend *backend, struct strbuf *ret_error)
+{
+	const struct probe_options options = {.port = proxy->options.probe_port,
+					      .probes = proxy->options.probes,
+					      .count = proxy->options.probe_count,
+					      .mark = proxy->privileges.mark ? WEIR_MARK_INBOUND : 0};
+	return options.port ? probe_server_new(proxy->loop, &options, backend, &proxy->probes, ret_error) : 0;
+}
+
+static int start_admin(struct proxy *proxy, struct strbuf *ret_error)
 {
 	struct admin_backend backend = {
 	    .data = proxy,
-	    .config_path = proxy->config_path,
+	    .config_path = proxy->options.config_path,
 	    .started_ns = clock_mono_ns(),
 	    .model = admin_model,
 	    .ready = admin_ready,
@@ -359,6 +381,7 @@ static int start_admin(struct proxy *proxy)
 	    .kill = plane_kill_connection,
 	    .tls = admin_tls,
 	    .reload = proxy_reload,
+	    .retire = proxy_retire,
 	    .dns_listen = proxy->planes.dns_listen,
 	    .dns_listen_count = proxy->planes.dns_listen_count,
 	    .dns_flush = plane_flush_dns,
@@ -371,7 +394,7 @@ static int start_admin(struct proxy *proxy)
 		if (!err)
 			proxy->metrics_fd = -1;
 	}
-	return err;
+	return err ? err : start_probes(proxy, &backend, ret_error);
 }
 
 // --- starting -----------------------------------------------------------------------------------------------
@@ -484,7 +507,7 @@ int proxy_start(const struct proxy_options *options, struct proxy **ret_proxy, s
 	if (!proxy)
 		return -ENOMEM;
 	signal(SIGPIPE, SIG_IGN);
-	proxy->config_path = options->config_path;
+	proxy->options = *options;
 	proxy->metrics_fd = -1;
 	loop_timer_init(&proxy->deadline, on_deadline);
 	// From now on a signal waits until the loop runs: one that comes early, SIGHUP above all, does not
@@ -508,7 +531,7 @@ int proxy_start(const struct proxy_options *options, struct proxy **ret_proxy, s
 	if (!err)
 		err = watch_tls(proxy);
 	if (!err)
-		err = start_admin(proxy);
+		err = start_admin(proxy, ret_error);
 	if (err) {
 		if (!ret_error->len)
 			strbuf_add_text(ret_error, err_text(err));
@@ -540,6 +563,7 @@ void proxy_free(struct proxy *proxy)
 	if (!proxy)
 		return;
 	trim_done(&proxy->trim);
+	probe_server_free(proxy->probes);
 	metrics_server_free(proxy->metrics);
 	admin_server_free(proxy->admin);
 	admin_socket_close(proxy->admin_socket);

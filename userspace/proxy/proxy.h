@@ -4,12 +4,17 @@
 // and ends.
 #pragma once
 
+#include "admin/probe.h"
 #include "base/str.h"
 
 struct proxy;
 
 struct proxy_options {
 	const char *config_path;
+	const char *const *sets;    // "KEY=VALUE", in place of what the file says; ended by NULL
+	uint16_t probe_port;	    // where probes of Kubernetes are answered; 0: nowhere
+	const struct probe *probes; // of the application; outlive the proxy
+	size_t probe_count;
 };
 
 // Starts everything; returns when connections are accepted. 0, or a negative error with sentences (lines)

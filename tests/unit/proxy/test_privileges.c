@@ -145,6 +145,27 @@ static void stays_what_it_is(void **state)
 	run_child(unprivileged);
 }
 
+// As a program's file with CAP_NET_RAW, not effective, leaves it: permitted and not in use.
+static void allowed_by_its_file(void)
+{
+	struct privileges privileges;
+	autostrbuf struct strbuf error = {0};
+	uint64_t may = status_mask("CapPrm") & (1ULL << 13 | 1ULL << 12);
+	CHECK(prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) == 0);
+	CHECK(setresgid(65534, 65534, 65534) == 0 && setresuid(65534, 65534, 65534) == 0);
+	CHECK(status_mask("CapEff") == 0);
+	CHECK(privileges_drop(NULL, false, &privileges, &error) == 0);
+	CHECK(!privileges.dropped && privileges.mark == (may != 0) && !privileges.low_ports);
+	CHECK((status_mask("CapEff") & ~may) == 0);
+}
+
+static void uses_what_its_file_allows(void **state)
+{
+	(void)state;
+	if (geteuid() == 0)
+		run_child(allowed_by_its_file);
+}
+
 static void names_the_missing_user(void **state)
 {
 	uid_t uid = 7;
@@ -180,6 +201,7 @@ int main(void)
 	    cmocka_unit_test(stays_what_it_is),
 	    cmocka_unit_test(names_the_missing_user),
 	    cmocka_unit_test(raises_open_files),
+	    cmocka_unit_test(uses_what_its_file_allows),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The small server with a protocol of its own: a request is a line, the answer is the line many times over.
-#include "admin/serve.h"
+#include "net/serve.h"
 #include "base/error.h"
 #include "base/mem.h"
 
@@ -58,7 +58,12 @@ static void start(struct fixture *fixture, uint32_t idle_ms)
 	fixture->size = sizeof fixture->where;
 	assert_int_equal(getsockname(fd, (struct sockaddr *)&fixture->where, &fixture->size), 0);
 	assert_int_equal(listen(fd, 16), 0);
-	const struct serve_ops ops = {admit, answer, fixture, CLIENTS_MAX, REQUEST_MAX, idle_ms};
+	const struct serve_ops ops = {.admit = admit,
+				      .answer = answer,
+				      .arg = fixture,
+				      .clients_max = CLIENTS_MAX,
+				      .request_max = REQUEST_MAX,
+				      .idle_ms = idle_ms};
 	assert_int_equal(loop_new(&fixture->loop), 0);
 	assert_int_equal(serve_new(fixture->loop, fd, &ops, &fixture->serve), 0);
 }

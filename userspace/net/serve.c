@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "admin/serve.h"
+#include "net/serve.h"
 
 #include "base/error.h"
 #include "base/list.h"
 #include "base/mem.h"
+#include "net/wire.h"
 
 #include <errno.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { LINGER_MS = 1000, LINGER_READS = 16, ACCEPT_RETRY_MS = 200 };
+enum { REQUEST_ROOM = 8192, LINGER_MS = 1000, LINGER_READS = 16, ACCEPT_RETRY_MS = 200 };
 
 struct serve {
 	struct loop *loop;
@@ -22,9 +23,9 @@ struct serve {
 	unsigned client_count;
 };
 
-enum client_state { CLIENT_READS, CLIENT_WRITES, CLIENT_LINGERS };
+enum client_state { CLIENT_READS, CLIENT_WAITS, CLIENT_WRITES, CLIENT_LINGERS };
 
-struct client {
+struct serve_client {
 	struct serve *serve;
 	struct list node;
 	struct loop_io io;
@@ -33,8 +34,10 @@ struct client {
 	enum client_state state;
 	struct strbuf answer;
 	size_t sent;
-	size_t len;
-	char request[];
+	struct wire wire;
+	void *data; // of who answers
+	char *request;
+	size_t len, cap;
 };
 
 static void on_resume(struct loop_task *task);
@@ -42,14 +45,19 @@ static void on_resume(struct loop_task *task);
 // --- one client -------------------------------------------------------------------------------------------
 static void client_free(struct loop_task *task)
 {
-	struct client *client = container_of(task, struct client, freeing);
+	struct serve_client *client = container_of(task, struct serve_client, freeing);
 	strbuf_done(&client->answer);
+	wire_done(&client->wire);
+	mem_free(client->request);
 	mem_free(client);
 }
 
-static void client_unlink(struct client *client)
+static void client_unlink(struct serve_client *client)
 {
+	const struct serve_ops *ops = &client->serve->ops;
 	int fd = client->io.fd;
+	if (client->state == CLIENT_WAITS)
+		ops->cancel(ops->arg, client);
 	loop_timer_stop(&client->timer);
 	loop_io_del(client->serve->loop, &client->io);
 	close(fd);
@@ -57,10 +65,10 @@ static void client_unlink(struct client *client)
 	client->serve->client_count--;
 }
 
-static void client_close(struct client *client)
+static void client_close(struct serve_client *client)
 {
 	struct serve *serve = client->serve;
-	bool was_full = serve->client_count == serve->ops.clients_max;
+	bool was_full = serve->client_count >= serve->ops.clients_max;
 	client_unlink(client);
 	loop_defer(serve->loop, &client->freeing, client_free);
 	if (was_full)
@@ -69,12 +77,12 @@ static void client_close(struct client *client)
 
 static void on_idle(struct loop_timer *timer)
 {
-	client_close(container_of(timer, struct client, timer));
+	client_close(container_of(timer, struct serve_client, timer));
 }
 
 // Reads and forgets what the peer still sends: closing with bytes unread would reset the connection, and the
 // peer might lose the answer.
-static void client_linger(struct client *client)
+static void client_linger(struct serve_client *client)
 {
 	char scrap[4096];
 	for (int i = 0; i < LINGER_READS; i++) {
@@ -87,14 +95,12 @@ static void client_linger(struct client *client)
 	client_close(client);
 }
 
-static void client_write(struct client *client)
+static void client_write(struct serve_client *client)
 {
 	while (client->sent < client->answer.len) {
-		ssize_t n = send(client->io.fd, client->answer.p + client->sent,
-				 client->answer.len - client->sent, MSG_NOSIGNAL);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0 && errno == EAGAIN)
+		int n = wire_write(&client->wire, client->answer.p + client->sent,
+				   client->answer.len - client->sent);
+		if (n == ERR_NEED_MORE)
 			return;
 		if (n < 0) {
 			client_close(client);
@@ -103,13 +109,13 @@ static void client_write(struct client *client)
 		client->sent += (size_t)n;
 		loop_timer_start(client->serve->loop, &client->timer, client->serve->ops.idle_ms);
 	}
-	shutdown(client->io.fd, SHUT_WR);
+	wire_shutdown(&client->wire);
 	client->state = CLIENT_LINGERS;
 	loop_timer_start(client->serve->loop, &client->timer, LINGER_MS);
 	client_linger(client);
 }
 
-static void client_respond(struct client *client)
+static void client_respond(struct serve_client *client)
 {
 	if (client->answer.failed) {
 		client_close(client);
@@ -119,26 +125,64 @@ static void client_respond(struct client *client)
 	client_write(client);
 }
 
-// Hands the request on whenever it has grown.
-static void client_read(struct client *client)
+void serve_answer(struct serve_client *client, struct strbuf *answer)
+{
+	client->answer = *answer;
+	*answer = (struct strbuf){0};
+	client_respond(client);
+}
+
+// 0: it is answered, or will be.
+static int client_ask(struct serve_client *client)
 {
 	const struct serve_ops *ops = &client->serve->ops;
+	if (ops->start) {
+		client->state = CLIENT_WAITS; // it may answer at once
+		int err = ops->start(ops->arg, client, client->request, client->len);
+		if (err)
+			client->state = CLIENT_READS;
+		else
+			loop_timer_stop(&client->timer);
+		return err;
+	}
+	int err = ops->answer(ops->arg, client->request, client->len, &client->answer);
+	if (err == 0)
+		client_respond(client);
+	return err;
+}
+
+// Room for more of the request: it grows with what comes.
+static int client_make_room(struct serve_client *client)
+{
+	size_t max = client->serve->ops.request_max;
+	if (client->len < client->cap)
+		return 0;
+	size_t cap = MIN(client->cap ? client->cap * 2 : REQUEST_ROOM, max);
+	char *more = mem_realloc(client->request, cap);
+	if (!more)
+		return -ENOMEM;
+	client->request = more;
+	client->cap = cap;
+	return 0;
+}
+
+// Hands the request on whenever it has grown.
+static void client_read(struct serve_client *client)
+{
 	for (;;) {
-		ssize_t n =
-		    read(client->io.fd, client->request + client->len, ops->request_max - client->len);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0 && errno == EAGAIN)
+		int err = client_make_room(client);
+		int n =
+		    err ? err
+			: wire_read(&client->wire, client->request + client->len, client->cap - client->len);
+		if (n == ERR_NEED_MORE)
 			return;
-		if (n <= 0)
+		if (n < 0)
 			break;
 		client->len += (size_t)n;
-		int err = ops->answer(ops->arg, client->request, client->len, &client->answer);
-		if (err == 0) {
-			client_respond(client);
+		err = client_ask(client);
+		if (err == 0)
 			return;
-		}
-		if (err != ERR_NEED_MORE || client->len == ops->request_max)
+		if (err != ERR_NEED_MORE || client->len == client->serve->ops.request_max)
 			break;
 	}
 	client_close(client);
@@ -146,10 +190,13 @@ static void client_read(struct client *client)
 
 static void on_client(struct loop_io *io, uint32_t events)
 {
-	struct client *client = container_of(io, struct client, io);
-	(void)events;
+	struct serve_client *client = container_of(io, struct serve_client, io);
 	if (client->state == CLIENT_READS)
 		client_read(client);
+	else if (client->state == CLIENT_WAITS && (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
+		client_close(client);
+	else if (client->state == CLIENT_WAITS)
+		return;
 	else if (client->state == CLIENT_WRITES)
 		client_write(client);
 	else
@@ -158,13 +205,16 @@ static void on_client(struct loop_io *io, uint32_t events)
 
 static int client_new(struct serve *serve, int fd)
 {
-	struct client *client = mem_alloc(sizeof *client + serve->ops.request_max);
+	struct serve_client *client = mem_zalloc(sizeof *client);
 	if (!client)
 		return -ENOMEM;
-	*client = (struct client){.serve = serve};
+	client->serve = serve;
 	loop_timer_init(&client->timer, on_idle);
-	int err = loop_io_add(serve->loop, &client->io, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP, on_client);
+	int err = wire_init(&client->wire, fd, serve->ops.tls, true);
+	if (!err)
+		err = loop_io_add(serve->loop, &client->io, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP, on_client);
 	if (err) {
+		wire_done(&client->wire);
 		mem_free(client);
 		return err;
 	}
@@ -177,10 +227,29 @@ static int client_new(struct serve *serve, int fd)
 }
 
 // --- the listener -----------------------------------------------------------------------------------------
+// The client that has been there longest without having asked goes, if there is one.
+static bool evict(struct serve *serve)
+{
+	list_for_each (node, &serve->clients) {
+		struct serve_client *client = container_of(node, struct serve_client, node);
+		if (client->state == CLIENT_READS || client->state == CLIENT_LINGERS) {
+			client_unlink(client);
+			loop_defer(serve->loop, &client->freeing, client_free);
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool has_room(const struct serve *serve)
+{
+	return serve->client_count < serve->ops.clients_max;
+}
+
 // Accepts until nobody waits or the limit is reached; then the client that ends calls it again.
 static void serve_accept(struct serve *serve)
 {
-	while (serve->client_count < serve->ops.clients_max) {
+	while (has_room(serve) || serve->ops.evict) {
 		int fd = accept4(serve->io.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))
 			continue;
@@ -189,7 +258,7 @@ static void serve_accept(struct serve *serve)
 				loop_timer_start(serve->loop, &serve->retry, ACCEPT_RETRY_MS);
 			return;
 		}
-		if (client_new(serve, fd))
+		if ((!has_room(serve) && !evict(serve)) || client_new(serve, fd))
 			close(fd);
 	}
 }
@@ -232,7 +301,7 @@ void serve_free(struct serve *serve)
 	if (!serve)
 		return;
 	while (!list_empty(&serve->clients)) {
-		struct client *client = container_of(serve->clients.next, struct client, node);
+		struct serve_client *client = container_of(serve->clients.next, struct serve_client, node);
 		client_unlink(client);
 		client_free(&client->freeing);
 	}
@@ -241,4 +310,24 @@ void serve_free(struct serve *serve)
 	loop_io_del(serve->loop, &serve->io);
 	close(fd);
 	mem_free(serve);
+}
+
+void serve_set_tls(struct serve *serve, struct ssl_ctx_st *tls)
+{
+	serve->ops.tls = tls;
+}
+
+int serve_client_fd(const struct serve_client *client)
+{
+	return client->io.fd;
+}
+
+void serve_client_set(struct serve_client *client, void *data)
+{
+	client->data = data;
+}
+
+void *serve_client_get(const struct serve_client *client)
+{
+	return client->data;
 }

@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The image and the manifests of scripts/container: the image is made as the last stage of the Containerfile makes it, from
+the programs of this build, and an injected pod is run by podman as its manifest says: users, capabilities, read-only roots,
+mounts, order. The kubelet's part is played by the test, which asks the probes from the network's hub.
+
+What the Containerfile's first stage does (to compile in a Debian image) is not repeated here: that takes minutes."""
+
+import fcntl
+import json
+import os
+import pathlib
+import re
+import resource
+import shutil
+import subprocess
+import tempfile
+
+import pytest
+
+import kubernetes
+from mesh import Mesh, Origin, connect
+from netns import output, wait_until
+from test_inject import containers, pod_spec
+from web import reply, serve
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "scripts" / "container"
+MANIFESTS = sorted(path for path in FOLDER.glob("*.yaml"))
+
+
+# --- manifests -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_manifests_keep_to_the_field_rules(path):
+    documents = kubernetes.load(path.read_text())
+    known = {*kubernetes.KINDS, *kubernetes.FLAT}
+    assert documents and all(document["kind"] in known for document in documents)
+    for document in documents:
+        kubernetes.check(document)
+
+
+def test_injected_example_is_current(weir):
+    made = subprocess.run([weir, "inject", "-f", FOLDER / "app.yaml"], capture_output=True, text=True, check=True).stdout
+    assert made == (FOLDER / "app-injected.yaml").read_text(), "run: weir inject -f app.yaml -o app-injected.yaml"
+
+
+def test_manifests_name_programs_and_options_that_are_there(weir, weir_proxy):
+    """Every command of a manifest parses: with --help behind it, it explains itself."""
+    programs = {"/usr/bin/weir": weir, "/usr/bin/weir-proxy": weir_proxy}
+    seen = 0
+    for path in MANIFESTS:
+        for document in kubernetes.load(path.read_text()):
+            if document["kind"] not in ("Deployment", "DaemonSet"):
+                continue
+            for container in containers(document).values():
+                program, *words = container.get("command", ["shop"])
+                commands = [[program, *words]]
+                commands += [v["exec"]["command"] for v in container.get("lifecycle", {}).values()]
+                for program, *words in commands:
+                    if program in programs:
+                        done = subprocess.run([programs[program], *words, "--help"], capture_output=True, text=True)
+                        assert done.returncode == 0, done.stderr
+                        seen += 1
+    assert seen >= 4
+
+
+def test_webhook_parts_fit_together():
+    found = {(d["kind"], d["metadata"]["name"]): d for d in kubernetes.load((FOLDER / "injector.yaml").read_text())}
+    deployment, service = found["Deployment", "weir-injector"], found["Service", "weir-injector"]
+    hook = found["MutatingWebhookConfiguration", "weir-injector"]["webhooks"][0]
+    template = deployment["spec"]["template"]
+    assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    client = hook["clientConfig"]["service"]
+    assert (client["name"], client["namespace"]) == (service["metadata"]["name"], service["metadata"]["namespace"])
+    assert client["port"] == service["spec"]["ports"][0]["port"] and client["path"] == "/inject"
+    container = template["spec"]["containers"][0]
+    assert service["spec"]["ports"][0]["targetPort"] in [port["name"] for port in container["ports"]]
+    # The webhook's own pods do not wait for the webhook.
+    assert hook["namespaceSelector"]["matchLabels"].items().isdisjoint(
+        found["Namespace", "weir-system"]["metadata"].get("labels", {}).items()
+    )
+
+
+# --- the image -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def image_root(build_dir, tmp_path_factory):
+    path = tmp_path_factory.mktemp("image") / "root"
+    subprocess.run([FOLDER / "root", build_dir, path], check=True)
+    yield path
+    shutil.rmtree(path.parent)
+
+
+class Engine:
+    """buildah and podman with a store of their own. They run in the network's hub, so that they and the monitors that they
+    leave behind end with the network, however the tests end."""
+
+    def __init__(self, network):
+        folder = network.folder
+        self.inside = ["nsenter", f"--net=/run/netns/{network.hub.netns}"]
+        self.store = ["--root", folder / "store", "--runroot", folder / "run", "--storage-driver", "vfs"]
+
+    def _run(self, *words, check=True):
+        argv = [str(word) for word in (*self.inside, *words)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 or not check, done.stderr
+        return done
+
+    def build(self, root):
+        """The last stage of the Containerfile, over this root."""
+        text = (FOLDER / "Containerfile").read_text()
+        stage = "FROM scratch" + text.partition("FROM scratch")[2]
+        context = root.parent
+        (context / "Containerfile").write_text(stage.replace("COPY --from=build /image /", f"COPY {root.name} /"))
+        self._run("buildah", *self.store, "build", "-q", "-t", "weir:test", "-f", context / "Containerfile", context)
+
+    def argv(self, *words):
+        return ["podman", *self.store, "--cgroup-manager", "cgroupfs", "--runtime", "runc", *words]
+
+    def podman(self, *words, check=True):
+        return self._run(*self.argv(*words), check=check)
+
+    def start(self, log, *words):
+        with open(log, "wb") as file:
+            argv = [str(word) for word in (*self.inside, *self.argv(*words))]
+            return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+
+    def words(self, pod, container, volumes, name):
+        """`podman run` with what a manifest says of a container."""
+        security, capabilities = container["securityContext"], container["securityContext"]["capabilities"]
+        assert security["readOnlyRootFilesystem"] and not security["privileged"]
+        files = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        words = ["run", "--rm", "--name", name, "--network", f"ns:/run/netns/{pod.netns}", "--ipc", "none"]
+        words += ["--user", f"{security['runAsUser']}:{security['runAsGroup']}", "--read-only", "--read-only-tmpfs=false"]
+        words += [] if security["allowPrivilegeEscalation"] else ["--security-opt", "no-new-privileges"]
+        words += ["--ulimit", f"nofile={files}:{files}", "--ulimit", "nproc=1024:1024"]
+        words += [f"--cap-drop={cap}" for cap in capabilities["drop"]] + [f"--cap-add={cap}" for cap in capabilities.get("add", [])]
+        for variable in container.get("env", []):
+            words += ["--env", f"{variable['name']}={variable.get('value', 'shop-1')}"]
+        words += ["--env", "ASAN_OPTIONS=detect_leaks=0"]
+        for mount in container.get("volumeMounts", []):
+            words += ["-v", f"{volumes[mount['name']]}:{mount['mountPath']}:{'ro' if mount.get('readOnly') else 'rw'}"]
+        command = [word.replace("$(WEIR_POD)", "shop-1") for word in container["command"]]
+        return [*words, "--entrypoint", json.dumps(command), "weir:test"]
+
+
+@pytest.fixture
+def engine(network, image_root):
+    engine = Engine(network)
+    engine.build(image_root)
+    return engine
+
+
+def test_image_holds_the_programs_and_nothing_else(image_root):
+    files = [path.relative_to(image_root) for path in image_root.rglob("*") if path.is_file()]
+    programs = [path for path in files if "lib" not in str(path)]
+    assert sorted(map(str, programs)) == ["usr/bin/weir", "usr/bin/weir-proxy"]
+    assert all(re.search(r"\.so(\.\d+)*$", path.name) for path in files if path not in programs)
+    loader = next(path for path in files if path.name.startswith("ld-linux"))
+    for program in programs:
+        words = ["chroot", image_root, f"/{loader}", "--list", f"/{program}"]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 0 and "not found" not in done.stdout, done.stdout + done.stderr
+
+
+def test_containerfile_uses_what_is_there():
+    text = (FOLDER / "Containerfile").read_text()
+    assert re.search(r"^ARG BASE=", text, re.MULTILINE) and "FROM ${BASE} AS build" in text
+    for script in re.findall(r"scripts/[\w/]+", text.partition("RUN")[2]):
+        assert os.access(ROOT / script, os.X_OK)
+
+
+# --- a pod -----------------------------------------------------------------------------------------------------------
+APP = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: shop
+  annotations:
+    weir.io/tls-mode: strict
+    weir.io/image: weir:test
+spec:
+  containers:
+    - name: app
+      image: app:1
+      livenessProbe:
+        httpGet: {path: /alive, port: 8080}
+      readinessProbe:
+        tcpSocket: {port: 8080}
+"""
+
+
+class Kubelet:
+    """Runs an injected pod's own containers, asks probes."""
+
+    def __init__(self, mesh, engine, weir, text, config):
+        self.engine, self.hub = engine, mesh.network.hub
+        made = subprocess.run([weir, "inject", "-f", "-"], input=text, capture_output=True, text=True, check=True).stdout
+        self.document = kubernetes.load(made)[0]
+        kubernetes.check(self.document)
+        self.containers = containers(self.document)
+        self.pod = mesh.network.pod("shop")
+        self.volumes = {volume["name"]: mesh.network.folder / volume["name"] for volume in pod_spec(self.document)["volumes"]}
+        for path in self.volumes.values():
+            path.mkdir(mode=0o777)
+            path.chmod(0o777)
+        for key, path in mesh.certificate("shop").items():
+            target = self.volumes["weir-tls"] / f"{key}.pem"
+            shutil.copy(path, target)
+            target.chmod(0o644)  # as files of a Secret are
+        (self.volumes["weir-config"] / "weir.yaml").write_text(json.dumps(config))
+
+    def run(self, name):
+        """An init container, to its end."""
+        words = self.engine.words(self.pod, self.containers[name], self.volumes, name)
+        return self.engine.podman(*words, check=False)
+
+    def start(self, network, name):
+        words = self.engine.words(self.pod, self.containers[name], self.volumes, name)
+        return self.engine.start(network.folder / f"{name}.log", *words)
+
+    def ask(self, probe):
+        """The status of an httpGet probe; None if nobody answers."""
+        get = probe["httpGet"]
+        try:
+            peer = connect(self.hub, self.pod.ipv4, get["port"])
+        except ConnectionRefusedError:
+            return None
+        return peer.send(f"GET {get['path']} HTTP/1.1\r\nHost: {self.pod.ipv4}\r\n\r\n").response()[0]
+
+
+def test_pod_runs_as_its_manifest_says(network, weir, weir_proxy, engine):
+    mesh = Mesh(network, weir, weir_proxy)
+    folder = "/etc/weir-tls"
+    server = network.pod("server")
+    kubelet = Kubelet(mesh, engine, weir, APP, {
+        "workers": 1,
+        "tls": {"mode": "permissive", **{key: f"{folder}/{key}.pem" for key in ("certificate", "private_key", "trust")}},
+        "services": [
+            {"name": "web.mesh", "ports": [{"port": 80}], "cluster": "web"},
+            {"name": "self.mesh", "ports": [{"port": 80}], "cluster": "self"},
+        ],
+        "clusters": [
+            {"name": "web", "endpoints": [{"address": f"{server.ipv4}:80"}]},
+            {"name": "self", "tls": "mesh", "endpoints": [{"address": "10.77.0.3:8080"}]},
+        ],
+    })  # fmt: skip
+    assert kubelet.pod.ipv4 == "10.77.0.3"
+    app, proxy = kubelet.containers["app"], kubelet.containers["weir-proxy"]
+
+    # The sidecar is first. While it starts nothing is captured; when its startup probe passes the rules are laid.
+    daemon = kubelet.start(network, "weir-proxy")
+    wait_until(lambda: kubelet.ask(proxy["startupProbe"]) == 200, timeout=20)
+    done = kubelet.run("weir-init")
+    assert done.returncode == 0 and "installed" in done.stdout, done.stderr
+
+    # Then the application's own init containers, which have the network, by way of the proxy.
+    with Origin(server, 80, serve(reply("hello"))):
+        kubelet.pod.resolv_conf("nameserver 10.77.0.1\n")
+        assert kubelet.pod.run(["curl", "-s", "--max-time", "10", "http://web.mesh/"]).stdout == "hello"
+        assert kubelet.pod.run(["curl", "-s", "--max-time", "10", f"http://{server.ipv4}/"]).stdout == "hello"
+
+    # Then the application, whose probes tell the truth in strict mutual TLS, which nobody else gets around.
+    assert kubelet.ask(app["livenessProbe"]) == kubelet.ask(app["readinessProbe"]) == 503
+    seen = []
+    with Origin(kubelet.pod, 8080, serve(seen=seen)):
+        assert kubelet.ask(app["livenessProbe"]) == kubelet.ask(app["readinessProbe"]) == 200
+        with pytest.raises((ConnectionResetError, AssertionError)):
+            connect(kubelet.hub, kubelet.pod.ipv4, 8080).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response()
+        assert [head.split()[1] for head in seen] == ["/alive"]
+        # A service of which the pod itself is an endpoint, over mutual TLS.
+        kubelet.pod.run(["curl", "-sf", "--max-time", "10", "http://self.mesh/self"])
+        assert seen[-1].split()[1] == "/self"
+        assert kubelet.ask(proxy["readinessProbe"]) == kubelet.ask(proxy["livenessProbe"]) == 200
+        # The end: preStop of the sidecar, the application's end, and then the sidecar's.
+        stop = proxy["lifecycle"]["preStop"]["exec"]["command"]
+        assert "draining: yes" in engine.podman("exec", "weir-proxy", *stop).stdout
+        assert kubelet.ask(proxy["readinessProbe"]) == 503 and kubelet.ask(app["livenessProbe"]) == 200
+    engine.podman("kill", "--signal", "TERM", "weir-proxy")
+    assert daemon.wait(20) == 0, (network.folder / "weir-proxy.log").read_text()
+
+
+def test_init_container_without_its_capability_says_so(network, weir, weir_proxy, engine):
+    """And what it may not do otherwise: the manifest's sets are no more than is needed."""
+    mesh = Mesh(network, weir, weir_proxy)
+    kubelet = Kubelet(mesh, engine, weir, APP, {})
+    kubelet.containers["weir-init"]["securityContext"]["capabilities"].pop("add")
+    done = kubelet.run("weir-init")
+    assert done.returncode == 1 and "CAP_NET_ADMIN" in done.stderr
+
+
+@pytest.fixture
+def node(network, weir):
+    """Starts the node's agent. It sees all pods of this machine, those of other tests, too: one test at a time."""
+    path = pathlib.Path(tempfile.gettempdir()) / "weirtest-node.lock"
+    with open(path, "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lambda: network.hub.start([weir, "intercept", "attend"], ready=output("looking for proxies"))
+        for daemon in network.daemons:
+            daemon.kill()
+
+
+AGENT_APP = APP.replace("    weir.io/tls-mode", "    weir.io/interception: agent\n    weir.io/tls-mode")
+
+
+def test_agent_captures_pods_without_privileges(network, weir, weir_proxy, engine, node):
+    """The agent on the node lays the interception; the pod's own init container only waits for it."""
+    mesh = Mesh(network, weir, weir_proxy)
+    server = network.pod("server")
+    kubelet = Kubelet(mesh, engine, weir, AGENT_APP, {
+        "workers": 1,
+        "tls": {"mode": "permissive", **{key: f"/etc/weir-tls/{key}.pem" for key in ("certificate", "private_key", "trust")}},
+        "services": [{"name": "web.mesh", "ports": [{"port": 80}], "cluster": "web"}],
+        "clusters": [{"name": "web", "endpoints": [{"address": f"{server.ipv4}:80"}]}],
+    })  # fmt: skip
+    proxy, init = kubelet.containers["weir-proxy"], kubelet.containers["weir-init"]
+    for container in (proxy, init):
+        security = container["securityContext"]
+        assert security["runAsNonRoot"] and "add" not in security["capabilities"] and security["runAsUser"] == 1771
+    # What the pod puts where the agent writes does not lead it astray.
+    victim, mark = network.folder / "victim", kubelet.volumes["weir-run"] / "captured"
+    victim.write_text("untouched")
+    mark.symlink_to(victim)
+    agent = node()
+    daemon = kubelet.start(network, "weir-proxy")
+    wait_until(lambda: kubelet.ask(proxy["startupProbe"]) == 200, timeout=20)
+    wait_until(lambda: "cannot be written" in agent.output())
+    assert victim.read_text() == "untouched"
+    mark.unlink()
+    done = kubelet.run("weir-init")
+    assert done.returncode == 0 and "installed" in done.stdout, done.stderr
+    with Origin(server, 80, serve(reply("hello"))):
+        kubelet.pod.resolv_conf("nameserver 10.77.0.1\n")
+        assert kubelet.pod.run(["curl", "-s", "--max-time", "10", "http://web.mesh/"]).stdout == "hello"
+    with Origin(kubelet.pod, 8080, serve()):
+        assert kubelet.ask(kubelet.containers["app"]["livenessProbe"]) == 200
+        with pytest.raises((ConnectionResetError, AssertionError)):
+            connect(kubelet.hub, kubelet.pod.ipv4, 8080).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response()
+    # The agent goes, what it installed stays.
+    assert agent.stop() == 0
+    kubelet.pod.run([weir, "intercept", "check"])
+    # A mark from another network, as after the pod's network was made anew, does not count.
+    mark.write_text("1\n")
+    init["command"].append("--timeout=1")
+    done = kubelet.run("weir-init")
+    assert done.returncode == 1 and "does weir's node agent run" in done.stderr
+    engine.podman("kill", "--signal", "TERM", "weir-proxy")
+    assert daemon.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    "capture, reason",
+    [
+        ("--vips=x", "vips: 'x' is no network"),
+        ("--nothing", "there is no option --nothing"),
+        ("x", "'x' is no option"),
+        ("--proxy-user=7 --inbound-port=0", "inbound-port: '0' is no port"),
+    ],
+)
+def test_agent_says_what_is_wrong_with_a_pod(network, weir, weir_proxy, node, capture, reason):
+    sidecar = Mesh(network, weir, weir_proxy).sidecar("app", start=False)
+    agent = node()
+    sidecar.start(env={"WEIR_CAPTURE": capture})
+    pid = next(int(pid) for pid in sidecar.pod.run(["ip", "netns", "pids", sidecar.pod.netns]).stdout.split())
+    wait_until(lambda: re.search(rf'could not be captured" pid={pid} .*{re.escape(reason)}', agent.output()))
+    assert "weir" not in sidecar.pod.run(["nft", "list", "ruleset"]).stdout

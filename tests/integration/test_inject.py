@@ -1,0 +1,437 @@
+# SPDX-License-Identifier: Apache-2.0
+"""weir inject: manifests with weir put in, everything else byte by byte as it was, and taken out again."""
+
+import difflib
+import pathlib
+import re
+import subprocess
+
+import jsonschema
+import pytest
+
+import kubernetes
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MARK = "# >>> weir inject"
+
+POD = """\
+spec:
+  containers:
+    - name: app
+      image: app:1
+"""
+
+DEPLOYMENT = """\
+# The shop.
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: shop   # with a comment
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: shop}}
+  template:
+    metadata:
+      labels: {app: shop}
+      annotations:
+        weir.io/log-level: debug
+        weir.io/exclude-outbound-ports: "25,9000-9010"
+
+    spec:
+      # first of all
+      initContainers:
+      # migrates
+      - name: migrate
+        image: "shop:1"
+        command: [migrate]
+      -
+        name: warm
+        image: shop:1
+        args:
+        - |
+          # >>> weir inject: added
+          this is no mark
+          # <<< weir inject
+      containers:
+        - name: "app"
+          image: shop:1
+          ports: [{name: http, containerPort: 8080}]
+          livenessProbe: {httpGet: {path: "/x?a=$b", port: http}, periodSeconds: 7}   # flow
+          readinessProbe:
+            # inside
+            tcpSocket:
+              port: 8080   # why
+
+            periodSeconds: 3
+          startupProbe:
+            grpc: {port: 9000, service: a.B}
+          lifecycle:
+            preStop:
+              httpGet:
+                path: stop
+                port: 8080
+                httpHeaders:
+                - name: X-Y
+                  value: "1"
+        - livenessProbe:
+            exec: {command: ["true"]}
+          name: other
+          image: shop:1
+          readinessProbe:
+            httpGet: {path: /elsewhere, port: 1, host: 192.0.2.1}
+      volumes: []
+---
+apiVersion: v1
+kind: Service
+metadata: {name: shop}
+spec: {ports: [{port: 80}]}
+"""
+
+
+def weir_inject(weir, text, *words, check=True):
+    done = subprocess.run([weir, "inject", "-f", "-", *words], input=text, capture_output=True, text=True, timeout=20)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def inject(weir, text, *words):
+    """The text with weir in it: valid, idempotent, reversible, and nothing but whole lines have been put in."""
+    changed = weir_inject(weir, text, *words).stdout
+    assert weir_inject(weir, changed, *words).stdout == changed
+    assert weir_inject(weir, changed, "--uninject").stdout == text
+    kept = [line for line in changed.splitlines() if not line.startswith("#| ")]
+    for line in difflib.ndiff(text.splitlines(), kept):
+        assert not line.startswith("- ") or f"#| {line[2:]}" in changed.splitlines()
+    for document in kubernetes.load(changed):
+        kubernetes.check(document)
+    return changed
+
+
+def pod_spec(document):
+    spec = document["spec"]
+    while "template" in spec or "jobTemplate" in spec:
+        spec = (spec.get("jobTemplate") or spec.get("template"))["spec"]
+    return spec
+
+
+def containers(document):
+    spec = pod_spec(document)
+    return {container["name"]: container for container in spec.get("initContainers", []) + spec["containers"]}
+
+
+def options(container):
+    """The arguments of a container as a dict from option to value; --set and --probe to dicts."""
+    found = {}
+    for word in container["command"]:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--"):
+            continue
+        if name in ("set", "probe"):
+            key, _, value = value.partition("=")
+            found.setdefault(name, {})[key] = value
+        else:
+            found[name] = value if equals else True
+    return found
+
+
+# --- what goes in ----------------------------------------------------------------------------------------------------
+
+
+def test_deployment(weir):
+    changed = inject(weir, DEPLOYMENT)
+    shop, service = kubernetes.load(changed)
+    assert service == kubernetes.load(DEPLOYMENT)[1]
+    spec = pod_spec(shop)
+    assert [c["name"] for c in spec["initContainers"]] == ["weir-proxy", "weir-init", "migrate", "warm"]
+    proxy, init = spec["initContainers"][:2]
+    assert proxy["restartPolicy"] == "Always" and "restartPolicy" not in init
+    assert options(proxy)["set"] == {"node.id": "$(WEIR_POD)", "log.level": "debug"}
+    assert init["command"][:3] == ["/usr/bin/weir", "intercept", "apply"]
+    assert options(init) == {
+        "proxy-user": "1771",
+        "vips": "240.240.0.0/16,fd77:65:6972::/112",
+        "exclude-outbound-ports": "25,9000-9010",
+        "exclude-inbound-ports": "15021",
+    }
+    assert {v["name"] for v in spec["volumes"]} == {"weir-config", "weir-tls", "weir-run", "weir-state"}
+
+
+def test_privileges(weir):
+    made = containers(kubernetes.load(inject(weir, "kind: Pod\n" + POD))[0])
+    proxy, init = made["weir-proxy"]["securityContext"], made["weir-init"]["securityContext"]
+    for context in (proxy, init):
+        assert context["readOnlyRootFilesystem"] and not context["privileged"]
+        assert context["capabilities"]["drop"] == ["ALL"]
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    # The program's file lets another user than root have NET_RAW, which Kubernetes calls an escalation.
+    assert proxy["capabilities"]["add"] == ["NET_RAW"] and proxy["allowPrivilegeEscalation"]
+    assert proxy["runAsNonRoot"] and proxy["runAsUser"] == proxy["runAsGroup"] == 1771
+    assert not init["allowPrivilegeEscalation"]
+    assert init["capabilities"]["add"] == ["NET_ADMIN", "NET_RAW"] and init["runAsUser"] == 0
+
+
+def test_probes_are_handed_to_the_proxy(weir):
+    made = containers(kubernetes.load(inject(weir, DEPLOYMENT))[0])
+    assert options(made["weir-proxy"])["probe"] == {
+        "app/startup": "grpc:9000/a.B",
+        "app/readiness": "tcp:8080",
+        "app/liveness": "http:8080/x?a=$$b",  # Kubernetes makes $ of $$
+        "app/pre-stop": "http:8080/stop",
+    }
+    app, other = made["app"], made["other"]
+
+    def handler(name):
+        return {"path": f"/weir/probe/app/{name}", "port": 15021}
+
+    assert app["livenessProbe"] == {"httpGet": handler("liveness"), "periodSeconds": 7}
+    assert app["readinessProbe"] == {"httpGet": handler("readiness"), "periodSeconds": 3}
+    assert app["startupProbe"] == {"httpGet": handler("startup")}
+    headers = [{"name": "X-Y", "value": "1"}]
+    assert app["lifecycle"]["preStop"]["httpGet"] == {**handler("pre-stop"), "httpHeaders": headers}
+    # What asks no port of the pod stays.
+    assert other["livenessProbe"] == {"exec": {"command": ["true"]}}
+    assert other["readinessProbe"]["httpGet"]["host"] == "192.0.2.1"
+
+
+@pytest.mark.parametrize("annotation", ["weir.io/rewrite-probes", "weir.io/inbound"])
+def test_probes_stay_if_asked_to_or_not_captured(weir, annotation):
+    text = DEPLOYMENT.replace("weir.io/log-level: debug", f'{annotation}: "false"')
+    made = containers(kubernetes.load(inject(weir, text))[0])
+    assert "probe" not in options(made["weir-proxy"])
+    assert made["app"]["startupProbe"] == {"grpc": {"port": 9000, "service": "a.B"}}
+
+
+KINDS = {
+    "Pod": "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n" + POD,
+    **{
+        kind: f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\nspec:\n  selector: {{matchLabels: {{a: b}}}}\n"
+        f"{extra}  template:\n    metadata: {{labels: {{a: b}}}}\n" + re.sub("^", "    ", POD, flags=re.MULTILINE).rstrip(" ")
+        for kind, version, extra in (
+            ("Deployment", "apps/v1", ""),
+            ("StatefulSet", "apps/v1", "  serviceName: x\n"),
+            ("DaemonSet", "apps/v1", ""),
+            ("ReplicaSet", "apps/v1", ""),
+        )
+    },
+    "Job": "apiVersion: batch/v1\nkind: Job\nmetadata: {name: x}\nspec:\n  template:\n"
+    + re.sub("^", "    ", POD, flags=re.MULTILINE).rstrip(" ")
+    + "      restartPolicy: Never\n",
+    "CronJob": "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: x}\nspec:\n  schedule: '* * * * *'\n  jobTemplate:\n"
+    "    spec:\n      template:\n" + re.sub("^", "        ", POD, flags=re.MULTILINE).rstrip(" ") + "          restartPolicy: Never\n",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds(weir, kind):
+    made = containers(kubernetes.load(inject(weir, KINDS[kind]))[0])
+    # A sidecar that restarts is no reason for a Job to go on: native sidecars end with the application.
+    assert list(made) == ["weir-proxy", "weir-init", "app"] and made["weir-proxy"]["restartPolicy"] == "Always"
+
+
+def test_list_and_many_documents(weir):
+    items = "".join(re.sub("^", "    ", KINDS[kind], flags=re.MULTILINE).replace("    ", "  - ", 1).rstrip(" ") for kind in KINDS)
+    text = f"apiVersion: v1\nkind: List\nitems:\n{items}---\n{KINDS['Job']}...\n---\n# nothing here\n---\n{KINDS['Pod']}"
+    changed = inject(weir, text)
+    found = kubernetes.load(changed)
+    for document in [*found[0]["items"], found[1], found[3]]:
+        assert list(containers(document))[:2] == ["weir-proxy", "weir-init"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# only a comment\n",
+        "kind: ConfigMap\ndata:\n  a.yaml: |\n    kind: Pod\n    spec:\n      containers: []\n",
+        '{"kind": "Service", "spec": {}}',
+        "- kind: Pod\n",
+        "just text",
+        "kind: PodTemplateList\nitems: {}\n",
+    ],
+)
+def test_without_pods_nothing_changes(weir, text):
+    assert inject(weir, text) == text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.rstrip("\n"),
+        lambda text: text.replace("kind: Pod\n", "kind: Pod  # ä€😀\n"),
+        lambda text: "\n\n" + text + "\n\n# end",
+        lambda text: text.replace("    - name: app", "  - # dash\n    name: app").replace("      image", "    image"),
+        lambda text: text + "  initContainers:\n  volumes: ~",
+        lambda text: text + "  initContainers: []\n  volumes:\n  - {name: a, emptyDir: {}}",
+        lambda text: text + "      livenessProbe: {tcpSocket: {port: 1}}",
+        lambda text: text + "      livenessProbe:\n        httpGet: {\n          path: '/a b',\n            port: 80 }\n",
+        lambda text: text + '      readinessProbe: {"httpGet": {"port": 80}, failureThreshold: "3"}\n',
+        lambda text: text + "      readinessProbe:\n        httpGet:\n          port: 80\n          httpHeaders:\n"
+        "          - name: A\n            value: |\n              long\n      tty: true\n",
+    ],
+)
+def test_odd_layouts(weir, change):
+    """With other line ends, without one at the end, lists where they are not expected, values over several lines."""
+    text = change(KINDS["Pod"])
+    done = subprocess.run([weir, "inject", "-f", "-"], input=text.encode(), capture_output=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    made = containers(kubernetes.load(done.stdout)[0])
+    assert list(made) == ["weir-proxy", "weir-init", "app"]
+    again = subprocess.run([weir, "inject", "-f", "-"], input=done.stdout, capture_output=True, timeout=20)
+    assert again.stdout == done.stdout
+    back = subprocess.run([weir, "inject", "-f", "-", "--uninject"], input=done.stdout, capture_output=True, timeout=20)
+    assert back.stdout == text.encode()
+    if "\r" in text:
+        assert done.stdout.count(b"\r\n") == done.stdout.count(b"\n")
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_options_and_annotations(weir):
+    """Annotations come before options, options before the defaults."""
+    text = KINDS["Pod"].replace(
+        "metadata: {name: x}",
+        "metadata:\n  name: x\n  annotations: {weir.io/image: 'mesh/weir:2', weir.io/tls-secret: none, weir.io/dns: 'false',"
+        " weir.io/cpu-limit: 500m, weir.io/exclude-inbound-ports: '22,15090'}",
+    )
+    words = ["--image=weir:9", "--tls-mode", "strict", "--proxy-user=2000", "--probe-port=16000", "--memory-limit=1Gi"]
+    document = kubernetes.load(inject(weir, text, *words))[0]
+    proxy, init = pod_spec(document)["initContainers"]
+    assert proxy["image"] == init["image"] == "mesh/weir:2"
+    assert options(proxy)["set"]["tls.mode"] == "strict" and options(proxy)["probe-port"] == "16000"
+    assert proxy["securityContext"]["runAsUser"] == 2000 and options(init)["proxy-user"] == "2000"
+    assert options(init)["exclude-inbound-ports"] == "16000,22,15090" and options(init)["no-dns"] is True
+    assert proxy["resources"]["limits"] == {"cpu": "500m", "memory": "1Gi"}
+    assert not any(v["name"] == "weir-tls" for v in pod_spec(document)["volumes"] + proxy["volumeMounts"])
+
+
+def test_every_annotation_is_documented(weir):
+    """The table in the page is the one in the program."""
+    table = subprocess.run([weir, "inject", "--annotations"], capture_output=True, text=True, check=True).stdout
+    assert table in (ROOT / "docs" / "kubernetes.md").read_text(), "run: weir inject --annotations"
+
+
+def test_a_newer_weir_brings_the_lines_up_to_date(weir):
+    old = inject(weir, DEPLOYMENT, "--image=weir:1")
+    assert weir_inject(weir, old, "--image=weir:2").stdout == inject(weir, DEPLOYMENT, "--image=weir:2")
+
+
+@pytest.mark.parametrize(
+    "spec, reason",
+    [
+        ("  hostNetwork: true\n", "it uses the host's network"),
+        ("  os: {name: windows}\n", "it is a pod for Windows"),
+        ("  initContainers: [{name: weir-proxy}]\n", "it has weir already"),
+        ("", "weir.io/inject says no"),
+    ],
+)
+def test_pods_left_alone(weir, spec, reason):
+    text = KINDS["Pod"] + spec
+    if not spec:
+        text = text.replace("{name: x}", '{name: x, annotations: {weir.io/inject: "false"}}')
+    done = weir_inject(weir, text)
+    assert done.stdout == text
+    assert re.fullmatch(rf"standard input:5:3: this pod is left alone: {re.escape(reason)}\n", done.stderr)
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def pod(more="", annotations=""):
+    metadata = f"metadata: {{annotations: {{{annotations}}}}}\n" if annotations else ""
+    return f"kind: Pod\n{metadata}{POD}{more}"
+
+
+REFUSED = {
+    "a: [": r"\d+:\d+: .+",
+    "kind: Pod\nspec: {containers: []}\n": "2:7: this pod is written in JSON or {...}",
+    '{"kind": "Pod", "spec": {"containers": [{"name": "a"}]}}': "1:25: this pod is written in JSON or {...}",
+    "kind: Pod\n": "1:1: the pod's spec is missing",
+    "kind: Pod\nspec: 7\n": "2:7: the pod's spec is no mapping",
+    "kind: Pod\nspec:\n  tty: 1\n": "3:3: the pod has no containers",
+    "kind: Pod\nspec:\n  containers: 7\n": "3:15: containers is no list",
+    "a: &a {b: c}\nkind: Pod\nspec: *a\n": "3:8: the pod's spec is an alias",
+    "a: &a {b: c}\nkind: Pod\nspec:\n  <<: *a\n  containers: []\n": "4:3: the pod's spec has a merge key",
+    pod("  initContainers: [{name: a}]\n"): "6:19: this list is written in [...] or JSON",
+    pod("  volumes: [{name: a}]\n"): "6:12: this list is written in [...] or JSON",
+    pod("  securityContext: {runAsUser: 1771}\n"): "3:3: the pod runs as user 1771",
+    pod("      securityContext: {runAsUser: 1771}\n"): "4:7: this container runs as user 1771",
+    pod("      livenessProbe: {tcpSocket: {port: no}}\n"): "6:41: 'no' is neither a port nor the name",
+    pod("      livenessProbe: {tcpSocket: {}}\n"): "6:34: the port of this probe is missing",
+    pod("      livenessProbe: {tcpSocket: {port: 70000}}\n"): "6:41: '70000' is neither",
+    pod("      livenessProbe: &p {tcpSocket: {port: 1}}\n"): "6:7: this has an anchor or alias",
+    pod("      livenessProbe: {tcpSocket: {&p port: 1}}\n"): "6:7: this has an anchor or alias",
+    pod("      livenessProbe: {httpGet: {port: 1}, exec: {a: b}}\n"): "6:49: weir does not know this part",
+    pod("    - {name: b, livenessProbe: {tcpSocket: {port: 1}}}\n"): "6:17: this stands in {...} or JSON",
+    pod(annotations="weir.io/imag: x"): "2:40: there is no weir.io/imag, did you mean weir.io/image?",
+    pod(annotations="weir.io/log-level: loud"): "2:45: log-level: 'loud' is no debug|info|warn|error",
+    pod(annotations="weir.io/probe-port: '0'"): "2:47: probe-port: '0' is no PORT",
+    pod(annotations="weir.io/vips: 10/8"): "2:40: vips: '10/8'",
+    pod(annotations="weir.io/config-map: A_b"): "2:46: config-map: 'A_b' is no NAME",
+    pod(annotations="weir.io/cpu-limit: much"): "2:45: cpu-limit: 'much' is no QUANTITY",
+    pod(annotations="weir.io/image: 'a b'"): "2:42: image: 'a b' is no IMAGE",
+    pod(annotations="weir.io/dns: [a]"): "2:39: an annotation is a text",
+    "%YAML 1.2\n---\n": "1:1: directives",
+    "a: \x00\n": "1:4: this byte is no UTF-8 text",
+    "? [a, b]\n: c\n": "1:3: this key is no plain text",
+    f"{'[' * 100}{']' * 100}": "nested too deeply|depth",
+    MARK + ": added\nkind: Pod\n": '1:1: the line "# <<< weir inject" that belongs to this one is missing',
+}
+
+
+@pytest.mark.parametrize("text", REFUSED, ids=lambda text: text[-40:])
+def test_refusals_name_the_place(weir, text):
+    done = weir_inject(weir, text, check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    expected = REFUSED[text]
+    if not re.search(r"\\d|\|depth", expected):
+        expected = re.escape(expected)
+    assert re.match(rf"standard input:.*{expected}", done.stderr), done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_wrong_option_is_a_usage_error(weir):
+    for words in (["--log-level=loud"], ["--nothing"], ["--image"]):
+        assert weir_inject(weir, "", *words, check=False).returncode == 2
+    assert subprocess.run([weir, "inject"], capture_output=True).returncode == 2
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_replaced_whole(weir, tmp_path):
+    path = tmp_path / "app.yaml"
+    path.write_text(DEPLOYMENT)
+    path.chmod(0o640)
+    subprocess.run([weir, "inject", "-f", path, "-o", path], check=True)
+    assert MARK in path.read_text() and path.stat().st_mode & 0o777 == 0o640
+    subprocess.run([weir, "inject", "-f", path, "-o", path, "--uninject"], check=True)
+    assert path.read_text() == DEPLOYMENT and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_file(weir, tmp_path):
+    path = tmp_path / "app.yaml"
+    path.write_text("kind: Pod\n")
+    done = subprocess.run([weir, "inject", "-f", path, "-o", path], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith(f"{path}:1:1: ") and path.read_text() == "kind: Pod\n"
+    missing = subprocess.run([weir, "inject", "-f", tmp_path / "no"], capture_output=True, text=True)
+    assert missing.returncode == 1 and "cannot be read" in missing.stderr
+
+
+def test_schema_refuses_what_the_api_would():
+    """The schema that the other tests rely on does tell right from wrong."""
+    document = kubernetes.load(KINDS["Deployment"])[0]
+    kubernetes.check(document)
+    for path, value in (
+        (["image"], None),
+        (["restartPolicy"], "Sometimes"),
+        (["livenessProbe"], {"httpGet": {"port": 80, "paht": "/"}}),
+        (["securityContext"], {"runAsUser": "root"}),
+        (["ports"], [{"containerPort": 70000}]),
+    ):
+        broken = kubernetes.load(KINDS["Deployment"])[0]
+        pod_spec(broken)["containers"][0][path[0]] = value
+        with pytest.raises(jsonschema.ValidationError):
+            kubernetes.check(broken)

@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""weir injector: the admission webhook, with reviews as an API server sends them, and with what nobody should send."""
+
+import base64
+import contextlib
+import copy
+import http.client
+import json
+import os
+import re
+import socket
+import ssl
+import subprocess
+
+import pytest
+import yaml
+
+import kubernetes
+from netns import listening, wait_until
+from test_inject import containers, options
+
+PORT = 8443
+UID = "705ab4f5-6393-11e8-b7cc-42010a800002"
+
+POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"generateName": "shop-6f7c-", "labels": {"app": "shop"}, "annotations": {"weir.io/log-level": "debug"}},
+    "spec": {
+        "volumes": [{"name": "kube-api-access-x", "emptyDir": {}}],
+        "initContainers": [{"name": "migrate", "image": "shop:1", "resources": {}}],
+        "containers": [
+            {
+                "name": "app",
+                "image": "shop:1",
+                "ports": [{"name": "http", "containerPort": 8080, "protocol": "TCP"}],
+                "livenessProbe": {
+                    "httpGet": {"path": "/healthz", "port": "http", "scheme": "HTTP"},
+                    "timeoutSeconds": 1,
+                },
+                "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 3},
+                "startupProbe": {"grpc": {"port": 9000, "service": ""}},
+                "lifecycle": {"preStop": {"httpGet": {"path": "/bye", "port": 8080, "scheme": "HTTPS"}}},
+            }
+        ],
+        "serviceAccountName": "default",
+        "terminationGracePeriodSeconds": 30,
+    },
+}  # fmt: skip
+
+
+def review(pod=POD, **changes):
+    request = {
+        "uid": UID,
+        "kind": {"group": "", "version": "v1", "kind": "Pod"},
+        "resource": {"group": "", "version": "v1", "resource": "pods"},
+        "requestKind": {"group": "", "version": "v1", "kind": "Pod"},
+        "namespace": "default",
+        "operation": "CREATE",
+        "userInfo": {"username": "system:serviceaccount:kube-system:replicaset-controller", "groups": ["a"]},
+        "object": pod,
+        "oldObject": None,
+        "dryRun": False,
+        "options": {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"},
+        **changes,
+    }
+    return {"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request}
+
+
+def apply_patch(document, patch):
+    """JSON Patch (RFC 6902), with the API server's strictness: what is replaced or removed must be there."""
+    document = copy.deepcopy(document)
+    for operation in patch:
+        *parents, last = [part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]]
+        at = document
+        for part in parents:
+            at = at[int(part)] if isinstance(at, list) else at[part]
+        if isinstance(at, list):
+            assert operation["op"] == "add"
+            at.insert(len(at) if last == "-" else int(last), operation["value"])
+        else:
+            assert operation["op"] == "add" or last in at, operation
+            if operation["op"] == "remove":
+                del at[last]
+            else:
+                at[last] = operation["value"]
+    return document
+
+
+class Injector:
+    def __init__(self, network, weir, *words):
+        self.pod, self.folder = network.pod("injector"), network.folder
+        self.certificate, self.key = self.folder / "tls.crt", self.folder / "tls.key"
+        self.issue("first")
+        self.daemon = self.pod.start(
+            [weir, "injector", "--certificate", self.certificate, "--private-key", self.key, *words],
+            ready=listening(PORT),
+            user=1771,
+            group=1771,
+        )
+
+    def issue(self, name):
+        """Another self-signed certificate for that name, as a rotation does it."""
+        made = [self.folder / f"{name}.key", self.folder / f"{name}.crt"]
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+            + ["-subj", f"/CN={name}", "-days", "1", "-keyout", made[0], "-out", made[1]],
+            check=True,
+            capture_output=True,
+        )
+        made[0].chmod(0o644)
+        for path, final in zip(made, (self.key, self.certificate)):
+            os.rename(path, final)
+
+    def connect(self):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with self.pod.enter():
+            return context.wrap_socket(socket.create_connection(("127.0.0.1", PORT), timeout=10))
+
+    def request(self, method, path, body=None, headers=None, **options):
+        client = http.client.HTTPConnection("injector")
+        client.sock = self.connect()
+        client.request(method, path, body, headers or {"Content-Type": "application/json"}, **options)
+        answer = client.getresponse()
+        text = answer.read().decode()
+        client.close()
+        return answer.status, text
+
+    def review(self, document):
+        status, text = self.request("POST", "/inject?timeout=10s", json.dumps(document))
+        assert status == 200, text
+        answer = json.loads(text)
+        assert answer["apiVersion"] == "admission.k8s.io/v1" and answer["kind"] == "AdmissionReview"
+        assert answer["response"]["uid"] == UID
+        return answer["response"]
+
+    def patched(self, pod):
+        response = self.review(review(pod))
+        assert response["allowed"] and response["patchType"] == "JSONPatch" and "status" not in response
+        return apply_patch(pod, json.loads(base64.b64decode(response["patch"])))
+
+
+@pytest.fixture
+def injector(network, weir):
+    return Injector(network, weir)
+
+
+# --- reviews ---------------------------------------------------------------------------------------------------------
+
+
+def test_pod_gets_what_the_manifest_would(injector, weir):
+    """The webhook and `weir inject` make the same pod."""
+    bare = {key: value for key, value in POD["spec"].items() if key not in ("volumes", "initContainers")}
+    for pod in (POD, {**POD, "spec": bare}, {**POD, "spec": {**bare, "volumes": [], "initContainers": None}}):
+        patched = injector.patched(pod)
+        text = yaml.safe_dump(pod, default_flow_style=False)
+        done = subprocess.run([weir, "inject", "-f", "-"], input=text, capture_output=True, text=True, check=True)
+        by_file = kubernetes.load(done.stdout)[0]
+        made = [sorted(p["spec"].pop("volumes"), key=lambda v: v["name"]) for p in (patched, by_file)]
+        assert made[0] == made[1]
+        assert patched == by_file
+    assert list(containers(patched)) == ["weir-proxy", "weir-init", "app"]
+    assert options(containers(patched)["weir-proxy"])["probe"] == {
+        "app/startup": "grpc:9000/",
+        "app/readiness": "tcp:8080",
+        "app/liveness": "http:8080/healthz",
+        "app/pre-stop": "https:8080/bye",
+    }
+
+
+def test_patched_pod_keeps_to_the_field_rules(injector):
+    patched = injector.patched(POD)
+    for container in patched["spec"]["initContainers"]:
+        container.setdefault("image", "x")
+    kubernetes.check(patched)
+    assert injector.patched(POD)["spec"]["initContainers"][2] == POD["spec"]["initContainers"][0]
+
+
+def test_probes_of_sidecars_are_counted_before_weirs(injector):
+    """Paths of the patch count the init containers that were there."""
+    sidecar = {"name": "log", "image": "l", "restartPolicy": "Always", "livenessProbe": {"tcpSocket": {"port": 1}}}
+    pod = copy.deepcopy(POD)
+    pod["spec"]["initContainers"].append(sidecar)
+    made = containers(injector.patched(pod))
+    assert made["log"]["livenessProbe"]["httpGet"]["path"] == "/weir/probe/log/liveness"
+    assert list(made)[:4] == ["weir-proxy", "weir-init", "migrate", "log"]
+
+
+def change(**spec):
+    pod = copy.deepcopy(POD)
+    pod["spec"].update(spec)
+    return pod
+
+
+def annotated(**annotations):
+    pod = copy.deepcopy(POD)
+    pod["metadata"]["annotations"] = {f"weir.io/{name}": value for name, value in annotations.items()}
+    return pod
+
+
+@pytest.mark.parametrize(
+    "pod, warning",
+    [
+        (annotated(inject="false"), None),
+        (change(initContainers=[{"name": "weir-proxy", "image": "x"}]), None),
+        (change(hostNetwork=True), "weir: this pod is left alone: it uses the host's network"),
+        (change(os={"name": "windows"}), "weir: this pod is left alone: it is a pod for Windows"),
+    ],
+)
+def test_pods_left_alone(injector, pod, warning):
+    assert injector.review(review(pod)) == {
+        "uid": UID, "allowed": True, **({"warnings": [warning]} if warning else {}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "pod, message",
+    [
+        (annotated(imag="x"), "weir: there is no weir.io/imag, did you mean weir.io/image?"),
+        (annotated(vips="x"), "weir: vips: 'x' is no network (10.0.0.0/8, fd00::/8)"),
+        (change(securityContext={"runAsUser": 1771}), "weir: the pod runs as user 1771, as the proxy does: choose another"
+         " with weir.io/proxy-user"),
+        (change(containers=7), "weir: containers is no list"),
+    ],
+)  # fmt: skip
+def test_refusals_in_the_form_of_the_api(injector, pod, message):
+    assert injector.review(review(pod)) == {
+        "uid": UID,
+        "allowed": False,
+        "status": {"code": 400, "reason": "BadRequest", "message": message},
+    }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"operation": "UPDATE"},
+        {"operation": "DELETE", "object": None},
+        {"kind": {"group": "apps", "version": "v1", "kind": "Deployment"}},
+    ],
+)
+def test_other_requests_pass(injector, changes):
+    assert injector.review(review(**changes)) == {"uid": UID, "allowed": True}
+
+
+def test_defaults_come_from_options(network, weir):
+    injector = Injector(network, weir, "--image=mesh/weir:7", "--log-level=warn", "--exclude-outbound-ports=25")
+    made = containers(injector.patched(POD))
+    assert made["weir-init"]["image"] == "mesh/weir:7" and options(made["weir-init"])["exclude-outbound-ports"] == "25"
+    assert options(made["weir-proxy"])["set"]["log.level"] == "debug"
+
+
+def test_texts_come_through(injector):
+    pod = copy.deepcopy(POD)
+    pod["spec"]["containers"][0]["name"] = "app"
+    pod["spec"]["containers"][0]["livenessProbe"]["httpGet"]["path"] = '/ä"\\<>&\u2028\t?$(A)'
+    pod["metadata"]["annotations"]["note"] = "x" * 300000 + "\U0001f600"
+    command = containers(injector.patched(pod))["weir-proxy"]["command"]
+    assert '--probe=app/liveness=http:8080/ä"\\<>&\u2028\t?$$(A)' in command
+
+
+# --- what nobody should send -----------------------------------------------------------------------------------------
+DEEP = "[" * 100000
+BROKEN = [
+    ("", "this is no AdmissionReview"),
+    ("null", "this is no AdmissionReview"),
+    ("[]", "this is no AdmissionReview"),
+    ("{", r"\d+:1: "),
+    (DEEP, r"\d+:\d+: "),
+    ('{"a":' * 5000, r"\d+:\d+: "),
+    (json.dumps(review())[:-20], r"\d+:\d+: "),
+    ("{\"a\": \"\u0000\"}", "1:8: this byte is no UTF-8 text"),
+    (b"\xff\xfe{}", "1:1: this byte is no UTF-8 text"),
+    (json.dumps({**review(), "apiVersion": "admission.k8s.io/v1beta1"}), "only reviews of admission.k8s.io/v1"),
+    (json.dumps(review(uid="")), "the request has no uid"),
+    (json.dumps(review(object=None)), "the request has no object"),
+    (json.dumps(review(object=[1])), "the request has no object"),
+    ('{"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": 7}', "the request has no uid"),
+]
+
+
+@pytest.mark.parametrize("body, reason", BROKEN, ids=range(len(BROKEN)))
+def test_no_review(injector, body, reason):
+    status, text = injector.request("POST", "/inject", body)
+    assert status == 400 and re.match(reason, text)
+    assert injector.review(review())["allowed"]  # and the next one is answered
+
+
+def test_http(injector):
+    assert injector.request("GET", "/healthz") == (200, "ok\n")
+    assert injector.request("GET", "/readyz") == (200, "ok\n")
+    assert injector.request("GET", "/inject")[0] == 405 and injector.request("POST", "/healthz")[0] == 405
+    assert injector.request("POST", "/", "{}")[0] == 404
+    assert injector.request("POST", "/inject", "{}", {"Content-Type": "text/plain"})[0] == 415
+    assert injector.request("POST", "/inject", "{}", {"A": "b"})[0] == 415
+    sock = injector.connect()
+    sock.sendall(b"POST /inject HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n")
+    assert sock.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
+def test_length_is_required(injector):
+    """API servers say how long a review is; chunks would have to be joined."""
+    headers = {"Content-Type": "application/json"}
+    assert injector.request("POST", "/inject", iter([b"{}"]), headers, encode_chunked=True)[0] == 411
+
+
+def test_sizes_are_bounded(injector):
+    """Reviews up to the limit are answered, a longer one is refused before it is sent."""
+    pod = copy.deepcopy(POD)
+    pod["metadata"]["annotations"]["big"] = "x" * (3 << 20)
+    assert containers(injector.patched(pod))["weir-proxy"]
+    sock = injector.connect()
+    sock.sendall(b"POST /inject HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 8388609\r\n\r\n")
+    assert sock.recv(100).startswith(b"HTTP/1.1 413 ")
+    assert injector.review(review())["allowed"]
+
+
+def test_silent_clients_do_not_keep_the_api_server_out(injector):
+    silent = []
+    with injector.pod.enter():
+        for _ in range(100):
+            silent.append(socket.create_connection(("127.0.0.1", PORT)))
+    assert injector.review(review())["allowed"]
+    plain = silent.pop()
+    plain.settimeout(10)
+    with contextlib.suppress(ConnectionError):
+        plain.sendall(b"POST /inject HTTP/1.1\r\nHost: a\r\n\r\n")  # no TLS
+        assert b"HTTP" not in plain.recv(100)
+
+
+# --- life ------------------------------------------------------------------------------------------------------------
+
+
+def subject(injector):
+    """The name in the certificate that a client gets."""
+    der = injector.connect().getpeercert(binary_form=True)
+    done = subprocess.run(["openssl", "x509", "-inform", "DER", "-noout", "-subject"], input=der, capture_output=True)
+    return done.stdout.decode().strip()
+
+
+def test_certificate_is_replaced(injector):
+    assert subject(injector) == "subject=CN = first"
+    injector.issue("second")
+    wait_until(lambda: subject(injector) == "subject=CN = second", timeout=20)
+    injector.certificate.write_text("no certificate")
+    wait_until(lambda: "the old one stays" in injector.daemon.output(), timeout=20)
+    assert subject(injector) == "subject=CN = second" and injector.review(review())["allowed"]
+
+
+def test_start_and_end(injector, weir, tmp_path):
+    assert injector.daemon.stop() == 0
+
+    def run(*words):
+        return subprocess.run([weir, "injector", *words], capture_output=True, text=True, timeout=20)
+
+    assert run().returncode == 2
+    done = run("--certificate", tmp_path / "no", "--private-key", injector.key)
+    assert done.returncode == 1 and str(tmp_path / "no") in done.stderr
+    done = run("--certificate", injector.certificate, "--private-key", injector.certificate)
+    assert done.returncode == 1 and "tls.crt" in done.stderr
+    files = ["--certificate", injector.certificate, "--private-key", injector.key]
+    assert run(*files, "--port=0").returncode == 2 and run(*files, "--log-level=x").returncode == 2

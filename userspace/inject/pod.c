@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "inject/pod.h"
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/mem.h"
+
+#include <errno.h>
+
+static int refuse(const struct node *node, int err, struct strbuf *error, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+static int refuse(const struct node *node, int err, struct strbuf *error, const char *format, ...)
+{
+	const struct node *at = node->line == 0 && node->key ? node->key : node;
+	va_list args;
+	strbuf_printf(error, "%u:%u: ", at->line, at->column);
+	va_start(args, format);
+	strbuf_vprintf(error, format, args);
+	va_end(args);
+	return err;
+}
+
+// What weir has to look into must be written out.
+static int check_written_out(const struct node *node, const char *what, struct strbuf *error)
+{
+	if (node->kind == NODE_ALIAS)
+		return refuse(node, ERR_UNSUPPORTED, error, "%s is an alias: write it out", what);
+	const struct node *merge = node_get(node, "<<");
+	return merge ? refuse(merge->key, ERR_UNSUPPORTED, error,
+			      "%s has a merge key: write out what it brings", what)
+		     : 0;
+}
+
+// --- templates --------------------------------------------------------------------------------------------
+static const struct node *node_at(const struct node *node, const char *const *path)
+{
+	for (; node && *path; path++)
+		node = node_get(node, *path);
+	return node;
+}
+
+const struct node *pod_template(const struct node *object)
+{
+	static const struct {
+		const char *kind, *path[4];
+	} kinds[] = {
+	    {"Pod", {NULL}},
+	    {"PodTemplate", {"template", NULL}},
+	    {"Deployment", {"spec", "template", NULL}},
+	    {"StatefulSet", {"spec", "template", NULL}},
+	    {"DaemonSet", {"spec", "template", NULL}},
+	    {"ReplicaSet", {"spec", "template", NULL}},
+	    {"ReplicationController", {"spec", "template", NULL}},
+	    {"Job", {"spec", "template", NULL}},
+	    {"CronJob", {"spec", "jobTemplate", "spec", NULL}},
+	};
+	struct str kind = node_text(node_get(object, "kind"));
+	for (size_t i = 0; kind.p && i < ARRAY_SIZE(kinds); i++)
+		if (str_eq(kind, str_from(kinds[i].kind))) {
+			const struct node *found = node_at(object, kinds[i].path);
+			return i + 1 == ARRAY_SIZE(kinds) ? node_get(found, "template") : found;
+		}
+	return NULL;
+}
+
+// --- settings ---------------------------------------------------------------------------------------------
+static int read_annotations(const struct node *template, struct settings *settings, struct strbuf *error)
+{
+	const struct node *metadata = node_get(template, "metadata");
+	const struct node *annotations = node_get(metadata, "annotations");
+	int err = metadata ? check_written_out(metadata, "the pod's metadata", error) : 0;
+	if (!err && annotations)
+		err = check_written_out(annotations, "this list of annotations", error);
+	if (err || !annotations || annotations->kind != NODE_MAP)
+		return err;
+	for (const struct node *value = annotations->first; value; value = value->next) {
+		struct str name = value->key->text;
+		autostrbuf struct strbuf why = {0};
+		if (!str_starts(name, STR(ANNOTATION_PREFIX)))
+			continue;
+		name.p += strlen(ANNOTATION_PREFIX);
+		name.len -= strlen(ANNOTATION_PREFIX);
+		if (value->kind != NODE_SCALAR)
+			return refuse(value, ERR_CONFIG, error, "an annotation is a text");
+		err = settings_set(settings, name, value->text, &why);
+		if (err == -ENOMEM)
+			return err;
+		if (err)
+			return refuse(value, ERR_CONFIG, error, "%s", why.p ? why.p : err_text(err));
+	}
+	return 0;
+}
+
+// --- what a pod may not be --------------------------------------------------------------------------------
+static int check_list(const struct node *list, const char *what, struct strbuf *error)
+{
+	if (!list || node_is_null(list))
+		return 0;
+	int err = check_written_out(list, what, error);
+	return err || list->kind == NODE_LIST ? err : refuse(list, ERR_CONFIG, error, "%s is no list", what);
+}
+
+static bool runs_as(const struct node *node, uint32_t user)
+{
+	uint64_t number;
+	struct str text = node_text(node_get(node_get(node, "securityContext"), "runAsUser"));
+	return text.p && str_to_u64(text, &number) == 0 && number == user;
+}
+
+static bool is_ours(struct str name)
+{
+	return str_eq(name, STR(CONTAINER_PROXY)) || str_eq(name, STR(CONTAINER_INIT));
+}
+
+static bool has_ours(const struct node *list)
+{
+	for (const struct node *item = list && list->kind == NODE_LIST ? list->first : NULL; item;
+	     item = item->next)
+		if (is_ours(node_text(node_get(item, "name"))))
+			return true;
+	return false;
+}
+
+static const char *what_is_unfit(const struct node *spec)
+{
+	if (str_eq(node_text(node_get(spec, "hostNetwork")), STR("true")))
+		return "it uses the host's network";
+	if (str_eq(node_text(node_get(node_get(spec, "os"), "name")), STR("windows")))
+		return "it is a pod for Windows";
+	return NULL;
+}
+
+static const char *reason_to_skip(const struct pod *pod)
+{
+	if (!settings_on(&pod->settings, SETTING_INJECT))
+		return ANNOTATION_PREFIX "inject says no";
+	if (has_ours(node_get(pod->spec, "initContainers")) || has_ours(node_get(pod->spec, "containers")))
+		return "it has weir already";
+	return NULL;
+}
+
+// --- probes -----------------------------------------------------------------------------------------------
+struct reading {
+	struct tree *tree;
+	struct pod *pod;
+	const struct node *container;
+	const char *list;
+	uint32_t index;
+	size_t cap;
+	struct strbuf *error;
+};
+
+static int find_port(const struct reading *reading, const struct node *handler, uint16_t *ret_port)
+{
+	const struct node *port = node_get(handler, "port");
+	const struct node *ports = node_get(reading->container, "ports");
+	struct str text = node_text(port);
+	uint64_t number = 0;
+	if (!text.len)
+		return refuse(handler, ERR_CONFIG, reading->error, "the port of this probe is missing");
+	for (const struct node *item = ports && ports->kind == NODE_LIST ? ports->first : NULL; item;
+	     item = item->next)
+		if (str_eq(node_text(node_get(item, "name")), text))
+			text = node_text(node_get(item, "containerPort"));
+	if (!text.p || str_to_u64(text, &number) || number < 1 || number > UINT16_MAX)
+		return refuse(port, ERR_CONFIG, reading->error,
+			      "'%.*s' is neither a port nor the name of one of the container's",
+			      (int)MIN(port->text.len, (size_t)64), port->text.p);
+	*ret_port = (uint16_t)number;
+	return 0;
+}
+
+static int add_probe(struct reading *reading, const struct pod_probe *probe)
+{
+	struct pod *pod = reading->pod;
+	if (pod->probe_count == LIMIT_POD_PROBES)
+		return refuse(probe->probe, ERR_LIMIT, reading->error, "too many probes in one pod");
+	if (pod->probe_count == reading->cap) {
+		size_t cap = reading->cap ? reading->cap * 2 : 8;
+		struct pod_probe *more = arena_alloc(&reading->tree->arena, cap * sizeof *more);
+		if (!more)
+			return -ENOMEM;
+		if (pod->probe_count)
+			memcpy(more, pod->probes, pod->probe_count * sizeof *more);
+		pod->probes = more;
+		reading->cap = cap;
+	}
+	pod->probes[pod->probe_count++] = *probe;
+	return 0;
+}
+
+// What the proxy can take over. One that names a host does not ask the pod, and stays.
+static const struct node *find_handler(const struct node *probe, bool lifecycle)
+{
+	static const char *const kinds[] = {"httpGet", "tcpSocket", "grpc"};
+	for (size_t i = 0; i < (lifecycle ? 1 : ARRAY_SIZE(kinds)); i++) {
+		const struct node *handler = node_get(probe, kinds[i]);
+		if (handler && handler->kind == NODE_ALIAS)
+			return handler;
+		if (handler && handler->kind == NODE_MAP && !node_text(node_get(handler, "host")).len)
+			return handler;
+	}
+	return NULL;
+}
+
+static int read_probe(struct reading *reading, const struct node *parent, const char *key, const char *name,
+		      const char *group)
+{
+	const struct node *probe = node_get(parent, key);
+	if (!probe || node_is_null(probe))
+		return 0;
+	int err = check_written_out(probe, key, reading->error);
+	if (err)
+		return err;
+	const struct node *handler = find_handler(probe, group != NULL);
+	if (!handler)
+		return 0;
+	struct pod_probe found = {.probe = probe,
+				  .handler = handler,
+				  .name = name,
+				  .container = node_text(node_get(reading->container, "name")),
+				  .list = reading->list,
+				  .index = reading->index,
+				  .group = group};
+	err = check_written_out(handler, "the probe", reading->error);
+	if (!err && !found.container.len)
+		err = refuse(reading->container, ERR_CONFIG, reading->error, "this container has no name");
+	if (!err)
+		err = find_port(reading, handler, &found.port);
+	return err ? err : add_probe(reading, &found);
+}
+
+static int read_container(struct reading *reading)
+{
+	static const struct {
+		const char *group, *key, *name;
+	} probes[] = {{NULL, "startupProbe", "startup"},
+		      {NULL, "readinessProbe", "readiness"},
+		      {NULL, "livenessProbe", "liveness"},
+		      {"lifecycle", "postStart", "post-start"},
+		      {"lifecycle", "preStop", "pre-stop"}};
+	const struct node *container = reading->container;
+	uint32_t user = settings_number(&reading->pod->settings, SETTING_PROXY_USER);
+	int err = check_written_out(container, "this container", reading->error);
+	if (!err && runs_as(container, user))
+		err = refuse(container, ERR_CONFIG, reading->error,
+			     "this container runs as user %u, as the proxy does: choose another "
+			     "with " ANNOTATION_PREFIX "proxy-user",
+			     user);
+	bool wanted = settings_on(&reading->pod->settings, SETTING_REWRITE_PROBES) &&
+		      settings_on(&reading->pod->settings, SETTING_INBOUND);
+	for (size_t i = 0; i < ARRAY_SIZE(probes) && wanted && !err; i++) {
+		const struct node *parent =
+		    probes[i].group ? node_get(container, probes[i].group) : container;
+		err = read_probe(reading, parent, probes[i].key, probes[i].name, probes[i].group);
+	}
+	return err;
+}
+
+static int read_containers(struct reading *reading, const char *key)
+{
+	const struct node *list = node_get(reading->pod->spec, key);
+	int err = check_list(list, key, reading->error);
+	reading->list = key;
+	reading->index = 0;
+	reading->container = list && list->kind == NODE_LIST ? list->first : NULL;
+	for (; reading->container && !err; reading->container = reading->container->next) {
+		err = read_container(reading);
+		reading->index++;
+	}
+	return err;
+}
+
+// --- the pod ----------------------------------------------------------------------------------------------
+static int read_spec(struct reading *reading)
+{
+	const struct pod *pod = reading->pod;
+	uint32_t user = settings_number(&pod->settings, SETTING_PROXY_USER);
+	if (!node_get(pod->spec, "containers"))
+		return refuse(pod->spec, ERR_CONFIG, reading->error, "the pod has no containers");
+	if (runs_as(pod->spec, user))
+		return refuse(
+		    pod->spec, ERR_CONFIG, reading->error,
+		    "the pod runs as user %u, as the proxy does: choose another with " ANNOTATION_PREFIX
+		    "proxy-user",
+		    user);
+	int err = check_list(node_get(pod->spec, "volumes"), "volumes", reading->error);
+	if (!err)
+		err = read_containers(reading, "initContainers");
+	return err ? err : read_containers(reading, "containers");
+}
+
+int pod_read(struct tree *tree, const struct node *template, const struct settings *settings,
+	     struct pod *ret_pod, struct strbuf *ret_error)
+{
+	*ret_pod = (struct pod){.spec = node_get(template, "spec"), .settings = *settings};
+	struct reading reading = {.tree = tree, .pod = ret_pod, .error = ret_error};
+	if (!ret_pod->spec)
+		return refuse(template, ERR_CONFIG, ret_error, "the pod's spec is missing");
+	int err = check_written_out(ret_pod->spec, "the pod's spec", ret_error);
+	if (!err && ret_pod->spec->kind != NODE_MAP)
+		err = refuse(ret_pod->spec, ERR_CONFIG, ret_error, "the pod's spec is no mapping");
+	if (!err)
+		err = read_annotations(template, &ret_pod->settings, ret_error);
+	if (err)
+		return err;
+	ret_pod->skip = reason_to_skip(ret_pod);
+	if (!ret_pod->skip) {
+		ret_pod->skip = what_is_unfit(ret_pod->spec);
+		ret_pod->unfit = ret_pod->skip != NULL;
+	}
+	return ret_pod->skip ? 0 : read_spec(&reading);
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "inject/settings.h"
+
+#include "base/command.h"
+#include "base/error.h"
+#include "base/mem.h"
+#include "intercept/options.h"
+
+const struct setting_row setting_rows[SETTING_COUNT] = {
+#define ROW(id, name, kind, initial, value, help) {name, kind, initial, value, help},
+    INJECT_SETTINGS(ROW)
+#undef ROW
+};
+
+enum { NAME_MAX_BYTES = 253, IMAGE_MAX_BYTES = 512, QUANTITY_MAX_BYTES = 32, QUOTED_MAX = 64 };
+
+void settings_init(struct settings *ret_settings)
+{
+	for (size_t i = 0; i < SETTING_COUNT; i++)
+		ret_settings->values[i] = str_from(setting_rows[i].initial);
+}
+
+// --- values -----------------------------------------------------------------------------------------------
+static bool consists_of(struct str text, const char *others, bool upper)
+{
+	for (size_t i = 0; i < text.len; i++) {
+		char c = text.p[i];
+		bool letter = (c >= 'a' && c <= 'z') || (upper && c >= 'A' && c <= 'Z');
+		if (!letter && !(c >= '0' && c <= '9') && !(c && strchr(others, c)))
+			return false;
+	}
+	return text.len > 0;
+}
+
+static bool is_alphanumeric(char c)
+{
+	return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+}
+
+static bool is_name(struct str text)
+{
+	return text.len <= NAME_MAX_BYTES && consists_of(text, "-.", false) && is_alphanumeric(text.p[0]) &&
+	       is_alphanumeric(text.p[text.len - 1]);
+}
+
+static bool is_quantity(struct str text)
+{
+	size_t at = 0;
+	static const char *const suffixes[] = {"", "m", "k", "M", "G", "Ki", "Mi", "Gi"};
+	while (at < text.len && ((text.p[at] >= '0' && text.p[at] <= '9') || (at && text.p[at] == '.')))
+		at++;
+	if (at == 0 || text.len > QUANTITY_MAX_BYTES)
+		return false;
+	for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++)
+		if (str_eq((struct str){text.p + at, text.len - at}, str_from(suffixes[i])))
+			return true;
+	return false;
+}
+
+static bool is_number(struct str text, uint64_t highest)
+{
+	uint64_t number;
+	return str_to_u64(text, &number) == 0 && number >= 1 && number <= highest;
+}
+
+static bool is_choice(struct str text, const char *words)
+{
+	const struct command_param param = {.value = words};
+	return text.len && command_param_accepts(&param, text);
+}
+
+static int check_plan(const char *name, struct str value, struct strbuf *ret_error)
+{
+	struct plan_builder builder;
+	plan_builder_init(&builder);
+	int err = plan_builder_set(&builder, name, value, ret_error);
+	plan_builder_done(&builder);
+	return err;
+}
+
+static bool is_valid(const struct setting_row *row, struct str value)
+{
+	switch (row->kind) {
+	case VALUE_BOOL:
+	case VALUE_CHOICE:
+		return is_choice(value, row->value);
+	case VALUE_IMAGE:
+		return value.len <= IMAGE_MAX_BYTES && consists_of(value, "-._/:@", true);
+	case VALUE_NAME:
+		return is_name(value);
+	case VALUE_USER:
+		return is_number(value, INT32_MAX);
+	case VALUE_PORT:
+		return is_number(value, UINT16_MAX);
+	case VALUE_QUANTITY:
+		return is_quantity(value);
+	case VALUE_PLAN:
+		return str_find(value, ' ') < 0; // it becomes a word among words
+	}
+	return true;
+}
+
+static int unknown(struct str name, struct strbuf *ret_error)
+{
+	struct suggestion suggestion = suggest_for(name);
+	for (size_t i = 0; i < SETTING_COUNT; i++)
+		suggest_consider(&suggestion, setting_rows[i].name);
+	strbuf_printf(ret_error, "there is no " ANNOTATION_PREFIX "%.*s", (int)MIN(name.len, QUOTED_MAX),
+		      name.p);
+	if (suggestion.best)
+		strbuf_printf(ret_error, ", did you mean " ANNOTATION_PREFIX "%s?", suggestion.best);
+	return ERR_NOT_FOUND;
+}
+
+int settings_set(struct settings *settings, struct str name, struct str value, struct strbuf *ret_error)
+{
+	for (size_t i = 0; i < SETTING_COUNT; i++) {
+		const struct setting_row *row = &setting_rows[i];
+		if (!str_eq(name, str_from(row->name)))
+			continue;
+		if (!is_valid(row, value)) {
+			strbuf_printf(ret_error, "%s: '%.*s' is no %s", row->name,
+				      (int)MIN(value.len, QUOTED_MAX), value.p, row->value);
+			return ERR_CONFIG;
+		}
+		int err = row->kind == VALUE_PLAN ? check_plan(row->name, value, ret_error) : 0;
+		if (!err)
+			settings->values[i] = value;
+		return err;
+	}
+	return unknown(name, ret_error);
+}
+
+bool settings_on(const struct settings *settings, enum setting setting)
+{
+	return str_eq(settings->values[setting], STR("true"));
+}
+
+uint32_t settings_number(const struct settings *settings, enum setting setting)
+{
+	uint64_t number = 0;
+	str_to_u64(settings->values[setting], &number);
+	return (uint32_t)number;
+}
+
+void settings_reference(struct strbuf *out)
+{
+	strbuf_add_text(out, "| annotation | value | default | meaning |\n| --- | --- | --- | --- |\n");
+	for (size_t i = 0; i < SETTING_COUNT; i++) {
+		const struct setting_row *row = &setting_rows[i];
+		strbuf_printf(out, "| `" ANNOTATION_PREFIX "%s` | ", row->name);
+		for (const char *p = row->value; *p; p++)
+			strbuf_printf(out, *p == '|' ? ", " : "%c", *p);
+		if (row->initial[0])
+			strbuf_printf(out, " | `%s` | %s |\n", row->initial, row->help);
+		else
+			strbuf_printf(out, " | | %s |\n", row->help);
+	}
+}
