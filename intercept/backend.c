@@ -3,7 +3,7 @@
 
 #include "base/error.h"
 
-const struct backend *const backends[] = {&backend_nft, NULL};
+const struct backend *const backends[] = {&backend_nft, &backend_iptables, NULL};
 
 static int find_any(const struct capture_plan *plan, const struct backend **ret_backend,
 		    struct strbuf *ret_error)

@@ -8,6 +8,12 @@
 
 #include "intercept/rules.h"
 
+// Descriptors of rules that go when they are closed, at the latest with the process, however that ends.
+struct held_rules {
+	int rules;	 // with it, nothing is captured any more
+	int translation; // with it, connections that were captured are cut off
+};
+
 struct backend {
 	const char *name; // "nft"
 	// Whether it can do here what the plan asks for: 0, or a negative error and why not. Changes nothing.
@@ -18,6 +24,11 @@ struct backend {
 	// without a moment in which connections pass that both would capture. 0 or a negative error.
 	int (*apply)(const struct capture_plan *plan, const struct ruleset *ruleset,
 		     struct strbuf *ret_error);
+	// The same by rules that go with the process: for the fail policy "open". NULL: it cannot.
+	int (*hold)(const struct ruleset *ruleset, struct held_rules *ret_held, struct strbuf *ret_error);
+	// Whether the kernel would take the rules: it is asked, and nothing changes. 0, or a negative error
+	// and why not. NULL: only applying them would tell.
+	int (*try)(const struct ruleset *ruleset, struct strbuf *ret_error);
 	// What is installed by it. 0; ERR_NOT_FOUND (no sentence) if nothing is; or a negative error. On 0
 	// the caller calls ruleset_done.
 	int (*read)(struct ruleset *ret_ruleset, struct strbuf *ret_error);
@@ -31,8 +42,9 @@ struct backend {
 // All of them, in the order in which `auto` prefers them, ended by NULL.
 extern const struct backend *const backends[];
 extern const struct backend backend_nft;
+extern const struct backend backend_iptables;
 
-#define BACKEND_WORDS "auto|nft"
+#define BACKEND_WORDS "auto|nft|iptables"
 
 // The back end of that name, or NULL. ("auto" is none.)
 const struct backend *backend_named(struct str name);

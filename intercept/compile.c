@@ -11,7 +11,7 @@
 #include <stdio.h>
 
 // The zone in which captured DNS queries are tracked.
-enum { DNS_ZONE = 0x771, SSH_PORT = 22, DNS_PORT = 53 };
+enum { DNS_ZONE = 0x771, CLIENT_ZONE = 0x773, SSH_PORT = 22, DNS_PORT = 53 };
 
 // A set that two rules use, one a family.
 struct set_pair {
@@ -330,22 +330,30 @@ static void interface_rules(struct compiler *c, enum rule_chain chain, enum rule
 	end(c, RULE_RETURN, 0, "not an included interface");
 }
 
-static void port_rules(struct compiler *c, enum rule_chain chain, const char *direction,
-		       const struct capture_direction *ports, uint16_t exclude)
+struct port_sets {
+	int exclude, include;
+};
+
+static struct port_sets port_sets(struct compiler *c, const char *direction,
+				  const struct capture_direction *ports, uint16_t exclude)
 {
-	char name[32];
-	snprintf(name, sizeof name, "%s_exclude_ports", direction);
-	int set = port_set(c, name, &ports->exclude_ports, exclude);
-	if (set >= 0) {
+	char exclude_name[32], include_name[32];
+	snprintf(exclude_name, sizeof exclude_name, "%s_exclude_ports", direction);
+	snprintf(include_name, sizeof include_name, "%s_include_ports", direction);
+	int excluded = port_set(c, exclude_name, &ports->exclude_ports, exclude);
+	return (struct port_sets){excluded, port_set(c, include_name, &ports->include_ports, 0)};
+}
+
+static void port_rules(struct compiler *c, enum rule_chain chain, struct port_sets sets)
+{
+	if (sets.exclude >= 0) {
 		begin(c, chain);
-		match_set(c, RULE_TCP_DEST_PORT, set, false);
+		match_set(c, RULE_TCP_DEST_PORT, sets.exclude, false);
 		end(c, RULE_RETURN, 0, "excluded port");
 	}
-	snprintf(name, sizeof name, "%s_include_ports", direction);
-	set = port_set(c, name, &ports->include_ports, 0);
-	if (set >= 0) {
+	if (sets.include >= 0) {
 		begin(c, chain);
-		match_set(c, RULE_TCP_DEST_PORT, set, true);
+		match_set(c, RULE_TCP_DEST_PORT, sets.include, true);
 		end(c, RULE_RETURN, 0, "not an included port");
 	}
 }
@@ -391,11 +399,12 @@ static void include_cidr_rules(struct compiler *c, enum rule_chain chain, const 
 	}
 }
 
-static void redirect_rule(struct compiler *c, enum rule_chain chain, uint16_t port, const char *comment)
+static void tcp_rule(struct compiler *c, enum rule_chain chain, enum rule_action action, uint32_t value,
+		     const char *comment)
 {
 	begin(c, chain);
 	match_value(c, RULE_PROTOCOL, IPPROTO_TCP);
-	end(c, RULE_REDIRECT, port, comment);
+	end(c, action, value, comment);
 }
 
 // --- the chains --------------------------------------------------------------------------------------------
@@ -451,9 +460,18 @@ static void outbound_rules(struct compiler *c)
 	match_interface(c, RULE_OUT_INTERFACE, "lo", false);
 	end(c, RULE_RETURN, 0, "a program's connections to its own host");
 	interface_rules(c, CHAIN_OUTPUT, RULE_OUT_INTERFACE, &c->plan->outbound);
-	port_rules(c, CHAIN_OUTPUT, "outbound", &c->plan->outbound, 0);
+	port_rules(c, CHAIN_OUTPUT, port_sets(c, "outbound", &c->plan->outbound, 0));
 	outbound_cidr_rules(c);
-	redirect_rule(c, CHAIN_OUTPUT, c->plan->outbound_port, "outbound");
+	tcp_rule(c, CHAIN_OUTPUT, RULE_REDIRECT, c->plan->outbound_port, "outbound");
+}
+
+// The proxy's connection to the application from a client's address may have the addresses and ports of one
+// that this client makes itself. Tracked apart, neither is taken for the other.
+static void client_zone_rule(struct compiler *c)
+{
+	begin(c, CHAIN_OUTPUT_RAW);
+	match_mark(c, c->plan->client_mark, c->plan->mark_mask);
+	end(c, RULE_ZONE, CLIENT_ZONE, "between the proxy, as a client, and the application");
 }
 
 static void output_chain(struct compiler *c, const struct program_sets *programs)
@@ -461,6 +479,11 @@ static void output_chain(struct compiler *c, const struct program_sets *programs
 	const struct capture_plan *plan = c->plan;
 	family_rules(c, CHAIN_OUTPUT);
 	proxy_inbound_rule(c, CHAIN_OUTPUT);
+	if (plan_keeps_client(plan)) {
+		begin(c, CHAIN_OUTPUT);
+		match_mark(c, plan->client_mark, plan->mark_mask);
+		end(c, RULE_RETURN, 0, "proxy: to the application, as its client");
+	}
 	if (plan->inbound.enabled) {
 		self_call_rule(c, RULE_DEST4, c->loopback.ipv4);
 		self_call_rule(c, RULE_DEST6, c->loopback.ipv6);
@@ -475,26 +498,81 @@ static void output_chain(struct compiler *c, const struct program_sets *programs
 		outbound_rules(c);
 }
 
-static void prerouting_chain(struct compiler *c)
+// Connections from other hosts: what is left alone, then on to `next`.
+static void arriving_rules(struct compiler *c, enum rule_chain chain, enum rule_chain next)
 {
 	const struct capture_direction *inbound = &c->plan->inbound;
-	family_rules(c, CHAIN_PREROUTING);
-	begin(c, CHAIN_PREROUTING);
+	family_rules(c, chain);
+	begin(c, chain);
 	match_interface(c, RULE_IN_INTERFACE, "lo", false);
 	end(c, RULE_RETURN, 0, "from this host itself");
-	begin(c, CHAIN_PREROUTING);
+	begin(c, chain);
 	match_value(c, RULE_DEST_TYPE, RTN_LOCAL);
 	c->rule->matches[0].negated = true;
 	end(c, RULE_RETURN, 0, "only forwarded by this host");
-	interface_rules(c, CHAIN_PREROUTING, RULE_IN_INTERFACE, inbound);
-	exclude_cidr_rules(c, CHAIN_PREROUTING, "inbound_exclude", inbound->exclude_cidrs.cidrs,
+	interface_rules(c, chain, RULE_IN_INTERFACE, inbound);
+	exclude_cidr_rules(c, chain, "inbound_exclude", inbound->exclude_cidrs.cidrs,
 			   inbound->exclude_cidrs.count, RULE_SOURCE4);
-	include_cidr_rules(c, CHAIN_PREROUTING, "inbound_include", &inbound->include_cidrs, RULE_SOURCE4);
-	begin(c, CHAIN_PREROUTING);
+	include_cidr_rules(c, chain, "inbound_include", &inbound->include_cidrs, RULE_SOURCE4);
+	tcp_rule(c, chain, RULE_GOTO, next, "inbound, from other hosts");
+}
+
+// Handed over, a connection needs no translation, no mark and no route: only local destinations are captured,
+// and its later packets find the accepted socket by their addresses. Only the proxy's own calls to this host
+// are redirected in any case: they do not arrive.
+static void inbound_chains(struct compiler *c)
+{
+	const struct capture_plan *plan = c->plan;
+	if (plan->inbound_mode == INBOUND_TPROXY)
+		arriving_rules(c, CHAIN_ARRIVING, CHAIN_HANDED);
+	else
+		arriving_rules(c, CHAIN_PREROUTING, CHAIN_INBOUND);
+	struct port_sets ports = port_sets(c, "inbound", &plan->inbound, plan->capture_ssh ? 0 : SSH_PORT);
+	port_rules(c, CHAIN_INBOUND, ports);
+	tcp_rule(c, CHAIN_INBOUND, RULE_REDIRECT, plan->inbound_port, "inbound");
+	if (plan->inbound_mode != INBOUND_TPROXY)
+		return;
+	port_rules(c, CHAIN_HANDED, ports);
+	tcp_rule(c, CHAIN_HANDED, RULE_TPROXY, plan->inbound_port, "inbound");
+	if (plan->fail == FAIL_OPEN)
+		return;
+	// Otherwise it would go on to the application.
+	begin(c, CHAIN_HANDED);
 	match_value(c, RULE_PROTOCOL, IPPROTO_TCP);
-	end(c, RULE_GOTO, CHAIN_INBOUND, "inbound, from other hosts");
-	port_rules(c, CHAIN_INBOUND, "inbound", inbound, c->plan->capture_ssh ? 0 : SSH_PORT);
-	redirect_rule(c, CHAIN_INBOUND, c->plan->inbound_port, "inbound");
+	match_value(c, RULE_NEW, 0);
+	end(c, RULE_DROP, 0, "inbound, while no proxy listens");
+}
+
+// Redirected already; what is dropped is sent again, by TCP for two minutes, and finds the proxy that came
+// meanwhile.
+static void hold_chain(struct compiler *c)
+{
+	const struct capture_plan *plan = c->plan;
+	int ports = new_set(c, "proxy_ports", SET_PORT);
+	if (plan->outbound.enabled)
+		add_port(c, ports, plan->outbound_port, plan->outbound_port);
+	if (plan->inbound.enabled)
+		add_port(c, ports, plan->inbound_port, plan->inbound_port);
+	if (plan->dns.enabled)
+		add_port(c, ports, plan->dns_port, plan->dns_port);
+	finish_set(c, ports);
+	for (int held = 0; held < 2; held++) {
+		enum rule_action action = held ? RULE_DROP : RULE_RETURN;
+		const char *comment = held ? "held, while no proxy listens" : "the proxy listens";
+		begin(c, CHAIN_HOLD);
+		match_set(c, RULE_TCP_DEST_PORT, ports, false);
+		match_value(c, RULE_NEW, 0);
+		if (!held)
+			match_value(c, RULE_LISTENS, 0);
+		end(c, action, 0, comment);
+		if (!plan->dns.enabled)
+			continue;
+		begin(c, CHAIN_HOLD);
+		match_value(c, RULE_UDP_DEST_PORT, plan->dns_port);
+		if (!held)
+			match_value(c, RULE_LISTENS, 0);
+		end(c, action, 0, comment);
+	}
 }
 
 static struct program_sets program_sets(struct compiler *c)
@@ -518,11 +596,15 @@ static void compile(struct compiler *c)
 		c->vips = cidr_sets(c, "vips", plan->vips, plan->vip_count);
 	c->dns_servers = dns_server_sets(c);
 	struct program_sets programs = program_sets(c);
+	if (plan_keeps_client(plan))
+		client_zone_rule(c);
 	if (plan->dns.enabled)
 		zone_rules(c, &programs);
 	output_chain(c, &programs);
 	if (plan->inbound.enabled)
-		prerouting_chain(c);
+		inbound_chains(c);
+	if (plan->fail == FAIL_HOLD)
+		hold_chain(c);
 }
 
 int ruleset_compile(const struct capture_plan *plan, struct ruleset *ret_ruleset)

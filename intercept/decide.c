@@ -67,6 +67,9 @@ static struct field_value field_of(const struct flow *flow, enum rule_field fiel
 		return of_port(flow, IPPROTO_UDP, flow->dest.port);
 	case RULE_UDP_SOURCE_PORT:
 		return of_port(flow, IPPROTO_UDP, flow->source.port);
+	case RULE_NEW: // that is what is decided on
+	case RULE_LISTENS:
+		return of_number(0, 4);
 	case RULE_DEST_TYPE:
 		return of_number(flow->dest_is_local ? RTN_LOCAL : RTN_UNICAST, 4);
 	}

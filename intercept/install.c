@@ -26,6 +26,7 @@ struct change {
 	const struct backend *backend;
 	const struct capture_plan *plan;
 	struct ruleset ruleset;
+	struct held_rules *ret_held; // NULL: the rules stay
 	bool changed;
 };
 
@@ -51,8 +52,16 @@ static int remove_others(const struct backend *kept, bool *ret_removed, struct s
 	return 0;
 }
 
+static int hold_rules(struct change *change, struct strbuf *error)
+{
+	int err = change->backend->hold(&change->ruleset, change->ret_held, error);
+	return err ? err : remove_others(change->backend, &change->changed, error);
+}
+
 static int apply_rules(struct change *change, struct strbuf *error)
 {
+	if (change->ret_held)
+		return hold_rules(change, error);
 	struct ruleset present;
 	int err = change->backend->read(&present, error);
 	if (err && err != ERR_NOT_FOUND)
@@ -82,8 +91,26 @@ static void restore_routes(const struct vip_route *routes, size_t count)
 	mem_free(vips);
 }
 
+// The way back of connections from clients' addresses, as the plan wants it.
+static struct return_way wanted_returns(const struct capture_plan *plan)
+{
+	bool wanted = plan_keeps_client(plan);
+	return (struct return_way){wanted && plan->ipv4, wanted && plan->ipv6, plan->client_mark,
+				   plan->mark_mask};
+}
+
+// Brings routes and rules of routing back to what they were, as far as that is possible.
+static void restore(const struct installed *before)
+{
+	autostrbuf struct strbuf ignored = {0};
+	bool changed;
+	restore_routes(before->routes, before->route_count);
+	returns_apply(&before->returns, &changed, &ignored);
+}
+
 static int apply_all(struct change *change, const struct installed *before, struct strbuf *error)
 {
+	struct return_way returns = wanted_returns(change->plan);
 	struct cidr *vips;
 	size_t count;
 	int err = wanted_vips(change->plan, &vips, &count);
@@ -91,9 +118,11 @@ static int apply_all(struct change *change, const struct installed *before, stru
 		return err;
 	err = routes_apply(vips, count, error);
 	if (err == 0)
+		err = returns_apply(&returns, &change->changed, error);
+	if (err == 0)
 		err = apply_rules(change, error);
 	if (err)
-		restore_routes(before->routes, before->route_count);
+		restore(before);
 	mem_free(vips);
 	return err;
 }
@@ -109,28 +138,45 @@ static bool routes_equal(const struct installed *a, const struct installed *b)
 	return true;
 }
 
-int intercept_apply(const struct backend *backend, const struct capture_plan *plan, bool *ret_changed,
-		    struct strbuf *ret_error)
+static int apply(struct change *change, bool *ret_changed, struct strbuf *ret_error)
 {
-	struct change change = {.backend = backend, .plan = plan};
+	const struct capture_plan *plan = change->plan;
 	struct installed before = {0}, after = {0};
 	int err = capture_plan_validate(plan, ret_error);
 	if (err)
 		return err;
-	err = ruleset_compile(plan, &change.ruleset);
+	err = ruleset_compile(plan, &change->ruleset);
 	if (err)
 		return err;
 	err = routes_list(&before.routes, &before.route_count, ret_error);
 	if (err == 0)
-		err = apply_all(&change, &before, ret_error);
+		err = returns_read(&before.returns, ret_error);
+	if (err == 0)
+		err = apply_all(change, &before, ret_error);
 	if (err == 0)
 		err = routes_list(&after.routes, &after.route_count, ret_error);
 	if (err == 0)
-		*ret_changed = change.changed || !routes_equal(&before, &after);
-	ruleset_done(&change.ruleset);
+		*ret_changed = change->changed || !routes_equal(&before, &after);
+	ruleset_done(&change->ruleset);
 	installed_done(&before);
 	installed_done(&after);
 	return err;
+}
+
+int intercept_apply(const struct backend *backend, const struct capture_plan *plan, bool *ret_changed,
+		    struct strbuf *ret_error)
+{
+	struct change change = {.backend = backend, .plan = plan};
+	return apply(&change, ret_changed, ret_error);
+}
+
+int intercept_hold(const struct capture_plan *plan, struct held_rules *ret_held, struct strbuf *ret_error)
+{
+	struct change change = {.plan = plan, .ret_held = ret_held};
+	bool changed;
+	for (size_t i = 0; backends[i] && !change.backend; i++)
+		change.backend = backends[i]->hold ? backends[i] : NULL;
+	return change.backend ? apply(&change, &changed, ret_error) : ERR_UNSUPPORTED;
 }
 
 // The rules of the first back end that has installed any.
@@ -158,7 +204,10 @@ int intercept_read(struct installed *ret_installed, struct strbuf *ret_error)
 	if (missing && missing != ERR_NOT_FOUND)
 		return missing;
 	int err = routes_list(&installed.routes, &installed.route_count, ret_error);
-	if (err == 0 && missing && installed.route_count == 0)
+	if (err == 0)
+		err = returns_read(&installed.returns, ret_error);
+	if (err == 0 && missing && installed.route_count == 0 && !installed.returns.ipv4 &&
+	    !installed.returns.ipv6)
 		err = missing;
 	if (err) {
 		installed_done(&installed);
@@ -189,6 +238,8 @@ int intercept_remove(bool *ret_removed, struct strbuf *ret_error)
 	err = remove_others(NULL, &removed, ret_error);
 	if (err == 0 && count)
 		err = routes_remove(ret_error);
+	if (err == 0)
+		err = returns_apply(&(struct return_way){0}, &removed, ret_error);
 	if (err == 0)
 		*ret_removed = removed;
 	return err;

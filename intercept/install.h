@@ -13,6 +13,7 @@ struct installed {
 	struct ruleset ruleset;
 	struct vip_route *routes;
 	size_t route_count;
+	struct return_way returns; // of connections from clients' addresses
 };
 
 // Installs a plan by that back end in place of what is there, by whichever it was. If just that is installed
@@ -20,6 +21,9 @@ struct installed {
 // or a negative error with a sentence in ret_error.
 int intercept_apply(const struct backend *backend, const struct capture_plan *plan, bool *ret_changed,
 		    struct strbuf *ret_error);
+// Installs it by rules that go with this process: for the proxy itself, and the fail policy "open". It needs
+// the privilege now, and not later. Routes stay. 0, or a negative error with a sentence.
+int intercept_hold(const struct capture_plan *plan, struct held_rules *ret_held, struct strbuf *ret_error);
 // 0; ERR_NOT_FOUND if nothing is installed; or a negative error with a sentence. On 0 the caller calls
 // installed_done.
 int intercept_read(struct installed *ret_installed, struct strbuf *ret_error);

@@ -7,8 +7,11 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "intercept/nft_rule.h"
+#include "intercept/nft_socket.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <libmnl/libmnl.h>
 #include <libnftnl/batch.h>
 #include <libnftnl/chain.h>
@@ -17,13 +20,17 @@
 #include <linux/netfilter.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 enum {
 	MESSAGE_MAX = 80 * 1024,  // one message: a list of elements is at most 64 KiB
 	BATCH_PAGE = MESSAGE_MAX, // libnftnl loses a message that is longer than a page
 	ANSWER_MAX = 64 * 1024,
 	DUMP_RETRIES = 8,
+	LAST_FD = 16383,
 };
 
 static int say(struct strbuf *error, int err, const char *format, ...) __attribute__((format(printf, 3, 4)));
@@ -59,7 +66,7 @@ static int say_request(struct strbuf *error, int err, const char *what)
 }
 
 // --- asking ------------------------------------------------------------------------------------------------
-static int nft_open(struct mnl_socket **ret_socket, struct strbuf *error)
+int nft_open(struct mnl_socket **ret_socket, struct strbuf *error)
 {
 	struct mnl_socket *nl = mnl_socket_open2(NETLINK_NETFILTER, SOCK_CLOEXEC);
 	if (!nl)
@@ -74,7 +81,7 @@ static int nft_open(struct mnl_socket **ret_socket, struct strbuf *error)
 }
 
 // Sends one request and hands every answer to fn. 0 or a negative errno; -EINTR: the table changed meanwhile.
-static int query(struct mnl_socket *nl, const struct nlmsghdr *request, mnl_cb_t fn, void *arg)
+int nft_query(struct mnl_socket *nl, const struct nlmsghdr *request, mnl_cb_t fn, void *arg)
 {
 	char *answer = mem_alloc(ANSWER_MAX);
 	int done = MNL_CB_OK;
@@ -102,7 +109,7 @@ static uint32_t next_sequence(void)
 struct reading {
 	struct mnl_socket *nl;
 	struct ruleset *ruleset;
-	bool dormant;
+	bool dormant, held;
 	unsigned chains; // of ours that are there: bits
 	int err;
 };
@@ -116,8 +123,11 @@ static int take_table(const struct nlmsghdr *nlh, void *arg)
 {
 	struct reading *reading = arg;
 	struct nftnl_table *table = nftnl_table_alloc();
-	if (table && nftnl_table_nlmsg_parse(nlh, table) == 0)
-		reading->dormant = nftnl_table_get_u32(table, NFTNL_TABLE_FLAGS) & NFT_TABLE_F_DORMANT;
+	if (table && nftnl_table_nlmsg_parse(nlh, table) == 0) {
+		uint32_t flags = nftnl_table_get_u32(table, NFTNL_TABLE_FLAGS);
+		reading->dormant = flags & NFT_TABLE_F_DORMANT;
+		reading->held = flags & NFT_TABLE_F_OWNER;
+	}
 	if (table)
 		nftnl_table_free(table);
 	return MNL_CB_OK;
@@ -128,7 +138,7 @@ static int read_table(struct reading *reading)
 	char buf[MNL_NLMSG_HDRLEN + 256];
 	struct nlmsghdr *nlh = begin_query(buf, NFT_MSG_GETTABLE, NLM_F_ACK);
 	mnl_attr_put_strz(nlh, NFTA_TABLE_NAME, NFT_TABLE);
-	return query(reading->nl, nlh, take_table, reading);
+	return nft_query(reading->nl, nlh, take_table, reading);
 }
 
 static int take_set(const struct nlmsghdr *nlh, void *arg)
@@ -165,7 +175,7 @@ static int read_elements(struct reading *reading, struct rule_set *set)
 		return -ENOMEM;
 	mnl_attr_put_strz(nlh, NFTA_SET_ELEM_LIST_TABLE, NFT_TABLE);
 	mnl_attr_put_strz(nlh, NFTA_SET_ELEM_LIST_SET, set->name);
-	int err = query(reading->nl, nlh, take_elements, nls);
+	int err = nft_query(reading->nl, nlh, take_elements, nls);
 	if (err == 0)
 		err = nft_set_decode_elements(nls, set);
 	nftnl_set_free(nls);
@@ -232,7 +242,7 @@ static int dump(struct reading *reading, uint16_t type, uint16_t table_attribute
 	char buf[MNL_NLMSG_HDRLEN + 256];
 	struct nlmsghdr *nlh = begin_query(buf, type, NLM_F_DUMP);
 	mnl_attr_put_strz(nlh, table_attribute, NFT_TABLE);
-	int err = query(reading->nl, nlh, fn, reading);
+	int err = nft_query(reading->nl, nlh, fn, reading);
 	return err ? err : reading->err;
 }
 
@@ -272,6 +282,7 @@ static int nft_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
 			break;
 	}
 	mnl_socket_close(reading.nl);
+	ruleset.held = reading.held;
 	if (err)
 		ruleset_done(&ruleset);
 	if (err == -ENOENT)
@@ -328,14 +339,14 @@ static void batch_table(struct batch *batch, uint16_t type, uint16_t flags)
 	batch_next(batch);
 }
 
-static void batch_chain(struct batch *batch, const struct rule_chain_info *info)
+static void batch_chain_in(struct batch *batch, const char *table, const struct rule_chain_info *info)
 {
 	struct nftnl_chain *chain = nftnl_chain_alloc();
 	if (!chain) {
 		batch->err = -ENOMEM;
 		return;
 	}
-	nftnl_chain_set_str(chain, NFTNL_CHAIN_TABLE, NFT_TABLE);
+	nftnl_chain_set_str(chain, NFTNL_CHAIN_TABLE, table);
 	nftnl_chain_set_str(chain, NFTNL_CHAIN_NAME, info->name);
 	if (info->type) {
 		nftnl_chain_set_str(chain, NFTNL_CHAIN_TYPE, info->type);
@@ -396,7 +407,7 @@ static void batch_ruleset(struct batch *batch)
 	const struct ruleset *ruleset = batch->ruleset;
 	for (enum rule_chain chain = 0; chain < CHAIN_COUNT && !batch->err; chain++)
 		if (ruleset_has_chain(ruleset, chain))
-			batch_chain(batch, &rule_chains[chain]);
+			batch_chain_in(batch, NFT_TABLE, &rule_chains[chain]);
 	batch->first_set = batch->next;
 	for (size_t i = 0; i < ruleset->set_count && !batch->err; i++)
 		batch_set(batch, &ruleset->sets[i], (uint32_t)i + 1);
@@ -486,15 +497,35 @@ static const char *rule_needs(const struct rule *rule)
 			return "CONFIG_NFT_FIB_INET (module nft_fib_inet)";
 	if (rule->action == RULE_REDIRECT)
 		return "CONFIG_NFT_REDIR (module nft_redir)";
+	for (size_t i = 0; i < rule->match_count; i++)
+		if (rule->matches[i].field == RULE_LISTENS)
+			return "CONFIG_NFT_SOCKET (module nft_socket)";
+	if (rule->action == RULE_TPROXY)
+		return "CONFIG_NFT_TPROXY (module nft_tproxy)";
 	if (rule->action == RULE_ZONE)
 		return "CONFIG_NFT_CT with CONFIG_NF_CONNTRACK_ZONES (module nft_ct)";
 	return "nftables expressions for it";
+}
+
+static bool is_held(void)
+{
+	autostrbuf struct strbuf ignored = {0};
+	struct ruleset ruleset;
+	if (nft_read(&ruleset, &ignored))
+		return false;
+	bool held = ruleset.held;
+	ruleset_done(&ruleset);
+	return held;
 }
 
 static int say_refusal(const struct batch *batch, const struct refusal *refusal, struct strbuf *error)
 {
 	const struct ruleset *ruleset = batch->ruleset;
 	uint32_t index = refusal->sequence - batch->first_rule;
+	if (refusal->err == -EPERM && is_held())
+		return say(error, -EPERM,
+			   "the rules belong to a proxy that runs (intercept.capture.fail: open): they go "
+			   "when it ends");
 	if (refusal->err == -EPERM || !ruleset || refusal->sequence <= batch->first + 1)
 		return say_request(error, refusal->err, "cannot change the rules");
 	if (refusal->sequence >= batch->first_set && refusal->sequence < batch->first_rule)
@@ -519,7 +550,8 @@ static int say_refusal(const struct batch *batch, const struct refusal *refusal,
 	    text.p ? text.p : "", err_text(refusal->err), rule_needs(&ruleset->rules[index]));
 }
 
-static int transact(struct batch *batch, void (*fill)(struct batch *batch), struct strbuf *error)
+// ret_fd (NULL: not asked for): a descriptor of the socket that the transaction was made by.
+static int transact(struct batch *batch, void (*fill)(struct batch *batch), int *ret_fd, struct strbuf *error)
 {
 	struct mnl_socket *nl;
 	struct refusal refusal;
@@ -536,6 +568,10 @@ static int transact(struct batch *batch, void (*fill)(struct batch *batch), stru
 			say_request(error, err, "cannot change the rules");
 		nftnl_batch_free(batch->nlb);
 	}
+	if (err == 0 && ret_fd) {
+		*ret_fd = fcntl(mnl_socket_get_fd(nl), F_DUPFD_CLOEXEC, 0);
+		err = *ret_fd < 0 ? -errno : 0;
+	}
 	mnl_socket_close(nl);
 	return err;
 }
@@ -549,23 +585,109 @@ static void fill_apply(struct batch *batch)
 	batch_ruleset(batch);
 }
 
+// The kernel deletes such a table when the socket that made it is gone.
+static void batch_owned_table(struct batch *batch, const char *name)
+{
+	struct nlmsghdr *nlh = batch_message(batch, NFT_MSG_NEWTABLE, NLM_F_CREATE);
+	mnl_attr_put_strz(nlh, NFTA_TABLE_NAME, name);
+	mnl_attr_put_u32(nlh, NFTA_TABLE_FLAGS, htonl(NFT_TABLE_F_OWNER));
+	batch_next(batch);
+}
+
+static void fill_hold(struct batch *batch)
+{
+	batch_table(batch, NFT_MSG_NEWTABLE, NLM_F_CREATE);
+	batch_table(batch, NFT_MSG_DELTABLE, 0);
+	batch_owned_table(batch, NFT_TABLE);
+	batch_ruleset(batch);
+}
+
+// The kernel translates addresses as long as there is a chain for that, be it empty.
+static void fill_translation(struct batch *batch)
+{
+	static const struct rule_chain_info keep = {"keep", "nat", "output", NF_INET_LOCAL_OUT, -100};
+	char table[32];
+	snprintf(table, sizeof table, NFT_TABLE "_nat_%d", getpid());
+	batch_owned_table(batch, table);
+	batch_chain_in(batch, table, &keep);
+}
+
+// All of it, and a last message that must fail: the kernel looks at everything and then takes it back.
+static void fill_trial(struct batch *batch)
+{
+	fill_apply(batch);
+	struct nlmsghdr *nlh = batch_message(batch, NFT_MSG_DELTABLE, 0);
+	mnl_attr_put_strz(nlh, NFTA_TABLE_NAME, NFT_TABLE "_trial");
+	batch_next(batch);
+}
+
 static void fill_remove(struct batch *batch)
 {
 	batch_table(batch, NFT_MSG_DELTABLE, 0);
 }
 
+static int say_no_hold(struct strbuf *error)
+{
+	return say(error, ERR_UNSUPPORTED,
+		   "fail open: rules of nftables outlive the proxy unless it installs them itself, as it "
+		   "does when its "
+		   "configuration says intercept.capture.fail: open");
+}
+
 static int nft_apply(const struct capture_plan *plan, const struct ruleset *ruleset, struct strbuf *ret_error)
 {
-	(void)plan; // the rules say it all
 	struct batch batch = {.ruleset = ruleset};
-	return transact(&batch, fill_apply, ret_error);
+	if (plan->fail == FAIL_OPEN)
+		return say_no_hold(ret_error);
+	return transact(&batch, fill_apply, NULL, ret_error);
+}
+
+// A process that dies closes its descriptors in their order: what translates goes behind the connections,
+// whose clients then hear of their end. Returns the descriptor in any case.
+static int move_up(int fd)
+{
+	struct rlimit limit = {0};
+	getrlimit(RLIMIT_NOFILE, &limit);
+	int up = fcntl(fd, F_DUPFD_CLOEXEC, (int)MIN(limit.rlim_cur / 2, (rlim_t)LAST_FD));
+	if (up < 0)
+		return fd;
+	close(fd);
+	return up;
+}
+
+static int nft_hold(const struct ruleset *ruleset, struct held_rules *ret_held, struct strbuf *ret_error)
+{
+	struct batch batch = {.ruleset = ruleset}, translation = {0};
+	struct held_rules held;
+	int err = transact(&translation, fill_translation, &held.translation, ret_error);
+	if (err)
+		return err;
+	err = transact(&batch, fill_hold, &held.rules, ret_error);
+	if (err) {
+		close(held.translation);
+		return err;
+	}
+	held.translation = move_up(held.translation);
+	*ret_held = held;
+	return 0;
+}
+
+static int nft_try(const struct ruleset *ruleset, struct strbuf *ret_error)
+{
+	struct batch batch = {.ruleset = ruleset};
+	autostrbuf struct strbuf why = {0};
+	int err = transact(&batch, fill_trial, NULL, &why);
+	if (err == -ENOENT)
+		return 0;
+	strbuf_add_str(ret_error, strbuf_str(&why));
+	return err;
 }
 
 static int nft_remove(struct strbuf *ret_error)
 {
 	struct batch batch = {0};
 	autostrbuf struct strbuf error = {0};
-	int err = transact(&batch, fill_remove, &error);
+	int err = transact(&batch, fill_remove, NULL, &error);
 	if (err == -ENOENT)
 		return ERR_NOT_FOUND;
 	strbuf_add_str(ret_error, strbuf_str(&error));
@@ -576,7 +698,8 @@ static int nft_remove(struct strbuf *ret_error)
 static int nft_probe(const struct capture_plan *plan, struct strbuf *ret_why)
 {
 	struct ruleset ruleset;
-	(void)plan; // it does all that plans ask for
+	if (plan->fail == FAIL_OPEN)
+		return say_no_hold(ret_why);
 	int err = nft_read(&ruleset, ret_why);
 	if (err == 0)
 		ruleset_done(&ruleset);
@@ -588,6 +711,8 @@ const struct backend backend_nft = {
     .probe = nft_probe,
     .print = ruleset_print,
     .apply = nft_apply,
+    .hold = nft_hold,
+    .try = nft_try,
     .read = nft_read,
     .remove = nft_remove,
 };

@@ -13,7 +13,10 @@
 #include <linux/netfilter/nf_tables.h>
 #include <netinet/in.h>
 
-enum load_kind { LOAD_META, LOAD_PAYLOAD, LOAD_FIB };
+enum load_kind { LOAD_META, LOAD_PAYLOAD, LOAD_FIB, LOAD_STATE, LOAD_SOCKET };
+
+// As in the kernel's nf_conntrack_common.h: NF_CT_STATE_BIT(IP_CT_NEW).
+enum { STATE_NEW = 8, NEITHER_0_NOR_1 = 2 };
 
 // How a field gets into the register, and what its value looks like there.
 static const struct field_load {
@@ -43,6 +46,8 @@ static const struct field_load {
     [RULE_UDP_SOURCE_PORT] = {LOAD_PAYLOAD, NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2, .protocol = IPPROTO_UDP,
 			      .big_endian = true},
     [RULE_DEST_TYPE] = {LOAD_FIB, .len = 4},
+    [RULE_NEW] = {LOAD_STATE, .len = 4},
+    [RULE_LISTENS] = {LOAD_SOCKET, .len = 1},
 };
 
 // --- encoding ----------------------------------------------------------------------------------------------
@@ -110,6 +115,21 @@ static void encode_fib(struct encoder *e)
 	set_u32(expr, NFTNL_EXPR_FIB_FLAGS, NFTA_FIB_F_DADDR);
 }
 
+static void encode_state(struct encoder *e)
+{
+	struct nftnl_expr *expr = add(e, "ct");
+	set_u32(expr, NFTNL_EXPR_CT_KEY, NFT_CT_STATE);
+	set_u32(expr, NFTNL_EXPR_CT_DREG, NFT_REG_1);
+}
+
+// Whether it is transparent, if there is a socket; else the rule ends here.
+static void encode_socket(struct encoder *e)
+{
+	struct nftnl_expr *expr = add(e, "socket");
+	set_u32(expr, NFTNL_EXPR_SOCKET_KEY, NFT_SOCKET_TRANSPARENT);
+	set_u32(expr, NFTNL_EXPR_SOCKET_DREG, NFT_REG_1);
+}
+
 static void encode_mask(struct encoder *e, uint32_t mask)
 {
 	const uint32_t zero = 0;
@@ -161,6 +181,16 @@ static uint32_t value_bytes(const struct rule_match *match, const struct field_l
 	return load->len;
 }
 
+static void encode_present(struct encoder *e, enum rule_field field)
+{
+	const uint32_t no_bit = 0;
+	const uint8_t neither = NEITHER_0_NOR_1;
+	if (field == RULE_NEW)
+		encode_cmp(e, true, &no_bit, sizeof no_bit);
+	else
+		encode_cmp(e, true, &neither, sizeof neither);
+}
+
 static void encode_match(struct encoder *e, const struct rule_match *match)
 {
 	const struct field_load *load = &loads[match->field];
@@ -169,12 +199,20 @@ static void encode_match(struct encoder *e, const struct rule_match *match)
 		encode_meta(e, load->key);
 	else if (load->kind == LOAD_PAYLOAD)
 		encode_payload(e, load);
-	else
+	else if (load->kind == LOAD_FIB)
 		encode_fib(e);
+	else if (load->kind == LOAD_STATE)
+		encode_state(e);
+	else
+		encode_socket(e);
+	if (match->field == RULE_NEW)
+		encode_mask(e, STATE_NEW);
 	if (match->field == RULE_MARK && match->mask != UINT32_MAX)
 		encode_mask(e, match->mask);
 	if (match->set >= 0)
 		encode_lookup(e, load, match);
+	else if (match->field == RULE_NEW || match->field == RULE_LISTENS)
+		encode_present(e, match->field);
 	else
 		encode_cmp(e, match->negated, value, value_bytes(match, load, value));
 }
@@ -216,6 +254,16 @@ static void encode_action(struct encoder *e, const struct rule *rule)
 		expr = add(e, "ct");
 		set_u32(expr, NFTNL_EXPR_CT_KEY, NFT_CT_ZONE);
 		set_u32(expr, NFTNL_EXPR_CT_SREG, NFT_REG_1);
+		break;
+	case RULE_TPROXY:
+		encode_u16(e, htons((uint16_t)rule->value));
+		expr = add(e, "tproxy");
+		set_u32(expr, NFTNL_EXPR_TPROXY_FAMILY, NFPROTO_UNSPEC);
+		set_u32(expr, NFTNL_EXPR_TPROXY_REG_PORT, NFT_REG_1);
+		encode_verdict(e, NF_ACCEPT, NULL);
+		break;
+	case RULE_DROP:
+		encode_verdict(e, NF_DROP, NULL);
 		break;
 	}
 }
@@ -316,14 +364,20 @@ static bool decode_fib(struct decoder *d, const struct nftnl_expr *expr)
 	       decode_load(d, RULE_DEST_TYPE);
 }
 
+static bool decode_socket(struct decoder *d, const struct nftnl_expr *expr)
+{
+	return nftnl_expr_get_u32(expr, NFTNL_EXPR_SOCKET_KEY) == NFT_SOCKET_TRANSPARENT &&
+	       decode_load(d, RULE_LISTENS);
+}
+
 static bool decode_mask(struct decoder *d, const struct nftnl_expr *expr)
 {
 	uint32_t len;
 	const void *mask = nftnl_expr_get(expr, NFTNL_EXPR_BITWISE_MASK, &len);
-	if (!d->loaded || d->match.field != RULE_MARK || !mask || len != sizeof d->match.mask)
+	if (!d->loaded || !mask || len != sizeof d->match.mask)
 		return false;
 	memcpy(&d->match.mask, mask, len);
-	return true;
+	return d->match.field == RULE_MARK || (d->match.field == RULE_NEW && d->match.mask == STATE_NEW);
 }
 
 static bool decode_byteorder(struct decoder *d, const struct nftnl_expr *expr)
@@ -361,6 +415,8 @@ static bool decode_value(struct rule_match *match, const uint8_t *bytes, uint32_
 		return decode_name(match, bytes, len);
 	if (len != load->len)
 		return false;
+	if (match->field == RULE_LISTENS)
+		return bytes[0] == NEITHER_0_NOR_1;
 	if (load->big_endian) {
 		memcpy(&port, bytes, sizeof port);
 		match->value = ntohs(port);
@@ -381,7 +437,12 @@ static bool decode_cmp(struct decoder *d, const struct nftnl_expr *expr)
 	if (!d->loaded || !bytes || (op != NFT_CMP_EQ && op != NFT_CMP_NEQ) ||
 	    !decode_value(&d->match, bytes, len))
 		return false;
-	return add_match(d, op == NFT_CMP_NEQ);
+	bool present = d->match.field == RULE_NEW || d->match.field == RULE_LISTENS;
+	if (present && (op != NFT_CMP_NEQ || d->match.value))
+		return false;
+	if (present)
+		d->match.mask = UINT32_MAX;
+	return add_match(d, !present && op == NFT_CMP_NEQ);
 }
 
 static bool decode_lookup(struct decoder *d, const struct nftnl_expr *expr)
@@ -425,7 +486,11 @@ static bool decode_immediate(struct decoder *d, const struct nftnl_expr *expr)
 		uint32_t verdict = nftnl_expr_get_u32(expr, NFTNL_EXPR_IMM_VERDICT);
 		if (verdict == (uint32_t)NFT_GOTO)
 			return decode_goto(d, expr);
-		return verdict == (uint32_t)NFT_RETURN && set_action(d, RULE_RETURN, 0);
+		// Behind tproxy: it is part of that.
+		if (verdict == NF_ACCEPT)
+			return d->done && d->rule->action == RULE_TPROXY;
+		return verdict == NF_DROP ? set_action(d, RULE_DROP, 0)
+					  : verdict == (uint32_t)NFT_RETURN && set_action(d, RULE_RETURN, 0);
 	}
 	const void *bytes = nftnl_expr_get(expr, NFTNL_EXPR_IMM_DATA, &len);
 	uint16_t value;
@@ -442,8 +507,16 @@ static bool decode_redir(struct decoder *d, const struct nftnl_expr *expr)
 	return set_action(d, RULE_REDIRECT, ntohs((uint16_t)d->immediate));
 }
 
+static bool decode_tproxy(struct decoder *d, const struct nftnl_expr *expr)
+{
+	return nftnl_expr_is_set(expr, NFTNL_EXPR_TPROXY_REG_PORT) &&
+	       set_action(d, RULE_TPROXY, ntohs((uint16_t)d->immediate));
+}
+
 static bool decode_ct(struct decoder *d, const struct nftnl_expr *expr)
 {
+	if (nftnl_expr_get_u32(expr, NFTNL_EXPR_CT_KEY) == NFT_CT_STATE)
+		return nftnl_expr_is_set(expr, NFTNL_EXPR_CT_DREG) && decode_load(d, RULE_NEW);
 	return nftnl_expr_get_u32(expr, NFTNL_EXPR_CT_KEY) == NFT_CT_ZONE &&
 	       nftnl_expr_is_set(expr, NFTNL_EXPR_CT_SREG) && set_action(d, RULE_ZONE, d->immediate);
 }
@@ -457,7 +530,8 @@ static bool decode_expr(struct decoder *d, const struct nftnl_expr *expr)
 	    {"meta", decode_meta},	     {"payload", decode_payload}, {"fib", decode_fib},
 	    {"bitwise", decode_mask},	     {"cmp", decode_cmp},	  {"lookup", decode_lookup},
 	    {"byteorder", decode_byteorder}, {"counter", decode_counter}, {"immediate", decode_immediate},
-	    {"redir", decode_redir},	     {"ct", decode_ct},
+	    {"redir", decode_redir},	     {"ct", decode_ct},		  {"tproxy", decode_tproxy},
+	    {"socket", decode_socket},
 	};
 	const char *name = nftnl_expr_get_str(expr, NFTNL_EXPR_NAME);
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)

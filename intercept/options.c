@@ -16,8 +16,9 @@ static const struct plan_option {
 	const char *name;
 	enum plan_option_kind kind;
 	size_t offset;
+	const char *words; // of a choice
 } options[] = {
-#define ROW(name, kind, field, value, help) {name, kind, offsetof(struct capture_plan, field)},
+#define ROW(name, kind, field, value, help) {name, kind, offsetof(struct capture_plan, field), value},
     PLAN_OPTIONS(ROW)
 #undef ROW
 };
@@ -263,6 +264,18 @@ static int set_number(const struct setting *setting, struct str value)
 	return 0;
 }
 
+static int set_choice(const struct setting *setting, struct str value)
+{
+	struct str rest = str_from(setting->option->words);
+	for (uint32_t number = 0; rest.p; number++) {
+		if (!str_eq(str_split(&rest, '|'), value))
+			continue;
+		*(uint32_t *)((char *)&setting->builder->plan + setting->option->offset) = number;
+		return 0;
+	}
+	return refuse(setting, value, "is none of its words");
+}
+
 static int set_proxy(const struct setting *setting, struct str value)
 {
 	struct capture_plan *plan = &setting->builder->plan;
@@ -283,6 +296,8 @@ static int set_option(const struct setting *setting, struct str value)
 		*(bool *)((char *)&setting->builder->plan + setting->option->offset) =
 		    setting->option->kind == PLAN_ON;
 		return 0;
+	case PLAN_CHOICE:
+		return set_choice(setting, value);
 	case PLAN_PORT:
 	case PLAN_NUMBER:
 		return set_number(setting, value);

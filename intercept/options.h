@@ -8,6 +8,7 @@
 enum plan_option_kind {
 	PLAN_ON,	 // a switch that sets its field
 	PLAN_OFF,	 // a switch that clears it
+	PLAN_CHOICE,	 // one of the words of what to give, as its number
 	PLAN_PORT,	 // 1..65535
 	PLAN_NUMBER,	 // 32 bits; hexadecimal with 0x
 	PLAN_USER,	 // a name or number
@@ -53,6 +54,12 @@ enum plan_option_kind {
 	  "inbound: only by these interfaces")                                                               \
 	X("exclude-inbound-interfaces", PLAN_INTERFACES, inbound.exclude_interfaces, "NAMES",                \
 	  "inbound: not by these interfaces")                                                                \
+	X("inbound-mode", PLAN_CHOICE, inbound_mode, "redirect|tproxy",                                      \
+	  "inbound: how the proxy gets it (tproxy: without address translation; nft only)")                  \
+	X("inbound-source", PLAN_CHOICE, inbound_source, "proxy|client",                                     \
+	  "inbound: whose address the application sees")                                                     \
+	X("fail", PLAN_CHOICE, fail, "closed|open|hold",                                                     \
+	  "while no proxy listens: refuse; as without weir; let wait")                                       \
 	X("capture-ssh", PLAN_ON, capture_ssh, NULL, "inbound port 22, too; left alone otherwise")           \
 	X("capture-metadata", PLAN_ON, capture_metadata, NULL,                                               \
 	  "the clouds' metadata service (169.254.169.254), too; left alone otherwise")                       \
@@ -74,6 +81,8 @@ enum plan_option_kind {
 	  "mark of the proxy's connections to endpoints (0x771)")                                            \
 	X("inbound-mark", PLAN_NUMBER, inbound_mark, "MARK",                                                 \
 	  "mark of the proxy's other connections (0x772)")                                                   \
+	X("client-mark", PLAN_NUMBER, client_mark, "MARK",                                                   \
+	  "mark of those that come from a client's address (0x773)")                                         \
 	X("mark-mask", PLAN_NUMBER, mark_mask, "MASK", "the bits of the marks that count (0xfff)")
 
 // Zero-initialise by plan_builder_init, free with plan_builder_done. `plan` is valid until then.

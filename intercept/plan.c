@@ -19,6 +19,7 @@ void capture_plan_init(struct capture_plan *ret_plan)
 	    .dns_port = 15053,
 	    .outbound_mark = WEIR_MARK_OUTBOUND,
 	    .inbound_mark = WEIR_MARK_INBOUND,
+	    .client_mark = WEIR_MARK_CLIENT,
 	    .mark_mask = WEIR_MARK_MASK,
 	    .outbound.enabled = true,
 	    .inbound.enabled = true,
@@ -44,6 +45,12 @@ static int check_proxy(const struct capture_plan *plan, struct strbuf *error)
 		return invalid(error, "nothing is to be captured: outbound, inbound and DNS are all off");
 	if (!plan->outbound_port || !plan->inbound_port || !plan->dns_port)
 		return invalid(error, "a port of the proxy is 0");
+	if (plan->inbound_mode == INBOUND_TPROXY && plan->inbound_source == INBOUND_SOURCE_CLIENT)
+		return invalid(
+		    error,
+		    "inbound mode tproxy and inbound source client do not go together: the proxy's "
+		    "connection to "
+		    "the application and another one of the same client could have the same four ends");
 	if (plan->outbound_port == plan->inbound_port || plan->outbound_port == plan->dns_port ||
 	    plan->inbound_port == plan->dns_port)
 		return invalid(error, "the proxy's ports must differ: outbound %u, inbound %u, DNS %u",
@@ -61,6 +68,13 @@ static int check_marks(const struct capture_plan *plan, struct strbuf *error)
 	// Unmarked sockets have 0: every application would pass for the proxy.
 	if (!outbound || !inbound || outbound == inbound)
 		return invalid(error, "the proxy's marks must differ from each other and from 0");
+	if (plan->inbound_source == INBOUND_SOURCE_CLIENT &&
+	    (plan->client_mark & ~plan->mark_mask || plan->client_mark == outbound ||
+	     plan->client_mark == inbound || !plan->client_mark))
+		return invalid(
+		    error,
+		    "the mark of connections from clients' addresses must differ from the proxy's others "
+		    "and from 0, within their mask");
 	for (size_t i = 0; i < plan->exclude_mark_count; i++) {
 		const struct mark_match *match = &plan->exclude_marks[i];
 		if (!match->mask || match->value & ~match->mask)

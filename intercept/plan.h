@@ -67,12 +67,22 @@ struct capture_dns {
 	size_t server_count;
 };
 
+// How inbound connections get to the proxy: their destination rewritten, or handed over as they are.
+enum capture_inbound_mode { INBOUND_REDIRECT, INBOUND_TPROXY };
+// Whose address the application sees.
+enum capture_inbound_source { INBOUND_SOURCE_PROXY, INBOUND_SOURCE_CLIENT };
+
+// What becomes of connections while nothing listens on the proxy's ports: refused; as if weir were absent;
+// kept waiting.
+enum capture_fail { FAIL_CLOSED, FAIL_OPEN, FAIL_HOLD };
+
 struct capture_plan {
 	bool ipv4, ipv6;
+	uint32_t inbound_mode, inbound_source, fail; // of the enums above
 
-	uint16_t outbound_port, inbound_port, dns_port;	 // where the proxy listens
-	uint32_t outbound_mark, inbound_mark, mark_mask; // of the proxy's sockets (marks.h)
-	bool has_proxy_uid, has_proxy_gid;		 // sockets of this user or group are the proxy's, too
+	uint16_t outbound_port, inbound_port, dns_port;		      // where the proxy listens
+	uint32_t outbound_mark, inbound_mark, client_mark, mark_mask; // of the proxy's sockets (marks.h)
+	bool has_proxy_uid, has_proxy_gid; // sockets of this user or group are the proxy's, too
 	uint32_t proxy_uid, proxy_gid;
 
 	struct capture_direction outbound, inbound; // TCP
@@ -90,6 +100,12 @@ struct capture_plan {
 	const struct cidr *vips; // ranges of virtual IPs
 	size_t vip_count;
 };
+
+// Whether applications see their clients' addresses.
+static inline bool plan_keeps_client(const struct capture_plan *plan)
+{
+	return plan->inbound.enabled && plan->inbound_source == INBOUND_SOURCE_CLIENT;
+}
 
 // The defaults: both families, both directions, all TCP but what capture_ssh and capture_metadata say, DNS to
 // all servers, no VIP ranges; ports 15001, 15006, 15053, and the marks of marks.h.

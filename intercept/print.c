@@ -8,14 +8,23 @@
 #include <netinet/in.h>
 
 static const char *const field_names[] = {
-    [RULE_FAMILY] = "meta nfproto",	 [RULE_PROTOCOL] = "meta l4proto",
-    [RULE_MARK] = "meta mark",		 [RULE_USER] = "meta skuid",
-    [RULE_GROUP] = "meta skgid",	 [RULE_IN_INTERFACE] = "iifname",
-    [RULE_OUT_INTERFACE] = "oifname",	 [RULE_SOURCE4] = "ip saddr",
-    [RULE_SOURCE6] = "ip6 saddr",	 [RULE_DEST4] = "ip daddr",
-    [RULE_DEST6] = "ip6 daddr",		 [RULE_TCP_DEST_PORT] = "tcp dport",
-    [RULE_UDP_DEST_PORT] = "udp dport",	 [RULE_UDP_SOURCE_PORT] = "udp sport",
+    [RULE_FAMILY] = "meta nfproto",
+    [RULE_PROTOCOL] = "meta l4proto",
+    [RULE_MARK] = "meta mark",
+    [RULE_USER] = "meta skuid",
+    [RULE_GROUP] = "meta skgid",
+    [RULE_IN_INTERFACE] = "iifname",
+    [RULE_OUT_INTERFACE] = "oifname",
+    [RULE_SOURCE4] = "ip saddr",
+    [RULE_SOURCE6] = "ip6 saddr",
+    [RULE_DEST4] = "ip daddr",
+    [RULE_DEST6] = "ip6 daddr",
+    [RULE_TCP_DEST_PORT] = "tcp dport",
+    [RULE_UDP_DEST_PORT] = "udp dport",
+    [RULE_UDP_SOURCE_PORT] = "udp sport",
     [RULE_DEST_TYPE] = "fib daddr type",
+    [RULE_NEW] = "ct state",
+    [RULE_LISTENS] = "socket transparent",
 };
 
 static void print_value(const struct rule_match *match, struct strbuf *out)
@@ -36,6 +45,12 @@ static void print_value(const struct rule_match *match, struct strbuf *out)
 		break;
 	case RULE_DEST_TYPE:
 		strbuf_add_text(out, match->value == RTN_LOCAL ? "local" : "other");
+		break;
+	case RULE_NEW:
+		strbuf_add_text(out, "new");
+		break;
+	case RULE_LISTENS: // 0 or 1, if there is one
+		strbuf_add_text(out, "!= 2");
 		break;
 	default:
 		strbuf_printf(out, "%u", match->value);
@@ -69,6 +84,12 @@ static void print_action(const struct rule *rule, struct strbuf *out)
 		break;
 	case RULE_ZONE:
 		strbuf_printf(out, "ct zone set %u", rule->value);
+		break;
+	case RULE_TPROXY:
+		strbuf_printf(out, "tproxy to :%u accept", rule->value);
+		break;
+	case RULE_DROP:
+		strbuf_add_text(out, "drop");
 		break;
 	case RULE_GOTO:
 		strbuf_printf(out, "goto %s", rule_chains[rule->value].name);

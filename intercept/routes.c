@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "intercept/route_socket.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +21,7 @@ struct route_list {
 	int err;
 };
 
-static int say(struct strbuf *error, int err, const char *what)
+int route_say(struct strbuf *error, int err, const char *what)
 {
 	if (err == -EPERM)
 		strbuf_printf(
@@ -38,21 +39,21 @@ static int say(struct strbuf *error, int err, const char *what)
 }
 
 // --- netlink -----------------------------------------------------------------------------------------------
-static int route_open(struct mnl_socket **ret_socket, struct strbuf *error)
+int route_open(struct mnl_socket **ret_socket, struct strbuf *error)
 {
 	struct mnl_socket *nl = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
 	if (!nl)
-		return say(error, -errno, "cannot reach the kernel's routing tables");
+		return route_say(error, -errno, "cannot reach the kernel's routing tables");
 	if (mnl_socket_bind(nl, 0, MNL_SOCKET_AUTOPID) < 0) {
 		int err = -errno;
 		mnl_socket_close(nl);
-		return say(error, err, "cannot reach the kernel's routing tables");
+		return route_say(error, err, "cannot reach the kernel's routing tables");
 	}
 	*ret_socket = nl;
 	return 0;
 }
 
-static int talk(struct mnl_socket *nl, struct nlmsghdr *request, mnl_cb_t fn, void *arg)
+int route_talk(struct mnl_socket *nl, struct nlmsghdr *request, mnl_cb_t fn, void *arg)
 {
 	char answer[ANSWER_MAX];
 	int done = MNL_CB_OK;
@@ -116,7 +117,7 @@ static int lookup(struct mnl_socket *nl, const struct ip *ip, struct path *ret_p
 	struct rtmsg *rtm = begin(buf, RTM_GETROUTE, NLM_F_ACK, ip->family);
 	rtm->rtm_dst_len = (uint8_t)(ip_len(ip) * 8);
 	mnl_attr_put((struct nlmsghdr *)buf, RTA_DST, ip_len(ip), ip->bytes);
-	int err = talk(nl, (struct nlmsghdr *)buf, take_path, &path);
+	int err = route_talk(nl, (struct nlmsghdr *)buf, take_path, &path);
 	// What "unreachable", "prohibit" and "blackhole" routes answer; for our purpose it is the same.
 	if (err == -EHOSTUNREACH || err == -EACCES || err == -EINVAL)
 		err = -ENETUNREACH;
@@ -150,7 +151,7 @@ static int change(struct mnl_socket *nl, uint16_t type, uint16_t flags, const st
 	mnl_attr_put_u32(nlh, RTA_OIF, LOOPBACK_INDEX);
 	if (route->source.family)
 		mnl_attr_put(nlh, RTA_PREFSRC, ip_len(&route->source), route->source.bytes);
-	return talk(nl, nlh, NULL, NULL);
+	return route_talk(nl, nlh, NULL, NULL);
 }
 
 static bool source_is_usable(const struct ip *source)
@@ -213,7 +214,7 @@ static int list_routes(struct mnl_socket *nl, struct route_list *list)
 	for (size_t i = 0; i < ARRAY_SIZE(families) && err == 0; i++) {
 		char buf[256];
 		begin(buf, RTM_GETROUTE, NLM_F_DUMP, families[i]);
-		err = talk(nl, (struct nlmsghdr *)buf, take_route, list);
+		err = route_talk(nl, (struct nlmsghdr *)buf, take_route, list);
 		// A kernel without IPv6.
 		if (err == -EOPNOTSUPP || err == -EAFNOSUPPORT)
 			err = 0;
@@ -292,7 +293,7 @@ int routes_needed(const struct cidr *vips, size_t count, bool *ret_needed, struc
 		ret_needed[i] = is_listed(&list, &vips[i]) || is_needed(nl, &vips[i]);
 	mem_free(list.routes);
 	mnl_socket_close(nl);
-	return err ? say(ret_error, err, "cannot list routes") : 0;
+	return err ? route_say(ret_error, err, "cannot list routes") : 0;
 }
 
 static int lookup_once(const struct ip *ip, struct path *ret_path)
@@ -326,7 +327,7 @@ static int say_routes(struct strbuf *error, int err, const struct cidr *vips)
 {
 	char what[64 + ADDR_TEXT_MAX], text[ADDR_TEXT_MAX];
 	snprintf(what, sizeof what, "cannot lay a route for the virtual IPs %s", cidr_format(vips, text));
-	return say(error, err, what);
+	return route_say(error, err, what);
 }
 
 int routes_apply(const struct cidr *vips, size_t count, struct strbuf *ret_error)
@@ -346,7 +347,7 @@ int routes_apply(const struct cidr *vips, size_t count, struct strbuf *ret_error
 	mnl_socket_close(nl);
 	if (failed)
 		return say_routes(ret_error, err, failed);
-	return err ? say(ret_error, err, "cannot change the routes of virtual IPs") : 0;
+	return err ? route_say(ret_error, err, "cannot change the routes of virtual IPs") : 0;
 }
 
 int routes_list(struct vip_route **ret_routes, size_t *ret_count, struct strbuf *ret_error)
@@ -360,7 +361,7 @@ int routes_list(struct vip_route **ret_routes, size_t *ret_count, struct strbuf 
 	mnl_socket_close(nl);
 	if (err) {
 		mem_free(list.routes);
-		return say(ret_error, err, "cannot list routes");
+		return route_say(ret_error, err, "cannot list routes");
 	}
 	*ret_routes = list.routes;
 	*ret_count = list.count;
@@ -379,5 +380,5 @@ int routes_remove(struct strbuf *ret_error)
 		err = remove_others(nl, &list, NULL, 0);
 	mem_free(list.routes);
 	mnl_socket_close(nl);
-	return err ? say(ret_error, err, "cannot remove routes") : 0;
+	return err ? route_say(ret_error, err, "cannot remove routes") : 0;
 }

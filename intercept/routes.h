@@ -29,6 +29,23 @@ int routes_apply(const struct cidr *vips, size_t count, struct strbuf *ret_error
 int routes_list(struct vip_route **ret_routes, size_t *ret_count, struct strbuf *ret_error);
 // Removes them all. 0 or a negative error.
 int routes_remove(struct strbuf *ret_error);
+
+// --- the way back of connections from a client's address ---------------------------------------------------
+// The application answers to its client, who is elsewhere: packets with the mark stay on this host, by a rule
+// and a table of ours (RETURN_TABLE) in each family. The application's sockets take the mark over from what
+// they accept, and refusals from what they refuse, if net.ipv4.tcp_fwmark_accept and
+// net.ipv[46].fwmark_reflect say so: they are set, and on removal set back if they were 0 before.
+enum { RETURN_TABLE = 0x7771, RETURN_PRIORITY = 119 };
+struct return_way {
+	bool ipv4, ipv6;     // families; neither: no way
+	uint32_t mark, mask; // of the packets
+};
+// Lays just this way, and removes what is ours of another. *ret_changed becomes true if anything was. 0 or a
+// negative error with a sentence.
+int returns_apply(const struct return_way *way, bool *ret_changed, struct strbuf *ret_error);
+// The way that is laid. 0 or a negative error with a sentence.
+int returns_read(struct return_way *ret_way, struct strbuf *ret_error);
+
 // The name of the interface by which the kernel would reach the address. 0 or a negative error, -ENETUNREACH
 // above all.
 int routes_interface(const struct ip *ip, char ret_name[IFNAMSIZ]);

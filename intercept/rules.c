@@ -15,6 +15,9 @@ const struct rule_chain_info rule_chains[CHAIN_COUNT] = {
     [CHAIN_OUTPUT] = {"output", "nat", "output", NF_INET_LOCAL_OUT, -100},
     [CHAIN_PREROUTING] = {"prerouting", "nat", "prerouting", NF_INET_PRE_ROUTING, -100},
     [CHAIN_INBOUND] = {.name = "inbound"},
+    [CHAIN_ARRIVING] = {"arriving", "filter", "prerouting", NF_INET_PRE_ROUTING, -150},
+    [CHAIN_HANDED] = {.name = "handed"},
+    [CHAIN_HOLD] = {"hold", "filter", "input", NF_INET_LOCAL_IN, 0},
 };
 
 void ruleset_done(struct ruleset *ruleset)
@@ -137,6 +140,16 @@ static bool match_equal(const struct ruleset *a, const struct rule_match *x, con
 	return x->value == y->value && x->mask == y->mask && strcmp(x->name, y->name) == 0;
 }
 
+// All of a rule's matches must hold: their order does not matter, and none is there twice.
+static bool has_match(const struct ruleset *a, const struct rule *rule, const struct ruleset *b,
+		      const struct rule_match *match)
+{
+	for (size_t i = 0; i < rule->match_count; i++)
+		if (match_equal(a, &rule->matches[i], b, match))
+			return true;
+	return false;
+}
+
 static bool rule_equal(const struct ruleset *a, const struct rule *x, const struct ruleset *b,
 		       const struct rule *y)
 {
@@ -144,7 +157,7 @@ static bool rule_equal(const struct ruleset *a, const struct rule *x, const stru
 	    x->foreign || y->foreign || strcmp(x->comment, y->comment) != 0)
 		return false;
 	for (size_t i = 0; i < x->match_count; i++)
-		if (!match_equal(a, &x->matches[i], b, &y->matches[i]))
+		if (!has_match(b, y, a, &x->matches[i]))
 			return false;
 	return true;
 }
@@ -174,7 +187,7 @@ static bool chain_equal(const struct ruleset *a, const struct ruleset *b, enum r
 
 bool ruleset_equal(const struct ruleset *a, const struct ruleset *b)
 {
-	if (a->set_count != b->set_count || a->altered || b->altered)
+	if (a->set_count != b->set_count || a->altered || b->altered || a->held != b->held)
 		return false;
 	for (size_t i = 0; i < a->set_count; i++) {
 		int other = ruleset_find_set(b, a->sets[i].name);

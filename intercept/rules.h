@@ -20,6 +20,9 @@ enum rule_chain {
 	CHAIN_OUTPUT,	  // connections that leave
 	CHAIN_PREROUTING, // connections that arrive
 	CHAIN_INBOUND,	  // reached from both
+	CHAIN_ARRIVING,	  // connections that arrive, to be handed over as they are
+	CHAIN_HANDED,	  // reached from there
+	CHAIN_HOLD,	  // connections on their way into the proxy's ports
 	CHAIN_COUNT,
 };
 
@@ -63,6 +66,8 @@ enum rule_field {
 	RULE_UDP_DEST_PORT,
 	RULE_UDP_SOURCE_PORT,
 	RULE_DEST_TYPE, // value: RTN_LOCAL
+	RULE_NEW,	// a connection's first packets
+	RULE_LISTENS,	// a socket is there to take it
 };
 
 // A field against a set of the ruleset, or else against a value.
@@ -79,6 +84,8 @@ enum rule_action {
 	RULE_REDIRECT, // value: port, on this host
 	RULE_ZONE,     // value: track the connection in this zone
 	RULE_GOTO,     // value: enum rule_chain
+	RULE_TPROXY,   // value: port; hands it to the socket that listens there, as it is; none: goes on
+	RULE_DROP,
 };
 
 enum { RULE_MATCHES_MAX = 40, RULE_COMMENT_MAX = 80 };
@@ -99,6 +106,7 @@ struct ruleset {
 	size_t set_count, _set_cap;
 	struct rule *rules; // of each chain in their order
 	size_t rule_count, _rule_cap;
+	bool held;    // read back: its process takes it along
 	bool altered; // read back, and there are chains or sets that weir does not make
 };
 

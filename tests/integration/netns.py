@@ -76,6 +76,7 @@ import time
 RUN_NETNS = pathlib.Path("/run/netns")
 ETC_NETNS = pathlib.Path("/etc/netns")
 CGROUPS = (pathlib.Path("/sys/fs/cgroup"), pathlib.Path("/sys/fs/cgroup/unified"))
+CONTROL_GROUPS = CGROUPS[1]  # version 2, as it is mounted here
 PREFIX = "weirtest"
 CLONE_NEWNET = 0x40000000
 

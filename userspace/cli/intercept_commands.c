@@ -8,8 +8,10 @@
 #include "base/mem.h"
 #include "control/config.h"
 #include "intercept/check.h"
+#include "intercept/foreign.h"
 #include "intercept/install.h"
 #include "intercept/options.h"
+#include "intercept/probe.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -105,6 +107,12 @@ static void print_plan(const struct capture_plan *plan, const bool *needed, stru
 		if (needed[i])
 			printf("# and a route: ip route add %s dev lo proto %d\n",
 			       cidr_format(&plan->vips[i], text), ROUTE_PROTOCOL_WEIR);
+	if (plan_keeps_client(plan))
+		printf("# and the way back of connections from clients' addresses: sysctl "
+		       "net.ipv4.tcp_fwmark_accept=1\n"
+		       "#   ip rule add fwmark 0x%x/0x%x lookup %d pref %d; ip route add local default dev "
+		       "lo table %d\n",
+		       plan->client_mark, plan->mark_mask, RETURN_TABLE, RETURN_PRIORITY, RETURN_TABLE);
 }
 
 static void emit_plan(struct emit *emit, const struct capture_plan *plan, const bool *needed,
@@ -232,6 +240,8 @@ static void emit_installed(struct emit *emit, const struct installed *installed)
 	emit_bool(emit, "installed", installed->ruleset.rule_count > 0);
 	emit_text(emit, "backend", installed->backend ? installed->backend->name : "none");
 	emit_bool(emit, "altered", is_altered(&installed->ruleset));
+	emit_bool(emit, "held_by_proxy", installed->ruleset.held);
+	emit_bool(emit, "clients_stay_visible", installed->returns.ipv4 || installed->returns.ipv6);
 	emit_table_begin(emit, "rules");
 	for (size_t i = 0; i < installed->ruleset.rule_count; i++)
 		emit_rule(emit, &installed->ruleset, &installed->ruleset.rules[i]);
@@ -243,8 +253,36 @@ static void emit_installed(struct emit *emit, const struct installed *installed)
 	emit_routes(emit, installed);
 }
 
+static int show_foreign(struct cli *cli)
+{
+	struct foreign_list list;
+	autostrbuf struct strbuf error = {0};
+	int err = foreign_find(&list, &error);
+	if (err)
+		return fail(cli, err, &error);
+	emit_table_begin(cli->emit, "foreign");
+	for (size_t i = 0; i < list.count; i++) {
+		const struct foreign_hook *hook = &list.hooks[i];
+		bool bpf = !hook->hook[0];
+		emit_row_begin(cli->emit);
+		emit_text(cli->emit, "kind", hook->kind);
+		emit_text(cli->emit, "where", hook->where);
+		emit_text(cli->emit, "owner", hook->owner[0] ? hook->owner : NULL);
+		emit_text(cli->emit, "hook", bpf ? NULL : hook->hook);
+		emit_int(cli->emit, "priority", hook->priority);
+		emit_uint(cli->emit, "rules", hook->rules);
+		emit_text(cli->emit, "meaning", hook->rules || bpf ? hook->meaning : "empty");
+		emit_row_end(cli->emit);
+	}
+	emit_table_end(cli->emit);
+	foreign_done(&list);
+	return CLI_DONE;
+}
+
 static int intercept_show(struct cli *cli)
 {
+	if (cli_get(cli, "foreign"))
+		return show_foreign(cli);
 	struct installed installed = {0};
 	autostrbuf struct strbuf error = {0};
 	int err = intercept_read(&installed, &error);
@@ -307,6 +345,52 @@ static int intercept_remove_command(struct cli *cli)
 	return CLI_DONE;
 }
 
+// --- what is possible --------------------------------------------------------------------------------------
+// What each back end says of a plan, in the order in which `auto` asks them.
+static void emit_choice(struct emit *emit)
+{
+	struct capture_plan plan;
+	const struct backend *chosen = NULL;
+	capture_plan_init(&plan);
+	emit_table_begin(emit, "backends");
+	for (size_t i = 0; backends[i]; i++) {
+		autostrbuf struct strbuf why = {0};
+		int err = backends[i]->probe(&plan, &why);
+		bool first = err == 0 && !chosen;
+		chosen = first ? backends[i] : chosen;
+		emit_row_begin(emit);
+		emit_text(emit, "backend", backends[i]->name);
+		emit_bool(emit, "works", err == 0);
+		emit_bool(emit, "auto", first);
+		emit_text(emit, "why",
+			  first	     ? "the first that works"
+			  : err == 0 ? "works, and comes later in the order"
+			  : why.len  ? why.p
+				     : err_text(err));
+		emit_row_end(emit);
+	}
+	emit_table_end(emit);
+	emit_text(emit, "auto", chosen ? chosen->name : "none");
+}
+
+static int intercept_probe_command(struct cli *cli)
+{
+	struct probe_row rows[PROBE_ROWS_MAX];
+	size_t count = intercept_probe(rows);
+	emit_table_begin(cli->emit, "features");
+	for (size_t i = 0; i < count; i++) {
+		emit_row_begin(cli->emit);
+		emit_text(cli->emit, "of", rows[i].subject);
+		emit_text(cli->emit, "feature", rows[i].feature);
+		emit_bool(cli->emit, "works", rows[i].works);
+		emit_text(cli->emit, "detail", rows[i].detail[0] ? rows[i].detail : NULL);
+		emit_row_end(cli->emit);
+	}
+	emit_table_end(cli->emit);
+	emit_choice(cli->emit);
+	return CLI_DONE;
+}
+
 static const char plan_detail[] = "Lists are separated by commas, and options with lists may be given "
 				  "several times. Include lists that are not "
 				  "empty capture nothing else; exclude lists win over them. The proxy's own "
@@ -315,6 +399,10 @@ static const char plan_detail[] = "Lists are separated by commas, and options wi
 				  "networks and interfaces concern TCP; DNS "
 				  "has dns-servers.";
 
+static const struct command_param show_params[] = {
+    {PARAM_FLAG, "foreign", NULL, "instead, who else is on the hooks that connections pass", false, false},
+};
+
 const struct cli_command intercept_commands[] = {
     {{"intercept", "plan", "Print the rules that apply would install, as nft lists them", plan_detail,
       plan_params, ARRAY_SIZE(plan_params)},
@@ -322,11 +410,16 @@ const struct cli_command intercept_commands[] = {
     {{"intercept", "apply", "Install the interception in this network namespace", plan_detail, plan_params,
       ARRAY_SIZE(plan_params)},
      intercept_apply_command},
-    {{"intercept", "show", "List what is installed, with counters", NULL, NULL, 0}, intercept_show},
+    {{"intercept", "show", "List what is installed, with counters", NULL, show_params,
+      ARRAY_SIZE(show_params)},
+     intercept_show},
     {{"intercept", "check", "Prove by connections what is captured and what is left alone",
       "Connections are made as the calling user. Exit status 1 if anything is not as the rules promise.",
       NULL, 0},
      intercept_check_command},
+    {{"intercept", "probe", "List what this kernel and these privileges allow, by trying",
+      "Nothing is left behind. Then it says which back end `auto` takes here, and why.", NULL, 0},
+     intercept_probe_command},
     {{"intercept", "attend", "Keep the interception in the pods of this node, from outside",
       "Looks for proxies in other network namespaces whose environment has WEIR_CAPTURE (options of apply) "
       "and installs "

@@ -312,6 +312,9 @@ void config_capture_plan(const struct config *config, struct capture_plan *ret_p
 	capture_plan_init(ret_plan);
 	ret_plan->ipv4 = capture->ipv4;
 	ret_plan->ipv6 = capture->ipv6;
+	ret_plan->inbound_mode = capture->inbound_mode;
+	ret_plan->inbound_source = capture->inbound_source;
+	ret_plan->fail = capture->fail;
 	ret_plan->outbound_port = (uint16_t)config->intercept.outbound;
 	ret_plan->inbound_port = (uint16_t)config->intercept.inbound;
 	ret_plan->dns_port = (uint16_t)config->intercept.dns;

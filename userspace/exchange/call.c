@@ -176,7 +176,7 @@ static void dispatch(struct call *call)
 		if (!endpoint)
 			break;
 		struct upstream_target target =
-		    upstream_target(endpoint, call->cluster, connection_of(call)->inbound);
+		    upstream_target(endpoint, call->cluster, connection_side(connection_of(call)));
 		if (target.transport) // by its share this one is among those without TLS, see begin
 			target.tls = target.transport = false;
 		err = framed_upstream_call(call, &target);

@@ -470,6 +470,17 @@ static void early_error(struct upstream *upstream, int err)
 
 static const struct upstream_ops early_ops = {early_ready, early_readable, early_drained, early_error};
 
+struct upstream_side connection_side(const struct connection *connection)
+{
+	struct upstream_side side = {.inbound = connection->inbound};
+	const struct ip *client = &connection->peer.ip;
+	bool link_local =
+	    client->family == AF_INET6 && client->bytes[0] == 0xfe; // means nothing without its link
+	if (connection->inbound && connection->dataplane->settings.client_mark && !link_local)
+		side.client = *client;
+	return side;
+}
+
 // Where a connection goes whose client says nothing: a reference to the endpoint, and the cluster. Endpoint
 // NULL: nowhere.
 static struct upstream_target early_target(const struct connection *connection)
@@ -480,11 +491,12 @@ static struct upstream_target early_target(const struct connection *connection)
 		return (struct upstream_target){0};
 	if (!host)
 		return upstream_target(balancer_address(dataplane->balancer, &connection->destination), NULL,
-				       connection->inbound);
+				       connection_side(connection));
 	const struct cluster *cluster = route_pick(host->default_route, random_u64());
 	struct endpoint_state *endpoint =
 	    balancer_pick(dataplane->balancer, cluster, NULL, loop_now(dataplane->loop));
-	return upstream_target(endpoint ? endpoint_state_ref(endpoint) : NULL, cluster, connection->inbound);
+	return upstream_target(endpoint ? endpoint_state_ref(endpoint) : NULL, cluster,
+			       connection_side(connection));
 }
 
 static void dial(struct connection *connection, const struct upstream_target *target)
@@ -779,14 +791,18 @@ static void log_lost_destination(const struct addr *peer, int err)
 }
 
 // Recovers where the connection was going. 0, or a negative error: then it must be closed.
-static int find_destination(const struct dataplane *dataplane, int fd, const struct addr *peer,
+static int find_destination(const struct dataplane *dataplane, int fd, const struct addr *peer, bool inbound,
 			    struct addr *ret_addr)
 {
 	struct addr local = {0};
 	int err = sock_local_addr(fd, &local);
 	if (err)
 		return err;
-	err = original_destination(fd, ret_addr);
+	// Handed over as it is, a connection has its destination for its local address.
+	bool handed = inbound && local.port != dataplane->settings.inbound_port;
+	*ret_addr = local;
+	if (!handed)
+		err = original_destination(fd, ret_addr);
 	if (err) {
 		log_lost_destination(peer, err);
 		if (dataplane_model(dataplane)->lost_destination == LOST_DESTINATION_CLOSE)
@@ -819,7 +835,7 @@ void connection_accept(struct dataplane *dataplane, int fd, const struct addr *p
 {
 	struct addr destination;
 	struct connection *connection = NULL;
-	if (find_destination(dataplane, fd, peer, &destination) == 0 &&
+	if (find_destination(dataplane, fd, peer, inbound, &destination) == 0 &&
 	    (inbound || !is_unserved(dataplane, peer, &destination)))
 		connection = pool_zget(&dataplane->connection_pool);
 	if (!connection) {

@@ -6,7 +6,7 @@
 #pragma once
 
 #include "base/buf.h"
-#include "exchange/dataplane.h"
+#include "exchange/upstream.h"
 #include "exchange/conn_info.h"
 #include "net/stream.h"
 
@@ -71,6 +71,8 @@ static inline bool connection_is_draining(const struct connection *connection)
 
 // Takes over an accepted socket: from here on all is automatic.
 void connection_accept(struct dataplane *dataplane, int fd, const struct addr *peer, bool inbound);
+// Whom its upstream connections serve.
+struct upstream_side connection_side(const struct connection *connection);
 // Closes both halves at once and frees at the end of the turn. Safe to call again.
 void connection_close(struct connection *connection);
 // The same with RST to the client.

@@ -23,7 +23,8 @@ struct snapshot {
 struct dataplane_settings {
 	uint16_t outbound_port, inbound_port;
 	uint32_t outbound_mark, inbound_mark; // of upstream sockets, by the direction they serve
-	struct ip inbound_source;	      // connections to the application come from here (IPv4)
+	uint32_t client_mark;		      // of those that come from a client's address; 0: none does
+	struct ip inbound_source;	      // else connections to the application come from here (IPv4)
 };
 
 struct dataplane {

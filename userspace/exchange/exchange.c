@@ -258,7 +258,7 @@ static void dispatch(struct exchange *exchange)
 		if (!endpoint)
 			break;
 		struct upstream_target target =
-		    upstream_target(endpoint, exchange->cluster, connection->inbound);
+		    upstream_target(endpoint, exchange->cluster, connection_side(connection));
 		if (exchange->cluster && exchange->cluster->transport == TRANSPORT_H2)
 			target.tls = target.transport = exchange->transport; // drawn once
 		connection_set_endpoint(connection, endpoint);

@@ -38,7 +38,8 @@ struct framed_upstream {
 	struct loop_task read_task, free_task;
 	uint64_t heard_ns, used_ns, asked_ns;
 	uint16_t variant; // of the last request: heartbeats are like it
-	bool inbound, tls;
+	struct upstream_side side;
+	bool tls;
 	bool reserved; // for a frame in pieces
 	bool closing;  // no further calls
 	bool closed;
@@ -344,7 +345,7 @@ struct choice {
 
 static bool fits(const struct framed_upstream *upstream, const struct choice *choice)
 {
-	return upstream->codec == choice->codec && upstream->inbound == choice->target->inbound &&
+	return upstream->codec == choice->codec && upstream_side_eq(&upstream->side, &choice->target->side) &&
 	       upstream->tls == choice->target->tls && !upstream->closing && !upstream->reserved;
 }
 
@@ -426,7 +427,7 @@ static int make(struct dataplane *dataplane, const struct choice *choice,
 	}
 	upstream->dataplane = dataplane;
 	upstream->codec = choice->codec;
-	upstream->inbound = target->inbound;
+	upstream->side = target->side;
 	upstream->tls = target->tls;
 	upstream->reserved = choice->alone;
 	list_append(&target->endpoint->framed, &upstream->node);

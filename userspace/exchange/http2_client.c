@@ -325,7 +325,7 @@ static bool fits(const struct http2_client *client, const struct upstream_target
 {
 	const struct upstream *upstream = client->upstream;
 	return (upstream->stream.tls != NULL) == target->tls && client->transport == target->transport &&
-	       upstream->inbound == target->inbound && !is_outdated(client) &&
+	       upstream_side_eq(&upstream->side, &target->side) && !is_outdated(client) &&
 	       (!client->ready || http2_session_usable(&client->session));
 }
 
@@ -385,8 +385,8 @@ static void spread(struct http2_client *client)
 		struct exchange *exchange =
 		    of_stream(container_of(client->waiting.prev, struct http2_stream, node));
 		struct upstream_target target = {client->upstream->endpoint, exchange->cluster,
-						 client->upstream->inbound,
-						 client->upstream->stream.tls != NULL, client->transport};
+						 client->upstream->side, client->upstream->stream.tls != NULL,
+						 client->transport};
 		stop_waiting(exchange);
 		exchange->shared = NULL;
 		int err = client_start(exchange, &target);
@@ -429,7 +429,7 @@ static void session_begin(struct http2_client *client)
 static void client_adopt(struct exchange *exchange, struct upstream *upstream)
 {
 	struct dataplane *dataplane = exchange->connection->dataplane;
-	struct upstream_target target = {upstream->endpoint, exchange->cluster, upstream->inbound,
+	struct upstream_target target = {upstream->endpoint, exchange->cluster, upstream->side,
 					 upstream->stream.tls != NULL, false};
 	struct http2_client *full = NULL, *client = find(&target, &full);
 	if (client) {

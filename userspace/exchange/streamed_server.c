@@ -326,7 +326,7 @@ static void dispatch(struct streamed_server *server)
 			break;
 		connection_set_endpoint(server->connection, endpoint);
 		struct upstream_target target =
-		    upstream_target(endpoint, server->cluster, server->connection->inbound);
+		    upstream_target(endpoint, server->cluster, connection_side(server->connection));
 		target.transport = false;
 		if (take_pooled(server, &target)) {
 			send_request(server); // what waits, after another endpoint could not be reached

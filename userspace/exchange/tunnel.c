@@ -337,7 +337,7 @@ static void tunnel_try(struct tunnel *tunnel, const struct endpoint_state *excep
 			break;
 		}
 		struct upstream_target target =
-		    upstream_target(endpoint, tunnel->cluster, connection->inbound);
+		    upstream_target(endpoint, tunnel->cluster, connection_side(connection));
 		if (target
 			.transport) // by its share this one is not among those that use TLS, see tunnel_start
 			target.tls = target.transport = false;

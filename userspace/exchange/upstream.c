@@ -144,11 +144,16 @@ bool upstream_draw_tls(const struct cluster *cluster)
 	       (cluster->tls_percent >= 100 || random_below(100) < cluster->tls_percent);
 }
 
+bool upstream_side_eq(const struct upstream_side *a, const struct upstream_side *b)
+{
+	return a->inbound == b->inbound && ip_eq(&a->client, &b->client);
+}
+
 struct upstream_target upstream_target(struct endpoint_state *endpoint, const struct cluster *cluster,
-				       bool inbound)
+				       struct upstream_side side)
 {
 	bool tls = upstream_draw_tls(cluster);
-	return (struct upstream_target){endpoint, cluster, inbound, tls,
+	return (struct upstream_target){endpoint, cluster, side, tls,
 					tls && cluster->transport == TRANSPORT_H2};
 }
 
@@ -171,7 +176,8 @@ struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstre
 	(void)dataplane;
 	list_for_each (node, &target->endpoint->idle) {
 		struct upstream *upstream = container_of(node, struct upstream, node);
-		if ((upstream->stream.tls != NULL) != target->tls || upstream->inbound != target->inbound)
+		if ((upstream->stream.tls != NULL) != target->tls ||
+		    !upstream_side_eq(&upstream->side, &target->side))
 			continue;
 		leave_pool(upstream);
 		loop_timer_stop(&upstream->timer);
@@ -223,11 +229,13 @@ int upstream_connect(struct dataplane *dataplane, const struct upstream_target *
 	upstream->dataplane = dataplane;
 	upstream->ops = ops;
 	upstream->owner = owner;
-	upstream->inbound = target->inbound;
+	upstream->side = target->side;
 	upstream->endpoint = endpoint_state_ref(target->endpoint);
-	if (target->inbound) {
-		options.mark = dataplane->settings.inbound_mark;
-		options.source = dataplane->settings.inbound_source;
+	if (target->side.inbound) {
+		bool as_client = target->side.client.family != 0;
+		options.mark = as_client ? dataplane->settings.client_mark : dataplane->settings.inbound_mark;
+		options.source = as_client ? target->side.client : dataplane->settings.inbound_source;
+		options.transparent = as_client;
 	}
 	int err = make_tls(dataplane, target, &tls);
 	if (!err)

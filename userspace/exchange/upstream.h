@@ -17,6 +17,13 @@ struct upstream_ops {
 	void (*on_write_error)(struct upstream *upstream, int err);
 };
 
+// Whom a connection serves: its source address and its mark depend on it.
+struct upstream_side {
+	bool inbound;	  // towards the application
+	struct ip client; // whose address the application sees; family 0: the proxy's
+};
+bool upstream_side_eq(const struct upstream_side *a, const struct upstream_side *b);
+
 struct upstream {
 	struct stream stream;
 	struct dataplane *dataplane;
@@ -28,21 +35,21 @@ struct upstream {
 	void *owner;
 	bool reused; // it has served before
 	bool ready;
-	bool inbound; // made for the inbound side: its source address and mark differ
+	struct upstream_side side;
 };
 
 // How to reach an endpoint.
 struct upstream_target {
 	struct endpoint_state *endpoint;
 	const struct cluster *cluster; // for TLS and timeouts; NULL: an original destination, plaintext
-	bool inbound;		       // serves the inbound side: towards the application
-	bool tls;		       // by the cluster's share; drawn once, so that the share is exact
-	bool transport;		       // and in HTTP/2 streams between the proxies (exchange/transport.h)
+	struct upstream_side side;
+	bool tls;	// by the cluster's share; drawn once, so that the share is exact
+	bool transport; // and in HTTP/2 streams between the proxies (exchange/transport.h)
 };
 // Whether the next connection to the cluster uses TLS, by its share.
 bool upstream_draw_tls(const struct cluster *cluster);
 struct upstream_target upstream_target(struct endpoint_state *endpoint, const struct cluster *cluster,
-				       bool inbound);
+				       struct upstream_side side);
 
 // A pooled connection to the target, or NULL. Ready at once.
 struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstream_target *target,

@@ -14,6 +14,7 @@ enum { SOCK_BACKLOG = 4096 }; // connections that the kernel makes ahead, for on
 struct sock_options {
 	uint32_t mark;	  // SO_MARK, so that interception leaves it alone; 0: none
 	struct ip source; // bound without a port (IP_BIND_ADDRESS_NO_PORT); family 0: the kernel's choice
+	bool transparent; // the source is another host's
 };
 
 // A TCP listener with SO_REUSEPORT (one a worker) and, for [::], IPv6 only. 0 or a negative error.
@@ -22,6 +23,9 @@ int sock_listen(const struct addr *addr, int *ret_fd);
 int sock_connect(const struct addr *addr, const struct sock_options *options, int *ret_fd);
 // Sets SO_MARK if the mark is not 0. 0 or a negative error (-EPERM: neither CAP_NET_RAW nor CAP_NET_ADMIN).
 int sock_set_mark(int fd, uint32_t mark);
+// Lets a listener take connections to other addresses that are handed to it (tproxy), and a socket be bound
+// to another host's address. 0 or a negative error (-EPERM, as with marks).
+int sock_set_transparent(int fd, int family);
 // What every proxied connection gets: no delay, keep-alive probes.
 void sock_set_stream_options(int fd);
 // The error of a finished connect (SO_ERROR): 0 or a negative error.

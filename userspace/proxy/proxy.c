@@ -10,6 +10,7 @@
 #include "control/build.h"
 #include "control/config.h"
 #include "dns/vip.h"
+#include "intercept/install.h"
 #include "intercept/marks.h"
 #include "mesh/regex.h"
 #include "net/tls.h"
@@ -50,6 +51,7 @@ struct proxy {
 	struct metrics_server *metrics;
 	struct probe_server *probes;
 	int metrics_fd;
+	struct held_rules held; // fail open; negative: they are not ours
 	struct loop_timer deadline;
 	struct trim trim;
 	unsigned busy_workers; // that still drain
@@ -281,6 +283,14 @@ static int proxy_reload(void *data, struct strbuf *ret_text)
 }
 
 // --- ending -------------------------------------------------------------------------------------------------
+// The rules go, if they are ours: from now on connections pass us by. Those that are open go on.
+static void let_go(struct proxy *proxy)
+{
+	if (proxy->held.rules >= 0)
+		close(proxy->held.rules);
+	proxy->held.rules = -1;
+}
+
 static void on_deadline(struct loop_timer *timer)
 {
 	struct proxy *proxy = container_of(timer, struct proxy, deadline);
@@ -316,6 +326,7 @@ static void on_signal(int number, void *arg)
 	loop_timer_start(proxy->loop, &proxy->deadline, proxy->model->timeouts.drain_ms);
 	proxy->busy_workers = workers_count(proxy->workers);
 	proxy->planes.on_idle = on_worker_idle;
+	let_go(proxy);
 	if (workers_call(proxy->workers, plane_drain, NULL))
 		loop_stop(proxy->loop);
 }
@@ -393,6 +404,7 @@ static int start_admin(struct proxy *proxy, struct strbuf *ret_error)
 		err = metrics_server_new(proxy->loop, proxy->metrics_fd, &backend, &proxy->metrics);
 		if (!err)
 			proxy->metrics_fd = -1;
+		proxy->held = (struct held_rules){-1, -1};
 	}
 	return err ? err : start_probes(proxy, &backend, ret_error);
 }
@@ -443,6 +455,14 @@ static int open_admin(struct proxy *proxy, uid_t uid, gid_t gid, struct strbuf *
 	return err;
 }
 
+// Installs the rules that go with this process.
+static int hold_rules(struct proxy *proxy, struct strbuf *ret_error)
+{
+	struct capture_plan plan;
+	config_capture_plan(proxy->config, &plan);
+	return plan.fail == FAIL_OPEN ? intercept_hold(&plan, &proxy->held, ret_error) : 0;
+}
+
 // All that wants root, and then giving it up.
 static int start_privileged(struct proxy *proxy, struct strbuf *ret_error)
 {
@@ -456,6 +476,8 @@ static int start_privileged(struct proxy *proxy, struct strbuf *ret_error)
 	if (!err)
 		err = open_admin(proxy, uid, gid, ret_error);
 	privileges_raise_files();
+	if (!err)
+		err = hold_rules(proxy, ret_error);
 	bool low_ports = config->intercept.outbound < 1024 || config->intercept.inbound < 1024 ||
 			 (config->intercept.dns && config->intercept.dns < 1024);
 	if (!err)
@@ -477,6 +499,10 @@ static int configure_planes(struct proxy *proxy)
 	    .inbound_mark = proxy->privileges.mark ? WEIR_MARK_INBOUND : 0,
 	    .inbound_source = config->intercept.inbound_source,
 	};
+	if (config->intercept.capture.inbound_source == INBOUND_SOURCE_CLIENT && proxy->privileges.mark)
+		planes->dataplane.client_mark = WEIR_MARK_CLIENT;
+	else if (config->intercept.capture.inbound_source == INBOUND_SOURCE_CLIENT)
+		log_warn("applications do not see their clients' addresses (CAP_NET_RAW is missing)");
 	planes->control = proxy->loop;
 	planes->owner = proxy;
 	planes->model = proxy->model;
@@ -572,6 +598,9 @@ void proxy_free(struct proxy *proxy)
 	signals_free(proxy->signals);
 	if (proxy->metrics_fd >= 0)
 		close(proxy->metrics_fd);
+	let_go(proxy);
+	if (proxy->held.translation >= 0)
+		close(proxy->held.translation);
 	if (proxy->tls)
 		tls_context_unref(proxy->tls);
 	model_unref(proxy->model);

@@ -184,9 +184,12 @@ static int there_and_back(const struct ruleset *from, struct ruleset *to)
 static void encoding_and_decoding_are_inverse(void **state)
 {
 	(void)state;
-	for (size_t i = 0; i < ARRAY_SIZE(plans); i++) {
+	static const char *const more[] = {"inbound-mode tproxy; exclude-inbound-ports 9",
+					   "inbound-source client; client-mark 0x7", "fail hold",
+					   "fail open; inbound-mode tproxy"};
+	for (size_t i = 0; i < ARRAY_SIZE(plans) + ARRAY_SIZE(more); i++) {
 		struct ruleset from, to = {0};
-		make_rules(plans[i], &from);
+		make_rules(i < ARRAY_SIZE(plans) ? plans[i] : more[i - ARRAY_SIZE(plans)], &from);
 		assert_int_equal(there_and_back(&from, &to), 0);
 		assert_true(ruleset_equal(&from, &to));
 		ruleset_done(&from);

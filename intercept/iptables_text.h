@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rules as iptables' text, of one family: as iptables-save prints them, as iptables-restore takes them.
+// iptables has no sets: a rule that uses one becomes several. One that asks for what is *not* in a set sends
+// what is in it on to a chain that goes on where the rule ends. Each rule's comment is "weir N @set purpose":
+// it is rule N of its chain in the ruleset, by which those that belong together are found again. Pure text;
+// no program is run.
+#pragma once
+
+#include "intercept/rules.h"
+
+#include <stdint.h>
+
+struct iptables_line {
+	struct str table; // "nat"
+	struct str chain; // "WEIR_OUTPUT", or a built-in one that leads to one of ours
+	struct str text;  // the rule, without its chain; absent: the chain itself
+	uint64_t packets, bytes;
+};
+
+// What is weir's in a family's tables. The texts lie in _text.
+struct iptables_state {
+	struct iptables_line *lines;
+	size_t count, _cap;
+	char *_text;
+};
+
+// What iptables-save would print of the rules in that family; nothing if the family is not captured.
+void iptables_print(const struct ruleset *ruleset, uint8_t family, struct strbuf *out);
+// Finds what is weir's in what iptables-save printed. 0 or -ENOMEM; on 0 the caller calls
+// iptables_state_done.
+int iptables_parse(struct str text, struct iptables_state *ret_state);
+void iptables_state_done(struct iptables_state *state);
+// What iptables-restore --noflush needs to get from one state to another.
+void iptables_transition(const struct iptables_state *from, const struct iptables_state *to,
+			 struct strbuf *out);
+// The ruleset that both families' states are. 0 or -ENOMEM; on 0 the caller calls ruleset_done.
+int iptables_decode(const struct iptables_state *ipv4, const struct iptables_state *ipv6,
+		    struct ruleset *ret_ruleset);
+
+// --- shared by printing and decoding -----------------------------------------------------------------------
+struct iptables_place {
+	const char *table, *builtin; // the chain that leads to it; NULL: only chains of ours do
+};
+extern const struct iptables_place iptables_places[CHAIN_COUNT];
+enum { IPTABLES_NAME_MAX = 29 };
+// "WEIR_OUTPUT"; its n-th continuation: "WEIR_OUTPUT_1".
+void iptables_chain_name(enum rule_chain chain, unsigned part, char ret_name[IPTABLES_NAME_MAX]);
+// The chain of that name and its part; CHAIN_COUNT: none.
+enum rule_chain iptables_chain_find(struct str name, unsigned *ret_part);
+// Whether the rules leave a whole family alone.
+bool iptables_spares_family(const struct ruleset *ruleset, uint8_t family);

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "intercept/probe.h"
+
+#include "base/error.h"
+#include "base/mem.h"
+#include "intercept/options.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/bpf.h>
+#include <mntent.h>
+#include <sched.h>
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct probe {
+	struct probe_row *rows;
+	size_t count;
+};
+
+static struct probe_row *add(struct probe *probe, const char *subject, const char *feature)
+{
+	struct probe_row *row = &probe->rows[probe->count];
+	if (probe->count < PROBE_ROWS_MAX - 1)
+		probe->count++;
+	*row = (struct probe_row){.subject = subject, .feature = feature};
+	return row;
+}
+
+static void settle(struct probe_row *row, int err, struct str why)
+{
+	row->works = err == 0;
+	if (err && !why.len)
+		why = str_from(err_text(err));
+	snprintf(row->detail, sizeof row->detail, "%.*s", STR_ARG(why));
+}
+
+// --- rules -------------------------------------------------------------------------------------------------
+// What is asked of a back end, as settings of a plan.
+static const struct {
+	const char *feature, *name, *value;
+} features[] = {
+    {"redirection, zones for DNS", NULL, NULL},
+    {"inbound-mode tproxy", "inbound-mode", "tproxy"},
+    {"inbound-source client", "inbound-source", "client"},
+    {"fail hold", "fail", "hold"},
+};
+
+static int with_feature(size_t feature, int (*fn)(const struct ruleset *ruleset, struct strbuf *error),
+			struct strbuf *error)
+{
+	struct plan_builder builder;
+	struct ruleset ruleset;
+	plan_builder_init(&builder);
+	int err = 0;
+	if (features[feature].name)
+		err = plan_builder_set(&builder, features[feature].name, str_from(features[feature].value),
+				       error);
+	if (err == 0)
+		err = ruleset_compile(&builder.plan, &ruleset);
+	if (err == 0) {
+		err = fn(&ruleset, error);
+		ruleset_done(&ruleset);
+	}
+	plan_builder_done(&builder);
+	return err;
+}
+
+static void probe_nft(struct probe *probe)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(features); i++) {
+		autostrbuf struct strbuf why = {0};
+		struct probe_row *row = add(probe, "nft", features[i].feature);
+		int err = with_feature(i, backend_nft.try, &why);
+		settle(row, err, strbuf_str(&why));
+	}
+}
+
+// --- iptables ----------------------------------------------------------------------------------------------
+static int apply_iptables(const struct ruleset *ruleset, struct strbuf *error)
+{
+	struct capture_plan plan;
+	capture_plan_init(&plan);
+	int err = backend_iptables.probe(&plan, error);
+	return err ? err : backend_iptables.apply(&plan, ruleset, error);
+}
+
+// In a process of its own: what it says comes through the pipe.
+static _Noreturn void try_apart(size_t feature, int fd)
+{
+	autostrbuf struct strbuf why = {0};
+	int err = 0;
+	if (unshare(CLONE_NEWNET) < 0 && unshare(CLONE_NEWUSER | CLONE_NEWNET) < 0) {
+		err = -errno;
+		strbuf_printf(&why, "not tried: no network namespace can be made (%s)", err_text(err));
+	} else {
+		err = with_feature(feature, apply_iptables, &why);
+		if (err && !why.len)
+			strbuf_add_text(&why, err_text(err));
+	}
+	ssize_t n = why.len ? write(fd, why.p, MIN(why.len, (size_t)PROBE_DETAIL_MAX)) : 0;
+	_exit(err || n < 0);
+}
+
+static void read_verdict(struct probe_row *row, int fd, pid_t child)
+{
+	char text[PROBE_DETAIL_MAX];
+	int status = 0;
+	ssize_t n = read(fd, text, sizeof text - 1);
+	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+		;
+	settle(row, WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EIO,
+	       (struct str){text, n > 0 ? (size_t)n : 0});
+}
+
+static void probe_iptables(struct probe *probe)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(features); i++) {
+		struct probe_row *row = add(probe, "iptables", features[i].feature);
+		int pipes[2];
+		if (features[i].name && strcmp(features[i].name, "inbound-mode") == 0) {
+			settle(row, ERR_UNSUPPORTED, STR("its target drops what belongs to other sockets"));
+			continue;
+		}
+		if (pipe2(pipes, O_CLOEXEC) < 0) {
+			settle(row, -errno, STR(""));
+			continue;
+		}
+		pid_t child = fork();
+		if (child == 0)
+			try_apart(i, pipes[1]);
+		close(pipes[1]);
+		if (child < 0)
+			settle(row, -errno, STR(""));
+		else
+			read_verdict(row, pipes[0], child);
+		close(pipes[0]);
+	}
+}
+
+// --- BPF ---------------------------------------------------------------------------------------------------
+// The smallest program of the type: it says yes to everything.
+static int load_program(uint32_t type, uint32_t attach_type)
+{
+	static const struct bpf_insn yes[] = {
+	    {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .imm = 1},
+	    {.code = BPF_JMP | BPF_EXIT},
+	};
+	static const char licence[] = "GPL";
+	union bpf_attr attr = {.prog_type = type,
+			       .expected_attach_type = attach_type,
+			       .insns = (uintptr_t)yes,
+			       .insn_cnt = ARRAY_SIZE(yes),
+			       .license = (uintptr_t)licence};
+	int fd = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof attr);
+	if (fd < 0)
+		return -errno;
+	close(fd);
+	return 0;
+}
+
+static void probe_bpf_programs(struct probe *probe)
+{
+	static const struct {
+		const char *feature;
+		uint32_t type, attach_type;
+	} rows[] = {
+	    {"connect4", BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET4_CONNECT},
+	    {"connect6", BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET6_CONNECT},
+	    {"sendmsg4", BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_UDP4_SENDMSG},
+	    {"recvmsg4", BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_UDP4_RECVMSG},
+	    {"getpeername4", BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET4_GETPEERNAME},
+	    {"getsockopt", BPF_PROG_TYPE_CGROUP_SOCKOPT, BPF_CGROUP_GETSOCKOPT},
+	    {"sk_lookup", BPF_PROG_TYPE_SK_LOOKUP, BPF_SK_LOOKUP},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+		settle(add(probe, "BPF", rows[i].feature), load_program(rows[i].type, rows[i].attach_type),
+		       STR(""));
+}
+
+// Where a file system of the type is mounted.
+static void probe_mount(struct probe *probe, const char *feature, const char *type)
+{
+	struct probe_row *row = add(probe, "BPF", feature);
+	FILE *mounts = setmntent("/proc/self/mounts", "re");
+	struct mntent *entry;
+	settle(row, ERR_NOT_FOUND, STR("not mounted"));
+	while (mounts && (entry = getmntent(mounts)))
+		if (strcmp(entry->mnt_type, type) == 0) {
+			bool writable = access(entry->mnt_dir, W_OK) == 0;
+			settle(row, writable ? 0 : -EROFS, str_from(entry->mnt_dir));
+			break;
+		}
+	if (mounts)
+		endmntent(mounts);
+}
+
+static void probe_bpf(struct probe *probe)
+{
+	probe_bpf_programs(probe);
+	struct probe_row *btf = add(probe, "BPF", "types of the kernel (BTF)");
+	settle(btf, access("/sys/kernel/btf/vmlinux", R_OK) ? -errno : 0, STR("/sys/kernel/btf/vmlinux"));
+	probe_mount(probe, "cgroup v2, writable", "cgroup2");
+	probe_mount(probe, "bpf file system, writable", "bpf");
+}
+
+// --- all ---------------------------------------------------------------------------------------------------
+size_t intercept_probe(struct probe_row ret_rows[PROBE_ROWS_MAX])
+{
+	struct probe probe = {.rows = ret_rows};
+	probe_nft(&probe);
+	probe_iptables(&probe);
+	probe_bpf(&probe);
+	return probe.count;
+}

@@ -1,0 +1,563 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One behaviour, whatever back end intercepts: the same connections, observed by the same code, with the same result.
+
+The real proxy runs in two captured pods of one node; a third pod is another host. Each observation opens a connection,
+talks, and looks at all ends: what the program is told about its peer, what the proxy says about the connection, whom the
+server saw, and whether both directions end in order. Only the words by which rules are applied differ."""
+
+import contextlib
+import json
+import os
+import re
+import os
+import re
+import socket
+import threading
+
+import pytest
+
+from callers import Callers
+from capture import STATE, CapturedPod, Server, name_of, probe, state
+from mesh import Mesh, Peer, cluster, service
+from netns import CONTROL_GROUPS, Network, wait_until
+
+# Name: the words of `weir intercept apply`. The kinds of iptables differ in what is found by the name without a kind.
+BACKENDS = {
+    "nft": ["--backend", "nft"],
+    "nft-tproxy": ["--backend", "nft", "--inbound-mode", "tproxy"],
+    "nft-client": ["--backend", "nft", "--inbound-source", "client"],
+    "iptables-nft": ["--backend", "iptables"],
+    "iptables-legacy": ["--backend", "iptables"],
+}
+
+FAMILIES = ("ipv4", "ipv6", "mapped")
+USER, GROUP, MARK = 1234, 1235, 0x5500
+SPARED = ("10.77.0.200", "fd00:77::200")
+VIPS = ("240.240.0.0/16", "fd77:65:6972::/112")
+
+
+class Talker(Server):
+    """Speaks first, who it is and whom it sees; then says everything after its client, and an end after the end."""
+
+    def _connections(self):
+        with contextlib.suppress(OSError):
+            while True:
+                sock, peer = self.socket.accept()
+                threading.Thread(target=self._talk, args=(sock, peer), daemon=True).start()
+
+    def _talk(self, sock, peer):
+        with sock, contextlib.suppress(OSError):
+            sock.sendall(f"{self.word} {peer[0]} {peer[1]}\n".encode())
+            while data := sock.recv(4096):
+                sock.sendall(data)
+            sock.sendall(b" end")
+
+
+class DualTalker(Talker):
+    """One socket for both families: clients of IPv4 have mapped addresses."""
+
+    def __init__(self, pod, port, word):
+        self.word, self.peers = word, []
+        with pod.enter():
+            self.socket = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        threading.Thread(target=self._connections, daemon=True).start()
+
+
+def talkers(pod, word, *ports):
+    for port in ports:
+        Talker(pod, port, word, "0.0.0.0")
+        Talker(pod, port, word, "::")
+        DualTalker(pod, port + 10, word)
+
+
+def environment(network, backend):
+    """Where the programs of iptables are found by their names alone: of the kind that is asked for."""
+    folder = network.folder / "bin"
+    folder.mkdir()
+    for name in ("iptables-save", "iptables-restore", "ip6tables-save", "ip6tables-restore"):
+        kind = "legacy" if backend == "iptables-legacy" else "nft"
+        (folder / name).symlink_to(f"/usr/sbin/xtables-{kind}-multi")
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def keeps_client(backend):
+    """Whether applications see their clients' own addresses."""
+    return "client" in BACKENDS[backend]
+
+
+class World:
+    """app and near: captured pods, with applications; other: a host that is not, with a second address and a second link
+    that are spared."""
+
+    def __init__(self, network, weir, weir_proxy, backend):
+        self.backend, self.network = backend, network
+        self.cgroup = CONTROL_GROUPS / f"{network.prefix}pods"
+        self.callers = Callers()
+        self.mesh = Mesh(network, weir, weir_proxy)
+        self.other = network.pod("other")
+        self._second_address()
+        talkers(self.other, "other", 7000, 7001)
+        self._resolvers()
+        self.environment = environment(network, backend)
+        self.app, self.near = self._sidecar("app"), self._sidecar("near")
+        self._second_link()
+        for sidecar in (self.app, self.near):
+            talkers(sidecar.pod, sidecar.pod.name, 7000, 7001)
+            self.apply(sidecar)
+
+    def _second_address(self):
+        for address in SPARED:
+            self.other.address(f"{address}/{64 if ':' in address else 24}")
+
+    def _resolvers(self):
+        for address in ("0.0.0.0", "::"):
+            Talker(self.other, 53, "other", address)
+        for address in (self.other.ipv4, self.other.ipv6, *SPARED):
+            Server(self.other, 53, "other", address, udp=True)
+
+    def _second_link(self):
+        self.app.pod.ip(f"link add eth1 type veth peer name eth1 netns {self.other.netns}")
+        for pod, host in ((self.app.pod, 1), (self.other, 2)):
+            pod.ip(f"addr add 10.78.0.{host}/24 dev eth1", f"addr add fd00:78::{host}/64 dev eth1 nodad", "link set eth1 up")
+
+    def _sidecar(self, name):
+        pod = self.network.pod(name)
+        addresses = {"4": f"{pod.ipv4}:7000", "6": f"[{pod.ipv6}]:7000"}
+        sidecar = self.mesh.sidecar(
+            name,
+            pod=pod,
+            start=False,
+            services=[service(f"me{family}.mesh", 80, f"me{family}") for family in addresses],
+            clusters=[cluster(f"me{family}", [address]) for family, address in addresses.items()],
+            dns={"vips": list(VIPS)},
+            intercept={"capture": {"inbound_source": "client" if keeps_client(self.backend) else "proxy"}},
+        )
+        sidecar.start()
+        for folder in (self.cgroup_of(sidecar), self.cgroup_of(sidecar) / "spared"):
+            folder.mkdir(parents=True)
+        (self.cgroup_of(sidecar) / "cgroup.procs").write_text(str(sidecar.proxy.pid))
+        return sidecar
+
+    def cgroup_of(self, sidecar):
+        return self.cgroup / sidecar.pod.name
+
+    def words(self, sidecar):
+        """The capture plan of a pod, with one exception of each kind."""
+        return [
+            *BACKENDS[self.backend],
+            *("--vips", ",".join(VIPS)),
+            *("--exclude-outbound-ports", "7001,7011", "--exclude-inbound-ports", "7001,7011"),
+            *("--exclude-outbound-cidrs", ",".join(SPARED)),
+            *("--exclude-inbound-cidrs", ",".join(SPARED)),
+            *("--exclude-outbound-interfaces", "eth1", "--exclude-inbound-interfaces", "eth1"),
+            *("--exclude-users", str(USER), "--exclude-groups", str(GROUP), "--exclude-marks", hex(MARK)),
+            *("--dns-servers", f"{self.other.ipv4},{self.other.ipv6},127.0.0.1,::1"),
+        ]
+
+    def apply(self, sidecar):
+        return self.weir(sidecar, "apply", *self.words(sidecar)).stdout
+
+    def weir(self, sidecar, verb, *words, **options):
+        return sidecar.pod.run([self.mesh.weir_path, "intercept", verb, *words], env=self.environment, **options)
+
+    def call(self, pod, to, cgroup=None, **options):
+        if pod in (self.app, self.near):
+            cgroup = cgroup or self.cgroup_of(pod)
+        return self.callers.call(pod, to, cgroup=str(cgroup) if cgroup else None, **options)
+
+    def close(self):
+        self.callers.close()
+        self.network.close()
+
+
+@pytest.fixture(scope="module", params=list(BACKENDS))
+def world(request, weir, weir_proxy):
+    world = World(Network(), weir, weir_proxy, request.param)
+    yield world
+    world.close()
+
+
+# --- observing -------------------------------------------------------------------------------------------------------
+def unmapped(address):
+    return address.removeprefix("::ffff:") if "." in address else address
+
+
+def plain_name(address):
+    return name_of(unmapped(address[0]), address[1])
+
+
+class Observed:
+    """A conversation with a Talker, and what proxies said about it while it lasted."""
+
+    def __init__(self, world, sock, to):
+        peer = Peer(sock)
+        self.to, self.local, self.peer_name = to, sock.getsockname()[:2], sock.getpeername()[:2]
+        self.server, *source = peer.until(b"\n").decode().split()
+        self.source = (source[0], int(source[1]))
+        self.rows = {sidecar.pod.name: sidecar.connections() for sidecar in (world.app, world.near)}
+        self.talk = peer.send("words").end().rest()
+        peer.close()
+        for sidecar in (world.app, world.near):
+            wait_until(lambda sidecar=sidecar: not sidecar.connections(), what=f"{sidecar.pod.name} forgets it")
+
+    def passed(self):
+        """The ways through proxies: (pod, direction, destination)."""
+        return [(pod, row["direction"], row["destination"]) for pod, rows in self.rows.items() for row in rows]
+
+    def row(self, pod):
+        (row,) = self.rows[pod]
+        return row
+
+    def is_whole(self):
+        return self.peer_name == self.to and self.talk == b"words end"
+
+    def is_direct(self, server):
+        return self.is_whole() and self.passed() == [] and self.server == server and self.saw_the_client()
+
+    def saw_the_client(self):
+        return (unmapped(self.source[0]), self.source[1]) == (unmapped(self.local[0]), self.local[1])
+
+    def __repr__(self):
+        return f"<{self.to}: {self.server} saw {self.source}, we are {self.local}; {self.passed()}; {self.talk}>"
+
+
+def address_of(pod, family, host=None):
+    """An address of a pod as programs of that family name it; host: a pod's other address."""
+    address = {"spared": SPARED, "link": ("10.78.0.", "fd00:78::")}.get(host)
+    ipv4, ipv6 = address or (pod.ipv4, pod.ipv6)
+    if host == "link":
+        number = "1" if hasattr(pod, "proxy") else "2"
+        ipv4, ipv6 = ipv4 + number, ipv6 + number
+    return {"ipv4": ipv4, "ipv6": ipv6, "mapped": f"::ffff:{ipv4}"}[family]
+
+
+def loopback(family):
+    return {"ipv4": "127.0.0.1", "ipv6": "::1", "mapped": "::ffff:127.0.0.1"}[family]
+
+
+def dual(family, port):
+    """The port whose server has mapped addresses in that family."""
+    return port + 10 if family == "mapped" else port
+
+
+def observe(world, pod, to, **options):
+    return Observed(world, world.call(pod, to, **options), to)
+
+
+def inbound_source(world, pod, family, client):
+    """Whom an application sees when the inbound proxy calls it for that pod."""
+    if keeps_client(world.backend):
+        return client.ipv6 if family == "ipv6" else client.ipv4
+    return pod.ipv6 if family == "ipv6" else "127.0.0.6"
+
+
+def packets(world, pod, purpose, chain):
+    rules = json.loads(world.weir(pod, "show", "-j").stdout)["rules"]
+    return sum(rule["packets"] for rule in rules if (rule["purpose"], rule["chain"]) == (purpose, chain))
+
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+# --- outbound --------------------------------------------------------------------------------------------------------
+@every_family
+@pytest.mark.parametrize("who", [{}, {"user": USER + 1}, {"group": GROUP + 1}, {"mark": MARK + 1}], ids=str)
+def test_outbound_is_captured(world, family, who):
+    to = (address_of(world.other, family), 7000)
+    seen = observe(world, world.app, to, **who)
+    assert seen.passed() == [("app", "outbound", plain_name(to))]
+    assert seen.row("app")["peer"] == plain_name(seen.local)
+    assert (seen.server, seen.source[0]) == ("other", unmapped(address_of(world.app, family)))
+    assert seen.is_whole()
+
+
+OUTBOUND_SPARED = {
+    "port": {"port": 7001},
+    "network": {"host": "spared"},
+    "interface": {"host": "link"},
+    "user": {"user": USER},
+    "group": {"group": GROUP},
+    "mark": {"mark": MARK},
+    "proxy": {"mark": 0x771},
+    "proxys-other": {"mark": 0x772},
+}
+
+
+@every_family
+@pytest.mark.parametrize("by", list(OUTBOUND_SPARED))
+def test_outbound_is_spared(world, family, by):
+    options = dict(OUTBOUND_SPARED[by])
+    to = (address_of(world.other, family, options.pop("host", None)), options.pop("port", 7000))
+    assert observe(world, world.app, to, **options).is_direct("other")
+
+
+# --- to the own host -------------------------------------------------------------------------------------------------
+@every_family
+@pytest.mark.parametrize("by", ["pod address", "localhost"])
+def test_a_program_calls_its_own_host_directly(world, family, by):
+    address = loopback(family) if by == "localhost" else address_of(world.app, family)
+    assert observe(world, world.app, (address, 7000)).is_direct("app")
+
+
+def vip_of(sidecar, name, family):
+    rows = sidecar.show("vhost", "show")["virtual_hosts"]
+    row = next(row for row in rows if row["name"].split(":")[0] == name)
+    return {"ipv4": row["vip4"], "ipv6": row["vip6"], "mapped": f"::ffff:{row['vip4']}"}[family]
+
+
+@every_family
+def test_a_program_calls_its_own_host_by_the_services_name(world, family):
+    """Through the outbound proxy and the inbound one, as a call to any other pod goes."""
+    name = "me6.mesh" if family == "ipv6" else "me4.mesh"
+    vip = (vip_of(world.app, name, family), 80)
+    seen = observe(world, world.app, vip)
+    endpoint = name_of(unmapped(address_of(world.app, family)), 7000)
+    assert sorted(seen.passed()) == [("app", "inbound", endpoint), ("app", "outbound", plain_name(vip))]
+    assert (seen.server, seen.source[0]) == ("app", inbound_source(world, world.app, family, world.app))
+    assert seen.is_whole()
+
+
+# --- inbound ---------------------------------------------------------------------------------------------------------
+@every_family
+def test_inbound_is_captured(world, family):
+    to = (unmapped(address_of(world.app, family)), dual(family, 7000))
+    seen = observe(world, world.other, to, source=unmapped(address_of(world.other, family)))
+    assert seen.passed() == [("app", "inbound", plain_name(to))]
+    assert seen.row("app")["peer"] == name_of(*seen.local), "the proxy knows the real client"
+    assert (seen.server, unmapped(seen.source[0])) == ("app", inbound_source(world, world.app, family, world.other))
+    assert ("." in seen.source[0] and ":" in seen.source[0]) == (family == "mapped")
+    assert seen.is_whole()
+
+
+@every_family
+def test_inbound_is_counted_by_the_rule_that_captures_it(world, family):
+    chain = {"nft-tproxy": "handed"}.get(world.backend, "inbound")
+    before = packets(world, world.app, "inbound", chain)
+    to = (unmapped(address_of(world.app, family)), 7000)
+    observe(world, world.other, to, source=unmapped(address_of(world.other, family)))
+    assert packets(world, world.app, "inbound", chain) > before
+
+
+INBOUND_SPARED = {"port": {"port": 7001}, "network": {"from": "spared"}, "interface": {"host": "link"}}
+
+
+@every_family
+@pytest.mark.parametrize("by", list(INBOUND_SPARED))
+def test_inbound_is_spared(world, family, by):
+    case = INBOUND_SPARED[by]
+    to = (unmapped(address_of(world.app, family, case.get("host"))), dual(family, case.get("port", 7000)))
+    source = unmapped(address_of(world.other, family, case.get("from", case.get("host"))))
+    seen = observe(world, world.other, to, source=source)
+    assert seen.is_direct("app")
+
+
+@every_family
+def test_a_captured_pod_calls_another_of_the_same_node(world, family):
+    to = (address_of(world.near, family), dual(family, 7000))
+    seen = observe(world, world.app, to)
+    assert seen.passed() == [("app", "outbound", plain_name(to)), ("near", "inbound", plain_name(to))]
+    source, _, _ = seen.row("near")["peer"].rpartition(":")
+    assert source.strip("[]") == unmapped(address_of(world.app, family))
+    assert (seen.server, unmapped(seen.source[0])) == ("near", inbound_source(world, world.near, family, world.app))
+    assert seen.is_whole()
+
+
+# --- DNS -------------------------------------------------------------------------------------------------------------
+def query(family):
+    """Asks for the service that weir alone knows."""
+    name = b"\3me6\4mesh\0" if family == "ipv6" else b"\3me4\4mesh\0"
+    return b"\x12\x34\x01\0\0\1\0\0\0\0\0\0" + name + (b"\0\x1c" if family == "ipv6" else b"\0\1") + b"\0\1"
+
+
+def by_weir(world, family, answer):
+    """Whether it is weir's: with the service's virtual IP. Else it is the other host's: the query itself."""
+    vip = unmapped(vip_of(world.app, "me6.mesh" if family == "ipv6" else "me4.mesh", family))
+    raw = socket.inet_pton(socket.AF_INET6 if ":" in vip else socket.AF_INET, vip)
+    assert answer[:2] == b"\x12\x34" and answer[2] & 0x80
+    assert raw in answer or answer[3:] == query(family)[3:]
+    return raw in answer
+
+
+def ask(world, family, to, **options):
+    """(by weir, for whom the answer's sender passes)."""
+    with world.call(world.app, to, udp=True, **options) as sock:
+        sock.send(query(family))
+        answer, sender = sock.recvfrom(512)
+        assert sock.getpeername()[:2] == to
+        return by_weir(world, family, answer), sender[:2]
+
+
+def ask_by_tcp(world, family, to, **options):
+    with world.call(world.app, to, **options) as sock:
+        sock.sendall(len(query(family)).to_bytes(2, "big") + query(family))
+        peer = Peer(sock)
+        assert sock.getpeername()[:2] == to
+        first = peer.read(2)
+        if first == b"ot":  # the other host speaks first
+            return False, to
+        return by_weir(world, family, peer.read(int.from_bytes(first, "big"))), to
+
+
+def ask_by(transport):
+    return ask if transport == "udp" else ask_by_tcp
+
+
+every_transport = pytest.mark.parametrize("transport", ["udp", "tcp"])
+
+
+@every_family
+@every_transport
+@pytest.mark.parametrize("server", ["other", "localhost"])
+def test_dns_is_captured(world, family, transport, server):
+    to = (loopback(family) if server == "localhost" else address_of(world.other, family), 53)
+    assert ask_by(transport)(world, family, to) == (True, to)
+
+
+DNS_SPARED = {
+    "user": {"user": USER},
+    "group": {"group": GROUP},
+    "mark": {"mark": MARK},
+    "proxy": {"mark": 0x771},
+    "proxys-other": {"mark": 0x772},
+}
+
+
+@every_family
+@every_transport
+@pytest.mark.parametrize("by", list(DNS_SPARED))
+def test_dns_is_spared(world, family, transport, by):
+    to = (address_of(world.other, family), 53)
+    assert ask_by(transport)(world, family, to, **DNS_SPARED[by]) == (False, to)
+
+
+@every_family
+def test_dns_is_spared_for_another_server(world, family):
+    to = (address_of(world.other, family, "spared"), 53)
+    assert ask(world, family, to) == (False, to)
+
+
+@every_family
+def test_one_socket_asks_two_servers(world, family):
+    """Each answer comes from the server that was asked."""
+    to = [(address_of(world.other, family), 53), (loopback(family), 53)]
+    with world.call(world.app, to[0], udp=True, connect=False) as sock:
+        senders = set()
+        for address in to:
+            sock.sendto(query(family), address)
+        for _ in to:
+            answer, sender = sock.recvfrom(512)
+            assert by_weir(world, family, answer)
+            senders.add(sender[:2])
+    assert senders == set(to)
+
+
+# --- coming and going ------------------------------------------------------------------------------------------------
+def test_what_is_in_place_is_not_touched(world):
+    assert world.apply(world.app) == "interception: unchanged\n"
+
+
+THEIRS = """
+*raw
+-A OUTPUT -p udp -m udp --dport 4789 -m comment --comment "an overlay's" -j NOTRACK
+COMMIT
+*nat
+:THEIRS - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j THEIRS
+-A OUTPUT ! -d LOOPBACK -m addrtype --dst-type LOCAL -j THEIRS
+-A THEIRS -p tcp -m tcp --dport 8443 -j REDIRECT --to-ports 443
+COMMIT
+"""
+SAVES = [[f"ip{six}tables-{kind}-save"] for six in ("", "6") for kind in ("nft", "legacy")]
+
+
+class Lone(CapturedPod):
+    """A captured pod with a stand-in for the proxy, and rules of others where weir's come."""
+
+    def __init__(self, network, weir, backend):
+        super().__init__(network, weir, "app")
+        self.backend, self.environment = backend, environment(network, backend)
+        for six, loopback in (("", "127.0.0.0/8"), ("6", "::1/128")):
+            for kind in ("nft", "legacy"):
+                text = THEIRS.replace("LOOPBACK", loopback)
+                self.pod.run([f"ip{six}tables-{kind}-restore"], input=text)
+
+    def weir(self, verb, *words, **options):
+        words = [*BACKENDS[self.backend], *words] if verb in ("apply", "plan") else words
+        return self.pod.run([self.path, "intercept", verb, *words], env=self.environment, **options)
+
+    def state(self):
+        text = state(self, [*STATE[:-1], ["sysctl", "-a", "--pattern", "fwmark"], *SAVES])
+        return re.sub(r"\[\d+:\d+\]|^# .*$|packets \d+ bytes \d+", "", text, flags=re.MULTILINE)
+
+
+@pytest.fixture(params=list(BACKENDS))
+def lone(request, network, weir):
+    return Lone(network, weir, request.param)
+
+
+EVERYTHING = (
+    *("--vips", "240.240.0.0/16,fd77:65:6972::/112", "--exclude-marks", "0x10,0x5500/0xff00"),
+    *("--include-outbound-ports", "1-79,81,83,85,87,89,91,93,95,97,99,101,103,105,1000-65535"),
+    *("--include-outbound-cidrs", "10.0.0.0/8,192.0.2.1,fd00::/8", "--exclude-outbound-cidrs", "10.9.0.0/16"),
+    *("--include-outbound-interfaces", "eth*,lo", "--exclude-inbound-interfaces", "docker*,br0"),
+    *("--include-users", "0-9,65534", "--include-groups", "0,5-9", "--exclude-users", "4,6-8"),
+    *("--dns-servers", "10.0.0.53,fd00::53", "--proxy-user", "77", "--exclude-inbound-ports", "9000-9010,9999"),
+)
+
+
+@pytest.mark.parametrize("plan", [(), EVERYTHING, ("--no-ipv6", "--no-dns")], ids=lambda plan: len(plan))
+def test_it_comes_and_goes_without_a_trace(lone, plan):
+    before = lone.state()
+    assert lone.weir("apply", *plan).stdout == "interception: installed\n"
+    installed = lone.state()
+    assert installed != before
+    assert lone.weir("apply", *plan).stdout == "interception: unchanged\n"
+    assert lone.state() == installed
+    shown = lone.show()
+    assert shown["installed"] and not shown["altered"]
+    assert lone.weir("remove").stdout == "interception: removed\n"
+    assert lone.state() == before
+    assert lone.weir("remove").stdout == "interception: nothing was installed\n"
+
+
+@pytest.mark.parametrize("address", ["ipv4", "ipv6"])
+def test_show_counts_and_check_proves(lone, address):
+    other = lone.pod.network.pod("other")
+    lone.apply()
+    target = getattr(other, address)
+    assert probe(lone, target, 80) == f"outbound {name_of(target, 80)}"
+    assert lone.packets("outbound", "output") == 1
+    status, results = lone.check()
+    assert status == 0, results
+    assert {result for result, _ in results.values()} <= {"ok", "skipped"}
+    assert results["outbound TCP", address.replace("ip", "IP")][0] == "ok"
+
+
+def test_another_plan_takes_over_without_a_gap(lone):
+    """Connections that both plans capture are captured at every moment."""
+    other = lone.pod.network.pod("other")
+    Server(other, 83, "other")
+    lone.apply()
+    answers, done = set(), threading.Event()
+
+    def ask():
+        while not done.is_set():
+            answers.add(probe(lone, other.ipv4, 83).split()[0])
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    for plan in (EVERYTHING, ("--exclude-outbound-ports", "7"), ()):
+        assert lone.weir("apply", *plan).stdout == "interception: installed\n"
+    done.set()
+    asking.join()
+    assert answers == {"outbound"}
+
+
+def test_one_back_end_takes_over_from_another(lone):
+    before = lone.state()
+    lone.pod.run([lone.path, "intercept", "apply", "--backend", "nft"])
+    assert lone.weir("apply").stdout == f"interception: {'unchanged' if lone.backend == 'nft' else 'installed'}\n"
+    assert ("table inet weir" in lone.state()) == lone.backend.startswith("nft")
+    lone.pod.run([lone.path, "intercept", "apply", "--backend", "nft"])
+    lone.pod.run([lone.path, "intercept", "remove"])
+    assert lone.state() == before

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of connections while no proxy listens: refused, let through, or left waiting; the proxy is killed for it."""
+
+import contextlib
+import socket
+import threading
+
+import pytest
+
+from capture import CapturedPod, Server, name_of, probe, stand_in, state
+from mesh import Mesh
+from netns import readable, wait_until
+
+families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
+WAYS = {
+    "nft": ["--backend", "nft"],
+    "nft-tproxy": ["--backend", "nft", "--inbound-mode", "tproxy"],
+    "iptables": ["--backend", "iptables"],
+}
+every_way = pytest.mark.parametrize("way", list(WAYS))
+ANY = {4: "0.0.0.0", 6: "::"}
+
+
+def ip_of(pod, family):
+    return pod.ipv6 if family == 6 else pod.ipv4
+
+
+@pytest.fixture
+def mesh(network, weir, weir_proxy):
+    return Mesh(network, weir, weir_proxy)
+
+
+@pytest.fixture
+def other(network):
+    pod = network.pod("other")
+    for address in ANY.values():
+        Server(pod, 80, "other", address)
+        Server(pod, 53, "other", address, udp=True)
+    return pod
+
+
+# --- hold ------------------------------------------------------------------------------------------------------------
+class Waiting(threading.Thread):
+    """A probe that is under way."""
+
+    def __init__(self, *arguments):
+        super().__init__(daemon=True)
+        self.arguments, self.answer = arguments, None
+        self.start()
+
+    def run(self):
+        with contextlib.suppress(TimeoutError):
+            self.answer = probe(*self.arguments)
+
+    def result(self):
+        self.join(20)
+        return self.answer
+
+
+@families
+@every_way
+def test_connections_wait_for_the_proxy(network, weir, other, family, way):
+    app = CapturedPod(network, weir, "app", proxy=False)
+    app.apply(*WAYS[way], "--fail", "hold")
+    assert app.show()["altered"] is False
+    assert app.apply(*WAYS[way], "--fail", "hold") == "interception: unchanged\n"
+    outbound = Waiting(app, ip_of(other, family), 80)
+    inbound = Waiting(other, ip_of(app, family), 80)
+    purpose = "inbound, while no proxy listens" if way == "nft-tproxy" else "held, while no proxy listens"
+    wait_until(lambda: app.packets("held, while no proxy listens") >= 1)
+    wait_until(lambda: app.packets(purpose) + app.packets("held, while no proxy listens") >= 2)
+    assert outbound.answer is None and inbound.answer is None
+    stand_in(app)
+    assert outbound.result() == f"outbound {name_of(ip_of(other, family), 80)}"
+    if way != "nft-tproxy":  # that one needs a listener with a privilege: the real proxy's
+        assert inbound.result() == f"inbound {name_of(ip_of(app, family), 80)}"
+
+
+@pytest.mark.parametrize("way", ["nft", "iptables"])
+def test_queries_wait_for_the_proxy(network, weir, other, way):
+    app = CapturedPod(network, weir, "app", proxy=False)
+    app.apply(*WAYS[way], "--fail", "hold")
+    with app.enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect((other.ipv4, 53))
+        sock.send(b"?")
+        wait_until(lambda: app.packets("held, while no proxy listens") == 1)
+        assert not readable(sock), "neither an answer nor an error"
+        stand_in(app)
+        sock.send(b"?")
+        sock.settimeout(10)
+        assert sock.recv(100) == b"dns"
+
+
+def test_a_proxy_that_comes_back_gets_what_waited(mesh, other):
+    """With the real one, killed and started again; inbound by tproxy."""
+    sidecar = mesh.sidecar("app", start=False, intercept={"capture": {"fail": "hold", "inbound_mode": "tproxy"}})
+    sidecar.start()
+    sidecar.intercept("apply", "--backend", "nft")
+    Server(sidecar.pod, 80, "app")
+    assert probe(sidecar.pod, other.ipv4, 80).startswith("other ")
+    assert probe(other, sidecar.ipv4, 80).startswith("app 127.0.0.6:")
+    sidecar.proxy.kill()
+    waiting = [Waiting(sidecar.pod, other.ipv4, 80), Waiting(other, sidecar.ipv4, 80)]
+
+    def held():
+        rows = sidecar.pod.run([mesh.weir_path, "intercept", "show"]).stdout.splitlines()
+        return [int(row.split()[1]) for row in rows if "while no proxy listens" in row and row.split()[1] != "0"]
+
+    wait_until(lambda: len(held()) == 2)
+    sidecar.start()
+    assert waiting[0].result().startswith("other ")
+    assert waiting[1].result().startswith("app 127.0.0.6:")
+
+
+# --- closed ----------------------------------------------------------------------------------------------------------
+@families
+@pytest.mark.parametrize("way", ["nft", "iptables"])
+def test_connections_are_refused(network, weir, other, family, way):
+    app = CapturedPod(network, weir, "app", proxy=False)
+    Server(app, 80, "app", ANY[family])
+    app.apply(*WAYS[way])
+    assert probe(app, ip_of(other, family), 80) == "refused"
+    assert probe(other, ip_of(app, family), 80) == "refused"
+
+
+# --- open ------------------------------------------------------------------------------------------------------------
+@families
+@pytest.mark.parametrize("mode", ["redirect", "tproxy"])
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_without_the_proxy_all_is_as_without_weir(mesh, other, family, mode, end):
+    """Under load: connections are being made all the time while it goes."""
+    pod = mesh.network.pod("app")
+    before = state(pod)
+    sidecar = mesh.sidecar(
+        "app", pod=pod, start=False, user="nobody", intercept={"capture": {"fail": "open", "inbound_mode": mode}}
+    )
+    sidecar.folder.chmod(0o777)
+    sidecar.start()
+    app = Server(pod, 80, "app", ANY[family])
+    shown = sidecar.show("intercept", "show")
+    assert shown["held_by_proxy"] and not shown["altered"]
+    assert f"CapEff:\t{1 << 13:016x}" in open(f"/proc/{sidecar.proxy.pid}/status").read(), "CAP_NET_RAW and no more"
+    assert probe(other, ip_of(pod, family), 80).startswith("app ")
+    assert probe(pod, ip_of(other, family), 80).startswith("other ")
+    assert app.peers == ["127.0.0.6" if family == 4 else pod.ipv6]
+    assert sidecar.counter("downstream_connections_total") == 2
+    done, ends = threading.Event(), set()
+
+    def load():
+        while not done.is_set():
+            ends.add((probe_or_reset(pod, ip_of(other, family), 80) or "reset").split()[0])
+
+    loaders = [threading.Thread(target=load) for _ in range(2)]
+    for loader in loaders:
+        loader.start()
+    assert getattr(sidecar.proxy, end)() == (-9 if end == "kill" else 0)
+    assert "table inet weir" not in pod.run(["nft", "list", "ruleset"]).stdout
+    for _ in range(5):
+        assert probe(pod, ip_of(other, family), 80).startswith("other ")
+        assert probe(other, ip_of(pod, family), 80).startswith("app ")
+    done.set()
+    for loader in loaders:
+        loader.join()
+    assert ends <= {"other", "reset", "refused"}, "nobody is left hanging"
+    assert set(app.peers[1:]) == {ip_of(other, family)}, "the application sees its client: nobody is between"
+    pod.run([mesh.weir_path, "intercept", "remove"])  # routes of virtual IPs, where there were any
+    assert state(pod) == before
+
+
+def probe_or_reset(*arguments):
+    try:
+        return probe(*arguments)
+    except ConnectionResetError:
+        return "reset"
+    except TimeoutError:
+        return "hanging"
+
+
+def test_rules_that_a_proxy_holds_are_its_own(mesh):
+    sidecar = mesh.sidecar("app", start=False, intercept={"capture": {"fail": "open"}})
+    sidecar.pod.run([mesh.weir_path, "intercept", "apply", "--backend", "iptables"])
+    sidecar.start()
+    assert "WEIR" not in sidecar.pod.run(["iptables-save"]).stdout, "it takes over from rules that stay"
+    for words in (["remove"], ["apply", "--backend", "nft"]):
+        failed = sidecar.pod.run([mesh.weir_path, "intercept", *words], check=False)
+        assert failed.returncode == 1 and "belong to a proxy that runs" in failed.stderr
+    assert sidecar.show("intercept", "show")["held_by_proxy"]
+
+
+def test_open_is_for_the_proxy_to_install(network, weir):
+    pod = network.pod("app")
+    for backend, why in (("nft", "installs them itself"), ("iptables", "outlive the proxy")):
+        failed = pod.run([weir, "intercept", "apply", "--backend", backend, "--fail", "open"], check=False)
+        assert failed.returncode == 1 and why in failed.stderr
+
+
+def test_a_proxy_that_cannot_install_rules_does_not_start(mesh):
+    sidecar = mesh.sidecar("app", start=False, intercept={"capture": {"fail": "open"}})
+    words = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+    done = sidecar.pod.run([*words, mesh.weir_proxy, "--config", sidecar.config_path], check=False)
+    assert done.returncode == 1 and "CAP_NET_ADMIN" in done.stderr

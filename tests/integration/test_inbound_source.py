@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Applications that see their clients' addresses: connections that have the same four ends, pools, what is missing."""
+
+import http.server
+import os
+import socket
+import threading
+
+import pytest
+
+from capture import Server, probe, state
+from mesh import Mesh
+from netns import listening, wait_until
+
+families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
+back_ends = pytest.mark.parametrize("backend", ["nft", "iptables"])
+ANY = {4: "0.0.0.0", 6: "::"}
+KEEP = {"intercept": {"capture": {"inbound_source": "client"}}}
+
+
+def ip_of(pod, family):
+    return pod.ipv6 if family == 6 else pod.ipv4
+
+
+@pytest.fixture
+def mesh(network, weir, weir_proxy):
+    return Mesh(network, weir, weir_proxy)
+
+
+def captured(mesh, backend, **config):
+    sidecar = mesh.sidecar("server", start=False, **{**KEEP, **config})
+    sidecar.start()
+    sidecar.intercept("apply", "--backend", backend)
+    return sidecar
+
+
+def connect_from(pod, port, to):
+    with pod.enter():
+        sock = socket.socket(socket.AF_INET6 if ":" in to[0] else socket.AF_INET)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", port))
+        sock.settimeout(10)
+        sock.connect(to)
+    return sock
+
+
+@families
+@back_ends
+def test_the_proxys_port_is_that_of_another_connection(mesh, family, backend):
+    """The proxy has four ports to choose from; its client uses all of them at the same time, from the same address to
+    the same application."""
+    sidecar = captured(mesh, backend)
+    client = mesh.network.pod("client")
+    sidecar.pod.sysctl("net.ipv4.ip_local_port_range", "40000 40003")
+    with sidecar.pod.enter():
+        listener = socket.create_server(
+            (ANY[family], 7000), family=socket.AF_INET6 if family == 6 else socket.AF_INET, backlog=8
+        )
+    listener.settimeout(10)
+    pairs, seen = [], set()
+    for port in (40001, 40003, 40000, 40002):
+        ours = connect_from(client, port, (ip_of(sidecar, family), 7000))
+        theirs, peer = listener.accept()
+        assert peer[0] == ip_of(client, family)
+        seen.add(peer[1])
+        pairs.append((ours, theirs))
+    assert seen == {40000, 40001, 40002, 40003}, "all of them are in use on both ways"
+    for number, (ours, theirs) in enumerate(pairs):
+        ours.settimeout(10)
+        theirs.settimeout(10)
+        ours.sendall(b"to %d" % number)
+        assert theirs.recv(100) == b"to %d" % number
+        theirs.sendall(b"from %d" % number)
+        assert ours.recv(100) == b"from %d" % number
+    for ours, theirs in pairs:
+        ours.shutdown(socket.SHUT_WR)
+        assert theirs.recv(100) == b""
+        theirs.close()
+        assert ours.recv(100) == b""
+        ours.close()
+    listener.close()
+
+
+class Web(http.server.ThreadingHTTPServer):
+    """Answers with the address that it sees; keeps connections."""
+
+    def __init__(self, pod, family, port):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                body = f"{self.client_address[0]} {self.client_address[1]}".encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self.address_family = socket.AF_INET6 if family == 6 else socket.AF_INET
+        with pod.enter():
+            super().__init__((ANY[family], port), Handler)
+        self.daemon_threads = True
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+def get(pod, address, port):
+    host = f"[{address}]" if ":" in address else address
+    return pod.run(["curl", "-sS", "--max-time", "10", f"http://{host}:{port}/"]).stdout.split()
+
+
+@families
+def test_a_pooled_connection_serves_its_own_client_alone(mesh, family):
+    sidecar = captured(mesh, "nft")
+    web = Web(sidecar.pod, family, 8080)
+    one, two = mesh.network.pod("one"), mesh.network.pod("two")
+    ports = {}
+    for client in (one, two, one, two, one):
+        address, port = get(client, ip_of(sidecar, family), 8080)
+        assert address == ip_of(client, family)
+        ports.setdefault(address, set()).add(port)
+    assert [len(found) for found in ports.values()] == [1, 1], "each client's connection was used again"
+    web.shutdown()
+    web.server_close()
+
+
+@families
+def test_an_application_that_is_gone_refuses_as_ever(mesh, family):
+    sidecar = captured(mesh, "nft")
+    client = mesh.network.pod("client")
+    with pytest.raises((ConnectionResetError, ConnectionRefusedError)):
+        sock = connect_from(client, 0, (ip_of(sidecar, family), 7000))
+        assert sock.recv(10) != b""
+    assert sidecar.pod.run(["nstat", "-az", "TcpRetransSegs"]).stdout.split()[-2] == "0", "the refusal has found back"
+
+
+def test_a_proxy_without_the_privilege_says_so(mesh, weir):
+    sidecar = mesh.sidecar("server", start=False, **KEEP)
+    os.chown(sidecar.folder, 65534, 65534)
+    words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+    sidecar.proxy = sidecar.pod.start(
+        [*words, mesh.weir_proxy, "--config", sidecar.config_path], ready=listening(15006)
+    )
+    wait_until(lambda: "applications do not see their clients' addresses" in sidecar.proxy.output())
+    sidecar.pod.run([weir, "intercept", "apply", "--proxy-user", "65534", "--inbound-source", "client"])
+    Server(sidecar.pod, 7000, "app")
+    assert probe(mesh.network.pod("client"), sidecar.ipv4, 7000).startswith("app 127.0.0.6:")
+
+
+def test_a_setting_that_cannot_be_made(mesh, weir):
+    pod = mesh.network.pod("server")
+    before = state(pod)
+    hidden = ["unshare", "-m", "sh", "-c", 'mount --bind -o ro /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys; exec "$@"']
+    words = ["sh", weir, "intercept", "apply", "--backend", "nft", "--inbound-source", "client"]
+    failed = pod.run([*hidden, *words], check=False)
+    assert failed.returncode == 1 and "net.ipv4.tcp_fwmark_accept=1" in failed.stderr, failed.stderr
+    assert state(pod) == before
+    for key in ("net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect", "net.ipv6.fwmark_reflect"):
+        pod.sysctl(key, 1)
+    assert pod.run([*hidden, *words]).stdout == "interception: installed\n"
+    pod.run([weir, "intercept", "remove"])
+    for key in ("net.ipv4.tcp_fwmark_accept", "net.ipv6.fwmark_reflect"):
+        assert pod.run(["sysctl", "-n", key]).stdout == "1\n", "as somebody else has set it"
+
+
+def test_it_does_not_go_with_tproxy(mesh, weir):
+    failed = mesh.network.pod("server").run(
+        [weir, "intercept", "plan", "--inbound-source", "client", "--inbound-mode", "tproxy"], check=False
+    )
+    assert failed.returncode == 2 and "do not go together" in failed.stderr
