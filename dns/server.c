@@ -14,13 +14,14 @@
 #include <errno.h>
 #include <unistd.h>
 
-enum { LISTEN_MAX = 4 };
+enum { LISTEN_MAX = 4, UDP_ALSO_MAX = 8 };
 
 struct dns_server {
 	struct dns_resolver resolver;
 	struct dns_udp *udp[LISTEN_MAX];
 	struct dns_tcp *tcp[LISTEN_MAX];
 	size_t count;
+	struct dns_udp *udp_also[UDP_ALSO_MAX]; // NULL: not to be had
 };
 
 enum dns_verdict dns_resolve(struct dns_resolver *resolver, const uint8_t *bytes, size_t len, bool tcp,
@@ -64,7 +65,7 @@ static int server_listen(struct dns_server *server, struct loop *loop, const str
 int dns_server_new(struct loop *loop, const struct addr *listen, size_t listen_count,
 		   const struct dns_server_options *options, struct dns_server **ret_server)
 {
-	if (listen_count > LISTEN_MAX)
+	if (listen_count > LISTEN_MAX || options->udp_also_count > UDP_ALSO_MAX)
 		return ERR_LIMIT;
 	struct dns_server *server = mem_zalloc(sizeof *server);
 	if (!server)
@@ -76,6 +77,8 @@ int dns_server_new(struct loop *loop, const struct addr *listen, size_t listen_c
 		dns_server_free(server);
 		return err;
 	}
+	for (size_t i = 0; i < options->udp_also_count; i++)
+		(void)dns_udp_new(loop, &options->udp_also[i], &server->resolver, &server->udp_also[i]);
 	*ret_server = server;
 	return 0;
 }
@@ -101,6 +104,8 @@ void dns_server_free(struct dns_server *server)
 		dns_udp_free(server->udp[i]);
 		dns_tcp_free(server->tcp[i]);
 	}
+	for (size_t i = 0; i < UDP_ALSO_MAX; i++)
+		dns_udp_free(server->udp_also[i]);
 	dns_forwarder_free(server->resolver.forwarder);
 	dns_names_unref(server->resolver.names);
 	mem_free(server);

@@ -10,6 +10,8 @@ struct dns_server;
 
 struct dns_server_options {
 	struct dns_forward_options forward;
+	const struct addr *udp_also; // UDP alone is served there, too, as far as these are to be had
+	size_t udp_also_count;
 };
 
 // Listens on the addresses, UDP and TCP, with SO_REUSEPORT. 0 or a negative error, with nothing open.

@@ -170,8 +170,11 @@ static int open_socket(const struct addr *addr, int *ret_fd)
 	int on = 1, fd = socket(addr->ip.family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
+	bool v6 = addr->ip.family == AF_INET6;
+	// An address may become this host's only when interception is installed.
 	if (setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) < 0 ||
-	    (addr->ip.family == AF_INET6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) < 0) ||
+	    (v6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) < 0) ||
+	    (v6 && setsockopt(fd, IPPROTO_IPV6, IPV6_FREEBIND, &on, sizeof on) < 0) ||
 	    bind(fd, (struct sockaddr *)&sa, len) < 0) {
 		int err = -errno;
 		close(fd);

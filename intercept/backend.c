@@ -3,7 +3,16 @@
 
 #include "base/error.h"
 
-const struct backend *const backends[] = {&backend_nft, &backend_iptables, NULL};
+const struct backend *const backends[] = {&backend_nft, &backend_ebpf, &backend_iptables, NULL};
+
+int backend_compile(const struct backend *backend, const struct capture_plan *plan,
+		    struct ruleset *ret_ruleset)
+{
+	int err = ruleset_compile(plan, ret_ruleset);
+	if (err == 0 && backend->adapt)
+		backend->adapt(plan, ret_ruleset);
+	return err;
+}
 
 static int find_any(const struct capture_plan *plan, const struct backend **ret_backend,
 		    struct strbuf *ret_error)

@@ -18,6 +18,9 @@ struct backend {
 	const char *name; // "nft"
 	// Whether it can do here what the plan asks for: 0, or a negative error and why not. Changes nothing.
 	int (*probe)(const struct capture_plan *plan, struct strbuf *ret_why);
+	// Takes out of a compiled ruleset what has no meaning for it, and adds what only it can do; NULL:
+	// nothing.
+	void (*adapt)(const struct capture_plan *plan, struct ruleset *ruleset);
 	// What apply would install, as text.
 	void (*print)(const struct ruleset *ruleset, struct strbuf *out);
 	// Puts the rules in place of those that it has installed before, as a whole or not at all, and
@@ -42,9 +45,14 @@ struct backend {
 // All of them, in the order in which `auto` prefers them, ended by NULL.
 extern const struct backend *const backends[];
 extern const struct backend backend_nft;
+extern const struct backend backend_ebpf;
 extern const struct backend backend_iptables;
 
-#define BACKEND_WORDS "auto|nft|iptables"
+#define BACKEND_WORDS "auto|nft|ebpf|iptables"
+
+// The rules of a plan as the back end would install them. 0 or -ENOMEM. On 0 the caller calls ruleset_done.
+int backend_compile(const struct backend *backend, const struct capture_plan *plan,
+		    struct ruleset *ret_ruleset);
 
 // The back end of that name, or NULL. ("auto" is none.)
 const struct backend *backend_named(struct str name);

@@ -145,7 +145,7 @@ static int apply(struct change *change, bool *ret_changed, struct strbuf *ret_er
 	int err = capture_plan_validate(plan, ret_error);
 	if (err)
 		return err;
-	err = ruleset_compile(plan, &change->ruleset);
+	err = backend_compile(change->backend, plan, &change->ruleset);
 	if (err)
 		return err;
 	err = routes_list(&before.routes, &before.route_count, ret_error);

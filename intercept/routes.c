@@ -382,3 +382,47 @@ int routes_remove(struct strbuf *ret_error)
 	mnl_socket_close(nl);
 	return err ? route_say(ret_error, err, "cannot remove routes") : 0;
 }
+
+// Connections to such a network have the loopback address for their own, whatever others the host has.
+static int change_local(const struct cidr *network, uint16_t type, uint16_t flags)
+{
+	autostrbuf struct strbuf ignored = {0};
+	char buf[256];
+	struct nlmsghdr *nlh = (struct nlmsghdr *)buf;
+	struct mnl_socket *nl;
+	static const uint8_t loopback[16] = {[15] = 1};
+	int err = route_open(&nl, &ignored);
+	if (err)
+		return err;
+	struct rtmsg *rtm = begin(buf, type, (uint16_t)(flags | NLM_F_ACK), network->ip.family);
+	rtm->rtm_dst_len = network->bits;
+	rtm->rtm_table = RT_TABLE_LOCAL;
+	rtm->rtm_protocol = ROUTE_PROTOCOL_WEIR;
+	rtm->rtm_scope = RT_SCOPE_HOST;
+	rtm->rtm_type = RTN_LOCAL;
+	mnl_attr_put(nlh, RTA_DST, ip_len(&network->ip), network->ip.bytes);
+	mnl_attr_put_u32(nlh, RTA_OIF, LOOPBACK_INDEX);
+	if (network->ip.family == AF_INET6)
+		mnl_attr_put(nlh, RTA_PREFSRC, sizeof loopback, loopback);
+	err = route_talk(nl, nlh, NULL, NULL);
+	mnl_socket_close(nl);
+	return err;
+}
+
+int routes_local_add(const struct cidr *network, struct strbuf *ret_error)
+{
+	if (family_is_off(network->ip.family))
+		return 0;
+	int err = change_local(network, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE);
+	return err ? route_say(ret_error, err, "cannot make the network for redirected connections local")
+		   : 0;
+}
+
+int routes_local_remove(const struct cidr *network, struct strbuf *ret_error)
+{
+	int err = change_local(network, RTM_DELROUTE, 0);
+	bool absent = err == -ESRCH || err == -EOPNOTSUPP || err == -EAFNOSUPPORT || err == -ENODEV;
+	return err && !absent
+		   ? route_say(ret_error, err, "cannot remove the network for redirected connections")
+		   : 0;
+}

@@ -108,6 +108,15 @@ struct rule *ruleset_add_rule(struct ruleset *ruleset, enum rule_chain chain)
 	return rule;
 }
 
+void ruleset_drop_chain(struct ruleset *ruleset, enum rule_chain chain)
+{
+	size_t kept = 0;
+	for (size_t i = 0; i < ruleset->rule_count; i++)
+		if (ruleset->rules[i].chain != chain)
+			ruleset->rules[kept++] = ruleset->rules[i];
+	ruleset->rule_count = kept;
+}
+
 bool ruleset_has_chain(const struct ruleset *ruleset, enum rule_chain chain)
 {
 	for (size_t i = 0; i < ruleset->rule_count; i++)
@@ -187,7 +196,8 @@ static bool chain_equal(const struct ruleset *a, const struct ruleset *b, enum r
 
 bool ruleset_equal(const struct ruleset *a, const struct ruleset *b)
 {
-	if (a->set_count != b->set_count || a->altered || b->altered || a->held != b->held)
+	if (a->set_count != b->set_count || a->altered || b->altered || a->held != b->held ||
+	    a->fail != b->fail)
 		return false;
 	for (size_t i = 0; i < a->set_count; i++) {
 		int other = ruleset_find_set(b, a->sets[i].name);

@@ -106,8 +106,9 @@ struct ruleset {
 	size_t set_count, _set_cap;
 	struct rule *rules; // of each chain in their order
 	size_t rule_count, _rule_cap;
-	bool held;    // read back: its process takes it along
-	bool altered; // read back, and there are chains or sets that weir does not make
+	bool held;     // read back: its process takes it along
+	uint32_t fail; // enum capture_fail, if the back end sees to it by itself
+	bool altered;  // read back, and there are chains or sets that weir does not make
 };
 
 // Compiles a valid plan. 0 or -ENOMEM.
@@ -136,6 +137,8 @@ int ruleset_add_set(struct ruleset *ruleset, const char *name, enum rule_set_typ
 int rule_set_add(struct rule_set *set, const struct rule_range *range);
 // Sorts and joins what was added.
 void rule_set_normalise(struct rule_set *set);
+// Without the rules of a chain.
+void ruleset_drop_chain(struct ruleset *ruleset, enum rule_chain chain);
 // The index of a set by its name, or -1.
 int ruleset_find_set(const struct ruleset *ruleset, const char *name);
 // A new rule at the end, zeroed but for its chain; NULL when out of memory. Valid until the next call.

@@ -17,8 +17,8 @@ from pods import Problem
 
 
 class Demo:
-    def __init__(self, report):
-        self.report = report
+    def __init__(self, report, backend):
+        self.report, self.backend = report, backend
         pods.WORK.mkdir(mode=0o755)
         self.hub = pods.make_bridge()
         self.client = pods.make_pod(self.hub, "client", 11)
@@ -40,11 +40,13 @@ class Demo:
         applications.start_mariadb(self.data, preparation)
 
     def join_mesh(self):
+        if self.backend == "ebpf":
+            mesh.mount_bpf()
         for pod in self.pods:
             config = mesh.write_configuration(pod, self.v1, self.v2, self.data)
             self.proxies[pod.name] = mesh.start_proxy(pod, config)
             self.rules_before[pod.name] = rules(pod)
-            mesh.intercept(pod)
+            mesh.intercept(pod, self.backend)
 
     def show(self):
         report, client = self.report, self.client
@@ -121,15 +123,15 @@ Files and logs are in {pods.WORK}. To remove every trace: scripts/demo --clean""
     )
 
 
-def run(report, keep):
+def run(report, options):
     report.step("four pods, IPv4 and IPv6")
-    demo = Demo(report)
+    demo = Demo(report, options.backend)
     report.step("applications: nginx, Bolt and gRPC servers twice, redis, MariaDB")
     demo.start_applications()
     report.step("a proxy and the interception in each pod")
     demo.join_mesh()
     demo.show()
-    if keep:
+    if options.keep:
         hints(demo)
     else:
         demo.leave_mesh()
@@ -138,6 +140,7 @@ def run(report, keep):
 def arguments():
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the mesh running and say what to try")
+    parser.add_argument("--backend", default="nft", choices=mesh.BACKENDS, help="how connections are captured (nft)")
     parser.add_argument("--clean", action="store_true", help="remove every trace of a mesh that was kept")
     return parser.parse_args()
 
@@ -154,7 +157,7 @@ def main():
     before = rules()
     kept = False
     try:
-        run(report, options.keep)
+        run(report, options)
         kept = options.keep
     except (Problem, subprocess.SubprocessError, KeyboardInterrupt) as problem:
         report.claim(False, str(problem) or "interrupted")

@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("WEIR_BUILD", ROOT / "build" / "release")).resolve()
 WEIR = BUILD / "userspace" / "cli" / "weir"
 PROXY = BUILD / "userspace" / "proxy" / "weir-proxy"
+BACKENDS = ["nft", "ebpf", "iptables"]
 VIPS = ["240.240.0.0/16", "fd77:65:6972::/112"]
 WEIGHTS = {"v1": 9, "v2": 1}
 TRUST = "spiffe://mesh/demo/"
@@ -80,9 +81,15 @@ def start_proxy(pod, config):
     return pod.start([PROXY, "--config", config], ready=unix_accepts(pod.admin))
 
 
-def intercept(pod):
+def mount_bpf():
+    """Where eBPF programs are pinned: most hosts have it. Pods could not do it, since their /sys is another."""
+    if not os.path.ismount("/sys/fs/bpf"):
+        subprocess.run(["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"], check=True)
+
+
+def intercept(pod, backend):
     """From here on the kernel hands the pod's connections to the proxy."""
-    weir(pod, "intercept", "apply", "--vips", ",".join(VIPS), "--exclude-outbound-ports", UNCAPTURED_PORT)
+    weir(pod, "intercept", "apply", "--backend", backend, "--vips", ",".join(VIPS), "--exclude-outbound-ports", UNCAPTURED_PORT)
 
 
 def weir(pod, *words, check=True):

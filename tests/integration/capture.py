@@ -14,6 +14,7 @@ import contextlib
 import errno
 import inspect
 import json
+import pathlib
 import socket
 import struct
 import sys
@@ -69,6 +70,8 @@ class Server:
         with contextlib.suppress(OSError):
             while True:
                 data, peer = self.socket.recvfrom(512)
+                if peer is None:  # closed
+                    return
                 self.peers.append(peer[0])
                 # A query comes back as its own answer.
                 answer = self.word.encode() if data == b"?" else data[:2] + bytes([data[2] | 0x80]) + data[3:]
@@ -181,3 +184,19 @@ def state(pod, words=STATE):
     """All that interception might change, as the system's own tools show it."""
     inner = getattr(pod, "pod", pod)
     return "\n".join(f"$ {' '.join(argv)}\n{inner.run(argv).stdout}" for argv in words)
+
+
+# --- eBPF ------------------------------------------------------------------------------------------------------------
+PINS = pathlib.Path("/sys/fs/bpf/weir")
+SO_NETNS_COOKIE = 71
+
+
+def cookie_of(pod):
+    """What the kernel calls the pod's network namespace."""
+    with pod.enter(), socket.socket() as sock:
+        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
+
+
+def pins_of(cookie):
+    """What stands for a captured namespace in the BPF file system."""
+    return list(PINS.glob(f"*/netns-{cookie}"))

@@ -15,6 +15,16 @@ from netns import Network
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def bpf_file_system():
+    """Where eBPF programs are pinned; systemd mounts it. Pods cannot: `ip netns exec` has a mount namespace of its own."""
+    lock = os.open("/run", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not os.path.ismount("/sys/fs/bpf"):
+        subprocess.run(["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"], check=True)
+    os.close(lock)
+
+
 @pytest.fixture(scope="session")
 def build_dir():
     path = pathlib.Path(os.environ.get("WEIR_BUILD", ROOT / "build" / "release"))

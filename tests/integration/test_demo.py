@@ -37,8 +37,9 @@ def alone():
         os.close(lock)
 
 
-def test_demo_keeps_its_promises():
-    done = demo()
+@pytest.mark.parametrize("backend", ["nft", "ebpf"])
+def test_demo_keeps_its_promises(backend):
+    done = demo("--backend", backend)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAIL" not in done.stdout
     for claim in (

@@ -149,10 +149,11 @@ static int show_plan(struct cli *cli, const struct capture_plan *plan)
 	struct ruleset ruleset;
 	autostrbuf struct strbuf rules = {0}, error = {0};
 	autofree bool *needed = mem_array(plan->vip_count + 1, sizeof *needed);
-	int err = needed ? ruleset_compile(plan, &ruleset) : -ENOMEM;
+	const struct backend *backend = printing_backend(cli, plan);
+	int err = needed ? backend_compile(backend, plan, &ruleset) : -ENOMEM;
 	if (err)
 		return fail(cli, err, &error);
-	printing_backend(cli, plan)->print(&ruleset, &rules);
+	backend->print(&ruleset, &rules);
 	ruleset_done(&ruleset);
 	err = planned_routes(plan, needed, &error);
 	if (err)

@@ -10,6 +10,7 @@
 #include "dns/server.h"
 #include "exchange/connection.h"
 #include "exchange/http2_session.h"
+#include "intercept/redirect.h"
 #include "mesh/regex.h"
 #include "net/tls.h"
 
@@ -56,7 +57,9 @@ static int mark_socket(int fd, void *arg)
 static int start_dns(struct plane *plane, struct loop *loop)
 {
 	struct plane_settings *settings = plane->settings;
-	struct dns_server_options options = {.forward = {.servers = settings->dns_servers,
+	struct addr redirected[REDIRECT_DNS_MAX];
+	struct dns_server_options options = {.udp_also = redirected,
+					     .forward = {.servers = settings->dns_servers,
 							 .server_count = settings->dns_server_count,
 							 .own = settings->dns_listen,
 							 .own_count = settings->dns_listen_count,
@@ -64,6 +67,7 @@ static int start_dns(struct plane *plane, struct loop *loop)
 							 .arg = settings}};
 	if (!settings->dns_listen_count)
 		return 0;
+	options.udp_also_count = redirect_dns_addresses(settings->dns_listen[0].port, redirected);
 	int err =
 	    dns_server_new(loop, settings->dns_listen, settings->dns_listen_count, &options, &plane->dns);
 	if (!err)

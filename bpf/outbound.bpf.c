@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// Connections that programs open, by cgroup hooks on connect(), sendto(), recvfrom() and getpeername(). A
+// captured connection is sent to an address of its own that stands for it (WEIR_REDIRECT4): the program at
+// the other end of the way, stream.bpf.c, learns from it where the connection was going. A DNS query goes to
+// an address that stands for the server, so that the answer's source tells which server it is from.
+#include "bpf/local.bpf.h"
+#include "bpf/plan.bpf.h"
+
+#include <asm-generic/errno-base.h>
+
+enum { REFUSE, ALLOW }; // what the hooks return
+
+#define DNS_PORT 53
+
+// --- addresses -----------------------------------------------------------------------------------------------
+static __always_inline int is_mapped(const __u32 ip[4])
+{
+	return ip[0] == 0 && ip[1] == 0 && ip[2] == bpf_htonl(0xffff);
+}
+
+// The address that the hook is about; IPv4 also when it is in the form ::ffff:a.b.c.d.
+static __always_inline struct weir_address address_of(struct bpf_sock_addr *ctx, int v6)
+{
+	struct weir_address address = {.port = (__u16)ctx->user_port, .family = WEIR_AF_INET};
+	if (!v6) {
+		address.ip[0] = ctx->user_ip4;
+		return address;
+	}
+	address.ip[0] = ctx->user_ip6[0];
+	address.ip[1] = ctx->user_ip6[1];
+	address.ip[2] = ctx->user_ip6[2];
+	address.ip[3] = ctx->user_ip6[3];
+	address.family = WEIR_AF_INET6;
+	if (is_mapped(address.ip)) {
+		address.ip[0] = address.ip[3];
+		address.ip[1] = address.ip[2] = address.ip[3] = 0;
+		address.family = WEIR_AF_INET;
+	}
+	return address;
+}
+
+static __always_inline void set_address(struct bpf_sock_addr *ctx, int v6, const struct weir_address *address)
+{
+	ctx->user_port = address->port;
+	if (!v6) {
+		ctx->user_ip4 = address->ip[0];
+	} else if (address->family == WEIR_AF_INET) {
+		ctx->user_ip6[0] = 0;
+		ctx->user_ip6[1] = 0;
+		ctx->user_ip6[2] = bpf_htonl(0xffff);
+		ctx->user_ip6[3] = address->ip[0];
+	} else {
+		ctx->user_ip6[0] = address->ip[0];
+		ctx->user_ip6[1] = address->ip[1];
+		ctx->user_ip6[2] = address->ip[2];
+		ctx->user_ip6[3] = address->ip[3];
+	}
+}
+
+// The unspecified address means the loopback one.
+static __always_inline struct weir_number number_of(const struct weir_address *address)
+{
+	struct weir_number number = {0, 0};
+	if (address->family == WEIR_AF_INET) {
+		number.low = address->ip[0] ? bpf_ntohl(address->ip[0]) : WEIR_LOOPBACK4;
+		return number;
+	}
+	number.high = (__u64)bpf_ntohl(address->ip[0]) << 32 | bpf_ntohl(address->ip[1]);
+	number.low = (__u64)bpf_ntohl(address->ip[2]) << 32 | bpf_ntohl(address->ip[3]);
+	if (!number.high && !number.low)
+		number.low = 1;
+	return number;
+}
+
+static __always_inline int is_own(struct bpf_sock_addr *ctx, const struct weir_flow *flow,
+				  const struct weir_address *address)
+{
+	if (weir_is_loopback(flow->family, &flow->dest))
+		return 1;
+	struct bpf_sock *sk = ctx->sk;
+	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : 0;
+	return tcp ? weir_is_own((__u64)weir_net_of(tcp), flow->family, address) : 0;
+}
+
+// --- deciding ------------------------------------------------------------------------------------------------
+static __always_inline void *plan_of(struct bpf_sock_addr *ctx)
+{
+	__u64 netns = bpf_get_netns_cookie(ctx);
+	return bpf_map_lookup_elem(&weir_plans, &netns);
+}
+
+// Whose socket it is: of who made it, as the rules of packet filters have it, and not of who uses it now.
+static __always_inline void set_owner(struct bpf_sock *sk, struct weir_flow *flow)
+{
+	__u64 ids = bpf_get_current_uid_gid();
+	struct sock *kernels = sk ? (struct sock *)bpf_skc_to_tcp_sock(sk) : 0;
+	flow->user = (__u32)ids;
+	flow->group = (__u32)(ids >> 32);
+	if (!kernels && sk)
+		kernels = (struct sock *)bpf_skc_to_udp6_sock(sk); // there is no such thing for UDP over IPv4
+	struct file *file = kernels ? BPF_CORE_READ(kernels, sk_socket, file) : 0;
+	if (!file)
+		return;
+	flow->user = BPF_CORE_READ(file, f_cred, fsuid.val);
+	flow->group = BPF_CORE_READ(file, f_cred, fsgid.val);
+}
+
+// The port to which the connection is to be captured, or 0.
+static __always_inline __u16 decide(struct bpf_sock_addr *ctx, const struct weir_address *address)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct weir_flow flow = {
+	    .family = address->family,
+	    .protocol = (__u8)ctx->protocol,
+	    .dest_port = bpf_ntohs(address->port),
+	    .dest = number_of(address),
+	};
+	flow.mark = sk ? sk->mark : 0;
+	set_owner(sk, &flow);
+	flow.dest_is_local = flow.protocol == WEIR_TCP ? is_own(ctx, &flow, address) : 0;
+	return (__u16)weir_decide(bpf_get_netns_cookie(ctx), WEIR_CHAIN_OUTPUT, &flow);
+}
+
+// Whether somebody listens on the port of the loopback address, as the proxy does.
+static __always_inline int is_served(struct bpf_sock_addr *ctx, __u8 family, __u16 port)
+{
+	struct bpf_sock_tuple tuple = {0};
+	__u32 len = sizeof tuple.ipv4;
+	struct bpf_sock *sk;
+	if (family == WEIR_AF_INET) {
+		tuple.ipv4.saddr = tuple.ipv4.daddr = bpf_htonl(WEIR_LOOPBACK4);
+		tuple.ipv4.dport = bpf_htons(port);
+	} else {
+		tuple.ipv6.saddr[3] = tuple.ipv6.daddr[3] = bpf_htonl(1);
+		tuple.ipv6.dport = bpf_htons(port);
+		len = sizeof tuple.ipv6;
+	}
+	sk = ctx->protocol == WEIR_TCP ? bpf_sk_lookup_tcp(ctx, &tuple, len, BPF_F_CURRENT_NETNS, 0)
+				       : bpf_sk_lookup_udp(ctx, &tuple, len, BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return 0;
+	bpf_sk_release(sk);
+	return 1;
+}
+
+// Whether the proxy's absence lets the connection through.
+static __always_inline int fails_open(struct bpf_sock_addr *ctx, void *plan, __u8 family, __u16 port)
+{
+	union weir_cell *header = weir_cell_at(plan, WEIR_CELL_HEADER);
+	if (!header || header->header.fail != WEIR_FAIL_OPEN || is_served(ctx, family, port))
+		return 0;
+	weir_count(plan, WEIR_COUNT_OPEN);
+	return 1;
+}
+
+// --- TCP -----------------------------------------------------------------------------------------------------
+// An address that no other connection on its way has. 0, or a negative error.
+static __always_inline long reserve(struct bpf_sock_addr *ctx, const struct weir_address *original,
+				    struct weir_pending_key *key)
+{
+	struct weir_pending pending = {.original = *original, .client = bpf_get_socket_cookie(ctx)};
+	long err = -EAGAIN;
+	for (int i = 0; i < WEIR_TRIES && err; i++) {
+		__u32 random = bpf_get_prandom_u32();
+		if (original->family == WEIR_AF_INET) {
+			key->ip[0] = bpf_htonl(WEIR_REDIRECT4 | (random & ~WEIR_REDIRECT4_MASK));
+		} else {
+			key->ip[0] = bpf_htonl(WEIR_REDIRECT6_0);
+			key->ip[1] = bpf_htonl(WEIR_REDIRECT6_1);
+			key->ip[3] = random;
+		}
+		err = bpf_map_update_elem(&weir_pending, key, &pending, BPF_NOEXIST);
+	}
+	return err;
+}
+
+static __always_inline int redirect_tcp(struct bpf_sock_addr *ctx, int v6, void *plan,
+					struct weir_address *address, __u16 port)
+{
+	struct weir_pending_key key = {.netns = bpf_get_netns_cookie(ctx)};
+	struct bpf_sock *sk = ctx->sk;
+	struct weir_socket *socket =
+	    sk ? bpf_sk_storage_get(&weir_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+	if (!socket || reserve(ctx, address, &key)) {
+		weir_count(plan, WEIR_COUNT_PENDING_FULL);
+		bpf_set_retval(-EAGAIN);
+		return REFUSE;
+	}
+	socket->original = *address;
+	socket->side = WEIR_SIDE_CLIENT;
+	__builtin_memcpy(socket->redirect, key.ip, sizeof key.ip);
+	__builtin_memcpy(address->ip, key.ip, sizeof key.ip);
+	address->port = bpf_htons(port);
+	set_address(ctx, v6, address);
+	return ALLOW;
+}
+
+// --- DNS -----------------------------------------------------------------------------------------------------
+// The address that stands for the server of a number.
+static __always_inline struct weir_address stand_in(__u8 family, __u32 number, __u16 port)
+{
+	struct weir_address address = {.family = family, .port = bpf_htons(port)};
+	if (family == WEIR_AF_INET) {
+		address.ip[0] = bpf_htonl(WEIR_LOOPBACK4 + number);
+	} else if (number) {
+		address.ip[0] = bpf_htonl(WEIR_REDIRECT6_0);
+		address.ip[1] = bpf_htonl(WEIR_REDIRECT6_1);
+		address.ip[3] = bpf_htonl(number);
+	} else {
+		address.ip[3] = bpf_htonl(1);
+	}
+	return address;
+}
+
+static __always_inline int same_address(const struct weir_address *a, const struct weir_address *b)
+{
+	return a->family == b->family && a->port == b->port && a->ip[0] == b->ip[0] && a->ip[1] == b->ip[1] &&
+	       a->ip[2] == b->ip[2] && a->ip[3] == b->ip[3];
+}
+
+// The number of the server among those of the socket.
+static __always_inline __u32 server_number(struct weir_servers *servers, const struct weir_address *server)
+{
+	for (__u32 i = 0; i < WEIR_SERVERS_MAX; i++) {
+		if (same_address(&servers->servers[i], server))
+			return i;
+		if (!servers->servers[i].family) {
+			servers->servers[i] = *server;
+			return i;
+		}
+	}
+	__u32 place = servers->next++ % WEIR_SERVERS_MAX;
+	servers->servers[place] = *server;
+	return place;
+}
+
+static __always_inline int redirect_udp(struct bpf_sock_addr *ctx, int v6, struct weir_address *address,
+					__u16 port)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct weir_servers *servers =
+	    sk ? bpf_sk_storage_get(&weir_servers, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+	if (!servers) {
+		bpf_set_retval(-ENOMEM);
+		return REFUSE;
+	}
+	struct weir_address instead = stand_in(address->family, server_number(servers, address), port);
+	set_address(ctx, v6, &instead);
+	return ALLOW;
+}
+
+// Puts the server in place of the address that stands for it.
+static __always_inline void restore_server(struct bpf_sock_addr *ctx, int v6)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct weir_servers *servers = sk ? bpf_sk_storage_get(&weir_servers, sk, 0, 0) : 0;
+	void *plan = servers ? plan_of(ctx) : 0;
+	union weir_cell *header = plan ? weir_cell_at(plan, WEIR_CELL_HEADER) : 0;
+	if (!header)
+		return;
+	struct weir_address from = address_of(ctx, v6);
+	for (__u32 i = 0; i < WEIR_SERVERS_MAX; i++) {
+		struct weir_address stands = stand_in(from.family, i, header->header.ports[WEIR_ROLE_DNS]);
+		if (same_address(&from, &stands) && servers->servers[i].family)
+			set_address(ctx, v6, &servers->servers[i]);
+	}
+}
+
+// --- hooks ---------------------------------------------------------------------------------------------------
+// A socket that connects anew has no past.
+static __always_inline void forget(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct weir_socket *socket = sk ? bpf_sk_storage_get(&weir_sockets, sk, 0, 0) : 0;
+	if (!socket)
+		return;
+	struct weir_pending_key key = {.netns = bpf_get_netns_cookie(ctx)};
+	__builtin_memcpy(key.ip, socket->redirect, sizeof key.ip);
+	struct weir_pending *pending = bpf_map_lookup_elem(&weir_pending, &key);
+	if (pending && pending->client == bpf_get_socket_cookie(ctx))
+		bpf_map_delete_elem(&weir_pending, &key);
+	bpf_sk_storage_delete(&weir_sockets, sk);
+}
+
+static __always_inline int on_open(struct bpf_sock_addr *ctx, int v6)
+{
+	int tcp = ctx->protocol == WEIR_TCP;
+	if (!tcp && (ctx->protocol != WEIR_UDP || ctx->user_port != bpf_htons(DNS_PORT)))
+		return ALLOW;
+	if (tcp)
+		forget(ctx);
+	void *plan = plan_of(ctx);
+	if (!plan)
+		return ALLOW;
+	struct weir_address address = address_of(ctx, v6);
+	__u16 port = decide(ctx, &address);
+	if (!port || fails_open(ctx, plan, address.family, port))
+		return ALLOW;
+	return tcp ? redirect_tcp(ctx, v6, plan, &address, port) : redirect_udp(ctx, v6, &address, port);
+}
+
+static __always_inline int on_peer_name(struct bpf_sock_addr *ctx, int v6)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct weir_socket *socket = sk ? bpf_sk_storage_get(&weir_sockets, sk, 0, 0) : 0;
+	if (socket && socket->side == WEIR_SIDE_CLIENT)
+		set_address(ctx, v6, &socket->original);
+	else
+		restore_server(ctx, v6);
+	return ALLOW;
+}
+
+SEC("cgroup/connect4")
+int weir_connect4(struct bpf_sock_addr *ctx)
+{
+	return on_open(ctx, 0);
+}
+
+SEC("cgroup/connect6")
+int weir_connect6(struct bpf_sock_addr *ctx)
+{
+	return on_open(ctx, 1);
+}
+
+SEC("cgroup/sendmsg4")
+int weir_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return on_open(ctx, 0);
+}
+
+SEC("cgroup/sendmsg6")
+int weir_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return on_open(ctx, 1);
+}
+
+SEC("cgroup/recvmsg4")
+int weir_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	restore_server(ctx, 0);
+	return ALLOW;
+}
+
+SEC("cgroup/recvmsg6")
+int weir_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	restore_server(ctx, 1);
+	return ALLOW;
+}
+
+SEC("cgroup/getpeername4")
+int weir_getpeername4(struct bpf_sock_addr *ctx)
+{
+	return on_peer_name(ctx, 0);
+}
+
+SEC("cgroup/getpeername6")
+int weir_getpeername6(struct bpf_sock_addr *ctx)
+{
+	return on_peer_name(ctx, 1);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// Deciding in the kernel: the plan of a namespace, and going through it.
+#pragma once
+
+#include "bpf/maps.h"
+
+static union weir_cell *weir_cell_at(void *plan, __u32 index)
+{
+	return bpf_map_lookup_elem(plan, &index);
+}
+
+#include "bpf/decide.h"
+
+static long weir_next_step(__u32 index, void *arg)
+{
+	(void)index;
+	return weir_step(arg) ? 1 : 0;
+}
+
+// The verdict of one chain of a namespace's plan: the port to which it is to be captured; 0: it is to be left
+// alone. A function that is not static is verified once, for whatever flow, instead of for each way that
+// leads to it.
+__attribute__((noinline, used)) int weir_decide(__u64 netns, __u32 chain, const struct weir_flow *flow)
+{
+	void *plan = bpf_map_lookup_elem(&weir_plans, &netns);
+	union weir_cell *header = plan ? weir_cell_at(plan, WEIR_CELL_HEADER) : 0;
+	struct weir_walk walk = {.plan = plan, .flow = flow};
+	if (!header || !flow || chain >= WEIR_CHAINS)
+		return 0;
+	walk.rule = header->header.chains[chain] & WEIR_CELLS_MASK;
+	walk.match = header->header.zero;
+	if (!walk.rule)
+		return 0;
+	bpf_loop(WEIR_STEPS_MAX, weir_next_step, &walk, 0);
+	return walk.verdict == WEIR_CAPTURE ? (__u16)walk.port : 0;
+}
+
+static __always_inline void weir_count(void *plan, enum weir_counter counter)
+{
+	union weir_cell *cell = weir_cell_at(plan, WEIR_CELL_COUNTERS);
+	if (cell)
+		__sync_fetch_and_add(&cell->counters[counter], 1);
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// What the programs in the kernel and the programs that load them have in common: the contents of maps, in
+// types of fixed width. A ruleset (intercept/rules.h) lies in one map as an array of cells of one size; who
+// replaces the map replaces the whole plan at once. Layout: the header, the counters, the rules of each chain
+// in order, every rule followed by its matches, then the ranges of the sets, then texts that the kernel never
+// looks at.
+#pragma once
+
+#include <linux/types.h>
+
+enum weir_limits {
+	WEIR_CELLS_MAX = 65536,
+	WEIR_STEPS_MAX = 4096, // rules and matches that one connection may meet
+	WEIR_SET_STEP = 1024,  // first step of a search in a set, which has less than twice as many ranges
+	WEIR_CELLS_MASK = WEIR_CELLS_MAX - 1,
+	WEIR_MATCHES_MASK = 0xffff,
+	WEIR_PENDING_MAX = 65536, // connections on their way from connect to accept, of all namespaces
+	WEIR_SERVERS_MAX = 4,	  // DNS servers that one UDP socket has under way: a resolver has up to 3
+	WEIR_LISTENERS = 4,	  // remembered of each group of listeners
+	WEIR_LISTENERS_MAX = 32768,
+	WEIR_NAMESPACES_MAX = 4096,
+	WEIR_ADDRESSES_MAX = 4096, // interfaces and addresses that the search for a host's own ones looks at
+	WEIR_TRIES = 4,		   // to find a free redirect address
+};
+
+// Redirected connections go to addresses of these ranges, each to its own: 127.128.0.0/9 and
+// fd77:65:6972:7f::/64 (of which the last 32 bits vary).
+#define WEIR_REDIRECT4	    0x7f800000u
+#define WEIR_REDIRECT4_MASK 0xff800000u
+#define WEIR_REDIRECT6_0    0xfd770065u
+#define WEIR_REDIRECT6_1    0x6972007fu
+#define WEIR_LOOPBACK4	    0x7f000001u
+
+enum weir_field { // as enum rule_field
+	WEIR_FAMILY,
+	WEIR_PROTOCOL,
+	WEIR_MARK,
+	WEIR_USER,
+	WEIR_GROUP,
+	WEIR_IN_INTERFACE,
+	WEIR_OUT_INTERFACE,
+	WEIR_SOURCE4,
+	WEIR_SOURCE6,
+	WEIR_DEST4,
+	WEIR_DEST6,
+	WEIR_TCP_DEST_PORT,
+	WEIR_UDP_DEST_PORT,
+	WEIR_UDP_SOURCE_PORT,
+	WEIR_DEST_TYPE,
+};
+
+enum weir_action { WEIR_RETURN, WEIR_REDIRECT, WEIR_ZONE, WEIR_GOTO }; // as enum rule_action
+
+enum weir_chain { WEIR_CHAIN_OUTPUT, WEIR_CHAIN_PREROUTING, WEIR_CHAIN_INBOUND, WEIR_CHAINS };
+
+// The proxy's listeners.
+enum weir_role { WEIR_ROLE_OUTBOUND, WEIR_ROLE_INBOUND, WEIR_ROLE_DNS, WEIR_ROLES };
+
+enum weir_fail { WEIR_FAIL_CLOSED, WEIR_FAIL_OPEN }; // as enum capture_fail
+
+// What is counted besides the rules.
+enum weir_counter {
+	WEIR_COUNT_PENDING_FULL, // refused: too many connections on their way
+	WEIR_COUNT_OPEN,	 // let through because the proxy does not listen
+	WEIR_COUNT_NO_LISTENER,	 // refused for the same reason
+	WEIR_COUNTERS,
+};
+
+// --- cells ---------------------------------------------------------------------------------------------------
+struct weir_header {
+	__u32 version, cell_count;
+	__u32 chains[WEIR_CHAINS]; // cell of the first rule; 0: no such chain
+	__u16 ports[WEIR_ROLES];   // 0: not captured
+	__u8 fail, zero;
+	__u32 rule_count, set_count, first_set, first_text;
+	__u32 programs; // checksum of those that belong to it
+};
+
+struct weir_rule {
+	__u16 match_count, zero;
+	__u16 action, last; // of its chain
+	__u32 value;	    // port, or cell of another chain's first rule
+	__u32 chain;	    // for reading back
+	__u64 packets;
+};
+
+// Numbers, ports and addresses are compared as 128 bits in host order; names are texts.
+struct weir_match {
+	__u8 field, negated, is_set, _pad;
+	__u32 first, count; // cells of ranges
+	__u32 mask;
+	__u64 value;
+	char name[16];
+	__u32 set, _pad2; // its number, for reading back
+};
+
+struct weir_number {
+	__u64 high, low;
+};
+
+struct weir_range {
+	struct weir_number first, last;
+};
+
+struct weir_set {
+	char name[32];
+	__u32 type, first, count;
+};
+
+union weir_cell {
+	struct weir_header header;
+	__u64 counters[WEIR_COUNTERS];
+	struct weir_rule rule;
+	struct weir_match match;
+	struct weir_range range;
+	struct weir_set set;
+	char text[64];
+};
+
+enum { WEIR_CELL_HEADER, WEIR_CELL_COUNTERS, WEIR_CELL_FIRST_RULE, WEIR_LAYOUT_VERSION = 1 };
+
+// --- connections ---------------------------------------------------------------------------------------------
+// An address as sockets have it: IPv4 in the first word; all in network order.
+struct weir_address {
+	__u32 ip[4];
+	__u16 port;
+	__u8 family; // AF_*
+	__u8 _pad;
+};
+
+// Of a connection that was redirected and that the proxy has not accepted yet. Its redirect address is its
+// own.
+struct weir_pending_key {
+	__u64 netns;
+	__u32 ip[4];
+};
+
+struct weir_pending {
+	struct weir_address original;
+	__u32 _pad;
+	__u64 client; // cookie of its socket
+};
+
+enum weir_side { WEIR_SIDE_NONE, WEIR_SIDE_CLIENT, WEIR_SIDE_ACCEPTED };
+
+// Where a connection was going, kept with its sockets at both ends.
+struct weir_socket {
+	struct weir_address original;
+	__u32 side;
+	__u32 redirect[4]; // address that the client's goes to instead
+};
+
+// The DNS servers that a UDP socket was told to ask; the number of each is in the address that it asks
+// instead.
+struct weir_servers {
+	struct weir_address servers[WEIR_SERVERS_MAX];
+	__u32 next; // place that is used again when all are taken
+};
+
+struct weir_listener_key {
+	__u64 netns;
+	__u16 port;
+	__u8 family, slot;
+	__u32 _pad;
+};
+
+_Static_assert(sizeof(struct weir_header) <= 64, "a cell");
+_Static_assert(sizeof(struct weir_match) <= 64, "a cell");
+_Static_assert(sizeof(struct weir_rule) == 24, "no hidden padding");
+_Static_assert(sizeof(struct weir_range) == 32, "no hidden padding");
+_Static_assert(sizeof(union weir_cell) == 64, "one size");
+_Static_assert(sizeof(struct weir_address) == 20, "no hidden padding");
+_Static_assert(sizeof(struct weir_pending_key) == 24, "no hidden padding");
+_Static_assert(sizeof(struct weir_pending) == 32, "no hidden padding");
+_Static_assert(sizeof(struct weir_socket) == 40, "no hidden padding");
+_Static_assert(sizeof(struct weir_listener_key) == 16, "no hidden padding");

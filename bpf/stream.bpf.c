@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// What happens to connections after connect(): the proxy's listeners are remembered (so that lookup.bpf.c
+// finds them), the original destination moves to the accepted socket, the proxy asks for it by getsockopt(),
+// and what a connection leaves that was never accepted is cleaned away.
+#include "bpf/plan.bpf.h"
+
+#include <bpf/bpf_endian.h>
+
+enum { ALLOW = 1, ORIGINAL_DST = 80, SOL_IPV4 = 0, SOL_IPV6 = 41, OPTION_MAX = 4096 };
+
+// --- listeners -----------------------------------------------------------------------------------------------
+static __always_inline void remember_listener(struct bpf_sock_ops *ctx)
+{
+	struct weir_listener_key key = {
+	    .netns = bpf_get_netns_cookie(ctx), .port = (__u16)ctx->local_port, .family = (__u8)ctx->family};
+	void *plan = bpf_map_lookup_elem(&weir_plans, &key.netns);
+	union weir_cell *header = plan ? weir_cell_at(plan, WEIR_CELL_HEADER) : 0;
+	if (!header)
+		return;
+	key.slot = bpf_get_socket_cookie(ctx) % WEIR_LISTENERS;
+	for (int role = 0; role < WEIR_ROLES; role++) {
+		if (header->header.ports[role] != key.port)
+			continue;
+		bpf_sock_hash_update(ctx, &weir_listeners, &key, BPF_ANY);
+		return;
+	}
+}
+
+// --- acceptance ----------------------------------------------------------------------------------------------
+static __always_inline int redirect_key(struct bpf_sock_ops *ctx, struct weir_pending_key *key)
+{
+	if (ctx->family == WEIR_AF_INET) {
+		key->ip[0] = ctx->local_ip4;
+		return (bpf_ntohl(key->ip[0]) & WEIR_REDIRECT4_MASK) == WEIR_REDIRECT4;
+	}
+	key->ip[0] = ctx->local_ip6[0];
+	key->ip[1] = ctx->local_ip6[1];
+	key->ip[2] = ctx->local_ip6[2];
+	key->ip[3] = ctx->local_ip6[3];
+	return key->ip[0] == bpf_htonl(WEIR_REDIRECT6_0) && key->ip[1] == bpf_htonl(WEIR_REDIRECT6_1);
+}
+
+static __always_inline void take_original(struct bpf_sock_ops *ctx)
+{
+	struct weir_pending_key key = {0};
+	struct bpf_sock *sk = ctx->sk;
+	if (!redirect_key(ctx, &key))
+		return;
+	key.netns = bpf_get_netns_cookie(ctx);
+	struct weir_pending *pending = bpf_map_lookup_elem(&weir_pending, &key);
+	struct weir_socket *socket =
+	    pending && sk ? bpf_sk_storage_get(&weir_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+	if (!socket)
+		return;
+	socket->original = pending->original;
+	socket->side = WEIR_SIDE_ACCEPTED;
+	bpf_map_delete_elem(&weir_pending, &key);
+}
+
+SEC("sockops")
+int weir_stream(struct bpf_sock_ops *ctx)
+{
+	if (ctx->op == BPF_SOCK_OPS_TCP_LISTEN_CB)
+		remember_listener(ctx);
+	else if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		take_original(ctx);
+	return 1;
+}
+
+// What was reserved for a connection that was not accepted.
+SEC("cgroup/sock_release")
+int weir_release(struct bpf_sock *ctx)
+{
+	struct weir_socket *socket = bpf_sk_storage_get(&weir_sockets, ctx, 0, 0);
+	if (!socket || socket->side != WEIR_SIDE_CLIENT)
+		return ALLOW;
+	struct weir_pending_key key = {.netns = bpf_get_netns_cookie(ctx)};
+	__builtin_memcpy(key.ip, socket->redirect, sizeof key.ip);
+	struct weir_pending *pending = bpf_map_lookup_elem(&weir_pending, &key);
+	if (pending && pending->client == bpf_get_socket_cookie(ctx))
+		bpf_map_delete_elem(&weir_pending, &key);
+	return ALLOW;
+}
+
+// --- the original destination --------------------------------------------------------------------------------
+// Of a connection that came by lookup.bpf.c its own address is it.
+static __always_inline int own_address(struct bpf_sockopt *ctx, struct weir_address *ret_address)
+{
+	struct bpf_sock *sk = ctx->sk;
+	__u64 netns = bpf_get_netns_cookie(ctx);
+	void *plan = bpf_map_lookup_elem(&weir_plans, &netns);
+	if (!plan || !sk || sk->protocol != WEIR_TCP)
+		return 0;
+	union weir_cell *header = weir_cell_at(plan, WEIR_CELL_HEADER);
+	if (!header || !header->header.ports[WEIR_ROLE_INBOUND] ||
+	    header->header.ports[WEIR_ROLE_INBOUND] == sk->src_port)
+		return 0;
+	ret_address->port = bpf_htons((__u16)sk->src_port);
+	ret_address->family = (__u8)sk->family;
+	if (sk->family == WEIR_AF_INET) {
+		ret_address->ip[0] = sk->src_ip4;
+		return 1;
+	}
+	ret_address->ip[0] = sk->src_ip6[0];
+	ret_address->ip[1] = sk->src_ip6[1];
+	ret_address->ip[2] = sk->src_ip6[2];
+	ret_address->ip[3] = sk->src_ip6[3];
+	return 1;
+}
+
+struct answer4 {
+	__u16 family, port;
+	__u32 ip;
+	__u8 zero[8];
+};
+
+struct answer6 {
+	__u16 family, port;
+	__u32 flow, ip[4], scope;
+};
+
+// The kernel takes writes to its context one field at a time: they must not be joined.
+static __always_inline void finish_answer(struct bpf_sockopt *ctx, __s32 len)
+{
+	ctx->optlen = len;
+	barrier();
+	ctx->retval = 0;
+}
+
+static __always_inline void answer(struct bpf_sockopt *ctx, const struct weir_address *address)
+{
+	struct answer4 *v4 = ctx->optval;
+	struct answer6 *v6 = ctx->optval;
+	if (address->family == WEIR_AF_INET && ctx->level == SOL_IPV4 &&
+	    (void *)(v4 + 1) <= ctx->optval_end) {
+		*v4 =
+		    (struct answer4){.family = address->family, .port = address->port, .ip = address->ip[0]};
+		finish_answer(ctx, sizeof *v4);
+	}
+	if (address->family == WEIR_AF_INET6 && ctx->level == SOL_IPV6 &&
+	    (void *)(v6 + 1) <= ctx->optval_end) {
+		*v6 = (struct answer6){.family = address->family, .port = address->port};
+		__builtin_memcpy(v6->ip, address->ip, sizeof v6->ip);
+		finish_answer(ctx, sizeof *v6);
+	}
+}
+
+SEC("cgroup/getsockopt")
+int weir_getsockopt(struct bpf_sockopt *ctx)
+{
+	struct weir_address own = {0};
+	struct weir_socket *socket;
+	struct bpf_sock *sk = ctx->sk;
+	if (ctx->optlen > OPTION_MAX)
+		ctx->optlen = 0; // what is longer than programs see passes unchanged
+	if (ctx->optname != ORIGINAL_DST || (ctx->level != SOL_IPV4 && ctx->level != SOL_IPV6) || !sk)
+		return ALLOW;
+	socket = bpf_sk_storage_get(&weir_sockets, sk, 0, 0);
+	if (socket && socket->side == WEIR_SIDE_ACCEPTED)
+		answer(ctx, &socket->original);
+	else if (ctx->retval < 0 && own_address(ctx, &own))
+		answer(ctx, &own);
+	return ALLOW;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+// The eBPF back end: programs that the kernel runs when connections are opened and accepted (bpf/), instead
+// of rules for packets. No address translation, no connection tracking. The plan of a namespace is one map,
+// replaced as a whole.
+#include "base/error.h"
+#include "base/mem.h"
+#include "intercept/backend.h"
+#include "intercept/ebpf_cells.h"
+#include "intercept/ebpf_load.h"
+#include "intercept/ebpf_place.h"
+#include "intercept/redirect.h"
+#include "intercept/routes.h"
+
+#include <bpf/bpf.h>
+#include <dirent.h>
+#include <errno.h>
+#include <linux/capability.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+// --- whether it can be used ----------------------------------------------------------------------------------
+static const struct {
+	uint8_t number;
+	const char *name;
+} capabilities[] = {{CAP_NET_ADMIN, "CAP_NET_ADMIN"},
+		    {CAP_BPF, "CAP_BPF"},
+		    {CAP_PERFMON, "CAP_PERFMON"},
+		    {CAP_SYS_ADMIN, "CAP_SYS_ADMIN"}};
+
+static int probe_privileges(struct strbuf *why)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[2] = {{0}};
+	if (syscall(SYS_capget, &header, data) < 0)
+		return -errno;
+	for (size_t i = 0; i < ARRAY_SIZE(capabilities); i++) {
+		if (data[capabilities[i].number / 32].effective >> capabilities[i].number % 32 & 1)
+			continue;
+		strbuf_printf(
+		    why,
+		    "eBPF programs cannot be installed: not permitted; it needs the capability %s (root on "
+		    "the host)",
+		    capabilities[i].name);
+		return -EPERM;
+	}
+	return 0;
+}
+
+static int probe_plan(const struct capture_plan *plan, struct strbuf *why)
+{
+	if (plan->outbound.include_interfaces.count || plan->outbound.exclude_interfaces.count) {
+		strbuf_add_text(
+		    why,
+		    "eBPF programs decide before the kernel has chosen the interface by which a "
+		    "connection leaves: give networks (outbound cidrs) instead of outbound interfaces, or "
+		    "take the back end nft");
+		return ERR_UNSUPPORTED;
+	}
+	if (plan->inbound_mode == INBOUND_TPROXY || plan_keeps_client(plan)) {
+		strbuf_add_text(
+		    why,
+		    "eBPF programs hand inbound connections over as they are: there is no inbound mode to "
+		    "choose, and no second connection with the client's address; take the back end nft");
+		return ERR_UNSUPPORTED;
+	}
+	if (plan->fail == FAIL_HOLD) {
+		strbuf_add_text(
+		    why,
+		    "eBPF programs cannot make connections wait for the proxy: they fail open or closed");
+		return ERR_UNSUPPORTED;
+	}
+	return 0;
+}
+
+static int ebpf_probe(const struct capture_plan *plan, struct strbuf *ret_why)
+{
+	int err = probe_plan(plan, ret_why);
+	if (err == 0)
+		err = probe_privileges(ret_why);
+	return err ? err : ebpf_probe_kernel(ret_why);
+}
+
+// --- reading -------------------------------------------------------------------------------------------------
+struct reading {
+	union weir_cell *cells;
+	uint32_t count;
+};
+
+// The plan of our namespace, if this folder has it: 1.
+static int find_plan(const struct ebpf_place *place, const char *folder, void *arg)
+{
+	struct reading *reading = arg;
+	int err = ebpf_plan_read(folder, place->netns, &reading->cells, &reading->count);
+	return err == ERR_NOT_FOUND ? 0 : err ? err : 1;
+}
+
+static int ebpf_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
+{
+	struct ebpf_place place;
+	struct reading reading = {0};
+	int err = ebpf_place_open(false, &place, ret_error);
+	if (err)
+		return err;
+	int found = ebpf_place_each(&place, find_plan, &reading);
+	ebpf_place_close(&place);
+	if (found == 0)
+		return ERR_NOT_FOUND;
+	err = found < 0 ? found : ebpf_decode(reading.cells, reading.count, ret_ruleset);
+	if (err == ERR_MALFORMED) { // what another version has installed
+		mem_free(reading.cells);
+		*ret_ruleset = (struct ruleset){.altered = true};
+		return 0;
+	}
+	if (err == 0) {
+		const struct weir_header *header = &reading.cells[WEIR_CELL_HEADER].header;
+		ret_ruleset->fail = header->fail;
+		ret_ruleset->altered = header->programs != ebpf_checksum(); // another version's
+	}
+	mem_free(reading.cells);
+	if (err)
+		strbuf_printf(ret_error, "cannot read the installed plan: %s", err_text(err));
+	return err;
+}
+
+// --- changing ------------------------------------------------------------------------------------------------
+static void set_header(const struct capture_plan *plan, struct weir_header *header)
+{
+	header->programs = ebpf_checksum();
+	header->fail = (uint8_t)plan->fail;
+	header->ports[WEIR_ROLE_OUTBOUND] = plan->outbound.enabled ? plan->outbound_port : 0;
+	header->ports[WEIR_ROLE_INBOUND] = plan->inbound.enabled ? plan->inbound_port : 0;
+	header->ports[WEIR_ROLE_DNS] = plan->dns.enabled ? plan->dns_port : 0;
+}
+
+// Takes the namespace out of a folder other than `kept`: 1 in *removed if it was there.
+struct removal {
+	const char *kept;
+	bool removed;
+};
+
+static int remove_from(const struct ebpf_place *place, const char *folder, void *arg)
+{
+	struct removal *removal = arg;
+	if (removal->kept && strcmp(folder, removal->kept) == 0)
+		return 0;
+	int err = ebpf_namespace_remove(folder, place->netns);
+	if (err == 0)
+		removal->removed = true;
+	ebpf_folder_sweep(folder);
+	return err == ERR_NOT_FOUND ? 0 : err;
+}
+
+static int sweep(const struct ebpf_place *place, const char *folder, void *arg)
+{
+	(void)place;
+	(void)arg;
+	ebpf_folder_sweep(folder);
+	return 0;
+}
+
+// The network for redirected connections becomes this host's own; it is removed with the last plan.
+static int apply_network(const struct capture_plan *plan, struct strbuf *error)
+{
+	return plan->ipv6 ? routes_local_add(&redirect_network, error) : 0;
+}
+
+static void restore_network(const struct ebpf_place *place)
+{
+	autostrbuf struct strbuf ignored = {0};
+	struct reading reading = {0};
+	if (ebpf_place_each(place, find_plan, &reading) == 0)
+		routes_local_remove(&redirect_network, &ignored);
+	mem_free(reading.cells);
+}
+
+static int apply_in(const struct ebpf_place *place, const struct capture_plan *plan,
+		    const union weir_cell *cells, uint32_t count, struct strbuf *error)
+{
+	char folder[EBPF_PATH_MAX];
+	int cgroup;
+	int err = ebpf_place_cgroup(place, NULL, &cgroup, folder, error);
+	if (err)
+		return err;
+	ebpf_place_each(place, sweep, NULL); // of namespaces that ended without a word
+	err = apply_network(plan, error);
+	if (err == 0)
+		err = ebpf_install(folder, cgroup, place->netns, cells, count, error);
+	close(cgroup);
+	struct removal removal = {.kept = folder};
+	if (err == 0) {
+		err = ebpf_place_each(place, remove_from, &removal);
+	} else {
+		ebpf_folder_sweep(folder);
+		restore_network(place);
+	}
+	return err;
+}
+
+static int ebpf_apply(const struct capture_plan *plan, const struct ruleset *ruleset,
+		      struct strbuf *ret_error)
+{
+	struct ebpf_place place;
+	union weir_cell *cells;
+	uint32_t count;
+	int err = ebpf_encode(ruleset, &cells, &count);
+	if (err == ERR_LIMIT)
+		strbuf_add_text(ret_error,
+				"there are more rules than eBPF programs can go through; shorten the lists");
+	if (err)
+		return err;
+	set_header(plan, &cells[WEIR_CELL_HEADER].header);
+	err = ebpf_place_open(true, &place, ret_error);
+	if (err == 0) {
+		err = apply_in(&place, plan, cells, count, ret_error);
+		ebpf_place_close(&place);
+	}
+	mem_free(cells);
+	return err;
+}
+
+static int ebpf_remove(struct strbuf *ret_error)
+{
+	struct ebpf_place place;
+	struct removal removal = {0};
+	int err = ebpf_place_open(false, &place, ret_error);
+	if (err)
+		return err;
+	err = ebpf_place_each(&place, remove_from, &removal);
+	ebpf_place_close(&place);
+	if (err == 0)
+		err = routes_local_remove(&redirect_network, ret_error);
+	else
+		strbuf_printf(ret_error, "cannot remove the eBPF programs: %s", err_text(err));
+	return err ? err : removal.removed ? 0 : ERR_NOT_FOUND;
+}
+
+// --- printing ------------------------------------------------------------------------------------------------
+static void print_chain(const struct ruleset *ruleset, enum rule_chain chain, const char *title,
+			struct strbuf *out)
+{
+	if (!ruleset_has_chain(ruleset, chain))
+		return;
+	strbuf_printf(out, "%s\n", title);
+	for (size_t i = 0; i < ruleset->rule_count; i++) {
+		const struct rule *rule = &ruleset->rules[i];
+		if (rule->chain != chain)
+			continue;
+		strbuf_add_char(out, '\t');
+		rule_print(ruleset, rule, out);
+		strbuf_printf(out, " # %s\n", rule->comment);
+	}
+}
+
+static void ebpf_print(const struct ruleset *ruleset, struct strbuf *out)
+{
+	for (size_t i = 0; i < ruleset->set_count; i++) {
+		strbuf_printf(out, "set %s: ", ruleset->sets[i].name);
+		rule_set_print(&ruleset->sets[i], out);
+		strbuf_add_char(out, '\n');
+	}
+	print_chain(ruleset, CHAIN_OUTPUT, "output: cgroup connect4, connect6, sendmsg4, sendmsg6", out);
+	print_chain(ruleset, CHAIN_PREROUTING, "prerouting: sk_lookup", out);
+	print_chain(ruleset, CHAIN_INBOUND, "inbound: from both", out);
+}
+
+// Nothing is tracked, so there are no zones of it.
+static void ebpf_adapt(const struct capture_plan *plan, struct ruleset *ruleset)
+{
+	ruleset->fail = plan->fail;
+	ruleset_drop_chain(ruleset, CHAIN_OUTPUT_RAW);
+	ruleset_drop_chain(ruleset, CHAIN_DNS_ZONE);
+}
+
+const struct backend backend_ebpf = {
+    .name = "ebpf",
+    .probe = ebpf_probe,
+    .adapt = ebpf_adapt,
+    .print = ebpf_print,
+    .apply = ebpf_apply,
+    .read = ebpf_read,
+    .remove = ebpf_remove,
+};

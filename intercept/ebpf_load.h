@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// Getting the programs of bpf/ into the kernel and out of it. A folder (ebpf_place.h) holds the pins of the
+// shared programs' attachments, of the maps, and of one attachment for each captured namespace. The caller
+// has the lock. Errors come with a sentence where there is a strbuf for it.
+#pragma once
+
+#include "base/str.h"
+#include "bpf/shared.h"
+
+#include <stdint.h>
+
+// Whether this kernel has what the programs need: 0, or a negative error and what is missing.
+int ebpf_probe_kernel(struct strbuf *ret_why);
+// Tells these programs from those of other versions.
+uint32_t ebpf_checksum(void);
+
+// Installs the programs, unless they are there, in which case they are replaced in place, and makes the cells
+// the plan of the namespace (the calling thread's), all at once. On failure, whatever the plan was before
+// still holds.
+int ebpf_install(const char *folder, int cgroup, uint64_t netns, const union weir_cell *cells, uint32_t count,
+		 struct strbuf *ret_error);
+// The plan of a namespace, which the caller frees with mem_free. 0; ERR_NOT_FOUND; or a negative error.
+int ebpf_plan_read(const char *folder, uint64_t netns, union weir_cell **ret_cells, uint32_t *ret_count);
+// 0; ERR_NOT_FOUND if the namespace has nothing there; or a negative error.
+int ebpf_namespace_remove(const char *folder, uint64_t netns);
+// Removes what namespaces that are gone have left; without any namespace, the whole folder.
+void ebpf_folder_sweep(const char *folder);

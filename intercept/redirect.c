@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "intercept/redirect.h"
+
+#include "bpf/shared.h"
+
+const struct cidr redirect_network = {{AF_INET6, {0xfd, 0x77, 0, 0x65, 0x69, 0x72, 0, 0x7f}}, 64};
+
+_Static_assert(WEIR_REDIRECT6_0 == 0xfd770065 && WEIR_REDIRECT6_1 == 0x6972007f, "the same network");
+_Static_assert(2 * (WEIR_SERVERS_MAX - 1) == REDIRECT_DNS_MAX, "one of each family for each but the first");
+
+size_t redirect_dns_addresses(uint16_t port, struct addr ret_addresses[REDIRECT_DNS_MAX])
+{
+	size_t count = 0;
+	for (uint8_t number = 1; number < WEIR_SERVERS_MAX; number++) {
+		struct addr v4 = {.ip = {AF_INET, {127, 0, 0, (uint8_t)(1 + number)}}, .port = port};
+		struct addr v6 = {.ip = redirect_network.ip, .port = port};
+		v6.ip.bytes[15] = number;
+		ret_addresses[count++] = v4;
+		ret_addresses[count++] = v6;
+	}
+	return count;
+}

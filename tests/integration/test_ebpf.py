@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is particular to the eBPF back end; what it has in common with the others is in test_backends.py."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import threading
+
+import pytest
+
+from capture import PINS, CapturedPod, Server, cookie_of, name_of, pins_of, probe, stand_in
+from mesh import Mesh
+from netns import Network
+
+EBPF = ["--backend", "ebpf"]
+
+families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
+
+
+def ip_of(pod, family):
+    return pod.ipv6 if family == 6 else pod.ipv4
+
+
+def on_their_way(pod):
+    """Entries of connections that were redirected and not accepted yet."""
+    count, cookie = 0, cookie_of(pod)
+    for path in PINS.glob("*/weir_pending"):
+        dump = subprocess.run(["bpftool", "-j", "map", "dump", "pinned", path], capture_output=True, check=True)
+        count += sum(entry["formatted"]["key"]["netns"] == cookie for entry in json.loads(dump.stdout))
+    return count
+
+
+@pytest.fixture
+def other(network):
+    pod = network.pod("other")
+    for address in ("0.0.0.0", "::"):
+        Server(pod, 80, "other", address)
+    return pod
+
+
+@pytest.fixture
+def lone(network, weir):
+    """A pod without a proxy."""
+    return CapturedPod(network, weir, "app", proxy=False)
+
+
+# --- the proxy's absence ---------------------------------------------------------------------------------------------
+@families
+def test_open_lets_through_while_nobody_listens(lone, other, family):
+    for address in ("0.0.0.0", "::"):
+        Server(lone.pod, 80, "app", address)
+    lone.apply(*EBPF, "--fail", "open")
+    assert probe(lone, ip_of(other, family), 80).startswith("other ")
+    assert probe(other, ip_of(lone.pod, family), 80).startswith("app ")
+    servers = stand_in(lone)
+    assert probe(lone, ip_of(other, family), 80) == f"outbound {name_of(ip_of(other, family), 80)}"
+    assert probe(other, ip_of(lone.pod, family), 80) == f"inbound {name_of(ip_of(lone.pod, family), 80)}"
+    for server in servers:
+        server.close()
+    assert probe(lone, ip_of(other, family), 80).startswith("other ")
+    assert probe(other, ip_of(lone.pod, family), 80).startswith("app ")
+
+
+@families
+def test_closed_refuses_and_leaves_nothing(lone, other, family):
+    lone.apply(*EBPF)
+    for _ in range(20):
+        assert probe(lone, ip_of(other, family), 80) == "refused"
+    assert probe(other, ip_of(lone.pod, family), 80) == "refused"
+    assert on_their_way(lone.pod) == 0
+
+
+def test_the_policy_can_be_changed(lone):
+    assert lone.apply(*EBPF) == "interception: installed\n"
+    assert lone.apply(*EBPF, "--fail", "open") == "interception: installed\n"
+    assert lone.apply(*EBPF, "--fail", "open") == "interception: unchanged\n"
+
+
+@families
+def test_open_when_the_proxy_is_killed_under_load(network, weir, weir_proxy, other, family):
+    mesh = Mesh(network, weir, weir_proxy)
+    sidecar = mesh.sidecar("app", start=False)
+    sidecar.start()
+    sidecar.pod.run([weir, "intercept", "apply", *EBPF, "--fail", "open"])
+    assert probe(sidecar.pod, ip_of(other, family), 80).startswith("other ")
+    assert sidecar.counter("downstream_connections_total") == 1
+    done, ends = threading.Event(), set()
+
+    def load():
+        while not done.is_set():
+            try:
+                ends.add(probe(sidecar.pod, ip_of(other, family), 80).split()[0] or "cut")
+            except (ConnectionResetError, IndexError):
+                ends.add("cut")
+
+    loaders = [threading.Thread(target=load) for _ in range(2)]
+    for loader in loaders:
+        loader.start()
+    assert sidecar.proxy.kill() == -9
+    for _ in range(5):
+        assert probe(sidecar.pod, ip_of(other, family), 80).startswith("other ")
+    done.set()
+    for loader in loaders:
+        loader.join()
+    assert ends <= {"other", "refused", "cut"}, "nobody is left hanging"
+    assert on_their_way(sidecar.pod) == 0
+
+
+# --- connections -----------------------------------------------------------------------------------------------------
+@families
+def test_more_connections_than_ports(lone, other, family):
+    """Each goes to an address of its own, so that source ports serve several of them."""
+    lone.pod.run(["sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40009"])
+    stand_in(lone)
+    lone.apply(*EBPF)
+    with contextlib.ExitStack() as stack:
+        for _ in range(50):
+            with lone.enter():
+                sock = stack.enter_context(socket.create_connection((ip_of(other, family), 80), 10))
+            assert sock.recv(99).decode() == f"outbound {name_of(ip_of(other, family), 80)}"
+            assert sock.getpeername()[:2] == (ip_of(other, family), 80)
+    assert on_their_way(lone.pod) == 0
+
+
+@families
+def test_a_proxy_that_comes_later_is_found(lone, other, family):
+    lone.apply(*EBPF)
+    for _ in range(2):
+        servers = stand_in(lone)
+        assert probe(lone, ip_of(other, family), 80).startswith("outbound ")
+        assert probe(other, ip_of(lone.pod, family), 80).startswith("inbound ")
+        for server in servers:
+            server.close()
+
+
+# --- coming and going ------------------------------------------------------------------------------------------------
+def test_what_namespaces_leave_that_end_is_swept(lone, weir):
+    with Network() as brief:
+        gone = CapturedPod(brief, weir, "gone", proxy=False)
+        gone.apply(*EBPF)
+        cookie = cookie_of(gone.pod)
+        assert len(pins_of(cookie)) == 1
+    lone.apply(*EBPF)
+    assert pins_of(cookie) == []
+    assert len(pins_of(cookie_of(lone.pod))) == 1
+    lone.weir("remove")
+    assert pins_of(cookie_of(lone.pod)) == []
+
+
+@pytest.mark.parametrize("capability", ["bpf", "net_admin", "perfmon", "sys_admin"])
+def test_a_missing_privilege_is_named_and_nothing_changes(lone, weir, capability):
+    without = ["capsh", f"--drop=cap_{capability}", "--", "-c"]
+    failed = lone.pod.run([*without, f"exec {weir} intercept apply --backend ebpf"], check=False)
+    assert failed.returncode == 1 and f"CAP_{capability.upper()}" in failed.stderr
+    assert len(failed.stderr.splitlines()) == 1
+    assert pins_of(cookie_of(lone.pod)) == []
+
+
+def test_outbound_interfaces_are_refused(lone):
+    failed = lone.weir("apply", *EBPF, "--exclude-outbound-interfaces", "eth1", check=False)
+    assert failed.returncode == 1 and "outbound cidrs" in failed.stderr
+    assert not lone.show()["installed"]
