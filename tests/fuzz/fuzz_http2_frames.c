@@ -143,6 +143,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	CHECK(loop || loop_new(&loop) == 0);
 	stream_init(&stream, loop, NULL); // closed: what is written to it is dropped
 	CHECK(http2_session_init(&session, &stream, true, &ops) == 0);
+	http2_session_wake(&session);
 	for (size_t at = 1; at < size && !err; at += step) {
 		char *copy = exact_copy(data + at, MIN(step, size - at));
 		err =

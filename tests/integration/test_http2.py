@@ -5,6 +5,8 @@ import base64
 import contextlib
 import functools
 import hashlib
+import os
+import signal
 import socket
 import struct
 
@@ -13,6 +15,7 @@ import pytest
 from mesh import Mesh, Origin, cluster, connect, resident_kib, service
 from netns import listening, wait_until
 from nginx import start_nginx
+from test_tls import vip
 from web import PORT, Web, ignore_reset, reply, serve
 
 H2 = "--http2-prior-knowledge"
@@ -104,6 +107,25 @@ def test_an_upload_is_echoed(pair, client, words):
 def test_upgrade_to_h2c(pair):
     done = pair.curl("--http2", "-v", "-w", "%{http_version}", "-o", "/dev/null", "http://auto1.mesh/small")
     assert done.stdout == "2" and "101 Switching Protocols" in done.stderr
+
+
+def test_settings_of_an_upgrade_that_are_too_many(pair):
+    """Its own connection goes on in HTTP/1; those of others that begin in the same turn are not harmed."""
+    settings = base64.urlsafe_b64encode(struct.pack(">HI", 0xFAFA, 1) * 33).decode()
+    offer = f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: {settings}\r\n"
+    peers = [connect(pair.client.pod, vip(pair.client, "auto1.mesh"), 80) for _ in range(40)]
+    os.kill(pair.client.proxy.pid, signal.SIGSTOP)
+    for at, peer in enumerate(peers):
+        if at % 2:
+            peer.send(PREFACE + frame(SETTINGS) + frame(PING, payload=b"question"))
+        else:
+            peer.send(f"GET /small HTTP/1.1\r\nHost: auto1.mesh\r\n{offer}\r\n")
+    os.kill(pair.client.proxy.pid, signal.SIGCONT)
+    for at, peer in enumerate(peers):
+        if at % 2:
+            assert Frames.on(peer).until(PING)[1:] == (1, 0, b"question")
+        else:
+            assert peer.response()[::2] == (200, b"x" * 1024)
 
 
 # --- conversion, with exact origins ----------------------------------------------------------------------------------
@@ -512,6 +534,12 @@ class Frames:
     def __init__(self, web, settings=b""):
         self.peer = web.connect()
         self.peer.send(PREFACE + frame(SETTINGS, payload=settings))
+
+    @classmethod
+    def on(cls, peer):
+        frames = cls.__new__(cls)
+        frames.peer = peer
+        return frames
 
     def send(self, *frames):
         try:

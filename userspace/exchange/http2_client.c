@@ -419,6 +419,7 @@ static void session_begin(struct http2_client *client)
 		return;
 	}
 	client->ready = true;
+	http2_session_wake(&client->session);
 	watch(client);
 	serve_waiting(client);
 	if (!client->closing)

@@ -545,6 +545,7 @@ static void take_over(struct connection *connection)
 	connection->protocol = PROTOCOL_HTTP2;
 	connection->stream.ops = &server_ops;
 	loop_timer_stop(&connection->timer);
+	http2_session_wake(&connection->http2->session);
 	// Reading goes on from the loop: this may be deep inside the reading of the first bytes.
 	loop_defer(connection->dataplane->loop, &connection->task, next_read);
 }

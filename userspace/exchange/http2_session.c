@@ -532,7 +532,6 @@ int http2_session_init(struct http2_session *session, struct stream *stream, boo
 		http2_session_done(session);
 		return -ENOMEM;
 	}
-	http2_session_wake(session);
 	return 0;
 }
 

@@ -84,7 +84,7 @@ struct http2_session {
 	bool has_settings : 1; // the peer's have come
 };
 
-// Sends our SETTINGS first. 0 or -ENOMEM.
+// Our SETTINGS go first, once http2_session_wake is called: until then it may be given up. 0 or -ENOMEM.
 int http2_session_init(struct http2_session *session, struct stream *stream, bool server,
 		       const struct http2_session_ops *ops);
 // Streams must have been detached. Not from inside an operation.

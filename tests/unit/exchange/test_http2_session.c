@@ -218,7 +218,11 @@ static int begin(void)
 		err = http2_session_init(&server.session, &server.stream, true, &server_ops);
 	if (!err && !other)
 		err = http2_session_init(&client.session, &client.stream, false, &client_ops);
-	return err ? err : other;
+	if (err || other)
+		return err ? err : other;
+	http2_session_wake(&server.session);
+	http2_session_wake(&client.session);
+	return 0;
 }
 
 static void finish(struct half *half, size_t count)
@@ -447,6 +451,23 @@ static void test_ping(void **state)
 	end();
 }
 
+// Nothing looks at one again that was given up before it was to send anything.
+static void test_given_up_at_once(void **state)
+{
+	struct stream stream;
+	struct http2_session *session = mem_zalloc(sizeof *session);
+	(void)state;
+	assert_int_equal(loop_new(&loop), 0);
+	stream_init(&stream, loop, NULL);
+	assert_int_equal(http2_session_init(session, &stream, true, &server_ops), 0);
+	assert_false(session->task._queued);
+	http2_session_done(session);
+	mem_free(session);
+	loop_turn(loop, 0);
+	loop_free(loop);
+	loop = NULL;
+}
+
 static void test_no_preface(void **state)
 {
 	(void)state;
@@ -497,6 +518,7 @@ int main(void)
 	    cmocka_unit_test(test_goaway),
 	    cmocka_unit_test(test_terminate),
 	    cmocka_unit_test(test_ping),
+	    cmocka_unit_test(test_given_up_at_once),
 	    cmocka_unit_test(test_no_preface),
 	    cmocka_unit_test(test_failing_allocations),
 	};
