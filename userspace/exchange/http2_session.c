@@ -75,6 +75,14 @@ static int spend(struct http2_session *session, enum http2_flood kind)
 	return fail(session, NGHTTP2_ENHANCE_YOUR_CALM);
 }
 
+// A sidecar resets streams for many clients of its own: as many are borne as of frames that cost little.
+static int spend_reset(struct http2_session *session)
+{
+	if (!session->server)
+		return 0;
+	return spend(session, session->trusted ? HTTP2_FLOOD_OTHER : HTTP2_FLOOD_RESET);
+}
+
 // --- ids: RFC 9113 5.1.1 ------------------------------------------------------------------------------------
 // An id that was passed over counts as closed; to open it afterwards is an error of the connection, which
 // the library lets pass.
@@ -117,7 +125,7 @@ static int on_begin_frame(nghttp2_session *ng, const nghttp2_frame_hd *hd, void 
 	case NGHTTP2_CONTINUATION:
 		return hd->length == 0 ? spend(session, HTTP2_FLOOD_EMPTY) : 0;
 	case NGHTTP2_RST_STREAM:
-		return session->server && !session->trusted ? spend(session, HTTP2_FLOOD_RESET) : 0;
+		return spend_reset(session);
 	case NGHTTP2_PUSH_PROMISE:
 		return fail(session, NGHTTP2_PROTOCOL_ERROR); // we asked for none
 	case NGHTTP2_PRIORITY: // of no use to us, so the library does not look at it (RFC 9113 6.3)
@@ -299,8 +307,7 @@ static int on_frame_sent(nghttp2_session *ng, const nghttp2_frame *frame, void *
 		if (frame->rst_stream.error_code == NGHTTP2_REFUSED_STREAM)
 			stats_inc(STAT_HTTP2_STREAMS_REFUSED);
 		// Resets that a peer provokes cost as much as those it sends.
-		if (session->server && is_provoked(frame->rst_stream.error_code) &&
-		    spend(session, HTTP2_FLOOD_RESET))
+		if (is_provoked(frame->rst_stream.error_code) && spend_reset(session))
 			nghttp2_session_terminate_session(ng, NGHTTP2_ENHANCE_YOUR_CALM);
 		break;
 	default:

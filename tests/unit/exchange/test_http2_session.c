@@ -365,6 +365,30 @@ static void test_resets(void **state)
 	end();
 }
 
+// Each reset costs, a sidecar's (to which more are allowed), too.
+static void check_reset_cost(bool trusted, enum http2_flood kind)
+{
+	struct half half = {0};
+	assert_int_equal(begin(), 0);
+	server.session.trusted = trusted;
+	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, false), 0);
+	turns(10);
+	uint32_t before = server.session.buckets[kind].tokens;
+	http2_stream_reset(&half.stream, NGHTTP2_CANCEL);
+	turns(10);
+	assert_int_equal(halves[0].closed, 1);
+	assert_int_equal(server.session.buckets[kind].tokens, before - 1);
+	finish(&half, 1);
+	end();
+}
+
+static void test_cost_of_resets(void **state)
+{
+	(void)state;
+	check_reset_cost(false, HTTP2_FLOOD_RESET);
+	check_reset_cost(true, HTTP2_FLOOD_OTHER);
+}
+
 // What is queued arrives in front of RST_STREAM, also where it waits for credit.
 static void check_break(size_t len, bool hold)
 {
@@ -514,6 +538,7 @@ int main(void)
 	    cmocka_unit_test(test_a_big_body_and_trailers),
 	    cmocka_unit_test(test_one_slow_stream),
 	    cmocka_unit_test(test_resets),
+	    cmocka_unit_test(test_cost_of_resets),
 	    cmocka_unit_test(test_breaking_off),
 	    cmocka_unit_test(test_goaway),
 	    cmocka_unit_test(test_terminate),
