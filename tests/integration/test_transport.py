@@ -4,13 +4,15 @@
 import contextlib
 import os
 import signal
+import socket
 import ssl
+import struct
 import threading
 
 import pytest
 
 from mesh import Mesh, Origin, cluster, connect, resident_kib, service
-from netns import listening, wait_until
+from netns import listening, readable, wait_until
 from test_http2 import nghttpd
 from test_tls import fields, log_lines, vip
 from web import serve
@@ -484,6 +486,69 @@ def test_what_the_far_end_refuses(site):
         assert origin.accepted == 0
         raw.ask(101, [(":method", "CONNECT"), (":authority", own), ("weir-protocol", "tcp")])
         assert raw.status(101) == 200
+        raw.sock.close()
+
+
+@pytest.mark.parametrize("end", ["closed", "reset"])
+def test_the_rest_of_a_tunnel_outlives_its_stream(site, end):
+    """Both halves are over and the near end is gone, but the application has not taken all of it yet. What a reset cuts
+    off is not delivered; nothing touches a connection that is no more."""
+    read, taken = threading.Event(), []
+
+    def handler(peer):
+        peer.end()
+        read.wait(30)
+        taken.append(len(peer.rest()))
+
+    with site.origin(ignoring_resets(handler)):
+        raw = Raw(site)
+        raw.ask(1, [(":method", "CONNECT"), (":authority", f"{site.server.ipv4}:{PORT}"), ("weir-protocol", "tcp")])
+        assert raw.status(1) == 200
+        sent = 0
+        while size := min(raw.h2.local_flow_control_window(1), 16384) or readable(raw.sock, 1) and -1:
+            if size > 0:
+                raw.h2.send_data(1, bytes(size))
+                raw.sock.sendall(raw.h2.data_to_send())
+                sent += size
+            else:
+                raw.h2.receive_data(raw.sock.recv(65536))
+        raw.h2.end_stream(1)
+        raw.sock.sendall(raw.h2.data_to_send())
+        wait_until(lambda: site.server.connections(streams=0), what="both halves are over")
+        if end == "closed":
+            raw.sock.settimeout(0)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                raw.sock.unwrap()
+        else:
+            raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raw.sock.close()
+            assert site.requests(site.server, method="CONNECT", flag="DC")
+        read.set()
+        if end == "closed":
+            assert site.requests(site.server, method="CONNECT", flag="-", request_bytes=str(sent))
+            wait_until(lambda: taken == [sent])
+        wait_until(lambda: not site.server.connections())
+
+
+def test_a_tunnel_whose_end_waits_for_credit(site):
+    """The application and the near end are done with it before the last of it could be sent: it ends all the same."""
+    taken = []
+
+    def handler(peer):
+        peer.send(b"x" * 100).end()
+        taken.append(peer.rest())
+
+    with site.origin(handler):
+        raw = Raw(site)
+        raw.h2.update_settings({4: 0})  # INITIAL_WINDOW_SIZE
+        raw.ask(1, [(":method", "CONNECT"), (":authority", f"{site.server.ipv4}:{PORT}"), ("weir-protocol", "tcp")])
+        assert raw.status(1) == 200
+        raw.h2.end_stream(1)
+        raw.sock.sendall(raw.h2.data_to_send())
+        wait_until(lambda: taken == [b""])
+        raw.h2.increment_flow_control_window(100, 1)
+        raw.sock.sendall(raw.h2.data_to_send())
+        assert site.requests(site.server, method="CONNECT", flag="-", response_bytes="100")
         raw.sock.close()
 
 

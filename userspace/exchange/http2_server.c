@@ -24,11 +24,13 @@ enum watch { WATCH_NOTHING, WATCH_IDLE, WATCH_HEAD, WATCH_PROGRESS };
 struct http2_server {
 	struct http2_session session;
 	struct connection *connection;
+	struct list tails;	       // exchanges (their down.node) of tunnels whose streams are over
 	struct loop_timer drain_timer; // the second GOAWAY
 	enum watch watch;
 	bool upgraded : 1; // began as HTTP/1: that is what the endpoint is known to speak
 	bool draining : 1;
-	bool gone : 1; // GOAWAY was sent
+	bool gone : 1;	 // GOAWAY was sent
+	bool ending : 1; // with the last of the tails
 };
 
 static const struct exchange_server http2_server;
@@ -245,17 +247,27 @@ static void on_end_sent(struct http2_stream *stream)
 					  NGHTTP2_NO_ERROR);
 }
 
+// Both halves of a tunnel: it ends when the endpoint has all of the client's, within the time of an idle
+// connection.
+static void keep_tail(struct exchange *exchange)
+{
+	struct connection *connection = exchange->connection;
+	list_append(&connection->http2->tails, &exchange->down.node);
+	loop_timer_start(connection->dataplane->loop, &exchange->timer,
+			 dataplane_model(connection->dataplane)->timeouts.idle_ms);
+}
+
 static void on_closed(struct http2_stream *stream, uint32_t code)
 {
 	struct exchange *exchange = of_stream(stream);
-	if (exchange->response_done && stream->end_received && stream->end_sent)
-		return; // both halves of a tunnel: it ends when the endpoint has all of the client's
 	if (exchange->sent_whole && stream->end_sent) {
 		exchange_finish(exchange);
-		return;
+	} else if (exchange->response_done && stream->end_received && stream->end_sent) {
+		keep_tail(exchange);
+	} else {
+		exchange->reset_code = code ? code : NGHTTP2_CANCEL;
+		exchange_abort(exchange, EXCHANGE_DOWNSTREAM_GONE);
 	}
-	exchange->reset_code = code ? code : NGHTTP2_CANCEL;
-	exchange_abort(exchange, EXCHANGE_DOWNSTREAM_GONE);
 }
 
 static void on_stream_drained(struct http2_stream *stream)
@@ -293,7 +305,7 @@ static void on_settled(struct http2_session *session)
 		watch(server);
 }
 
-static void abort_all(struct http2_server *server, enum exchange_flag flag)
+static void abort_streams(struct http2_server *server, enum exchange_flag flag)
 {
 	while (!list_empty(&server->session.streams)) {
 		struct http2_stream *stream =
@@ -303,11 +315,21 @@ static void abort_all(struct http2_server *server, enum exchange_flag flag)
 	}
 }
 
+// Nothing more comes or goes but what endpoints are still to take.
+static void end(struct http2_server *server)
+{
+	server->ending = true;
+	if (list_empty(&server->tails))
+		connection_linger(server->connection);
+	else
+		connection_idle(server->connection);
+}
+
 static void on_over(struct http2_session *session)
 {
 	struct http2_server *server = of_session(session);
-	abort_all(server, session->fault ? EXCHANGE_DOWNSTREAM_PROTOCOL : EXCHANGE_DOWNSTREAM_GONE);
-	connection_linger(server->connection);
+	abort_streams(server, session->fault ? EXCHANGE_DOWNSTREAM_PROTOCOL : EXCHANGE_DOWNSTREAM_GONE);
+	end(server);
 }
 
 static const struct http2_session_ops session_ops = {
@@ -450,7 +472,11 @@ static bool server_congested(struct exchange *exchange)
 
 static void server_detach(struct exchange *exchange)
 {
+	struct http2_server *server = exchange->connection->http2;
 	http2_stream_detach(&exchange->down);
+	list_del(&exchange->down.node);
+	if (server->ending && list_empty(&server->tails))
+		connection_linger(server->connection);
 }
 
 static const struct exchange_server http2_server = {
@@ -480,7 +506,7 @@ static void on_readable(struct stream *stream)
 	int n = http2_session_read(session);
 	if (n == ERR_EOF && list_empty(&session->streams)) {
 		session->over = true; // what is queued goes out; nothing is added to it
-		connection_linger(connection);
+		end(connection->http2);
 	} else if (n < 0 && n != ERR_NEED_MORE && n != ERR_MALFORMED && n != ERR_CLOSED) {
 		connection_close(connection); // nothing can be sent to a client that does not read frames
 	}
@@ -530,6 +556,7 @@ static struct http2_server *server_new(struct connection *connection)
 	if (!server)
 		return NULL;
 	server->connection = connection;
+	list_init(&server->tails);
 	loop_timer_init(&server->drain_timer, on_warned);
 	if (http2_session_init(&server->session, &connection->stream, true, &session_ops)) {
 		pool_put(&connection->dataplane->http2_server_pool, server);
@@ -633,7 +660,10 @@ void http2_server_abort(struct connection *connection)
 		return;
 	server->session.over = true;
 	loop_timer_stop(&server->drain_timer);
-	abort_all(server, EXCHANGE_DOWNSTREAM_GONE);
+	abort_streams(server, EXCHANGE_DOWNSTREAM_GONE);
+	while (!list_empty(&server->tails))
+		exchange_abort(of_stream(container_of(server->tails.next, struct http2_stream, node)),
+			       EXCHANGE_DOWNSTREAM_GONE);
 }
 
 void http2_server_free(struct connection *connection)
