@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from h2frames import CANCEL, INTERNAL_ERROR, Client, Server, get, rst_stream
+from h2frames import CANCEL, INTERNAL_ERROR, MAX_CONCURRENT_STREAMS, Client, Server, get, rst_stream
 from mesh import Mesh, Origin, cluster, connect, service
 from netns import wait_until
 
@@ -57,12 +57,12 @@ def lines(count):
     return "".join(f"x-{at}: v\r\n" for at in range(count))
 
 
-def frames(act):
+def frames(act, *settings):
     """A handler that speaks HTTP/2: act(server) until the connection ends."""
 
     def serve(peer):
         with contextlib.suppress(ConnectionError):
-            server = Server(peer.sock)
+            server = Server(peer.sock, *settings)
             peer.sock.settimeout(None)
             act(server)
             server.rest()
@@ -268,3 +268,32 @@ def test_the_end_of_a_client_without_streams_is_no_failure(mesh):
         client.sock.shutdown(socket.SHUT_WR)
         client.rest()
         assert client.ended and "flag=DC" not in site.client.proxy.output()
+
+
+# --- an endpoint that takes few at a time -----------------------------------------------------------------------------
+def test_how_many_requests_wait_for_an_endpoint(mesh):
+    """One on each of 64 connections, and 1024 that wait: the next one is told so, until there is room."""
+    held = []
+    with Site(mesh, "http2", frames(lambda server: held.append(server.accept()), (MAX_CONCURRENT_STREAMS, 1))) as site:
+        clients = [site.http2() for _ in range(9)]
+        for _ in range(64):
+            clients[0].request(get("/"))
+        wait_until(lambda: len(held) == 64, what="all connections are used")
+        for client in clients[1:]:
+            for _ in range(128):
+                client.request(get("/"))
+            assert client.pong()
+        assert sum(row["streams"] for row in site.client.connections()) == 64 + 1024
+        for _ in range(2):
+            more = clients[0].request(get("/more"))
+            clients[0].until(lambda: more.ended)  # noqa: B023
+            assert more.status == 503
+        assert site.client.proxy.output().count("path=/more status=503 flag=UO") == 2
+        assert len(held) == site.origin.accepted == 64
+        clients.pop().close()
+        wait_until(lambda: len(site.client.connections()) == 8)
+        clients[0].request(get("/more"))
+        assert clients[0].pong()
+        assert sum(row["streams"] for row in site.client.connections()) == 64 + 1024 - 128 + 1
+        for client in clients:
+            client.close()

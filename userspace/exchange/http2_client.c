@@ -426,34 +426,42 @@ static void session_begin(struct http2_client *client)
 		read_frames(client); // the endpoint's settings may be here already
 }
 
-// The connection that was dialled early becomes one that is shared, unless there is one already.
+static void use_another(struct exchange *exchange, const struct upstream_target *target,
+			struct upstream *unused)
+{
+	if (unused->ready)
+		upstream_release(unused);
+	else
+		upstream_close(unused);
+	if (client_start(exchange, target))
+		exchange_reply(exchange, 503, "too many requests wait for the upstream",
+			       EXCHANGE_OVERLOADED);
+}
+
+// The connection that was dialled early becomes one that is shared, unless there is one already, or as many as
+// may be.
 static void client_adopt(struct exchange *exchange, struct upstream *upstream)
 {
 	struct dataplane *dataplane = exchange->connection->dataplane;
 	struct upstream_target target = {upstream->endpoint, exchange->cluster, upstream->side,
 					 upstream->stream.tls != NULL, false};
 	struct http2_client *full = NULL, *client = find(&target, &full);
-	if (client) {
-		if (upstream->ready)
-			upstream_release(upstream);
-		else
-			upstream_close(upstream);
-	} else {
-		client = client_new(dataplane);
-		if (!client) {
-			upstream_close(upstream);
-			exchange_reply(exchange, 503, "out of memory", EXCHANGE_NO_ENDPOINT);
-			return;
-		}
-		client->upstream = upstream;
-		upstream_adopt(upstream, &upstream_ops, client);
-		enlist(client);
+	if (client || (full && target.endpoint->shared_count >= LIMIT_HTTP2_CONNECTIONS)) {
+		use_another(exchange, &target, upstream);
+		return;
 	}
+	client = client_new(dataplane);
+	if (!client) {
+		upstream_close(upstream);
+		exchange_reply(exchange, 503, "out of memory", EXCHANGE_NO_ENDPOINT);
+		return;
+	}
+	client->upstream = upstream;
+	upstream_adopt(upstream, &upstream_ops, client);
+	enlist(client);
 	wait_for_room(client, exchange);
-	if (!client->ready && client->upstream->ready)
+	if (upstream->ready)
 		session_begin(client);
-	else if (client->ready)
-		serve_waiting(client);
 }
 
 // --- what comes back ----------------------------------------------------------------------------------------
