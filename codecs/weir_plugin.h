@@ -56,8 +56,8 @@ struct weir_field {
 	struct weir_bytes name, value;
 };
 
-/* Everything lies in the bytes that were given, but for names of fields: these may lie in the table's
- * `names`. */
+/* Zero when called, but for `fields` and `fields_max`. Everything lies in the bytes that were given, but for
+ * names of fields: these may lie in the table's `names`. */
 struct weir_head {
 	struct weir_bytes service; /* chooses the virtual host, where the address does not */
 	struct weir_bytes method;
@@ -79,7 +79,8 @@ enum weir_kind {
 
 struct weir_frame {
 	uint64_t length;  /* bytes of the whole frame, not 0; of too long ones weir itself takes care */
-	uint32_t head;	  /* of them `decode` wants to see so many: up to the end of the id, at least */
+	uint32_t head;	  /* of them `decode` wants to see so many: up to the end of the id, at least. A peer's
+			   * frame with a head of more than 160 KiB is refused: no more than the names need */
 	uint16_t id_at;	  /* where the id stands */
 	uint8_t id_size;  /* its bytes, 1 to 8; 0, for no id, only in heartbeats, their answers and goaway */
 	uint8_t kind;	  /* enum weir_kind */
@@ -100,7 +101,8 @@ struct weir_framed {
 	/* Whether the first bytes of a connection speak it. NULL: it is never guessed, only spoken on ports
 	 * whose `protocol` says so. */
 	enum weir_result (*detect)(struct weir_bytes bytes);
-	/* The frame at the start of the bytes; its body need not be there. Sets all of *frame but `id`. */
+	/* The frame at the start of the bytes; its body need not be there. Sets what *frame, zero when called,
+	 * has of it, but for `id`. */
 	enum weir_result (*measure)(struct weir_bytes bytes, struct weir_frame *frame);
 	/* Reads a request for routing: the first frame->head bytes of it. NULL: where it goes its address
 	 * alone says. */
@@ -150,7 +152,7 @@ struct weir_streamed {
 
 	/* As for framed protocols; may be NULL. */
 	enum weir_result (*detect)(struct weir_bytes bytes);
-	/* The piece at the front of the bytes. With WEIR_START everything in *head lies within the piece,
+	/* The piece at the front of the bytes; *piece is zero when called. With WEIR_START everything in *head lies within the piece,
 	 * `timeout_ms` of it is not used. WEIR_MORE for a piece whose end is not there: of a body give what
 	 * is there instead. */
 	enum weir_result (*read_request)(struct weir_state *state, struct weir_bytes bytes,
