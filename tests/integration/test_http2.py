@@ -662,6 +662,14 @@ def test_a_reader_that_takes_nothing_is_let_go(mesh):
         assert web.client.counter("http2_streams_stalled_total") == 1
 
 
+def test_a_header_block_that_does_not_end(mesh):
+    web = http1_web(mesh, timeouts={"head": "300ms"})
+    with web.origin(serve(reply(b"ok"))):
+        frames = Frames(web).send(frame(HEADERS, 5, 1, GET), frame(HEADERS, 1, 3, GET))
+        assert frames.until(DATA, 1)[3] == b"ok"
+        assert frames.goaway() == ENHANCE_YOUR_CALM
+
+
 def test_too_many_streams_are_refused(web1):
     with contextlib.closing(silent_server(web1.server)):
         frames = Frames(web1)

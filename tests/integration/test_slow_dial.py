@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from bolt import Bolt, answering, request
 from mesh import Mesh, Origin, cluster, connect, service
 from netns import wait_until
 
@@ -24,7 +25,7 @@ def mesh(network, weir, weir_proxy):
 class Site:
     """client pod (proxy) -> server pod (with a proxy as well if `tls`): web.mesh:80 is the server's port 8080."""
 
-    def __init__(self, mesh, protocol, tls=None):
+    def __init__(self, mesh, protocol, tls=None, **keys):
         if tls:
             self.server = mesh.sidecar("server", tls=tls, inbound=[{"port": PORT, "protocol": protocol}]).pod
         else:
@@ -33,7 +34,7 @@ class Site:
             "client",
             tls=tls,
             services=[service("web.mesh", 80, "web", protocol=protocol)],
-            clusters=[cluster("web", [f"{self.server.ipv4}:{PORT}"], **({"tls": "mesh"} if tls else {}))],
+            clusters=[cluster("web", [f"{self.server.ipv4}:{PORT}"], **({"tls": "mesh"} if tls else {}), **keys)],
         )
         self.vip = next(row["vip4"] for row in self.client.show("vhost", "show")["virtual_hosts"])
 
@@ -107,6 +108,25 @@ def test_a_tunnels_bytes_and_its_end(mesh, protocol, tls, when):
         sender.join()
         peer.close()
     assert [hashlib.sha256(body).digest() for body in got] == [hashlib.sha256(data).digest()]
+
+
+@pytest.mark.parametrize("keys", [{}, {"transport": "h2"}], ids=["shared", "transport"])
+def test_calls_that_wait_are_bounded(mesh, keys):
+    """512 KiB of them are read, and what comes with the last of it; the others when these are on their way."""
+    site = Site(mesh, "bolt", "strict", **keys)
+    with Origin(site.server, PORT, answering()):
+        with site.deaf() as lost:
+            bolt = Bolt(site.connect())
+            calls = b"".join(request(number, content=bytes(64 << 10)) for number in range(64))
+            sender = threading.Thread(target=bolt.send, args=(calls,))
+            sender.start()
+            lost()
+            wait_until(lambda: site.client.connections()[0]["received"] >= 512 << 10)
+            for _ in range(3):
+                assert site.client.connections()[0]["received"] < 768 << 10
+        assert sorted(one.id for one in bolt.frames(64)) == list(range(64))
+        sender.join()
+        bolt.close()
 
 
 @pytest.mark.parametrize("request_", ["", "\x00", "GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n"], ids=["silent", "tcp", "http"])

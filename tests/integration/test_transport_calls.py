@@ -19,7 +19,9 @@ from bolt import (
 )  # fmt: skip
 from mesh import Mesh, resident_kib
 from netns import wait_until
-from test_rpc import Dubbo, dubbo_server, text
+from test_rpc import (
+    CALL, EXCEPTION, NAME, REPLY, Dubbo, dubbo_server, read_tars, read_thrift, take_int, tars_request, tars_response, text, thrift,
+)  # fmt: skip
 from test_tls import fields, log_lines
 from test_transport import Raw, Site
 
@@ -84,6 +86,10 @@ def test_calls_of_many_clients_on_one_connection(site):
     assert near == sorted(row["request_id"] for row in site.calls(site.server, 12))
 
 
+def streams(sidecar):
+    return sidecar.show("conn", "show", "--streams")["streams"]
+
+
 def test_what_is_shown_while_a_call_is_under_way(site):
     held, done = [], threading.Event()
 
@@ -102,8 +108,15 @@ def test_what_is_shown_while_a_call_is_under_way(site):
             assert (row["service"], row["method"], row["calls"], row["transport"]) == (SERVICE, "slow", 1, "h2")
             assert row["protocol"] == "bolt" and row["endpoint"] == site.own
         assert near["cluster"] == "app" and near["upstream_tls"]["peer"] == "spiffe://mesh/ns/test/sa/server"
+        bolt.send(request(78, "com.acme.Other:2.0", "later"))
+        names = ("id", "protocol", "service", "method", "status", "endpoint")
+        expected = {(77, "bolt", SERVICE, "slow", None, site.own), (78, "bolt", "com.acme.Other:2.0", "later", None, site.own)}
+        for sidecar in (site.client, site.server):
+            wait_until(lambda: {tuple(one[name] for name in names) for one in streams(sidecar)} == expected)  # noqa: B023
+        assert {one["cluster"] for one in streams(site.client)} == {"app"}
         done.set()
-        assert bolt.frame().raw == response(77)
+        assert sorted(one.raw for one in bolt.frames(2)) == [response(77), response(78)]
+        wait_until(lambda: not streams(site.client) and not streams(site.server), what="none is left")
         bolt.close()
 
 
@@ -251,6 +264,61 @@ def test_dubbo(mesh):
         assert {data for _, _, data in seen} == {Dubbo.request(7)[16:]}
         peer.close()
     assert site.calls(site.server, 2, protocol="dubbo", transport="h2", status="20")
+
+
+def test_dubbo_thrift(mesh):
+    site, seen = Calls(mesh, protocol="dubbo-thrift"), []
+
+    def answer(peer):
+        while peer.another():
+            seen.append(read_thrift(peer))
+            _, number, name, method, body = seen[-1]
+            peer.send(thrift(REPLY, number, method, body, name))
+
+    peer = site.connect()
+    peer.send(thrift(CALL, 3))
+    kind, number, *_ = read_thrift(peer)
+    assert (kind, number) == (EXCEPTION, 3)
+    with site.origin(answer) as origin:
+        sent = {number: b"x" * size for number, size in ((7, 1), (2**63 + 5, 300 * 1024))}
+        peer.send(b"".join(thrift(CALL, number, body=body) for number, body in sent.items()))
+        answers = [read_thrift(peer) for _ in sent]
+        assert {number: body for _, number, _, _, body in answers} == sent
+        assert {(kind, name, method) for kind, _, name, method, _ in answers} == {(REPLY, NAME.encode(), b"hello")}
+        assert {(kind, name, method) for kind, _, name, method, _ in seen} == {(CALL, NAME.encode(), b"hello")}
+        assert site.carriers() == 1 and origin.accepted <= 2
+        peer.close()
+    for sidecar in (site.client, site.server):
+        rows = site.calls(sidecar, 2, protocol="dubbo-thrift", transport="h2", flag="-")
+        assert {(row["service"], row["method"]) for row in rows} == {(NAME, "hello")}
+
+
+def test_tars(mesh):
+    """Ids of every width: the near end leaves them, the far end gives them the width of its own and gives them back."""
+    site, seen = Calls(mesh, protocol="tars"), []
+
+    def answer(peer):
+        while peer.another():
+            number, rest = read_tars(peer, 4)
+            seen.append(rest)
+            if b"oneway" not in rest and b"silent" not in rest:
+                peer.send(tars_response(number))
+
+    numbers = (0, 5, 300, 70000, -1, 2**31 - 1)
+    with site.origin(answer):
+        peer = site.connect()
+        peer.send(tars_request(9, "oneway", packet_type=1) + b"".join(tars_request(number) for number in numbers))
+        answers = [read_tars(peer, 3) for _ in numbers]
+        assert sorted(number for number, _ in answers) == sorted(numbers)
+        assert {rest for _, rest in answers} == {tars_response(0)[8:]}
+        wait_until(lambda: len(seen) == len(numbers) + 1)
+        assert {rest for rest in seen if b"oneway" not in rest} == {tars_request(0)[9:]}
+        peer.send(tars_request(300, "silent", timeout=200))
+        number, rest = read_tars(peer, 3)
+        assert (number, take_int(rest, 1, 5)[0]) == (300, -7)  # call timeout
+        peer.close()
+    rows = site.calls(site.server, len(numbers) + 2, protocol="tars", transport="h2", service="App.Server.Obj")
+    assert sorted(row["kind"] for row in rows) == ["oneway"] + ["request"] * (len(numbers) + 1)
 
 
 # --- when something ends ---------------------------------------------------------------------------------------------
