@@ -307,7 +307,8 @@ static int on_frame_sent(nghttp2_session *ng, const nghttp2_frame *frame, void *
 		if (frame->rst_stream.error_code == NGHTTP2_REFUSED_STREAM)
 			stats_inc(STAT_HTTP2_STREAMS_REFUSED);
 		// Resets that a peer provokes cost as much as those it sends.
-		if (is_provoked(frame->rst_stream.error_code) && spend_reset(session))
+		if (session->server && is_provoked(frame->rst_stream.error_code) &&
+		    spend(session, HTTP2_FLOOD_RESET))
 			nghttp2_session_terminate_session(ng, NGHTTP2_ENHANCE_YOUR_CALM);
 		break;
 	default:
