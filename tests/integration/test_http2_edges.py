@@ -289,7 +289,7 @@ def test_how_many_requests_wait_for_an_endpoint(mesh):
             clients[0].until(lambda: more.ended)  # noqa: B023
             assert more.status == 503
         assert site.client.proxy.output().count("path=/more status=503 flag=UO") == 2
-        assert len(held) == site.origin.accepted == 64
+        assert len(held) == 64
         clients.pop().close()
         wait_until(lambda: len(site.client.connections()) == 8)
         clients[0].request(get("/more"))

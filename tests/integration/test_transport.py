@@ -352,7 +352,11 @@ def test_http1_chunks_and_trailers(site):
     assert "transfer-encoding: chunked" in head and body == b"hi" and b"x-check: 7" in trailers.lower()
 
 
-def test_websocket(site):
+@pytest.mark.parametrize("at_once", [False, True])
+def test_websocket(site, at_once):
+    """At once: the far proxy hears of the client's last bytes and of the application's end in the same turn."""
+    end = threading.Event()
+
     def handler(peer):
         head = peer.head()
         key = next(line.split(": ")[1] for line in head.split("\r\n") if line.lower().startswith("sec-websocket-key"))
@@ -363,8 +367,9 @@ def test_websocket(site):
         peer.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
         peer.send(f"Sec-WebSocket-Accept: {accept}\r\n\r\nhello")
         assert peer.read(5) == b"howdy"
-        peer.send(b"bye").end()
-        assert peer.rest() == b"late"
+        peer.send(b"bye")
+        end.wait(10)
+        assert peer.end().rest() == b"late"
 
     with site.origin(spoken_to(handler)):
         peer = site.connect().send(
@@ -375,7 +380,18 @@ def test_websocket(site):
         assert head.startswith("HTTP/1.1 101 ") and "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head
         assert peer.read(5) == b"hello"
         assert peer.send(b"howdy").read(3) == b"bye"
-        assert peer.send(b"late").end().rest() == b""
+        if at_once:
+            os.kill(site.server.proxy.pid, signal.SIGSTOP)
+            peer.send(b"late").end()
+            assert site.client.connections() and site.client.connections()  # it has been passed on
+            end.set()
+            wait_until(lambda: "FIN-WAIT-2" in site.server.pod.run(["ss", "-tan"]).stdout)
+            os.kill(site.server.proxy.pid, signal.SIGCONT)
+        else:
+            end.set()
+            assert peer.rest() == b""
+            peer.send(b"late").end()
+        assert peer.rest() == b""
         peer.close()
 
 

@@ -449,10 +449,23 @@ static bool ends_with_connection(const struct exchange *exchange)
 					      exchange->response_body.framing == HTTP1_BODY_TUNNEL);
 }
 
+// The client's half of a tunnel may be over but for what is queued.
+static void response_ended(struct exchange *exchange)
+{
+	struct stream *stream = &exchange->upstream->stream;
+	if (!exchange->tunnel || !exchange->request_done || stream_is_flushed(stream)) {
+		exchange_complete(exchange);
+		return;
+	}
+	exchange->response_done = true;
+	exchange->server->half_close(exchange);
+	stream_want_drained(stream);
+}
+
 static void upstream_ended(struct exchange *exchange, int err)
 {
 	if (err == ERR_EOF && ends_with_connection(exchange))
-		exchange_complete(exchange);
+		response_ended(exchange);
 	else
 		exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_TERMINATED, err);
 }
