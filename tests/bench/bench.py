@@ -80,6 +80,10 @@ def http_uncaptured(options, stage):
     return _http(options, stage, "http-uncaptured", [*peers, Weir()])
 
 
+def http_accelerated(options, stage):
+    return _http(options, stage, "http-accelerated", [Relay(), Nginx(), Haproxy(), Weir("auto")])
+
+
 def latency(options, stage):
     measurements = []
     for program, pod, origin, target, pids in local_stages(stage, [Direct(), Relay(), *PROXIES]):
@@ -230,6 +234,11 @@ ROWS = {
     "http-uncaptured": (
         http_uncaptured,
         "the same, only weir behind a redirect",
+        [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
+    ),
+    "http-accelerated": (
+        http_accelerated,
+        "HTTP/1.1 1 KiB, only weir with acceleration",
         [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
     ),
     "latency": (

@@ -336,6 +336,9 @@ server:
 class Weir:
     name = "weir"
 
+    def __init__(self, acceleration="off"):
+        self.acceleration = acceleration
+
     def _start(self, pod, stage, name, intercept=True, **settings):
         """The proxy and the interception in the pod."""
         config = stage.folder / f"{pod.name}-{name}.json"
@@ -343,6 +346,7 @@ class Weir:
         state = stage.folder / f"{pod.name}-{name}.vips"
         common = {
             "workers": 1,
+            "acceleration": self.acceleration,
             "admin": {"socket": str(admin)},
             "dns": {"zone": "mesh", "vips": VIPS, "state": str(state), "upstream": ["192.0.2.53"]},
         }

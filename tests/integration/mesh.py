@@ -68,6 +68,8 @@ class Sidecar:
         self.config_path = self.folder / "weir.yaml"
         self.socket = str(self.folder / "admin.sock")
         config.setdefault("workers", 1)
+        if "WEIR_ACCELERATION" in os.environ:
+            config.setdefault("acceleration", os.environ["WEIR_ACCELERATION"])
         config.setdefault("admin", {"socket": self.socket})
         config.setdefault("dns", {}).setdefault("state", str(self.folder / "vips"))
         self.write(config)

@@ -233,7 +233,7 @@ def test_a_client_that_does_not_read_holds_nobody_up(line):
             most = taken()
             time.sleep(0.1)
         endless.reset()
-        for less in range(0, 512 << 10, 32 << 10):
+        for less in range(0, min(512 << 10, most), 32 << 10):
             waiting = ask(most - less)
             assert ask(10).rest() == b"x" * 10
             assert len(waiting.rest()) == most - less
@@ -266,7 +266,7 @@ def test_an_idle_connection_is_closed(mesh):
 
 def test_spliced_bytes_are_not_copied(mesh):
     """A big plain transfer moves by splice: strace sees it, and hardly any recv."""
-    line = Line(mesh)
+    line = Line(mesh, acceleration="off")  # with it, what a client of this host gets is not spliced
     trace = mesh.network.folder / "trace"
     tracer = line.client.pod.start(
         ["strace", "-f", "-qq", "-e", "trace=splice,recvfrom", "-o", trace, "-p", str(line.client.proxy.pid)]

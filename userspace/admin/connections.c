@@ -185,6 +185,7 @@ void admin_emit_connection(struct emit *emit, const struct conn_info *info, uint
 	emit_text(emit, "transport", info->transport);
 	emit_tls_side(emit, "tls", info->tls_version, info->tls_peer);
 	emit_tls_side(emit, "upstream_tls", info->upstream_tls_version, info->upstream_tls_peer);
+	emit_bool(emit, "accelerated", info->accelerated);
 	emit_uint(emit, "requests", info->requests);
 	emit_bytes(emit, "received", info->bytes_received);
 	emit_bytes(emit, "sent", info->bytes_sent);

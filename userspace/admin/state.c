@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "dns/names.h"
+#include "net/bypass.h"
 #include "net/tls.h"
 #include "run/stats.h"
 
@@ -143,6 +144,7 @@ int admin_dns_flush(struct admin_call *call)
 // --- stats ------------------------------------------------------------------------------------------------
 int admin_stats_show(struct admin_call *call)
 {
+	bypass_publish_counts();
 	emit_table_begin(call->emit, "counters");
 	for (size_t i = 0; i < STAT_COUNT; i++) {
 		const struct stat_row *row = &stat_rows[i];
@@ -203,6 +205,7 @@ int admin_version_show(struct admin_call *call)
 	emit_uint(call->emit, "pid", (uint64_t)getpid());
 	emit_duration(call->emit, "uptime", clock_mono_ns() - backend->started_ns);
 	emit_uint(call->emit, "workers", backend->workers ? workers_count(backend->workers) : 0);
+	emit_text(call->emit, "acceleration", bypass_is_on() ? "on" : "off");
 	emit_uint(call->emit, "generation", model ? model->generation : 0);
 	return 0;
 }

@@ -79,6 +79,8 @@ struct config_service {
 	struct config_list ports, routes;
 };
 
+enum config_acceleration { ACCELERATION_OFF, ACCELERATION_AUTO };
+
 enum { CONFIG_TLS_INHERIT = 3 }; // of an inbound port: what tls.mode says
 
 struct config_plugin {
@@ -124,6 +126,7 @@ struct config {
 	} node;
 	uint32_t workers;
 	struct config_text user;
+	uint32_t acceleration; // enum config_acceleration
 	struct {
 		struct config_text socket, group;
 		struct addr metrics;

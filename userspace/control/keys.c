@@ -212,6 +212,7 @@ static const struct key root_keys[] = {
 	{"node", OBJECT(node_keys), .text = "This proxy."},
 	{"workers", UINT(0, 256), FIELD(config, workers), .restart = true, .initial = "0", .text = "Worker threads; 0: one for each CPU that the process may use."},
 	{"user", TEXT(32), FIELD(config, user), .restart = true, .text = "The user to become after starting as root; root without most of its capabilities by default."},
+	{"acceleration", CHOICE("off", "auto"), FIELD(config, acceleration), .restart = true, .initial = "off", .text = "Whether bytes between this host's applications and the proxy go past TCP: `auto` turns that on if a test at the start finds that it works on this kernel."},
 	{"admin", OBJECT(admin_keys), .text = "The admin socket and metrics."},
 	{"log", OBJECT(log_keys), .text = "The log, on standard error."},
 	{"intercept", OBJECT(intercept_keys), .text = "How connections are captured."},

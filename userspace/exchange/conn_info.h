@@ -44,6 +44,7 @@ struct conn_info {
 	uint64_t bytes_received, bytes_sent; // downstream
 	uint64_t requests;
 	uint64_t opened_ns; // CLOCK_MONOTONIC
+	bool accelerated;   // its bytes may go past TCP
 	const char *decided_by; // what told the protocol, in words: a literal; NULL: nothing yet
 	uint32_t decided_us;	// and how long that took, from accepting on
 	const char *state;  // "detecting", "open", "draining", ...: a literal

@@ -18,6 +18,7 @@
 #include "exchange/tunnel.h"
 #include "exchange/upstream.h"
 #include "intercept/origdst.h"
+#include "net/bypass.h"
 #include "net/tls.h"
 #include "run/stats.h"
 
@@ -934,6 +935,7 @@ static void describe(const struct connection *connection, struct conn_info *info
 	    .bytes_sent = connection->stream.sent,
 	    .requests = connection->requests,
 	    .opened_ns = connection->opened_ns,
+	    .accelerated = bypass_has(stream_fd(&connection->stream)),
 	    .decided_by = decision_of(connection),
 	    .decided_us = connection->decided_us,
 	    .state = state_of(connection),

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/mem.h"
+#include "net/bypass.h"
 #include "net/tls.h"
 
 #include <assert.h>
@@ -19,7 +20,11 @@ enum {
 	OUT_LOW = LIMIT_OUT_HIGH / 4,
 	ALERT_DISCARD = 1024 * 1024, // dropped at a time before closing
 	TURN_BYTES = 1024 * 1024,    // sent in one go; then other connections get their turn
+	REFUSAL_MIN_MS = 1,	     // until what the bypass refused is tried again, doubled each time
+	REFUSAL_MAX_MS = 128,
 };
+
+_Static_assert(_ERR_BASE > INT16_MIN, "errors fit into _write_error");
 
 static const uint32_t EVENTS = EPOLLIN | EPOLLOUT | EPOLLRDHUP;
 
@@ -161,11 +166,67 @@ static bool tls_has_failed(const struct stream *stream)
 	return stream->tls && !stream->_connecting && tls_conn_error(stream->tls)[0];
 }
 
+// --- refused by the bypass ----------------------------------------------------------------------------------
+// A stream whose peer on this host has to read before the next message goes to it. No event tells; few streams are
+// ever in this state, so that they have no room for it.
+struct refusal {
+	struct refusal *next;
+	struct loop_timer timer;
+	struct stream *stream;
+	uint32_t delay_ms;
+};
+
+static __thread struct refusal *first_refusal;
+
+static struct refusal **refusal_find(const struct stream *stream)
+{
+	struct refusal **link = &first_refusal;
+	while (*link && (*link)->stream != stream)
+		link = &(*link)->next;
+	return link;
+}
+
+static void refusal_end(struct stream *stream)
+{
+	if (!stream->_refused)
+		return;
+	struct refusal **link = refusal_find(stream), *refusal = *link;
+	*link = refusal->next;
+	loop_timer_stop(&refusal->timer);
+	mem_free(refusal);
+	stream->_refused = false;
+}
+
+static void on_refusal_timer(struct loop_timer *timer)
+{
+	struct stream *stream = container_of(timer, struct refusal, timer)->stream;
+	stream->_writable = true;
+	schedule_flush(stream);
+}
+
+static int refuse(struct stream *stream)
+{
+	struct refusal *refusal = stream->_refused ? *refusal_find(stream) : mem_zalloc(sizeof *refusal);
+	if (!refusal)
+		return -ENOMEM;
+	if (!stream->_refused) {
+		*refusal = (struct refusal){.next = first_refusal, .stream = stream};
+		loop_timer_init(&refusal->timer, on_refusal_timer);
+		first_refusal = refusal;
+		stream->_refused = true;
+	}
+	refusal->delay_ms = MIN(MAX(REFUSAL_MIN_MS, 2 * refusal->delay_ms), REFUSAL_MAX_MS);
+	loop_timer_start(stream->loop, &refusal->timer, refusal->delay_ms);
+	stream->_writable = false;
+	return 0;
+}
+
 void stream_close(struct stream *stream)
 {
 	int fd = stream->_io.fd;
 	if (fd < 0)
 		return;
+	refusal_end(stream);
 	if (tls_has_failed(stream))
 		send_alert(stream);
 	loop_io_del(stream->loop, &stream->_io);
@@ -204,13 +265,19 @@ static int receive(struct stream *stream, struct slice *ret_slice)
 	if (n > 0) {
 		*ret_slice = (struct slice){chunk, chunk->data + chunk->used, (size_t)n};
 		chunk->used += (uint32_t)n;
-		if ((size_t)n < room && !stream->_hangup)
+		// Once the bypass has turned only a read that finds nothing says so: bytes by TCP may be there
+		// whose event came while the owner did not read.
+		uint32_t turns = bypass_turns();
+		stream->_turning |= stream->_turns != turns;
+		stream->_turns = turns;
+		if ((size_t)n < room && !stream->_hangup && !stream->_turning)
 			stream->_readable = false;
 		return (int)n;
 	}
 	if (n < 0 && errno == EINTR)
 		return receive(stream, ret_slice);
 	stream->_readable = false;
+	stream->_turning = 0;
 	if (n < 0)
 		return errno == EAGAIN ? ERR_NEED_MORE : -errno;
 	stream->_eof = true;
@@ -441,6 +508,7 @@ static int encrypt(struct stream *stream)
 static int send_queue(struct stream *stream, struct bufq *queue)
 {
 	while (queue->bytes && stream->_writable) {
+		uint32_t refusals = bypass_refusals();
 		struct iovec iov[FLUSH_IOV];
 		struct msghdr message = {.msg_iov = iov,
 					 .msg_iovlen = (size_t)bufq_iov(queue, iov, FLUSH_IOV)};
@@ -449,13 +517,17 @@ static int send_queue(struct stream *stream, struct bufq *queue)
 				: sendmsg(stream->_io.fd, &message, MSG_NOSIGNAL);
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n < 0 && errno == EAGAIN)
-			stream->_writable = false;
-		else if (n < 0)
+		if (n < 0 && errno == EPIPE && bypass_refusals() != refusals)
+			return refuse(stream);
+		if (n < 0 && errno != EAGAIN)
 			return -errno;
-		else
-			bufq_drop(queue, (size_t)n);
-		if (n >= 0 && queue == &stream->_out)
+		if (n < 0) {
+			stream->_writable = false;
+			continue;
+		}
+		refusal_end(stream);
+		bufq_drop(queue, (size_t)n);
+		if (queue == &stream->_out)
 			stream->sent += (uint64_t)n;
 	}
 	return 0;
@@ -522,9 +594,18 @@ static void stream_flush(struct loop_task *task)
 }
 
 // --- without copies -----------------------------------------------------------------------------------------
-bool stream_can_splice(const struct stream *stream)
+static bool is_bypassed(struct stream *stream)
 {
-	return !stream->tls && !stream_is_connecting(stream) && bufq_empty(&stream->_out);
+	if (!stream->_path_known) {
+		stream->_path_known = true;
+		stream->_bypassed = bypass_has(stream->_io.fd);
+	}
+	return stream->_bypassed;
+}
+
+bool stream_can_splice(struct stream *stream)
+{
+	return !stream->tls && !stream_is_connecting(stream) && bufq_empty(&stream->_out) && !is_bypassed(stream);
 }
 
 int stream_splice_in(struct stream *stream, int pipe_write_fd, size_t len)

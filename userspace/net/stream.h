@@ -39,7 +39,9 @@ struct stream {
 	uint64_t received,
 	    sent; // payload bytes, without TLS framing; sent: accepted by the kernel (plain) or encrypted
 	uint64_t _turn_mark; // `sent` at the last event
-	int _write_error;
+	uint32_t _turns : 31;  // of the bypass, when last asked
+	uint32_t _turning : 1; // short reads say nothing
+	int16_t _write_error;
 	bool _connecting : 1;
 	bool _handshaking : 1;
 	bool _readable : 1;  // the socket may have more
@@ -52,6 +54,9 @@ struct stream {
 	bool _shut_done : 1; // as far as TLS is concerned (close_notify is queued)
 	bool _end_sent : 1;  // FIN
 	bool _yielded : 1;   // an event was asked for
+	bool _refused : 1;   // waits for the bypass's reader
+	bool _path_known : 1; // whether it is bypassed, too
+	bool _bypassed : 1;
 };
 
 void stream_init(struct stream *stream, struct loop *loop, const struct stream_ops *ops);
@@ -114,6 +119,6 @@ bool stream_yield(struct stream *stream);
 // For plain streams. From the socket into a pipe, from a pipe into the socket: bytes moved (> 0),
 // ERR_NEED_MORE, ERR_EOF, or another negative error. After ERR_NEED_MORE on_readable or on_drained follows.
 // splice_out wants an empty queue.
-bool stream_can_splice(const struct stream *stream);
+bool stream_can_splice(struct stream *stream);
 int stream_splice_in(struct stream *stream, int pipe_write_fd, size_t len);
 int stream_splice_out(struct stream *stream, int pipe_read_fd, size_t len);

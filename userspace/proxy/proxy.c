@@ -15,6 +15,7 @@
 #include "mesh/regex.h"
 #include "net/tls.h"
 #include "net/tls_watch.h"
+#include "proxy/acceleration.h"
 #include "proxy/notify.h"
 #include "proxy/plane.h"
 #include "proxy/privileges.h"
@@ -42,6 +43,7 @@ struct proxy {
 	struct model *model;	 // the current snapshot, one reference
 	struct tls_context *tls; // NULL: none
 	struct tls_watch *tls_watch;
+	struct acceleration *acceleration; // NULL: none
 	struct privileges privileges;
 	struct plane_settings planes;
 	struct workers *workers;
@@ -455,6 +457,20 @@ static int open_admin(struct proxy *proxy, uid_t uid, gid_t gid, struct strbuf *
 	return err;
 }
 
+static void accelerate(struct proxy *proxy)
+{
+	const struct config *config = proxy->config;
+	struct strbuf why = {0};
+	if (config->acceleration == ACCELERATION_OFF)
+		return;
+	if (acceleration_start((uint16_t)config->intercept.outbound, (uint16_t)config->intercept.inbound,
+			       &proxy->acceleration, &why))
+		log_warn("acceleration is off", LOG_STR("reason", strbuf_str(&why)));
+	else
+		log_info("acceleration is on");
+	strbuf_done(&why);
+}
+
 // Installs the rules that go with this process.
 static int hold_rules(struct proxy *proxy, struct strbuf *ret_error)
 {
@@ -475,6 +491,8 @@ static int start_privileged(struct proxy *proxy, struct strbuf *ret_error)
 		err = make_state_folder(config, uid, gid, ret_error);
 	if (!err)
 		err = open_admin(proxy, uid, gid, ret_error);
+	if (!err)
+		accelerate(proxy);
 	privileges_raise_files();
 	if (!err)
 		err = hold_rules(proxy, ret_error);
@@ -596,6 +614,7 @@ void proxy_free(struct proxy *proxy)
 	workers_stop(proxy->workers);
 	tls_watch_free(proxy->tls_watch);
 	signals_free(proxy->signals);
+	acceleration_stop(proxy->acceleration);
 	if (proxy->metrics_fd >= 0)
 		close(proxy->metrics_fd);
 	let_go(proxy);

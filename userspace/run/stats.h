@@ -99,6 +99,12 @@ enum stat_kind { STAT_COUNTER, STAT_GAUGE };
 	  "Plaintext connections refused by strict mode")                                                              \
 	X(STAT_RECEIVED_BYTES, STAT_COUNTER, "downstream_received_bytes_total", "", "Bytes received from downstream")   \
 	X(STAT_SENT_BYTES, STAT_COUNTER, "downstream_sent_bytes_total", "", "Bytes sent downstream")                    \
+	X(STAT_ACCELERATED_CONNECTIONS, STAT_COUNTER, "accelerated_connections_total", "",                             \
+	  "Connections within this host whose bytes may go past TCP")                                                  \
+	X(STAT_ACCELERATED_MESSAGES, STAT_COUNTER, "accelerated_messages_total", "", "Messages that went past TCP")     \
+	X(STAT_ACCELERATED_BYTES, STAT_COUNTER, "accelerated_bytes_total", "", "Bytes that went past TCP")              \
+	X(STAT_ACCELERATED_FALLBACKS, STAT_COUNTER, "accelerated_fallbacks_total", "",                                 \
+	  "Directions of such connections that went over to TCP")                                                      \
 	X(STAT_DNS_QUERIES, STAT_COUNTER, "dns_queries_total", "", "DNS queries received")                              \
 	X(STAT_DNS_ANSWERED, STAT_COUNTER, "dns_answers_total", "source=\"own\"", "DNS answers, by source")              \
 	X(STAT_DNS_CACHED, STAT_COUNTER, "dns_answers_total", "source=\"cache\"", "DNS answers, by source")              \
