@@ -969,6 +969,8 @@ def test_a_missing_kernel_feature_is_one_error_and_changes_nothing(
         "apply",
         *VIPS,
         *long_lists,
+        "--backend",
+        "nft",
         check=False,
         env={"LD_PRELOAD": saboteur, "SABOTAGE": feature, "ASAN_OPTIONS": "verify_asan_link_order=0"},
     )
