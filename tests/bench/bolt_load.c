@@ -94,7 +94,7 @@ static void requests_send(struct connection *connection)
 		ssize_t n =
 		    send(connection->fd, from, connection->out_end - connection->out_start, MSG_NOSIGNAL);
 		if (n < 0 && errno != EAGAIN)
-			err(1, "write");
+			errx(1, "the connection ended");
 		if (n < 0)
 			break;
 		connection->out_start += (size_t)n;
@@ -166,7 +166,8 @@ static struct connection *connection_open(int epoll, const struct sockaddr_in *a
 	connection->fd = client_connect(address);
 	connection->number = number;
 	fcntl(connection->fd, F_SETFL, O_NONBLOCK);
-	struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = connection};
+	struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+				    .data.ptr = connection};
 	if (epoll_ctl(epoll, EPOLL_CTL_ADD, connection->fd, &event) != 0)
 		err(1, "epoll_ctl");
 	for (uint32_t id = 0; id < in_flight; id++)
@@ -188,8 +189,8 @@ static void turn(int epoll)
 		errx(1, "%zu requests are not answered", under_way);
 	now_ns = client_now_ns();
 	for (int i = 0; i < ready; i++) {
-		while (responses_read(events[i].data.ptr))
-			continue;
+		while (responses_read(events[i].data.ptr) || events[i].events & EPOLLRDHUP)
+			continue; // an end that has come with the last bytes is told of once
 		requests_send(events[i].data.ptr);
 	}
 }

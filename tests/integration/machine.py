@@ -53,8 +53,8 @@ echo 0123456789abcdef0123456789abcdef >etc/machine-id
 rm -rf var/log/journal var/lib/weir etc/weir
 mkdir -p old
 for folder; do
-	mkdir -p "$base/$folder/upper" "$base/$folder/work" "./$folder"
-	mount -t overlay overlay -o "lowerdir=$folder,upperdir=$base/$folder/upper,workdir=$base/$folder/work" "./$folder"
+	mkdir -p "$base/shared/$folder/upper" "$base/shared/$folder/work" "./$folder"
+	mount -t overlay overlay -o "lowerdir=$folder,upperdir=$base/shared/$folder/upper,workdir=$base/shared/$folder/work" "./$folder"
 done
 echo held
 exec sleep infinity

@@ -43,6 +43,8 @@ def serve(client, wrong):
             content = received.read(class_len + header_len + content_len)[-content_len:]
             answer = wrong(number, content) if count >= ODD_ONE else frame(number, 0, content)
             if answer is None:
+                client.shutdown(socket.SHUT_WR)
+                received.read()  # closing with bytes unread would reset the connection instead
                 return
             client.sendall(answer)
 
