@@ -27,7 +27,9 @@ enum { ROOT_OWN, ROOT_PARENT, ROOT_INIT, ROOTS };
 static void root_path(int root, char ret_path[40])
 {
 	int pid = root == ROOT_PARENT ? (int)getppid() : 1;
-	snprintf(ret_path, 40, root == ROOT_OWN ? "" : "/proc/%d/root", pid);
+	ret_path[0] = '\0';
+	if (root != ROOT_OWN)
+		snprintf(ret_path, 40, "/proc/%d/root", pid);
 }
 
 #ifndef SO_NETNS_COOKIE

@@ -329,9 +329,10 @@ def test_deadlines(site):
         assert bolt.call(1, timeout=100).raw == response(1, status=TIMEOUT, cls=b"")
         assert bolt.call(2, content=b"x", timeout=5000).status == SUCCESS
         bolt.close()
-    assert site.calls(site.client, request_id="1", flag="UT", status="7")
-    (row,) = site.calls(site.server, request_id="1")
-    assert row["flag"] in ("UT", "DC")
+    (near,) = site.calls(site.client, request_id="1", status="7")
+    (far,) = site.calls(site.server, request_id="1")
+    # Either end may be first: the far one's answer passes through, or its stream is cancelled.
+    assert (near["flag"], far["flag"]) in (("UT", "UT"), ("UT", "DC"), ("-", "UT"))
 
 
 def test_an_application_that_is_not_there(site):

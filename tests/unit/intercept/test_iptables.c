@@ -16,8 +16,8 @@ static const char *const more_plans[] = {
     "fail hold",
     "fail hold; no-dns; no-ipv6",
     "include-users 5; exclude-groups 5-9,11; proxy-user 7; exclude-marks 0x5",
-    "exclude-outbound-ports 1,3,5,7,9,11,13,15,17,19,21,23,25,27,29,31-33,35; include-outbound-ports "
-    "1,3,5,7,9,11,13,15,17,19,21,23,25,27-29,31",
+    ("exclude-outbound-ports 1,3,5,7,9,11,13,15,17,19,21,23,25,27,29,31-33,35; include-outbound-ports "
+     "1,3,5,7,9,11,13,15,17,19,21,23,25,27-29,31"),
     "include-outbound-interfaces eth*; dns-servers 10.0.0.1,10.0.0.2,10.0.0.3,fd00::1",
 };
 
