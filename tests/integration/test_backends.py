@@ -550,7 +550,9 @@ def test_show_counts_and_check_proves(lone, address):
 
 
 def test_another_plan_takes_over_without_a_gap(lone):
-    """Connections that both plans capture are captured at every moment."""
+    """Connections that both plans capture are captured at every moment. Of nftables this does not hold for plans that bring new
+    lists of includes (docs/interception.md, back ends)."""
+    first = ("--no-dns",) if lone.backend.startswith("nft") else EVERYTHING
     other = lone.pod.network.pod("other")
     Server(other, 83, "other")
     lone.apply()
@@ -562,7 +564,7 @@ def test_another_plan_takes_over_without_a_gap(lone):
 
     asking = threading.Thread(target=ask)
     asking.start()
-    for plan in (EVERYTHING, ("--exclude-outbound-ports", "7"), ()):
+    for plan in (first, ("--exclude-outbound-ports", "7"), ()):
         assert lone.weir("apply", *plan).stdout == "interception: installed\n"
     done.set()
     asking.join()
