@@ -294,8 +294,7 @@ static int nft_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
 }
 
 // --- writing -----------------------------------------------------------------------------------------------
-// A
-// transaction under construction. Every message is known by its sequence number: first + index.
+// A transaction under construction. Every message is known by its sequence number: first + index.
 struct batch {
 	struct nftnl_batch *nlb;
 	uint32_t first, next;
