@@ -307,7 +307,7 @@ static void test_impossible_heads(void **state)
 	check_impossible_head("a service or method outside of the bytes");
 	say_head.method = part(elsewhere, 1);
 	check_impossible_head("a service or method outside of the bytes");
-	say_head.method = part(REQUEST.p - 1, 2);
+	say_head.method = part((const char *)((uintptr_t)REQUEST.p - 1), 2);
 	check_impossible_head("a service or method outside of the bytes");
 	say_head.method = part(REQUEST.p, SIZE_MAX);
 	check_impossible_head("a service or method outside of the bytes");
