@@ -18,10 +18,24 @@ from netns import Network
 IDLE_CONNECTIONS = 8000
 PROXIES = [Nginx(), Haproxy(), Weir()]
 NAME_SERVERS = [Unbound(), Weir()]
+BACKENDS = {
+    "nft": ["--backend", "nft"],
+    "nft, tproxy": ["--backend", "nft", "--inbound-mode", "tproxy"],
+    "iptables": ["--backend", "iptables"],
+    "eBPF": ["--backend", "ebpf"],
+}
+CAPTURED = [Weir(name=name, intercept=words) for name, words in BACKENDS.items()]
+ACCELERATED = [Weir("auto", f"{name}, accelerated", BACKENDS[name]) for name in ("nft", "eBPF")]
+OUTBOUND = [program for program in CAPTURED if "tproxy" not in program.name] + ACCELERATED
 
 
 def note(text):
     print(text, file=sys.stderr, flush=True)
+
+
+def label(program):
+    """Its name as that of a namespace."""
+    return program.name.lower().replace(", ", "-")
 
 
 def take_turns(options, row, measurements):
@@ -56,7 +70,7 @@ def per_cpu_second(pids, load):
 def local_stages(stage, candidates):
     """Each program in a namespace with an origin and its clients."""
     for program in candidates:
-        pod = stage.network.pod(program.name.lower())
+        pod = stage.network.pod(label(program))
         origin = stage.origin(pod)
         yield program, pod, origin, *program.local(pod, stage)
 
@@ -84,19 +98,23 @@ def http_accelerated(options, stage):
     return _http(options, stage, "http-accelerated", [Relay(), Nginx(), Haproxy(), Weir("auto")])
 
 
-def latency(options, stage):
+def _on_one_cpu(options, stage, row, candidates, load):
     measurements = []
-    for program, pod, origin, target, pids in local_stages(stage, [Direct(), Relay(), *PROXIES]):
+    for program, pod, origin, target, pids in local_stages(stage, candidates):
         measure.pin(pids + origin, {LOAD_CPU})
-        take = lambda pod=pod, target=target: measure.latency(pod, programs.TOOLS, target, options.seconds, {LOAD_CPU})
+        take = lambda pod=pod, target=target: load(pod, programs.TOOLS, target, options.seconds, {LOAD_CPU})
         measurements.append((program.name, take))
-    return take_turns(options, "latency", measurements)
+    return take_turns(options, row, measurements)
 
 
-def tcp(options, stage):
+def latency(options, stage):
+    return _on_one_cpu(options, stage, "latency", [Direct(), Relay(), *PROXIES], measure.latency)
+
+
+def _tcp(options, stage, row, candidates):
     measurements = []
-    for program in [Direct(), *PROXIES]:
-        pod = stage.network.pod(program.name.lower())
+    for program in candidates:
+        pod = stage.network.pod(label(program))
         measure.pin(stage.origin(pod), {LOAD_CPU})
         target, pids = program.stream(pod, stage)
         measure.pin(pids, {PROXY_CPU})
@@ -104,13 +122,17 @@ def tcp(options, stage):
             pod, programs.TOOLS, target, 4, options.seconds, {LOAD_CPU}
         )
         measurements.append((program.name, lambda pids=pids, load=load: per_cpu_second(pids, load)))
-    return take_turns(options, "tcp", measurements)
+    return take_turns(options, row, measurements)
+
+
+def tcp(options, stage):
+    return _tcp(options, stage, "tcp", [Direct(), *PROXIES])
 
 
 def bolt(options, stage):
     measurements = []
     for program in [Direct(), Relay(), Haproxy(), Weir()]:
-        pod = stage.network.pod(program.name.lower())
+        pod = stage.network.pod(label(program))
         measure.pin(stage.bolt_origin(pod), {LOAD_CPU})
         target, pids = program.bolt(pod, stage)
         measure.pin(pids, {PROXY_CPU})
@@ -124,7 +146,7 @@ def bolt(options, stage):
 def _http2(options, stage, row, origin, path="", load_words=()):
     measurements = []
     for program in [Direct(), Relay(), Nghttpx(), Haproxy(), Weir()]:
-        pod = stage.network.pod(program.name.lower())
+        pod = stage.network.pod(label(program))
         measure.pin(origin(pod), {LOAD_CPU})
         target, pids = program.http2(pod, stage)
         measure.pin(pids, {PROXY_CPU})
@@ -145,21 +167,25 @@ def grpc(options, stage):
 
 
 def wired(stage, program):
-    near, far = (stage.network.pod(f"{program.name.lower()}-{side}") for side in ("near", "far"))
+    near, far = (stage.network.pod(f"{label(program)}-{side}") for side in ("near", "far"))
     stage.link(near, far)
     return near, far, stage.origin(far)
 
 
-def inbound(options, stage):
+def _inbound(options, stage, row, candidates):
     measurements = []
-    for program in [Direct(), *PROXIES]:
+    for program in candidates:
         near, far, origin = wired(stage, program)
         target, pids = program.inbound(far, stage)
         measure.pin(pids, {PROXY_CPU})
         measure.pin(origin, {LOAD_CPU})
         load = lambda near=near, target=target: measure.wrk(near, target.url, 64, options.seconds, {LOAD_CPU})
         measurements.append((program.name, lambda pids=pids, load=load: per_cpu_second(pids, load)))
-    return take_turns(options, "inbound", measurements)
+    return take_turns(options, row, measurements)
+
+
+def inbound(options, stage):
+    return _inbound(options, stage, "inbound", [Direct(), *PROXIES])
 
 
 def pairs(stage):
@@ -226,6 +252,29 @@ def idle(options, _):
     return take_turns(options, "idle", take)
 
 
+# --- the back ends of interception ------------------------------------------------------------------------------------
+
+
+def backend_setup(options, stage):
+    return _on_one_cpu(options, stage, "backend-setup", [Direct(), *OUTBOUND], measure.setup)
+
+
+def backend_latency(options, stage):
+    return _on_one_cpu(options, stage, "backend-latency", [Direct(), *OUTBOUND], measure.latency)
+
+
+def backend_http(options, stage):
+    return _http(options, stage, "backend-http", OUTBOUND)
+
+
+def backend_inbound(options, stage):
+    return _inbound(options, stage, "backend-inbound", [*CAPTURED, *ACCELERATED])
+
+
+def backend_tcp(options, stage):
+    return _tcp(options, stage, "backend-tcp", OUTBOUND)
+
+
 # --- the table -------------------------------------------------------------------------------------------------------
 
 # Row: what it is called, the figure, its unit, and whether more is better.
@@ -282,6 +331,35 @@ ROWS = {
     "idle": (idle, f"idle keep-alive connection, of {IDLE_CONNECTIONS}", [("bytes", 1, "bytes (PSS)", False)]),
 }
 COLUMNS = ["direct", "relay", "nginx", "HAProxy", "nghttpx", "unbound", "weir"]
+BACKEND_ROWS = {
+    "backend-setup": (
+        backend_setup,
+        "connections opened one by one, a request on each, one CPU",
+        [("rate", 1e3, "k connections per second", True)],
+    ),
+    "backend-latency": (
+        backend_latency,
+        "HTTP/1.1 1 KiB, 1 connection, one CPU",
+        [("p50", 1, "p50, us", False), ("p99", 1, "p99, us", False)],
+    ),
+    "backend-http": (
+        backend_http,
+        "HTTP/1.1 1 KiB, 64 connections",
+        [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
+    ),
+    "backend-inbound": (
+        backend_inbound,
+        "the same, at the server's side",
+        [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
+    ),
+    "backend-tcp": (
+        backend_tcp,
+        "TCP passed through, 4 connections",
+        [("per_cpu_second", 1e9, "GB per CPU-second", True)],
+    ),
+}
+BACKEND_COLUMNS = ["direct", *(program.name for program in [*CAPTURED, *ACCELERATED])]
+ALL_ROWS = ROWS | BACKEND_ROWS
 
 
 def figure(samples, key):
@@ -297,31 +375,41 @@ def ratio(figures, more_is_better):
     return figures["weir"] / (max if more_is_better else min)(peers)
 
 
-def table(results):
-    lines = [["what", "unit", *COLUMNS, "weir / best peer"]]
-    for name, samples in results.items():
-        _, title, shown = ROWS[name]
-        for key, scale, unit, more_is_better in shown:
-            figures = {program: figure(taken, key) for program, taken in samples.items()}
-            cells = [f"{figures[column] / scale:.4g}" if figures.get(column) is not None else "" for column in COLUMNS]
-            relation = ratio(figures, more_is_better)
-            lines.append([title, unit, *cells, f"{relation:.2f}" if relation is not None else ""])
+def body(rows, columns, results, compared):
+    for name, (_, title, shown) in rows.items():
+        for key, scale, unit, more_is_better in shown if name in results else ():
+            figures = {program: figure(taken, key) for program, taken in results[name].items()}
+            cells = [f"{figures[column] / scale:.4g}" if figures.get(column) is not None else "" for column in columns]
+            relation = ratio(figures, more_is_better) if compared else None
+            yield [title, unit, *cells, *([f"{relation:.2f}" if relation is not None else ""] if compared else [])]
+
+
+def table(rows, columns, results, compared=True):
+    """compared: the last column is weir's figure beside that of its best peer."""
+    lines = [["what", "unit", *columns, *(["weir / best peer"] if compared else [])]]
+    lines += body(rows, columns, results, compared)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines)
 
 
+def tables(results):
+    peers = table(ROWS, COLUMNS, results) if ROWS.keys() & results else ""
+    backends = table(BACKEND_ROWS, BACKEND_COLUMNS, results, compared=False) if BACKEND_ROWS.keys() & results else ""
+    return "\n\n".join(filter(None, [peers, backends]))
+
+
 def parse(argv):
     parser = argparse.ArgumentParser(prog="tests/bench/run", description=__doc__)
-    parser.add_argument("--rows", help=f"comma-separated, of {','.join(ROWS)} (default: all)", default=",".join(ROWS))
+    parser.add_argument("--rows", help=f"comma-separated, of {','.join(ALL_ROWS)} (default: all)", default=",".join(ALL_ROWS))
     parser.add_argument("--rounds", type=int, default=5, help="how often each program is measured (5)")
     parser.add_argument("--seconds", type=int, default=3, help="how long each measurement takes (3)")
     parser.add_argument("--json", metavar="FILE", help="write all samples there")
     options = parser.parse_args(argv)
     options.rows = options.rows.split(",")
     for name in options.rows:
-        if name not in ROWS:
-            parser.error(f"there is no row '{name}'; there are {', '.join(ROWS)}")
+        if name not in ALL_ROWS:
+            parser.error(f"there is no row '{name}'; there are {', '.join(ALL_ROWS)}")
     return options
 
 
@@ -331,12 +419,12 @@ def main(argv):
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     results = {}
     for name in options.rows:
-        with Network() as network:
-            results[name] = ROWS[name][0](options, Stage(network))
+        with Network() as network, programs.released(network):
+            results[name] = ALL_ROWS[name][0](options, Stage(network))
     if options.json:
         with open(options.json, "w") as file:
             json.dump(results, file, indent=1)
-    print(table(results))
+    print(tables(results))
 
 
 if __name__ == "__main__":

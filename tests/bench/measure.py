@@ -93,6 +93,12 @@ def latency(pod, tools, target, seconds, cpus):
     return {"count": count, "p50": p50 / 1000, "p99": p99 / 1000}
 
 
+def setup(pod, tools, target, seconds, cpus):
+    """Connections per second that are opened one after the other, with a request on each."""
+    argv = [tools / "bench_latency", target.address, target.port, target.host, seconds, "anew"]
+    return {"rate": int(_run(pod, argv, cpus, seconds).split()[0]) / seconds}
+
+
 def bulk(pod, tools, target, connections, seconds, cpus):
     """Bytes received."""
     argv = [tools / "bench_bulk", target.address, target.port, connections, seconds]

@@ -3,6 +3,7 @@
 to the origin kept alive. Each is started in a namespace of its own, with the origin beside it. The kernel redirects the
 clients' connections to the proxy, by the same rules for all programs; only `captured=False` connects to a peer directly."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -46,6 +47,16 @@ VIP = "240.240.0.80"
 def capture(pod, *words):
     """The rules that weir installs, in a pod."""
     pod.run([BUILD / "userspace" / "cli" / "weir", "intercept", "apply", "--vips", ",".join(VIPS), *words])
+
+
+@contextlib.contextmanager
+def released(network):
+    """Nothing is left of interception at the end: programs of eBPF would outlive their namespaces."""
+    try:
+        yield
+    finally:
+        for pod in network.pods:
+            pod.run([BUILD / "userspace" / "cli" / "weir", "intercept", "remove"])
 
 
 class Peer:
@@ -334,10 +345,10 @@ server:
 
 
 class Weir:
-    name = "weir"
+    """`intercept`: the words of `weir intercept apply`, which choose the back end."""
 
-    def __init__(self, acceleration="off"):
-        self.acceleration = acceleration
+    def __init__(self, acceleration="off", name="weir", intercept=()):
+        self.acceleration, self.name, self.intercept = acceleration, name, intercept
 
     def _start(self, pod, stage, name, intercept=True, **settings):
         """The proxy and the interception in the pod."""
@@ -353,7 +364,7 @@ class Weir:
         config.write_text(json.dumps(common | settings))
         daemon = pod.start([BUILD / "userspace" / "proxy" / "weir-proxy", "--config", config], ready=unix_socket(admin))
         if intercept:
-            capture(pod)
+            capture(pod, *self.intercept)
         pod.resolv_conf("nameserver 192.0.2.53\n")
         return measure.family(daemon.pid)
 
