@@ -30,6 +30,7 @@ struct tcp_client {
 	size_t in_len;
 	unsigned waiting;
 	bool ended; // the client sends no more
+	bool looked_at; // once at least
 	bool closed;
 	uint8_t in[2 + LIMIT_DNS_TCP_QUERY];
 };
@@ -45,7 +46,7 @@ struct dns_tcp {
 	struct loop_io io;
 	struct loop *loop;
 	struct dns_resolver *resolver;
-	struct list clients;
+	struct list clients; // who was heard of last is the last
 	unsigned client_count;
 	struct loop_timer rest; // after accept failed, or because there are too many
 };
@@ -224,6 +225,8 @@ static bool client_receive(struct tcp_client *client)
 	if (n < 0)
 		return false;
 	loop_timer_start(client->tcp->loop, &client->idle, IDLE_MS);
+	list_del(&client->node);
+	list_append(&client->tcp->clients, &client->node);
 	client->ended = n == 0;
 	client->in_len += (size_t)n;
 	return true;
@@ -234,6 +237,7 @@ static bool client_receive(struct tcp_client *client)
 static void client_serve(struct tcp_client *client)
 {
 	bool more = true;
+	client->looked_at = true;
 	for (int reads = 0; more && reads < READS_PER_TURN; reads++) {
 		while (!client_queries(client)) {
 			if (!client->closed)
@@ -288,16 +292,38 @@ static int client_new(struct dns_tcp *tcp, int fd)
 	return 0;
 }
 
+// An idle connection may be closed at any time, and clients take another (RFC 7766 6.2.3, 6.2.4). One that was
+// accepted just now may have a query that nobody has looked at yet.
+static bool is_idle(const struct tcp_client *client)
+{
+	return client->looked_at && !client->waiting && !unsent(client);
+}
+
+// NULL: all are busy.
+static struct tcp_client *longest_idle(const struct dns_tcp *tcp)
+{
+	list_for_each (node, &tcp->clients) {
+		struct tcp_client *client = container_of(node, struct tcp_client, node);
+		if (is_idle(client))
+			return client;
+	}
+	return NULL;
+}
+
 static void accept_clients(struct dns_tcp *tcp)
 {
-	while (tcp->client_count < LIMIT_DNS_TCP_CLIENTS) {
+	struct tcp_client *leaves = NULL;
+	while (tcp->client_count < LIMIT_DNS_TCP_CLIENTS || (leaves = longest_idle(tcp))) {
 		int fd = accept4(tcp->io.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))
 			continue;
 		if (fd < 0 && errno == EAGAIN)
 			return;
+		if (fd >= 0 && leaves)
+			client_close(leaves);
 		if (fd < 0 || client_new(tcp, fd))
 			break;
+		leaves = NULL;
 	}
 	// Edge-triggered: nobody calls again for those who wait already.
 	loop_timer_start(tcp->loop, &tcp->rest, REST_MS);

@@ -586,16 +586,46 @@ def test_queries_that_wait_on_one_tcp_connection_are_bounded(mesh):
     assert {answer.rcode() for answer in answers} == {dns.rcode.SERVFAIL}
 
 
-def test_tcp_clients_are_bounded(names):
-    """Who comes when all places are taken waits for one."""
-    places = 256
-    with names.pod.enter():
-        silent = [socket.create_connection((RESOLVER[4], 53), timeout=5) for _ in range(places)]
+TCP_PLACES = 256
+
+
+def test_tcp_clients_that_wait_for_an_answer_are_bounded(mesh):
+    """Who comes when all places are taken by such waits for one."""
+    pod = mesh.network.pod("client")
+    go = threading.Event()
+
+    def handler(query):
+        go.wait(8)
+        return reply(query, (query.question[0].name, 60, "A", "192.0.2.1"))
+
+    Upstream(pod, 5301, handler)
+    sidecar = mesh.sidecar("client", pod=pod, services=SERVICES, clusters=[cluster("c", [])], dns={"upstream": ["127.0.0.1:5301"]})
+    with pod.enter():
+        busy = [socket.create_connection((RESOLVER[4], 53), timeout=15) for _ in range(TCP_PLACES)]
+        for sock in busy:
+            sock.sendall(framed(dns.message.make_query("slow.example", "A")))
+        wait_until(lambda: sidecar.counter("dns_queries_total") == TCP_PLACES)
         last = socket.create_connection((RESOLVER[4], 53), timeout=15)
     last.sendall(framed(dns.message.make_query("web.mesh", "A")))
-    assert not readable(last, 0.5)
-    silent.pop().close()
-    answer, _ = dns.query.receive_tcp(last, expiration=time.time() + 15)
-    assert values(answer)
-    for sock in (*silent, last):
+    assert not readable(last, 0.3)
+    go.set()
+    for sock in (*busy, last):
+        assert values(dns.query.receive_tcp(sock, expiration=time.time() + 15)[0])
+        sock.close()
+
+
+def test_a_silent_tcp_client_gives_way(names):
+    """When all places are taken, whoever has been silent for the longest makes room, and a client that waits for its
+    answer does not."""
+    query = framed(dns.message.make_query("web.mesh", "A"))
+    with names.pod.enter():
+        first, *silent = [socket.create_connection((RESOLVER[4], 53), timeout=5) for _ in range(TCP_PLACES)]
+        first.sendall(query)  # heard of last
+        assert values(dns.query.receive_tcp(first, expiration=time.time() + 5)[0])
+        more = [socket.create_connection((RESOLVER[4], 53), timeout=5) for _ in range(3)]
+    for sock in (*more, first):
+        sock.sendall(query)
+        assert values(dns.query.receive_tcp(sock, expiration=time.time() + 5)[0])
+    assert [sock.recv(1) for sock in silent[:3]] == [b""] * 3
+    for sock in (first, *silent, *more):
         sock.close()
