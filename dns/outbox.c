@@ -56,7 +56,7 @@ void dns_outbox_add(struct dns_outbox *box, const union dns_client *client, sock
 	uint8_t index = box->_answer_count++, *known = send_of_port(box, client);
 	box->_answers[index] = (struct dns_outbox_answer){client, client_len, box->_used, (uint16_t)len, 0};
 	box->_used = (uint16_t)(box->_used + len);
-	if (*known && !box->one_by_one && send_join(box, &box->_sends[*known - 1], index))
+	if (*known && send_join(box, &box->_sends[*known - 1], index))
 		return;
 	box->_sends[box->_send_count++] = (struct dns_outbox_send){index, index, 1, (uint16_t)len, false};
 	*known = box->_send_count;
@@ -100,11 +100,10 @@ static void lay_out(struct dns_outbox *box)
 	}
 }
 
-// A send that failed as one. If that is because of what it asks for, none will be tried again on this socket.
-static void send_one_by_one(struct dns_outbox *box, int fd, const struct msghdr *message, int error)
+// A send that failed as one: the way to this client may not take several at once (IPsec, a small MTU), or may not
+// be at all (port 0). Nothing is learnt from that for others.
+static void send_one_by_one(int fd, const struct msghdr *message)
 {
-	if (error == EINVAL || error == EIO || error == EOPNOTSUPP || error == ENOPROTOOPT)
-		box->one_by_one = true;
 	for (size_t i = 0; i < message->msg_iovlen; i++)
 		sendto(fd, message->msg_iov[i].iov_base, message->msg_iov[i].iov_len, MSG_DONTWAIT,
 		       message->msg_name, message->msg_namelen);
@@ -119,7 +118,7 @@ void dns_outbox_flush(struct dns_outbox *box, int fd)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && box->_sends[sent].count > 1)
-			send_one_by_one(box, fd, &box->_messages[sent].msg_hdr, errno);
+			send_one_by_one(fd, &box->_messages[sent].msg_hdr);
 		sent += n > 0 ? (unsigned)n : 1; // one that cannot be sent must not hold up the others
 	}
 	box->_answer_count = box->_send_count = 0;

@@ -35,7 +35,6 @@ struct dns_outbox_send {
 };
 
 struct dns_outbox {
-	bool one_by_one; // the kernel, or the path, does not take several in one send
 	uint8_t _answer_count, _send_count;
 	uint16_t _used;
 	uint8_t _sends_by_port[256]; // plus one
