@@ -33,6 +33,7 @@ struct vip {
 	struct dns_link link; // by address
 	struct vip *next;
 	struct ip ip;
+	bool fresh; // assigned since the last save: nobody knows of it
 };
 
 struct vip_range {
@@ -45,7 +46,8 @@ struct vip_pool {
 	struct dns_table names, addresses;
 	struct vip_range v4, v6;
 	char *path; // NULL: nothing is kept
-	bool changed;
+	bool fresh;	// there are such addresses
+	bool changed;	// and the file does not have all others
 };
 
 static struct vip_range *pool_range(struct vip_pool *pool, int family)
@@ -107,6 +109,17 @@ static int record_vip_add(struct vip_pool *pool, struct vip_record *record, cons
 	return 0;
 }
 
+// Takes back the newest address.
+static void record_vip_drop(struct vip_pool *pool, struct vip_record *record)
+{
+	struct vip *vip = record->vips;
+	struct vip_range *range = pool_range(pool, vip->ip.family);
+	record->vips = vip->next;
+	dns_table_remove(&pool->addresses, &vip->link);
+	range->used -= cidr_contains(&range->cidr, &vip->ip);
+	mem_free(vip);
+}
+
 static bool name_is_valid(struct str name)
 {
 	if (name.len == 0 || name.len > LIMIT_DNS_NAME || name.p[0] == '#')
@@ -162,7 +175,7 @@ static int record_vip(struct vip_pool *pool, struct vip_record *record, struct v
 		err = record_vip_add(pool, record, &ip);
 	if (err)
 		return err;
-	pool->changed = true;
+	record->vips->fresh = pool->fresh = true;
 	*ret_ip = ip;
 	return 0;
 }
@@ -185,6 +198,21 @@ int vip_pool_assign(struct vip_pool *pool, struct str name, struct ip *ret_v4, s
 	*ret_v4 = v4;
 	*ret_v6 = v6;
 	return 0;
+}
+
+// The name stays, without an address.
+static void record_revert(struct dns_link *link, void *arg)
+{
+	struct vip_record *record = container_of(link, struct vip_record, link);
+	while (record->vips && record->vips->fresh)
+		record_vip_drop(arg, record);
+}
+
+void vip_pool_revert(struct vip_pool *pool)
+{
+	if (pool->fresh)
+		dns_table_each(&pool->names, record_revert, pool);
+	pool->fresh = false;
 }
 
 void vip_pool_usage(const struct vip_pool *pool, int family, uint64_t *ret_used, uint64_t *ret_size)
@@ -324,7 +352,7 @@ static int record_order(const void *a, const void *b)
 		       (*(const struct vip_record *const *)b)->name);
 }
 
-// A name without an address (its allocation failed) is left out.
+// A name without an address (its allocation failed, or was reverted) is left out.
 static void list_add(struct dns_link *link, void *arg)
 {
 	struct record_list *list = arg;
@@ -403,9 +431,21 @@ static int replace_file(const char *path, struct str text)
 	return err ? err : sync_folder(path);
 }
 
+static void record_settle(struct dns_link *link, void *arg)
+{
+	struct vip_record *record = container_of(link, struct vip_record, link);
+	(void)arg;
+	for (struct vip *vip = record->vips; vip && vip->fresh; vip = vip->next)
+		vip->fresh = false;
+}
+
 int vip_pool_save(struct vip_pool *pool)
 {
 	autostrbuf struct strbuf text = {0};
+	if (pool->fresh)
+		dns_table_each(&pool->names, record_settle, NULL);
+	pool->changed |= pool->fresh;
+	pool->fresh = false;
 	if (!pool->path || !pool->changed)
 		return 0;
 	int err = state_write(pool, &text);

@@ -19,7 +19,10 @@ void vip_pool_free(struct vip_pool *pool);
 // The VIPs of a name (lower case), allocating them if it has none. A family without a range yields family 0.
 // 0, ERR_EXHAUSTED, -ENOMEM, ERR_MALFORMED (no name).
 int vip_pool_assign(struct vip_pool *pool, struct str name, struct ip *ret_v4, struct ip *ret_v6);
-// Writes what changed (to a temporary file, fsync, rename). 0 or a negative error.
+// Writes what changed (to a temporary file, fsync, rename). 0 or a negative error. What was assigned stays so
+// from now on, whether or not it could be written.
 int vip_pool_save(struct vip_pool *pool);
+// Takes back all that was assigned since the last save: it was for a configuration that came to nothing.
+void vip_pool_revert(struct vip_pool *pool);
 // How many are taken and how many there are, of a family (AF_INET, AF_INET6).
 void vip_pool_usage(const struct vip_pool *pool, int family, uint64_t *ret_used, uint64_t *ret_size);

@@ -448,6 +448,12 @@ def test_exhaustion_by_a_reload_changes_nothing(mesh):
     assert done.returncode == 1 and "no virtual IP is left for" in done.stdout + done.stderr
     assert names.sidecar.show("dns", "show")["names"] == before
     assert values(names.ask("web.mesh"))
+    # Nor later: what was chosen for the rejected names is there for others, and is not written.
+    names.sidecar.reload({**config, "services": SERVICES + [service(f"m{i}.mesh", 80, "c") for i in range(3)]})
+    after = {row["name"]: row["v4"] for row in names.sidecar.show("dns", "show")["names"]}
+    assert len(set(after.values())) == 6 and all(row["v4"] == after[row["name"]] for row in before)
+    state = pathlib.Path(names.sidecar.config["dns"]["state"]).read_text()
+    assert "m2.mesh " in state and "n0.mesh" not in state
 
 
 def test_a_range_that_is_exhausted(mesh):

@@ -120,6 +120,8 @@ static int load_model(struct proxy *proxy, struct config **ret_config, struct mo
 	if (!err)
 		err = model_build(config, proxy->vips, ret_model, ret_error);
 	if (err) {
+		if (proxy->vips)
+			vip_pool_revert(proxy->vips);
 		if (tls)
 			tls_context_unref(tls);
 		config_free(config);

@@ -131,6 +131,64 @@ static void test_exhaustion(void **state)
 	vip_pool_free(pool);
 }
 
+static uint64_t used(const struct vip_pool *pool)
+{
+	uint64_t count, size;
+	vip_pool_usage(pool, AF_INET, &count, &size);
+	return count;
+}
+
+// What nobody was told of can go to another name; what was saved cannot, be it that the file was not written.
+static void test_revert(void **state)
+{
+	char before[256], after[256];
+	struct ip v4, v6;
+	(void)state;
+	struct vip_pool *pool = open_ranges(path, "10.0.0.0/29", NULL);
+	autofree char *first = mem_strdup(assigned(pool, "first", AF_INET));
+	assert_int_equal(vip_pool_save(pool), 0);
+	read_state(before, sizeof before);
+	for (int round = 0; round < 3; round++) {
+		for (char name[3] = "a"; name[0] < 'f'; name[0]++) {
+			name[1] = (char)('0' + round);
+			assert_int_equal(vip_pool_assign(pool, str_from(name), &v4, &v6), 0);
+		}
+		assert_int_equal(vip_pool_assign(pool, STR("f"), &v4, &v6), ERR_EXHAUSTED);
+		vip_pool_revert(pool);
+		assert_int_equal(used(pool), 1);
+		assert_int_equal(vip_pool_save(pool), 0);
+		read_state(after, sizeof after);
+		assert_string_equal(after, before);
+	}
+	assert_string_equal(assigned(pool, "first", AF_INET), first);
+	assigned(pool, "a0", AF_INET);
+	assert_int_equal(vip_pool_save(pool), 0);
+	vip_pool_revert(pool);
+	assert_int_equal(used(pool), 2);
+	read_state(after, sizeof after);
+	assert_non_null(strstr(after, "\na0 10.0.0."));
+	vip_pool_free(pool);
+}
+
+// A new range, and a configuration that is rejected: the old address comes back with the old range.
+static void test_revert_of_a_new_range(void **state)
+{
+	(void)state;
+	struct vip_pool *pool = open_ranges(path, "10.0.0.0/24", NULL);
+	autofree char *old = mem_strdup(assigned(pool, "a", AF_INET));
+	assert_int_equal(vip_pool_save(pool), 0);
+	vip_pool_free(pool);
+	pool = open_ranges(path, "10.9.0.0/24", NULL);
+	assert_string_not_equal(assigned(pool, "a", AF_INET), old);
+	vip_pool_revert(pool);
+	assert_int_equal(used(pool), 0);
+	assert_int_equal(vip_pool_save(pool), 0);
+	vip_pool_free(pool);
+	pool = open_ranges(path, "10.0.0.0/24", NULL);
+	assert_string_equal(assigned(pool, "a", AF_INET), old);
+	vip_pool_free(pool);
+}
+
 static void test_bad_names(void **state)
 {
 	(void)state;
@@ -371,6 +429,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_deterministic, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_family_without_range, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_exhaustion, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_revert, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_revert_of_a_new_range, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_bad_names, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_bad_ranges, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_persistence, setup, teardown),
