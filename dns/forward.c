@@ -21,6 +21,7 @@ enum {
 	TRY_LONGEST_MS = 1400,
 	SOCKETS_MAX = 64,
 	FLIGHT_BUCKETS = 1024,
+	CONF_MS = 1000, // between two looks at resolv.conf
 	QUERY_BYTES = DNS_HEADER_BYTES + LIMIT_DNS_NAME + 4 + DNS_OPT_BYTES,
 };
 
@@ -31,6 +32,7 @@ struct dns_flight {
 	struct list waiters;
 	struct loop_timer deadline;
 	struct dns_key key;
+	struct dns_channel *channel; // once asked
 	uint16_t id; // of the query upstream
 	bool landed; // answered for the waiters; c-ares may still have it
 	bool asked;  // c-ares has it, and will call on_answer once
@@ -50,15 +52,22 @@ struct dns_channel {
 	struct dns_forwarder *forwarder;
 	ares_channel ares;
 	struct loop_timer timer;
+	struct list node; // of a retired one
+	unsigned asked;	  // queries under way
+	bool retired;	  // its servers are those of before: it goes with its last query
 };
 
 struct dns_forwarder {
 	struct loop *loop;
-	struct dns_channel channels[CHANNELS];
+	struct dns_channel *channels[CHANNELS];
+	struct list retired;
 	struct dns_forward_options options;
+	struct dns_upstreams_seen seen;
+	uint64_t look_ms; // when resolv.conf is looked at next
 	struct dns_cache *cache;
 	struct dns_socket sockets[SOCKETS_MAX];
 	struct dns_flight *flights[FLIGHT_BUCKETS];
+	struct addr servers[DNS_UPSTREAMS_MAX];
 	size_t flight_count, waiter_count, server_count;
 	bool sending, closing;
 	uint8_t cached[DNS_MESSAGE_MAX], stale[DNS_MESSAGE_MAX], fitted[DNS_MESSAGE_MAX]; // for a moment each
@@ -187,6 +196,7 @@ static void on_answer(void *arg, int status, int timeouts, unsigned char *answer
 		    same_question(&flight->key, answer, (size_t)len);
 	(void)timeouts;
 	if (forwarder->sending) { // it failed at once: the waiter hears of it in the next turn
+		flight->channel->asked--;
 		flight->asked = false;
 		loop_timer_start(forwarder->loop, &flight->deadline, 1);
 		return;
@@ -196,13 +206,30 @@ static void on_answer(void *arg, int status, int timeouts, unsigned char *answer
 		stats_inc(STAT_DNS_FORWARDED);
 	}
 	flight_land(flight, good ? answer : NULL, good ? (size_t)len : 0);
+	flight->channel->asked--; // last: waiters may ask for more
 	flight_free(flight);
 }
 
 // --- c-ares on the loop -------------------------------------------------------------------------------------
+static void channel_free(struct dns_channel *channel)
+{
+	if (!channel)
+		return;
+	if (channel->ares)
+		ares_destroy(channel->ares); // calls on_answer for what is under way
+	loop_timer_stop(&channel->timer);
+	list_del(&channel->node);
+	mem_free(channel);
+}
+
+// After whatever c-ares has done, and not from within: the channel may be gone then.
 static void rearm(struct dns_channel *channel)
 {
 	struct timeval tv;
+	if (channel->retired && !channel->asked) {
+		channel_free(channel);
+		return;
+	}
 	if (!ares_timeout(channel->ares, NULL, &tv)) {
 		loop_timer_stop(&channel->timer);
 		return;
@@ -284,7 +311,7 @@ static int set_servers(struct dns_channel *channel, const struct addr *servers, 
 	return ares_set_servers_ports(channel->ares, count ? nodes : NULL) == ARES_SUCCESS ? 0 : ERR_DNS;
 }
 
-static int open_channel(struct dns_channel *channel, int flags, const struct addr *servers, size_t count)
+static int open_ares(struct dns_channel *channel, int flags, const struct addr *servers, size_t count)
 {
 	int share = ROUNDS_MS / 3 / (int)MAX(count, (size_t)1);
 	struct ares_options options = {
@@ -305,14 +332,73 @@ static int open_channel(struct dns_channel *channel, int flags, const struct add
 	return set_servers(channel, servers, count);
 }
 
+static int channel_new(struct dns_forwarder *forwarder, int flags, const struct addr *servers, size_t count,
+		       struct dns_channel **ret_channel)
+{
+	struct dns_channel *channel = mem_zalloc(sizeof *channel);
+	if (!channel)
+		return -ENOMEM;
+	channel->forwarder = forwarder;
+	list_init(&channel->node);
+	loop_timer_init(&channel->timer, on_timer);
+	int err = open_ares(channel, flags, servers, count);
+	if (err) {
+		channel_free(channel);
+		return err;
+	}
+	*ret_channel = channel;
+	return 0;
+}
+
+static void channel_retire(struct dns_forwarder *forwarder, struct dns_channel *channel)
+{
+	channel->retired = true;
+	list_append(&forwarder->retired, &channel->node);
+	rearm(channel);
+}
+
+static bool same_servers(const struct dns_forwarder *forwarder, const struct addr *servers, size_t count)
+{
+	bool same = count == forwarder->server_count;
+	for (size_t i = 0; i < count && same; i++)
+		same = addr_eq(&servers[i], &forwarder->servers[i]);
+	return same;
+}
+
+// Channels to the servers of now. c-ares refuses to change those of a channel with queries under way, so it gets
+// new ones, and the old ones end with their queries.
 static int open_channels(struct dns_forwarder *forwarder)
 {
 	struct addr servers[DNS_UPSTREAMS_MAX];
-	int err = dns_upstreams_find(&forwarder->options, servers, &forwarder->server_count);
+	struct dns_channel *channels[CHANNELS] = {0};
+	size_t count;
+	int err = dns_upstreams_find(&forwarder->options, servers, &count);
+	if (!err && forwarder->channels[0] && same_servers(forwarder, servers, count))
+		return 0;
 	for (int i = 0; i < CHANNELS && !err; i++)
-		err = open_channel(&forwarder->channels[i], i == CHANNEL_EDNS ? ARES_FLAG_EDNS : 0, servers,
-				   forwarder->server_count);
-	return err;
+		err = channel_new(forwarder, i == CHANNEL_EDNS ? ARES_FLAG_EDNS : 0, servers, count, &channels[i]);
+	for (int i = 0; i < CHANNELS; i++) {
+		struct dns_channel *leaves = err ? channels[i] : forwarder->channels[i];
+		if (leaves)
+			channel_retire(forwarder, leaves);
+		if (!err)
+			forwarder->channels[i] = channels[i];
+	}
+	if (err)
+		return err;
+	memcpy(forwarder->servers, servers, sizeof servers);
+	forwarder->server_count = count;
+	return 0;
+}
+
+static void follow_conf(struct dns_forwarder *forwarder)
+{
+	uint64_t now = loop_now(forwarder->loop);
+	if (now < forwarder->look_ms)
+		return;
+	forwarder->look_ms = now + CONF_MS;
+	if (dns_upstreams_changed(&forwarder->options, &forwarder->seen) && open_channels(forwarder))
+		forwarder->seen = (struct dns_upstreams_seen){0}; // tried again
 }
 
 int dns_forwarder_new(struct loop *loop, const struct dns_forward_options *options,
@@ -323,13 +409,11 @@ int dns_forwarder_new(struct loop *loop, const struct dns_forward_options *optio
 		return -ENOMEM;
 	forwarder->loop = loop;
 	forwarder->options = *options;
-	for (int i = 0; i < CHANNELS; i++) {
-		forwarder->channels[i].forwarder = forwarder;
-		loop_timer_init(&forwarder->channels[i].timer, on_timer);
-	}
+	list_init(&forwarder->retired);
 	for (size_t i = 0; i < SOCKETS_MAX; i++)
 		forwarder->sockets[i].io.fd = -1;
 	int err = dns_cache_new(&forwarder->cache);
+	(void)dns_upstreams_changed(options, &forwarder->seen); // before they are read
 	if (!err)
 		err = open_channels(forwarder);
 	if (err) {
@@ -345,11 +429,10 @@ void dns_forwarder_free(struct dns_forwarder *forwarder)
 	if (!forwarder)
 		return;
 	forwarder->closing = true;
-	for (int i = 0; i < CHANNELS; i++) {
-		if (forwarder->channels[i].ares)
-			ares_destroy(forwarder->channels[i].ares); // calls on_answer for what is under way
-		loop_timer_stop(&forwarder->channels[i].timer);
-	}
+	for (int i = 0; i < CHANNELS; i++)
+		channel_free(forwarder->channels[i]);
+	while (!list_empty(&forwarder->retired))
+		channel_free(container_of(forwarder->retired.next, struct dns_channel, node));
 	for (size_t i = 0; i < FLIGHT_BUCKETS; i++) {
 		while (forwarder->flights[i]) {
 			struct dns_flight *flight = forwarder->flights[i];
@@ -437,8 +520,9 @@ static void waiter_add(struct dns_flight *flight, const struct dns_query *query,
 static void flight_begin(struct dns_flight *flight, const struct dns_query *query)
 {
 	struct dns_forwarder *forwarder = flight->forwarder;
-	struct dns_channel *channel = &forwarder->channels[query->edns ? CHANNEL_EDNS : CHANNEL_PLAIN];
 	uint8_t bytes[QUERY_BYTES];
+	follow_conf(forwarder);
+	struct dns_channel *channel = forwarder->channels[query->edns ? CHANNEL_EDNS : CHANNEL_PLAIN];
 	if (!forwarder->server_count || random_secret(&flight->id, sizeof flight->id)) {
 		loop_timer_start(forwarder->loop, &flight->deadline,
 				 1); // stale, or SERVFAIL, in the next turn
@@ -448,6 +532,8 @@ static void flight_begin(struct dns_flight *flight, const struct dns_query *quer
 	loop_timer_start(forwarder->loop, &flight->deadline,
 			 stale ? LIMIT_DNS_STALE_MS : LIMIT_DNS_DEADLINE_MS);
 	flight->asked = true;
+	flight->channel = channel;
+	channel->asked++;
 	forwarder->sending = true;
 	ares_send(channel->ares, bytes, (int)write_query(query, flight->id, bytes), on_answer, flight);
 	forwarder->sending = false;

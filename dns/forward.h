@@ -3,7 +3,8 @@
 // failover within LIMIT_DNS_DEADLINE_MS, TCP when an answer was truncated, a cache of answers and of their
 // absence (RFC 2308) with expired ones served when no server answers (RFC 8767), and one upstream query for
 // identical ones under way. Answers pass through as they came, but for the id, the case of the question and
-// the TTLs of cached ones. One thread.
+// the TTLs of cached ones. A resolv.conf that changes is read again; who was asked before may still answer. One
+// thread.
 #pragma once
 
 #include "base/list.h"
@@ -19,6 +20,7 @@ struct dns_forward_options {
 	const struct addr *own; // where we listen ourselves: never an upstream
 	size_t own_count;
 	const char *resolv_conf, *resolved_conf; // for tests: in place of the system's
+	uint16_t conf_port;			 // likewise: where their servers listen, in place of 53
 	int (*prepare)(int fd, void *arg);	 // called for every upstream socket (to mark it); may be NULL
 	void *arg;
 };

@@ -11,11 +11,22 @@
 // What systemd-resolved listens on, and the list of the servers that it asks itself.
 static const uint8_t STUBS[][4] = {{127, 0, 0, 53}, {127, 0, 0, 54}};
 #define RESOLVED_CONF "/run/systemd/resolve/resolv.conf"
+#define RESOLV_CONF   "/etc/resolv.conf"
 
 struct found {
 	struct addr servers[DNS_UPSTREAMS_MAX];
 	size_t count;
 };
+
+static const char *resolv_conf(const struct dns_forward_options *options)
+{
+	return options->resolv_conf ? options->resolv_conf : RESOLV_CONF;
+}
+
+static const char *resolved_conf(const struct dns_forward_options *options)
+{
+	return options->resolved_conf ? options->resolved_conf : RESOLVED_CONF;
+}
 
 static bool is_own(const struct dns_forward_options *options, const struct addr *addr)
 {
@@ -34,22 +45,22 @@ static void found_add(struct found *found, const struct dns_forward_options *opt
 static void found_add_nodes(struct found *found, const struct dns_forward_options *options,
 			    const struct ares_addr_port_node *node)
 {
+	uint16_t port = options->conf_port ? options->conf_port : 53;
 	for (; node; node = node->next) {
 		struct addr addr = {.ip.family = (uint8_t)node->family,
-				    .port = (uint16_t)(node->udp_port ? node->udp_port : 53)};
+				    .port = (uint16_t)(node->udp_port ? node->udp_port : port)};
 		memcpy(addr.ip.bytes, &node->addr, node->family == AF_INET6 ? 16 : 4);
 		found_add(found, options, &addr);
 	}
 }
 
-// What c-ares makes of a file in the manner of resolv.conf (NULL: the system's).
+// What c-ares makes of a file in the manner of resolv.conf.
 static int read_conf(struct found *found, const struct dns_forward_options *options, const char *path)
 {
 	struct ares_options ares = {.flags = ARES_FLAG_NOSEARCH, .resolvconf_path = (char *)path};
 	struct ares_addr_port_node *nodes = NULL;
 	ares_channel channel;
-	if (ares_init_options(&channel, &ares, ARES_OPT_FLAGS | (path ? ARES_OPT_RESOLVCONF : 0)) !=
-	    ARES_SUCCESS)
+	if (ares_init_options(&channel, &ares, ARES_OPT_FLAGS | ARES_OPT_RESOLVCONF) != ARES_SUCCESS)
 		return ERR_DNS;
 	int status = ares_get_servers_ports(channel, &nodes);
 	found->count = 0;
@@ -71,7 +82,7 @@ static bool is_stub(const struct addr *addr)
 // systemd-resolved must not be asked where its own queries are captured: they would come back to us.
 static int pass_by_stub(struct found *found, const struct dns_forward_options *options)
 {
-	const char *path = options->resolved_conf ? options->resolved_conf : RESOLVED_CONF;
+	const char *path = resolved_conf(options);
 	bool stub = false;
 	for (size_t i = 0; i < found->count; i++)
 		stub |= is_stub(&found->servers[i]);
@@ -86,7 +97,7 @@ int dns_upstreams_find(const struct dns_forward_options *options, struct addr re
 	for (size_t i = 0; i < options->server_count; i++)
 		found_add(&found, options, &options->servers[i]);
 	if (!options->server_count)
-		err = read_conf(&found, options, options->resolv_conf);
+		err = read_conf(&found, options, resolv_conf(options));
 	if (!err && !options->server_count)
 		err = pass_by_stub(&found, options);
 	if (err)
@@ -94,4 +105,22 @@ int dns_upstreams_find(const struct dns_forward_options *options, struct addr re
 	memcpy(ret_servers, found.servers, found.count * sizeof ret_servers[0]);
 	*ret_count = found.count;
 	return 0;
+}
+
+bool dns_upstreams_changed(const struct dns_forward_options *options, struct dns_upstreams_seen *seen)
+{
+	const char *const paths[] = {resolv_conf(options), resolved_conf(options)};
+	struct dns_upstreams_seen now = {0};
+	for (size_t i = 0; i < ARRAY_SIZE(paths) && !options->server_count; i++) {
+		struct stat st = {0};
+		bool there = stat(paths[i], &st) == 0 && st.st_size;
+		if (!there && i == 0)
+			return false;
+		now.files[i].dev = st.st_dev;
+		now.files[i].ino = st.st_ino;
+		now.files[i].changed = st.st_ctim;
+	}
+	bool changed = memcmp(&now, seen, sizeof now) != 0;
+	*seen = now;
+	return changed;
 }

@@ -506,6 +506,101 @@ static void servers_behind_the_stub(void **state)
 	unlink(real);
 }
 
+// In place, as the kubelet and Docker do it.
+static void write_conf(const char *path, const char *text)
+{
+	FILE *file = fopen(path, "w");
+	assert_non_null(file);
+	fputs(text, file);
+	fclose(file);
+}
+
+static void write_server(const char *path, int i)
+{
+	char line[128], text[ADDR_TEXT_MAX];
+	snprintf(line, sizeof line, "nameserver %s\n", ip_format(&upstream_addrs[i].ip, text));
+	write_conf(path, line);
+}
+
+// The files name no port: the servers differ in their addresses.
+static void open_conf(const char *path, size_t count)
+{
+	struct dns_forward_options options = {
+	    .resolv_conf = path, .resolved_conf = "/nonexistent", .conf_port = UPSTREAM_PORT};
+	for (size_t i = 0; i < count; i++) {
+		struct addr addr = own_addr(UPSTREAM_PORT);
+		addr.ip.bytes[1] = (uint8_t)(addr.ip.bytes[1] + 64 * i);
+		upstream_open_at((int)i, &addr, address);
+	}
+	write_server(path, 0);
+	assert_int_equal(dns_forwarder_new(loop, &options, &forwarder), 0);
+}
+
+static unsigned asked_of(int i, const char *name)
+{
+	unsigned before = upstreams[i].asked;
+	assert_int_equal(ask(&askers[1], name, 0), 0);
+	assert_true(askers[1].answer.len);
+	return upstreams[i].asked - before;
+}
+
+static void resolv_conf_is_followed(void **state)
+{
+	char conf[] = "/tmp/weir-test-conf-XXXXXX", next[] = "/tmp/weir-test-next-XXXXXX";
+	int conf_fd = mkstemp(conf), next_fd = mkstemp(next);
+	(void)state;
+	close(conf_fd);
+	close(next_fd);
+	open_conf(conf, 3);
+	upstreams[0].answer = silent;
+	assert_int_equal(forward(&askers[0], 1, "slow.example", 0, DNS_UDP_PLAIN), 0);
+	advance(1000);
+	assert_int_equal(upstreams[0].asked, 1);
+	write_server(conf, 1);
+	assert_int_equal(asked_of(1, "a.example"), 1);
+	upstreams[0].answer = address; // when it is asked again, it does
+	advance(1000);
+	assert_true(askers[0].done && askers[0].answer.len);
+	assert_int_equal(upstreams[0].asked, 2);
+
+	write_conf(conf, ""); // about to be written
+	advance(1000);
+	assert_int_equal(asked_of(1, "b.example"), 1);
+	unlink(conf);
+	advance(1000);
+	assert_int_equal(asked_of(1, "c.example"), 1);
+	write_server(next, 2);
+	assert_int_equal(rename(next, conf), 0);
+	assert_int_equal(asked_of(1, "d.example"), 1); // looked at just now
+	advance(1000);
+	assert_int_equal(asked_of(2, "e.example"), 1);
+	unlink(conf);
+}
+
+// The query that finds the file changed is asked from within the answer to another.
+static void on_answered_ask(struct dns_waiter *waiter, const uint8_t *answer, size_t len)
+{
+	on_answered(waiter, answer, len);
+	assert_int_equal(forward(&askers[1], 2, "b.example", 0, DNS_UDP_PLAIN), 0);
+}
+
+static void resolv_conf_changes_under_an_answer(void **state)
+{
+	char conf[] = "/tmp/weir-test-conf-XXXXXX";
+	(void)state;
+	close(mkstemp(conf));
+	open_conf(conf, 2);
+	assert_int_equal(forward(&askers[0], 1, "a.example", 0, DNS_UDP_PLAIN), 0);
+	askers[0].waiter.answered = on_answered_ask;
+	write_server(conf, 1);
+	set_time(now_ns + 1000 * NS_PER_MS);
+	advance(100);
+	assert_true(askers[0].done && askers[0].answer.len && askers[1].done && askers[1].answer.len);
+	assert_int_equal(upstreams[0].asked, 1);
+	assert_int_equal(upstreams[1].asked, 1);
+	unlink(conf);
+}
+
 // Whichever allocation fails: an answer or none, and nothing leaks.
 static void allocation_failures(void **state)
 {
@@ -550,6 +645,8 @@ int main(void)
 	    TEST(waiters_are_bounded),
 	    TEST(who_went_away_is_not_called),
 	    TEST(servers_behind_the_stub),
+	    TEST(resolv_conf_is_followed),
+	    TEST(resolv_conf_changes_under_an_answer),
 	    TEST(allocation_failures),
 	};
 	ares_library_init(ARES_LIB_INIT_ALL);

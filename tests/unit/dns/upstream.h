@@ -148,10 +148,10 @@ static inline struct addr own_addr(uint16_t port)
 	return (struct addr){.ip = ip, .port = port};
 }
 
-static inline void upstream_open(int i, upstream_fn answer)
+static inline void upstream_open_at(int i, const struct addr *addr, upstream_fn answer)
 {
 	struct upstream *up = &upstreams[i];
-	up->addr = upstream_addrs[i] = own_addr((uint16_t)(UPSTREAM_PORT + i));
+	up->addr = upstream_addrs[i] = *addr;
 	*up = (struct upstream){up->addr,
 				answer,
 				upstream_socket(&up->addr, SOCK_DGRAM),
@@ -161,6 +161,12 @@ static inline void upstream_open(int i, upstream_fn answer)
 				0,
 				{{0}, 0}};
 	assert_int_equal(listen(up->tcp, 4), 0);
+}
+
+static inline void upstream_open(int i, upstream_fn answer)
+{
+	struct addr addr = own_addr((uint16_t)(UPSTREAM_PORT + i));
+	upstream_open_at(i, &addr, answer);
 }
 
 static inline void close_fd(int *fd)
