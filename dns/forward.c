@@ -33,9 +33,9 @@ struct dns_flight {
 	struct loop_timer deadline;
 	struct dns_key key;
 	struct dns_channel *channel; // once asked
-	uint16_t id; // of the query upstream
-	bool landed; // answered for the waiters; c-ares may still have it
-	bool asked;  // c-ares has it, and will call on_answer once
+	uint16_t id;		     // of the query upstream
+	bool landed;		     // answered for the waiters; c-ares may still have it
+	bool asked;		     // c-ares has it, and will call on_answer once
 };
 
 struct dns_channel;
@@ -69,6 +69,7 @@ struct dns_forwarder {
 	struct dns_flight *flights[FLIGHT_BUCKETS];
 	struct addr servers[DNS_UPSTREAMS_MAX];
 	size_t flight_count, waiter_count, server_count;
+	int answering; // the socket that c-ares has read from last
 	bool sending, closing;
 	uint8_t cached[DNS_MESSAGE_MAX], stale[DNS_MESSAGE_MAX], fitted[DNS_MESSAGE_MAX]; // for a moment each
 };
@@ -115,6 +116,29 @@ static size_t fit(const uint8_t *answer, size_t len, const struct asker *asker, 
 	return n;
 }
 
+// "weir upstream 10.0.0.2:53"
+static const char *describe_upstream(int fd, char text[sizeof DNS_NSID_UPSTREAM + ADDR_TEXT_MAX])
+{
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof sa;
+	struct addr addr = {0};
+	char address[ADDR_TEXT_MAX];
+	if (getpeername(fd, (struct sockaddr *)&sa, &len) == 0)
+		(void)addr_from_sockaddr(&sa, &addr);
+	stpcpy(stpcpy(text, DNS_NSID_UPSTREAM), addr_format(&addr, address));
+	return text;
+}
+
+static size_t add_source(struct dns_forwarder *forwarder, const struct dns_waiter *waiter, bool stale,
+			 size_t len)
+{
+	char text[sizeof DNS_NSID_UPSTREAM + ADDR_TEXT_MAX];
+	if (!waiter->nsid || !len)
+		return len;
+	const char *who = stale ? DNS_NSID_STALE : describe_upstream(forwarder->answering, text);
+	return dns_nsid_add(forwarder->fitted, len, waiter->limit, str_from(who));
+}
+
 static void waiter_remove(struct dns_waiter *waiter)
 {
 	list_del(&waiter->_node);
@@ -128,6 +152,7 @@ static void answer_waiter(struct dns_forwarder *forwarder, struct dns_waiter *wa
 	struct asker asker = {waiter->id,    waiter->question, waiter->question_len,
 			      waiter->limit, waiter->edns,     waiter->dnssec_ok};
 	size_t n = answer ? fit(answer, len, &asker, forwarder->fitted) : 0;
+	n = add_source(forwarder, waiter, answer == forwarder->stale, n);
 	waiter_remove(waiter);
 	waiter->answered(waiter, n ? forwarder->fitted : NULL, n);
 }
@@ -250,9 +275,11 @@ static void on_timer(struct loop_timer *timer)
 static void on_socket(struct loop_io *io, uint32_t events)
 {
 	struct dns_channel *channel = container_of(io, struct dns_socket, io)->channel;
+	struct dns_forwarder *forwarder = channel->forwarder;
 	for (int turn = 0; turn < 64 && io->fd >= 0; turn++) {
 		struct pollfd ready = {io->fd, POLLIN, 0};
 		int fd = io->fd;
+		forwarder->answering = fd;
 		ares_process_fd(channel->ares, fd, events & EPOLLOUT ? fd : ARES_SOCKET_BAD);
 		events = 0;
 		if (io->fd < 0 || poll(&ready, 1, 0) <= 0)
@@ -365,8 +392,8 @@ static bool same_servers(const struct dns_forwarder *forwarder, const struct add
 	return same;
 }
 
-// Channels to the servers of now. c-ares refuses to change those of a channel with queries under way, so it gets
-// new ones, and the old ones end with their queries.
+// Channels to the servers of now. c-ares refuses to change those of a channel with queries under way, so it
+// gets new ones, and the old ones end with their queries.
 static int open_channels(struct dns_forwarder *forwarder)
 {
 	struct addr servers[DNS_UPSTREAMS_MAX];
@@ -376,7 +403,8 @@ static int open_channels(struct dns_forwarder *forwarder)
 	if (!err && forwarder->channels[0] && same_servers(forwarder, servers, count))
 		return 0;
 	for (int i = 0; i < CHANNELS && !err; i++)
-		err = channel_new(forwarder, i == CHANNEL_EDNS ? ARES_FLAG_EDNS : 0, servers, count, &channels[i]);
+		err = channel_new(forwarder, i == CHANNEL_EDNS ? ARES_FLAG_EDNS : 0, servers, count,
+				  &channels[i]);
 	for (int i = 0; i < CHANNELS; i++) {
 		struct dns_channel *leaves = err ? channels[i] : forwarder->channels[i];
 		if (leaves)
@@ -510,6 +538,7 @@ static void waiter_add(struct dns_flight *flight, const struct dns_query *query,
 	waiter->limit = (uint16_t)limit;
 	waiter->edns = query->edns;
 	waiter->dnssec_ok = query->dnssec_ok;
+	waiter->nsid = query->nsid;
 	waiter->question_len = (uint16_t)query->question.len;
 	memcpy(waiter->question, query->question.p, query->question.len);
 	waiter->_forwarder = flight->forwarder;

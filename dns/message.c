@@ -4,6 +4,7 @@
 #include "base/mem.h"
 
 enum { POINTER = 0xc0, POINTER_MASK = 0x3fff };
+enum { OPTION_NSID = 3, OPTION_EDE = 15, OPTION_HEAD = 4, EDE_BYTES = OPTION_HEAD + 2 };
 
 // --- names --------------------------------------------------------------------------------------------------
 void dns_name_fold(uint8_t *wire, size_t len)
@@ -165,7 +166,7 @@ static void query_read_opt(struct reader *r, const struct dns_record *opt, bool 
 		reader_fail(r, ERR_MALFORMED);
 	reader_init(&options, opt->data.p, opt->data.len);
 	while (reader_remaining(&options) && !options.err) {
-		reader_skip(&options, 2);
+		query->nsid |= reader_u16(&options) == OPTION_NSID;
 		reader_skip(&options, reader_u16(&options));
 	}
 	if (options.err)
@@ -225,7 +226,7 @@ int dns_query_parse(const void *bytes, size_t len, struct dns_query *ret_query)
 	ret_query->type = ret_query->qclass = 0;
 	ret_query->name.len = 0;
 	ret_query->question = (struct str){NULL, 0};
-	ret_query->edns = ret_query->dnssec_ok = false;
+	ret_query->edns = ret_query->dnssec_ok = ret_query->nsid = false;
 	ret_query->payload = DNS_UDP_PLAIN;
 	if (ret_query->flags & DNS_OPCODE_MASK) {
 		ret_query->rcode = DNS_NOTIMP;
@@ -244,8 +245,64 @@ size_t dns_query_limit(const struct dns_query *query, bool tcp)
 	return tcp ? DNS_MESSAGE_MAX : MIN(query->payload, (uint16_t)LIMIT_DNS_UDP_PAYLOAD);
 }
 
+// --- who answers --------------------------------------------------------------------------------------------
+// The OPT record of an answer, if it is the last one.
+static bool find_opt(const uint8_t *bytes, size_t len, struct dns_record *ret_opt)
+{
+	struct dns_record record = {0};
+	struct reader r;
+	unsigned questions, records = 0;
+	reader_init(&r, bytes, len);
+	reader_skip(&r, 4);
+	questions = reader_u16(&r);
+	for (int i = 0; i < 3; i++)
+		records += reader_u16(&r);
+	for (; questions && !r.err; questions--) {
+		dns_name_skip(&r);
+		reader_skip(&r, 4);
+	}
+	for (; records && !r.err; records--)
+		dns_record_read(&r, &record);
+	if (reader_finish(&r) || record.type != DNS_TYPE_OPT)
+		return false;
+	*ret_opt = record;
+	return true;
+}
+
+size_t dns_nsid_add(uint8_t *bytes, size_t len, size_t limit, struct str who)
+{
+	struct dns_record opt;
+	struct writer w;
+	size_t more = OPTION_HEAD + who.len;
+	if (!find_opt(bytes, len, &opt) || len + more > limit || opt.data.len + more > UINT16_MAX)
+		return len;
+	writer_init(&w, bytes, limit);
+	writer_reserve(&w, len);
+	writer_patch_u16(&w, len - opt.data.len - 2, (uint16_t)(opt.data.len + more));
+	writer_u16(&w, OPTION_NSID);
+	writer_u16(&w, (uint16_t)who.len);
+	writer_bytes(&w, who.p, who.len);
+	return w.len;
+}
+
+struct str dns_nsid_find(const uint8_t *bytes, size_t len)
+{
+	struct dns_record opt;
+	struct reader options;
+	if (!find_opt(bytes, len, &opt))
+		return (struct str){NULL, 0};
+	reader_init(&options, opt.data.p, opt.data.len);
+	while (reader_remaining(&options) && !options.err) {
+		uint16_t code = reader_u16(&options);
+		struct str value = reader_bytes(&options, reader_u16(&options));
+		if (code == OPTION_NSID && !options.err)
+			return value;
+	}
+	return (struct str){NULL, 0};
+}
+
 // --- answers ------------------------------------------------------------------------------------------------
-enum { OPTION_EDE = 15, COPIED_FLAGS = DNS_OPCODE_MASK | DNS_FLAG_RD | DNS_FLAG_CD, EDE_BYTES = 6 };
+enum { COPIED_FLAGS = DNS_OPCODE_MASK | DNS_FLAG_RD | DNS_FLAG_CD };
 
 void dns_reply_begin(struct dns_reply *reply, const struct dns_query *query, void *bytes, size_t cap)
 {

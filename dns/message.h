@@ -99,6 +99,7 @@ struct dns_query {
 	struct dns_name name; // folded; len 0 if it could not be read
 	struct str question;  // the question section as it came, for its case; empty if it could not be read
 	bool edns, dnssec_ok;
+	bool nsid;	  // asks who it is that answers
 	uint16_t payload; // what the client takes over UDP: 512 at least
 };
 
@@ -123,6 +124,18 @@ void dns_record_read(struct reader *r, struct dns_record *ret_record);
 
 // Writes OPT (RFC 6891 6.1.2) for `options_len` bytes of options, which follow. `rcode`: all 12 bits.
 void dns_opt_write(struct writer *w, uint16_t rcode, bool dnssec_ok, uint16_t options_len);
+
+// What weir says of itself there: from own names, the cache, an expired entry of it, or a server (whose
+// address follows).
+#define DNS_NSID_NAMES	  "weir names"
+#define DNS_NSID_CACHE	  "weir cache"
+#define DNS_NSID_STALE	  "weir stale"
+#define DNS_NSID_UPSTREAM "weir upstream "
+// Says in a whole answer who answers (NSID, RFC 5001), in so far as it ends in OPT and `limit` allows.
+// Returns how long it is then. `bytes` has room for `limit`.
+size_t dns_nsid_add(uint8_t *bytes, size_t len, size_t limit, struct str who);
+// What it says there; p is NULL if it says nothing.
+struct str dns_nsid_find(const uint8_t *bytes, size_t len);
 
 // --- answers ------------------------------------------------------------------------------------------------
 enum dns_section { DNS_ANSWER, DNS_AUTHORITY, DNS_ADDITIONAL };

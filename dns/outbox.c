@@ -100,8 +100,8 @@ static void lay_out(struct dns_outbox *box)
 	}
 }
 
-// A send that failed as one: the way to this client may not take several at once (IPsec, a small MTU), or may not
-// be at all (port 0). Nothing is learnt from that for others.
+// A send that failed as one: the way to this client may not take several at once (IPsec, a small MTU), or may
+// not be at all (port 0). Nothing is learnt from that for others.
 static void send_one_by_one(int fd, const struct msghdr *message)
 {
 	for (size_t i = 0; i < message->msg_iovlen; i++)

@@ -34,14 +34,18 @@ enum dns_verdict dns_resolve(struct dns_resolver *resolver, const uint8_t *bytes
 		stats_inc(STAT_DNS_MALFORMED);
 		return verdict;
 	}
+	size_t limit = dns_query_limit(ret_query, tcp);
 	if (verdict == DNS_VERDICT_ANSWER) {
 		stats_inc(ret_query->rcode == DNS_FORMERR ? STAT_DNS_MALFORMED : STAT_DNS_ANSWERED);
+		if (ret_query->nsid)
+			*ret_len = dns_nsid_add(ret_answer, *ret_len, limit, STR(DNS_NSID_NAMES));
 		return verdict;
 	}
-	*ret_len =
-	    dns_forward_cached(resolver->forwarder, ret_query, dns_query_limit(ret_query, tcp), ret_answer);
+	*ret_len = dns_forward_cached(resolver->forwarder, ret_query, limit, ret_answer);
 	if (!*ret_len)
 		return DNS_VERDICT_FORWARD;
+	if (ret_query->nsid)
+		*ret_len = dns_nsid_add(ret_answer, *ret_len, limit, STR(DNS_NSID_CACHE));
 	stats_inc(STAT_DNS_CACHED);
 	return DNS_VERDICT_ANSWER;
 }

@@ -29,7 +29,7 @@ struct tcp_client {
 	size_t sent;	   // of them
 	size_t in_len;
 	unsigned waiting;
-	bool ended; // the client sends no more
+	bool ended;	// the client sends no more
 	bool looked_at; // once at least
 	bool closed;
 	uint8_t in[2 + LIMIT_DNS_TCP_QUERY];
@@ -292,8 +292,8 @@ static int client_new(struct dns_tcp *tcp, int fd)
 	return 0;
 }
 
-// An idle connection may be closed at any time, and clients take another (RFC 7766 6.2.3, 6.2.4). One that was
-// accepted just now may have a query that nobody has looked at yet.
+// An idle connection may be closed at any time, and clients take another (RFC 7766 6.2.3, 6.2.4). One that
+// was accepted just now may have a query that nobody has looked at yet.
 static bool is_idle(const struct tcp_client *client)
 {
 	return client->looked_at && !client->waiting && !unsent(client);

@@ -21,8 +21,8 @@ struct dns_upstreams_seen {
 	} files[2];
 };
 
-// Whether the files are others than those seen, which they are from now on. Never when the servers were given, nor
-// while resolv.conf is absent or empty: somebody is about to write it.
+// Whether the files are others than those seen, which they are from now on. Never when the servers were
+// given, nor while resolv.conf is absent or empty: somebody is about to write it.
 bool dns_upstreams_changed(const struct dns_forward_options *options, struct dns_upstreams_seen *seen);
 
 // 0 (with up to DNS_UPSTREAMS_MAX servers, or none), ERR_DNS, or -ENOMEM.

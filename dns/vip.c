@@ -45,9 +45,9 @@ struct vip_range {
 struct vip_pool {
 	struct dns_table names, addresses;
 	struct vip_range v4, v6;
-	char *path; // NULL: nothing is kept
-	bool fresh;	// there are such addresses
-	bool changed;	// and the file does not have all others
+	char *path;   // NULL: nothing is kept
+	bool fresh;   // there are such addresses
+	bool changed; // and the file does not have all others
 };
 
 static struct vip_range *pool_range(struct vip_pool *pool, int family)

@@ -5,6 +5,7 @@
 #include "dns/answer.h"
 #include "dns/cache.h"
 #include "dns/names.h"
+#include "dns/text.h"
 
 #include <stdlib.h>
 
@@ -26,6 +27,36 @@ static struct dns_names *make_names(void)
 	if (dns_names_add(names, &entry))
 		abort();
 	return names;
+}
+
+// Whatever the message: what is added is found, and nothing is written behind the limit.
+static void who(const uint8_t *bytes, size_t len, size_t limit)
+{
+	uint8_t *copy = mem_alloc(limit);
+	if (!copy)
+		abort();
+	memcpy(copy, bytes, len);
+	size_t before = dns_nsid_find(bytes, len).p ? len : 0,
+	       n = dns_nsid_add(copy, len, limit, STR("weir"));
+	if (n != len && (n != len + 8 || (!before && !str_eq(dns_nsid_find(copy, n), STR("weir")))))
+		abort();
+	mem_free(copy);
+}
+
+static void text(const uint8_t *bytes, size_t len)
+{
+	struct dns_record record = {.data = {(const char *)bytes, 0}};
+	struct strbuf out = {0};
+	struct reader r;
+	reader_init(&r, bytes, len);
+	reader_skip(&r, DNS_HEADER_BYTES);
+	while (!r.err && reader_remaining(&r)) {
+		dns_record_read(&r, &record);
+		if (!r.err)
+			dns_data_format(bytes, len, &record, &out);
+		strbuf_clear(&out);
+	}
+	strbuf_done(&out);
 }
 
 static void query(const struct dns_names *names, const uint8_t *bytes, size_t len)
@@ -52,6 +83,7 @@ static void query(const struct dns_names *names, const uint8_t *bytes, size_t le
 			dns_record_read(&r, &record);
 		if (reader_finish(&r) || answer_len > dns_query_limit(&got, tcp))
 			abort();
+		who(answer, answer_len, dns_query_limit(&got, tcp));
 	}
 }
 
@@ -62,6 +94,9 @@ static void answer(const uint8_t *bytes, size_t len)
 	struct dns_cache *cache;
 	if (len > DNS_MESSAGE_MAX || dns_name_from_text(STR("a.example"), &key.name) || dns_cache_new(&cache))
 		return;
+	who(bytes, len, len + 7);
+	who(bytes, len, len + 8);
+	text(bytes, len);
 	dns_cache_put(cache, &key, bytes, len, NS_PER_S);
 	for (uint64_t seconds = 1; seconds < 200000; seconds *= 7) {
 		size_t n = dns_cache_get(cache, &key, true, seconds * NS_PER_S, got);

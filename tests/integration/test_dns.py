@@ -635,3 +635,52 @@ def test_a_silent_tcp_client_gives_way(names):
     assert [sock.recv(1) for sock in silent[:3]] == [b""] * 3
     for sock in (first, *silent, *more):
         sock.close()
+
+# --- weir dns query ----------------------------------------------------------------------------------------------------
+
+
+def query(names, *words):
+    return names.sidecar.show("dns", "query", *words)
+
+
+def test_dns_query_of_own_names(names):
+    vip = values(names.ask("web.mesh"))[0]
+    found = query(names, "web.mesh")
+    assert (found["name"], found["type"], found["rcode"]) == ("web.mesh", "A", "NOERROR")
+    assert (found["source"], found["server"], found["transport"]) == ("names", None, "udp")
+    assert found["answer"] == [{"name": "web.mesh", "type": "A", "ttl": 10, "data": vip, "virtual_ip_of": "web.mesh"}]
+    assert query(names, "web.mesh", "aaaa", "--tcp")["transport"] == "tcp"
+    assert query(names, vip)["answer"][0]["data"] == "web.mesh"
+    assert query(names, "_http._tcp.web.mesh", "SRV")["answer"][0]["data"] == "0 0 80 web.mesh"
+    missing = query(names, "nothing.mesh")
+    assert missing["rcode"] == "NXDOMAIN" and not missing["answer"] and missing["authority"][0]["type"] == "SOA"
+    assert query(names, "elsewhere.example")["source"] == "none"  # there is no server
+    plain = names.sidecar.weir("dns", "query", "web.mesh").stdout
+    assert "source: names" in " ".join(plain.split()) and vip in plain
+    for words, why in ((["a..b"], "is no name"), (["web.mesh", "NONSENSE"], "is no type")):
+        done = names.sidecar.weir("dns", "query", *words, check=False)
+        assert done.returncode == 2 and why in done.stderr
+
+
+def test_dns_query_of_other_names(forwarding):
+    first = query(forwarding, "www.example.com")
+    assert (first["source"], first["server"]) == ("upstream", "127.0.0.1:5300")
+    assert sorted(row["data"] for row in first["answer"]) == ["192.0.2.7", "192.0.2.8"]
+    assert query(forwarding, "www.example.com")["source"] == "cache"
+    assert query(forwarding, "big.example.com", "TXT")["transport"] == "tcp"
+    assert query(forwarding, "nothing.example.com")["rcode"] == "NXDOMAIN"
+    # Who does not ask where an answer is from is not told.
+    for name in ("www.example.com", "web.mesh"):
+        assert not forwarding.ask(name).options
+
+
+def test_dns_query_without_a_responder(mesh):
+    sidecar = mesh.sidecar("client", start=False, intercept={"dns": 0})
+    sidecar.start()
+    done = sidecar.weir("dns", "query", "web.mesh", check=False)
+    assert done.returncode == 1 and "intercept.dns is 0" in done.stderr
+
+
+def test_dns_query_from_another_network_namespace(names):
+    words = [names.sidecar.mesh.weir_path, "--socket", names.sidecar.socket, "dns", "query", "web.mesh"]
+    assert "NOERROR" in names.sidecar.mesh.network.hub.run(words).stdout

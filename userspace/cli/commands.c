@@ -2,6 +2,7 @@
 // The objects of the command line, and the commands that need no file of their own.
 #include "cli/cli.h"
 #include "cli/config_commands.h"
+#include "cli/dns_commands.h"
 #include "cli/explain_commands.h"
 #include "cli/inject_commands.h"
 #include "cli/intercept_commands.h"
@@ -52,7 +53,7 @@ const struct cli_object cli_objects[] = {
     {"endpoint", "Endpoints: where requests go in the end", NULL, NULL},
     {"conn", "Connections through the proxy", NULL, NULL},
     {"cert", "Certificates of this workload", NULL, NULL},
-    {"dns", "Names of the mesh", NULL, NULL},
+    {"dns", "Names of the mesh", dns_commands, NULL},
     {"stats", "Counters", NULL, NULL},
     {"config", "Configuration", config_commands, NULL},
     {"log", "Log of the proxy", NULL, NULL},

@@ -235,6 +235,44 @@ static void names_that_are_too_long(void **state)
 	assert_int_equal(dns_name_from_text(STR("a..b"), &name), ERR_MALFORMED);
 }
 
+// A query with an option of that code, and of that many bytes.
+static void make_option_query(uint16_t code, uint16_t len)
+{
+	struct writer w;
+	make_query(&query, 0x4321, "web.mesh", DNS_TYPE_A, 1232);
+	writer_init(&w, query.bytes, sizeof query.bytes);
+	writer_reserve(&w, query.len);
+	writer_patch_u16(&w, query.len - 2, (uint16_t)(4 + len));
+	writer_u16(&w, code);
+	writer_u16(&w, len);
+	writer_reserve(&w, len);
+	query.len = w.len;
+}
+
+static void who_answers(void **state)
+{
+	struct dns_query parsed;
+	(void)state;
+	make_option_query(3, 0);
+	assert_int_equal(dns_query_parse(query.bytes, query.len, &parsed), 0);
+	assert_int_equal(parsed.rcode, DNS_NOERROR);
+	assert_true(parsed.nsid);
+	make_option_query(10, 8); // a cookie
+	assert_int_equal(dns_query_parse(query.bytes, query.len, &parsed), 0);
+	assert_false(parsed.nsid);
+	assert_int_equal(resolve(false), DNS_VERDICT_ANSWER);
+	assert_null(dns_nsid_find(answer.bytes, answer.len).p);
+
+	size_t len = answer.len;
+	assert_int_equal(dns_nsid_add(answer.bytes, len, len + 7, STR("weir")), len); // no room
+	answer.len = dns_nsid_add(answer.bytes, len, len + 8, STR("weir"));
+	assert_int_equal(answer.len, len + 8);
+	assert_true(str_eq(dns_nsid_find(answer.bytes, answer.len), STR("weir")));
+	expect(DNS_NOERROR, 1, 0, 1);
+	ask("web.mesh", DNS_TYPE_A, 0, false); // without OPT
+	assert_int_equal(dns_nsid_add(answer.bytes, answer.len, 512, STR("weir")), answer.len);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -247,6 +285,7 @@ int main(void)
 	    cmocka_unit_test(every_length),
 	    cmocka_unit_test(before_there_are_names),
 	    cmocka_unit_test(names_that_are_too_long),
+	    cmocka_unit_test(who_answers),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }
