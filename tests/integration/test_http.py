@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from mesh import Mesh, Origin, connect, open_files, resident_kib, service
+from mesh import Mesh, Origin, cluster, connect, open_files, resident_kib, service
 from netns import wait_until
 from web import PORT, Web, ignore_reset, reply, serve
 
@@ -457,6 +457,39 @@ def test_a_client_that_half_closes_gets_its_answer(web):
         peer = web.connect().send("GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n").end()
         assert peer.response()[2] == b"ok"
         assert peer.rest() == b""
+
+
+@pytest.mark.parametrize("transport", ["plain", "mesh", "h2"])
+def test_a_client_that_half_closes_and_resets_is_gone(mesh, transport):
+    """After its end it may still want the answer; the reset behind that says no, to the origin, too, by whatever way."""
+    gone = []
+
+    def handler(peer):
+        try:
+            peer.head()
+            gone.append(peer.sock.recv(1))
+        except ConnectionResetError:
+            gone.append(b"reset")
+
+    server = mesh.sidecar("server", tls="strict") if transport != "plain" else None
+    pod = server.pod if server else mesh.network.pod("server")
+    keys = {"plain": {}, "mesh": {"tls": "mesh"}, "h2": {"tls": "mesh", "transport": "h2"}}[transport]
+    client = mesh.sidecar(
+        "client",
+        tls="permissive",
+        services=[service("web.mesh", 80, "web")],
+        clusters=[cluster("web", [f"{pod.ipv4}:{PORT}"], **keys)],
+    )
+    vip = client.show("vhost", "show")["virtual_hosts"][0]["vip4"]
+    with Origin(pod, PORT, handler) as origin:
+        peer = connect(client.pod, vip, 80).send("GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n").end()
+        wait_until(lambda: origin.accepted)
+        assert client.connections(state="request") and not gone
+        peer.reset()
+        wait_until(lambda: gone)
+        wait_until(lambda: not client.connections())
+        if transport == "mesh":
+            wait_until(lambda: not server.connections())
 
 
 @pytest.mark.parametrize("protocol", ["auto", "http"])
