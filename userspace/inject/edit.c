@@ -96,7 +96,7 @@ int edit_uninject(struct str text, struct strbuf *ret_text, struct strbuf *ret_e
 		strbuf_printf(ret_error, "1:1: longer than %d bytes", LIMIT_MANIFEST_BYTES);
 		return ERR_LIMIT;
 	}
-	int err = tree_parse(&stripping.tree, text, false, ret_error);
+	int err = tree_parse(&stripping.tree, text, ret_error);
 	stripping.cursor = stripping.tree.first;
 	while (rest.len && !err) {
 		size_t offset = text.len - rest.len;
@@ -457,7 +457,7 @@ static int edit_text(struct str text, const struct settings *settings, struct st
 	struct editing editing = {.settings = settings, .result = result, .error = error};
 	const char *feed = memchr(text.p, '\n', text.len);
 	editing.eol = feed && feed > text.p && feed[-1] == '\r' ? "\r\n" : "\n";
-	int err = tree_parse(&editing.tree, text, false, error);
+	int err = tree_parse(&editing.tree, text, error);
 	for (const struct node *document = editing.tree.first; document && !err; document = document->next)
 		err = edit_document(&editing, document);
 	if (!err)

@@ -228,7 +228,7 @@ int review_answer(struct str body, const struct settings *settings, struct strbu
 {
 	struct tree tree;
 	struct verdict verdict = {0};
-	int err = tree_parse(&tree, body, true, ret_error);
+	int err = tree_parse_json(&tree, body, ret_error);
 	const char *wrong = err ? NULL : what_is_wrong(tree.first);
 	if (wrong) {
 		strbuf_add_text(ret_error, wrong);

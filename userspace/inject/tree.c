@@ -2,6 +2,7 @@
 #include "inject/tree.h"
 
 #include "base/error.h"
+#include "base/json_read.h"
 #include "base/limits.h"
 #include "base/mem.h"
 
@@ -194,10 +195,9 @@ static int read_events(struct tree *tree, struct fy_parser *parser, struct strbu
 	return err;
 }
 
-static int parse(struct tree *tree, bool json, struct fy_diag *diag, struct strbuf *ret_error)
+static int parse(struct tree *tree, struct fy_diag *diag, struct strbuf *ret_error)
 {
-	struct fy_parse_cfg config = {.flags = FYPCF_QUIET | FYPCF_ALLOW_DUPLICATE_KEYS |
-					       (json ? FYPCF_JSON_FORCE : FYPCF_JSON_NONE),
+	struct fy_parse_cfg config = {.flags = FYPCF_QUIET | FYPCF_ALLOW_DUPLICATE_KEYS | FYPCF_JSON_NONE,
 				      .diag = diag};
 	struct fy_parser *parser = fy_parser_create(&config);
 	if (!parser)
@@ -211,7 +211,7 @@ static int parse(struct tree *tree, bool json, struct fy_diag *diag, struct strb
 	return err;
 }
 
-int tree_parse(struct tree *ret_tree, struct str text, bool json, struct strbuf *ret_error)
+int tree_parse(struct tree *ret_tree, struct str text, struct strbuf *ret_error)
 {
 	*ret_tree = (struct tree){.text = text};
 	int err = check_text(text, ret_error);
@@ -220,9 +220,67 @@ int tree_parse(struct tree *ret_tree, struct str text, bool json, struct strbuf 
 	struct fy_diag *diag = new_diag();
 	if (!diag)
 		return -ENOMEM;
-	err = parse(ret_tree, json, diag, ret_error);
+	err = parse(ret_tree, diag, ret_error);
 	fy_diag_destroy(diag);
 	return err;
+}
+
+// --- JSON -------------------------------------------------------------------------------------------------
+// The value and all in it; its depth is bounded already.
+static int add_json(struct tree *tree, const struct json_value *value)
+{
+	const struct json_value *at = NULL;
+	struct node *node = arena_alloc(&tree->arena, sizeof *node);
+	if (!node)
+		return -ENOMEM;
+	*node = (struct node){.kind = value->type == JSON_OBJECT  ? NODE_MAP
+				      : value->type == JSON_ARRAY ? NODE_LIST
+								  : NODE_SCALAR,
+			      .flow = true,
+			      .plain = value->type < JSON_STRING,
+			      .text = json_str_of(value)};
+	if (tree->_open && tree->_open->kind == NODE_MAP && !tree->_key) {
+		tree->_key = node;
+		return 0;
+	}
+	append(tree, node);
+	if (node->kind == NODE_SCALAR)
+		return 0;
+	int err = 0;
+	tree->_open = node;
+	while (!err && (at = json_next(value, at))) {
+		err = add_json(tree, at);
+		if (!err && node->kind == NODE_MAP)
+			err = add_json(tree, at + 1);
+	}
+	tree->_open = node->parent;
+	return err;
+}
+
+static int json_error(int err, struct strbuf *ret_error)
+{
+	if (err == ERR_LIMIT)
+		strbuf_add_text(ret_error, "nested too deeply, or too many values");
+	else if (err == ERR_MALFORMED)
+		strbuf_add_text(ret_error, "not valid JSON");
+	return err;
+}
+
+int tree_parse_json(struct tree *ret_tree, struct str text, struct strbuf *ret_error)
+{
+	struct json_value *values = NULL;
+	*ret_tree = (struct tree){0};
+	int err = check_text(text, ret_error);
+	if (err)
+		return err;
+	char *copy = arena_strdup(&ret_tree->arena, text.p, text.len);
+	err = copy ? json_read(copy, text.len, &values) : -ENOMEM;
+	if (!err && values->size > LIMIT_MANIFEST_NODES)
+		err = ERR_LIMIT;
+	if (!err)
+		err = add_json(ret_tree, values);
+	mem_free(values);
+	return json_error(err, ret_error);
 }
 
 void tree_done(struct tree *tree)

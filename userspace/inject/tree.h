@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // YAML or JSON as a tree whose nodes know where they stand in the text, so that the text can be changed in
 // places and stay as it is everywhere else. Nothing is resolved: aliases are nodes of their own, and merge
-// keys are keys. Nodes and their texts live in the tree's arena. Parsed by libfyaml; pure, any thread.
+// keys are keys. Nodes and their texts live in the tree's arena. Parsed by libfyaml; JSON of peers, which
+// nobody changes in places, by base/json_read.h, as libfyaml loses memory over some texts. Pure, any thread.
 #pragma once
 
 #include "base/pool.h"
@@ -36,7 +37,10 @@ struct tree {
 
 // Parses all documents in the text, which must outlive the tree. 0; -ENOMEM; ERR_MALFORMED or ERR_LIMIT with
 // a sentence appended to ret_error that begins with "LINE:COLUMN: ". Call tree_done in any case.
-int tree_parse(struct tree *ret_tree, struct str text, bool json, struct strbuf *ret_error);
+int tree_parse(struct tree *ret_tree, struct str text, struct strbuf *ret_error);
+// The same for one JSON value, whose nodes stand nowhere (line 0) and whose text need not outlive the tree.
+// Errors are without a place.
+int tree_parse_json(struct tree *ret_tree, struct str text, struct strbuf *ret_error);
 void tree_done(struct tree *tree);
 
 // The value of a key of a map; NULL if there is none, or `map` is NULL or no map.
