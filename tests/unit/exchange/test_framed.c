@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Calls through a data plane on a loop of the test's own, with each allocation failing once: a client gets
 // its answers, or the end of its connection; nothing leaks, and what follows is served.
-#include "small_proxy.h"
+#include "small_server.h"
 
 #include "base/error.h"
 #include "base/mem.h"
@@ -12,51 +12,21 @@ enum { CALLS = 3, TURNS = 10000, LONG = 300 * 1024 };
 static const char ANSWER[] = "\1\0\0\2\1\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0"; // with the id of the request at 5
 enum { ANSWER_LEN = 20, REQUEST_HEAD = 22, MAP_LEN = sizeof MAP - 1 };
 
-// The endpoint: answers requests without content, and one long one by its head alone.
-struct origin {
-	int listener, peers[8];
-	size_t peer_count, held[8];
-	char bytes[8][REQUEST_HEAD + MAP_LEN + LONG];
-};
-static struct origin server;
+static struct small_server server;
 
-static void serve_peer(size_t i)
+// The endpoint answers requests without content, and one long one by its head alone.
+static size_t answer_call(int fd, const char *bytes, size_t len)
 {
-	ssize_t n = recv(server.peers[i], server.bytes[i] + server.held[i],
-			 sizeof server.bytes[i] - server.held[i], 0);
-	char *at = server.bytes[i];
-	server.held[i] += n > 0 ? (size_t)n : 0;
-	while (server.held[i] >= REQUEST_HEAD) {
-		size_t content =
-		    (size_t)(uint8_t)at[19] << 16 | (size_t)(uint8_t)at[20] << 8 | (uint8_t)at[21];
-		size_t len = REQUEST_HEAD + MAP_LEN + content;
-		char answer[ANSWER_LEN];
-		if (server.held[i] < len)
-			return;
-		memcpy(answer, ANSWER, ANSWER_LEN);
-		memcpy(answer + 5, at + 5, 4);
-		if (send(server.peers[i], answer, ANSWER_LEN, MSG_NOSIGNAL) < 0)
-			return;
-		server.held[i] -= len;
-		memmove(at, at + len, server.held[i]);
-	}
-}
-
-static void serve(void)
-{
-	int fd;
-	while (server.peer_count < 8 && (fd = accept4(server.listener, NULL, NULL, SOCK_NONBLOCK)) >= 0)
-		server.peers[server.peer_count++] = fd;
-	for (size_t i = 0; i < server.peer_count; i++)
-		serve_peer(i);
-}
-
-static void serve_no_more(void)
-{
-	for (size_t i = 0; i < server.peer_count; i++)
-		close(server.peers[i]);
-	server.peer_count = 0;
-	memset(server.held, 0, sizeof server.held);
+	char answer[ANSWER_LEN];
+	if (len < REQUEST_HEAD)
+		return 0;
+	size_t content = (size_t)(uint8_t)bytes[19] << 16 | (size_t)(uint8_t)bytes[20] << 8 | (uint8_t)bytes[21];
+	size_t whole = REQUEST_HEAD + MAP_LEN + content;
+	if (len < whole)
+		return 0;
+	memcpy(answer, ANSWER, ANSWER_LEN);
+	memcpy(answer + 5, bytes + 5, 4);
+	return send(fd, answer, ANSWER_LEN, MSG_NOSIGNAL) < 0 ? 0 : whole;
 }
 
 static void send_requests(int fd, size_t content)
@@ -83,7 +53,7 @@ static int converse(const struct proxy *proxy, size_t content)
 	bool ended = false;
 	for (int turn = 0; turn < TURNS && !ended && got < CALLS * ANSWER_LEN; turn++) {
 		loop_turn(proxy->loop, 1);
-		serve();
+		server_serve(&server);
 		ssize_t n = recv(client, bytes, sizeof bytes, 0);
 		ended = n == 0 || (n < 0 && errno != EAGAIN);
 		got += n > 0 ? (size_t)n : 0;
@@ -96,19 +66,16 @@ static int converse(const struct proxy *proxy, size_t content)
 
 static void bolt_open(struct proxy *proxy)
 {
-	uint16_t endpoint_port;
 	char rest[128];
-	server.listener = listening(&endpoint_port);
 	snprintf(rest, sizeof rest, "clusters: [{name: a, endpoints: [{address: \"127.0.0.1:%u\"}]}]\n",
-		 endpoint_port);
+		 server_open(&server, answer_call));
 	proxy_open(proxy, "bolt", rest, NULL);
 }
 
 static void bolt_close(struct proxy *proxy)
 {
 	proxy_close(proxy);
-	serve_no_more();
-	close(server.listener);
+	server_close(&server);
 }
 
 // Until the allocation that is to fail is one that there is not.

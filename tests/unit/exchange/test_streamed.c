@@ -1,50 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // Requests of a plug-in's protocol through a data plane, with each allocation failing once: a client gets its
 // answers in order, or the end of its connection; nothing leaks, and what follows is served.
-#include "small_proxy.h"
+#include "small_server.h"
 
 #include "base/mem.h"
 
 enum { TURNS = 10000, BODY = 40000 };
 
-static struct {
-	int listener, peers[8];
-	size_t peer_count, held[8];
-	char bytes[8][BODY + 256];
-} server;
+static struct small_server server;
 
-// Answers each request that is whole: "GET key" by a value, "PUT key length" by OK.
-static void serve_peer(size_t i)
+// The endpoint answers "GET key" by a value, "PUT key length" by OK.
+static size_t answer_line(int fd, const char *bytes, size_t len)
 {
-	char *at = server.bytes[i], *line;
-	ssize_t n = recv(server.peers[i], at + server.held[i], sizeof server.bytes[i] - server.held[i], 0);
-	server.held[i] += n > 0 ? (size_t)n : 0;
-	while ((line = memmem(at, server.held[i], "\r\n", 2))) {
-		bool put = at[0] == 'P';
-		size_t len = (size_t)(line - at) + 2 + (put ? BODY + 2 : 0);
-		if (server.held[i] < len)
-			return;
-		send_all(server.peers[i], put ? "OK\r\n" : "VALUE 3\r\nabc\r\n", put ? 4 : 14);
-		server.held[i] -= len;
-		memmove(at, at + len, server.held[i]);
-	}
-}
-
-static void serve(void)
-{
-	int fd;
-	while (server.peer_count < 8 && (fd = accept4(server.listener, NULL, NULL, SOCK_NONBLOCK)) >= 0)
-		server.peers[server.peer_count++] = fd;
-	for (size_t i = 0; i < server.peer_count; i++)
-		serve_peer(i);
-}
-
-static void serve_no_more(void)
-{
-	for (size_t i = 0; i < server.peer_count; i++)
-		close(server.peers[i]);
-	server.peer_count = 0;
-	memset(server.held, 0, sizeof server.held);
+	const char *line = memmem(bytes, len, "\r\n", 2);
+	bool put = len && bytes[0] == 'P';
+	size_t whole = line ? (size_t)(line - bytes) + 2 + (put ? BODY + 2 : 0) : 0;
+	if (!line || len < whole)
+		return 0;
+	send_all(fd, put ? "OK\r\n" : "VALUE 3\r\nabc\r\n", put ? 4 : 14);
+	return whole;
 }
 
 // "GET", "PUT" with a body, "GET". Whether all was answered; else the connection has ended.
@@ -64,7 +38,7 @@ static bool converse(const struct proxy *proxy)
 	bool whole = false, failed = false;
 	for (int turn = 0; turn < TURNS && !got.ended && !whole && !failed; turn++) {
 		loop_turn(proxy->loop, 1);
-		serve();
+		server_serve(&server);
 		receive(client, &got);
 		whole = strcmp(got.bytes, EXPECTED) == 0;
 		failed = strstr(got.bytes, FAILED) != NULL; // an answer by the proxy
@@ -78,21 +52,18 @@ static bool converse(const struct proxy *proxy)
 
 static void open_lines(struct proxy *proxy)
 {
-	uint16_t port;
 	char rest[512];
-	server.listener = listening(&port);
 	snprintf(rest, sizeof rest,
 		 "plugins: [{path: \"%s\"}]\n"
 		 "clusters: [{name: a, endpoints: [{address: \"127.0.0.1:%u\"}]}]\n",
-		 WEIR_LINE_EXAMPLE, port);
+		 WEIR_LINE_EXAMPLE, server_open(&server, answer_line));
 	proxy_open(proxy, "line-example", rest, NULL);
 }
 
 static void close_lines(struct proxy *proxy)
 {
 	proxy_close(proxy);
-	serve_no_more();
-	close(server.listener);
+	server_close(&server);
 }
 
 // Until the allocation that is to fail is one that there is not.
