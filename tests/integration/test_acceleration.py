@@ -3,6 +3,7 @@
 must stay a stream: these are the hazards that other projects met. (All other tests run with it, too: WEIR_ACCELERATION=auto.)"""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -483,6 +484,25 @@ def test_peek_and_the_number_of_bytes_that_wait(way):
     assert receiver.sock.recv(10, socket.MSG_PEEK) == b"cdef"
     assert receiver.sock.recvmsg_into([bytearray(1), bytearray(2)])[0] == 3
     assert receiver.sock.recv(10) == b"f"
+
+
+def test_what_does_not_see_bypassed_bytes(way):
+    """docs/interception.md names both. The bytes stay for recv(2)."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    sender, receiver = way
+    sender.send("abcdef")
+    assert select.select([receiver.sock], [], [], 10)[0]
+    read_fd, write_fd = os.pipe()
+    receiver.sock.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        os.splice(receiver.sock.fileno(), write_fd, 100)
+    assert libc.recv(receiver.sock.fileno(), None, 6, socket.MSG_TRUNC) == -1
+    assert ctypes.get_errno() == errno.EFAULT
+    assert receiver.sock.recv(10) == b"abcdef"
+    os.close(read_fd)
+    os.close(write_fd)
 
 
 def test_low_water_mark(way):
