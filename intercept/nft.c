@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// The nftables back end: everything is in one table, `inet weir`, changed in one transaction, so it takes
-// effect as a whole or not at all. Speaks netlink itself; no program is executed.
+// The nftables back end: everything is in one table, `inet weir`. Speaks netlink itself; no program is
+// executed.
+//
+// What is installed takes effect in one transaction, as a whole or not at all, and what was there before acts
+// until then. Sets come in a transaction of their own, ahead of it: the kernel (6.18) shows rules some
+// microseconds before the elements of sets that came with them. For the same reason chains are kept and only
+// their rules replaced: of two chains at one hook, a packet may come by each before its rules are there.
 #include "intercept/backend.h"
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/mem.h"
-#include "intercept/nft_rule.h"
+#include "intercept/nft_batch.h"
 #include "intercept/nft_socket.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libmnl/libmnl.h>
-#include <libnftnl/batch.h>
 #include <libnftnl/chain.h>
 #include <libnftnl/common.h>
+#include <libnftnl/gen.h>
 #include <libnftnl/table.h>
 #include <linux/netfilter.h>
 #include <linux/netfilter/nf_tables.h>
@@ -26,10 +30,10 @@
 #include <unistd.h>
 
 enum {
-	MESSAGE_MAX = 80 * 1024,  // one message: a list of elements is at most 64 KiB
-	BATCH_PAGE = MESSAGE_MAX, // libnftnl loses a message that is longer than a page
 	ANSWER_MAX = 64 * 1024,
 	DUMP_RETRIES = 8,
+	REPLACE_TRIES = 32,
+	SET_NAMES = 4, // of each set: one or two are taken, and one more if a change was cut short
 	LAST_FD = 16383,
 };
 
@@ -62,6 +66,8 @@ static int say_request(struct strbuf *error, int err, const char *what)
 		    "%s: there are more rules than this process may send at once; shorten the lists, raise "
 		    "net.core.wmem_max, or run with CAP_NET_ADMIN in the host's user namespace",
 		    what);
+	if (err == -ERESTART)
+		return say(error, err, "%s: somebody else is changing the packet filter all the time", what);
 	return say(error, err, "%s: %s", what, err_text(err));
 }
 
@@ -109,6 +115,7 @@ static uint32_t next_sequence(void)
 struct reading {
 	struct mnl_socket *nl;
 	struct ruleset *ruleset;
+	uint32_t generation; // of all that the kernel's packet filter has
 	bool dormant, held;
 	unsigned chains; // of ours that are there: bits
 	int err;
@@ -139,6 +146,24 @@ static int read_table(struct reading *reading)
 	struct nlmsghdr *nlh = begin_query(buf, NFT_MSG_GETTABLE, NLM_F_ACK);
 	mnl_attr_put_strz(nlh, NFTA_TABLE_NAME, NFT_TABLE);
 	return nft_query(reading->nl, nlh, take_table, reading);
+}
+
+static int take_generation(const struct nlmsghdr *nlh, void *arg)
+{
+	struct reading *reading = arg;
+	struct nftnl_gen *generation = nftnl_gen_alloc();
+	if (generation && nftnl_gen_nlmsg_parse(nlh, generation) == 0)
+		reading->generation = nftnl_gen_get_u32(generation, NFTNL_GEN_ID);
+	if (generation)
+		nftnl_gen_free(generation);
+	return MNL_CB_OK;
+}
+
+static int read_generation(struct reading *reading)
+{
+	char buf[MNL_NLMSG_HDRLEN + 256];
+	struct nlmsghdr *nlh = begin_query(buf, NFT_MSG_GETGEN, NLM_F_ACK);
+	return nft_query(reading->nl, nlh, take_generation, reading);
 }
 
 static int take_set(const struct nlmsghdr *nlh, void *arg)
@@ -248,7 +273,9 @@ static int dump(struct reading *reading, uint16_t type, uint16_t table_attribute
 
 static int read_all(struct reading *reading)
 {
-	int err = read_table(reading);
+	int err = read_generation(reading);
+	if (err == 0)
+		err = read_table(reading);
 	if (err == 0)
 		err = dump(reading, NFT_MSG_GETSET, NFTA_SET_TABLE, take_set);
 	for (size_t i = 0; i < reading->ruleset->set_count && err == 0; i++)
@@ -261,27 +288,26 @@ static int read_all(struct reading *reading)
 		if (reading->chains >> i & 1 && !ruleset_has_chain(reading->ruleset, i))
 			reading->ruleset->altered = true; // an empty one
 	// A table that sleeps does nothing of what its rules say.
+	reading->ruleset->altered |= reading->dormant;
 	for (size_t i = 0; i < reading->ruleset->rule_count && reading->dormant; i++)
 		reading->ruleset->rules[i].foreign = true;
 	return err;
 }
 
-static int nft_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
+// What the table has, and of which generation that is (in any case). 0; ERR_NOT_FOUND; or a negative error
+// with a sentence. On 0 the caller calls ruleset_done.
+static int read_present(struct mnl_socket *nl, struct ruleset *ret_ruleset, uint32_t *ret_generation,
+			struct strbuf *ret_error)
 {
 	struct ruleset ruleset = {0};
-	struct reading reading = {.ruleset = &ruleset};
-	int err = nft_open(&reading.nl, ret_error);
-	if (err)
-		return err;
-	for (int i = 0; i < DUMP_RETRIES; i++) {
+	struct reading reading;
+	int err = -EINTR;
+	for (int i = 0; i < DUMP_RETRIES && err == -EINTR; i++) {
 		ruleset_done(&ruleset);
-		reading.err = 0;
-		reading.chains = 0;
+		reading = (struct reading){.nl = nl, .ruleset = &ruleset};
 		err = read_all(&reading);
-		if (err != -EINTR)
-			break;
 	}
-	mnl_socket_close(reading.nl);
+	*ret_generation = reading.generation;
 	ruleset.held = reading.held;
 	if (err)
 		ruleset_done(&ruleset);
@@ -293,199 +319,16 @@ static int nft_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
 	return 0;
 }
 
-// --- writing -----------------------------------------------------------------------------------------------
-// A transaction under construction. Every message is known by its sequence number: first + index.
-struct batch {
-	struct nftnl_batch *nlb;
-	uint32_t first, next;
-	const struct ruleset *ruleset;
-	uint32_t first_set, first_rule; // sequence numbers of set 0 and rule 0
-	int err;
-};
-
-static char *batch_room(struct batch *batch)
+static int nft_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
 {
-	return nftnl_batch_buffer(batch->nlb);
-}
-
-static void batch_next(struct batch *batch)
-{
-	batch->next++;
-	if (nftnl_batch_update(batch->nlb) < 0)
-		batch->err = -ENOMEM;
-}
-
-static int batch_begin(struct batch *batch)
-{
-	batch->nlb = nftnl_batch_alloc(BATCH_PAGE, MESSAGE_MAX);
-	if (!batch->nlb)
-		return -ENOMEM;
-	batch->first = batch->next = next_sequence() & 0x7fffffff;
-	nftnl_batch_begin(batch_room(batch), batch->next);
-	batch_next(batch);
-	return 0;
-}
-
-static struct nlmsghdr *batch_message(struct batch *batch, uint16_t type, uint16_t flags)
-{
-	return nftnl_nlmsg_build_hdr(batch_room(batch), type, NFPROTO_INET, flags, batch->next);
-}
-
-static void batch_table(struct batch *batch, uint16_t type, uint16_t flags)
-{
-	struct nlmsghdr *nlh = batch_message(batch, type, flags);
-	mnl_attr_put_strz(nlh, NFTA_TABLE_NAME, NFT_TABLE);
-	batch_next(batch);
-}
-
-static void batch_chain_in(struct batch *batch, const char *table, const struct rule_chain_info *info)
-{
-	struct nftnl_chain *chain = nftnl_chain_alloc();
-	if (!chain) {
-		batch->err = -ENOMEM;
-		return;
-	}
-	nftnl_chain_set_str(chain, NFTNL_CHAIN_TABLE, table);
-	nftnl_chain_set_str(chain, NFTNL_CHAIN_NAME, info->name);
-	if (info->type) {
-		nftnl_chain_set_str(chain, NFTNL_CHAIN_TYPE, info->type);
-		nftnl_chain_set_u32(chain, NFTNL_CHAIN_HOOKNUM, (uint32_t)info->hook_number);
-		nftnl_chain_set_s32(chain, NFTNL_CHAIN_PRIO, info->priority);
-		nftnl_chain_set_u32(chain, NFTNL_CHAIN_POLICY, NF_ACCEPT);
-	}
-	struct nlmsghdr *nlh = batch_message(batch, NFT_MSG_NEWCHAIN, NLM_F_CREATE);
-	nftnl_chain_nlmsg_build_payload(nlh, chain);
-	nftnl_chain_free(chain);
-	batch_next(batch);
-}
-
-// Elements go in several messages if they are too many for one.
-static void batch_elements(struct batch *batch, struct nftnl_set *set)
-{
-	struct nftnl_set_elems_iter *iter = nftnl_set_elems_iter_create(set);
-	if (!iter) {
-		batch->err = -ENOMEM;
-		return;
-	}
-	int more = 1;
-	while (more > 0 && !batch->err) {
-		struct nlmsghdr *nlh = batch_message(batch, NFT_MSG_NEWSETELEM, NLM_F_CREATE);
-		more = nftnl_set_elems_nlmsg_build_payload_iter(nlh, iter);
-		batch_next(batch);
-	}
-	nftnl_set_elems_iter_destroy(iter);
-}
-
-static void batch_set(struct batch *batch, const struct rule_set *set, uint32_t id)
-{
-	struct nftnl_set *nls;
-	batch->err = nft_set_encode(set, id, &nls);
-	if (batch->err)
-		return;
-	struct nlmsghdr *nlh = batch_message(batch, NFT_MSG_NEWSET, NLM_F_CREATE);
-	nftnl_set_nlmsg_build_payload(nlh, nls);
-	batch_next(batch);
-	batch_elements(batch, nls);
-	nftnl_set_free(nls);
-}
-
-static void batch_rule(struct batch *batch, const struct rule *rule)
-{
-	struct nftnl_rule *nlr;
-	batch->err = nft_rule_encode(batch->ruleset, rule, &nlr);
-	if (batch->err)
-		return;
-	struct nlmsghdr *nlh = batch_message(batch, NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND);
-	nftnl_rule_nlmsg_build_payload(nlh, nlr);
-	nftnl_rule_free(nlr);
-	batch_next(batch);
-}
-
-static void batch_ruleset(struct batch *batch)
-{
-	const struct ruleset *ruleset = batch->ruleset;
-	for (enum rule_chain chain = 0; chain < CHAIN_COUNT && !batch->err; chain++)
-		if (ruleset_has_chain(ruleset, chain))
-			batch_chain_in(batch, NFT_TABLE, &rule_chains[chain]);
-	batch->first_set = batch->next;
-	for (size_t i = 0; i < ruleset->set_count && !batch->err; i++)
-		batch_set(batch, &ruleset->sets[i], (uint32_t)i + 1);
-	batch->first_rule = batch->next;
-	for (size_t i = 0; i < ruleset->rule_count && !batch->err; i++)
-		batch_rule(batch, &ruleset->rules[i]);
-}
-
-// --- committing --------------------------------------------------------------------------------------------
-struct refusal {
-	int err;
-	uint32_t sequence; // of the message that was refused
-};
-
-static int send_batch(struct mnl_socket *nl, struct nftnl_batch *nlb)
-{
-	int count = nftnl_batch_iovec_len(nlb), size = 0;
-	struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
-	struct iovec *iov = mem_array((size_t)count, sizeof *iov);
-	if (!iov)
-		return -ENOMEM;
-	nftnl_batch_iovec(nlb, iov, (uint32_t)count);
-	for (int i = 0; i < count; i++)
-		size += (int)iov[i].iov_len;
-	// A transaction is one datagram. Where that much is not granted, sending says so.
-	setsockopt(mnl_socket_get_fd(nl), SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size);
-	// A refusal names the message by its header: with the whole of it, it could be longer than what is
-	// read.
-	int on = 1;
-	mnl_socket_setsockopt(nl, NETLINK_CAP_ACK, &on, sizeof on);
-	struct msghdr msg = {
-	    .msg_name = &kernel, .msg_namelen = sizeof kernel, .msg_iov = iov, .msg_iovlen = (size_t)count};
-	int err = sendmsg(mnl_socket_get_fd(nl), &msg, 0) < 0 ? -errno : 0;
-	mem_free(iov);
-	return err;
-}
-
-static void take_refusals(const char *bytes, size_t len, struct refusal *ret_refusal)
-{
-	int left = (int)len;
-	for (const struct nlmsghdr *nlh = (const void *)bytes; mnl_nlmsg_ok(nlh, left);
-	     nlh = mnl_nlmsg_next(nlh, &left)) {
-		const struct nlmsgerr *e = mnl_nlmsg_get_payload(nlh);
-		if (nlh->nlmsg_type == NLMSG_ERROR && e->error && !ret_refusal->err)
-			*ret_refusal = (struct refusal){e->error, e->msg.nlmsg_seq};
-	}
-}
-
-// The kernel has answered by the time that sendmsg returns; it answers refusals alone. The first one counts.
-// 0, or a negative error: what it said is not known.
-static int read_refusals(struct mnl_socket *nl, struct refusal *ret_refusal)
-{
-	union {
-		struct nlmsghdr header;
-		char bytes[8192];
-	} answer;
-	ssize_t n;
-	do {
-		n = recv(mnl_socket_get_fd(nl), &answer, sizeof answer, MSG_DONTWAIT);
-		if (n > 0)
-			take_refusals(answer.bytes, (size_t)n, ret_refusal);
-	} while (n > 0 || (n < 0 && errno == EINTR));
-	return n < 0 && errno != EAGAIN ? -errno : 0;
-}
-
-static int commit(struct mnl_socket *nl, struct batch *batch, struct refusal *ret_refusal)
-{
-	*ret_refusal = (struct refusal){0};
-	if (batch->err)
-		return batch->err;
-	nftnl_batch_end(batch_room(batch), batch->next);
-	batch_next(batch);
-	if (batch->err)
-		return batch->err;
-	int err = send_batch(nl, batch->nlb);
+	struct mnl_socket *nl;
+	uint32_t generation;
+	int err = nft_open(&nl, ret_error);
 	if (err)
 		return err;
-	err = read_refusals(nl, ret_refusal);
-	return ret_refusal->err ? ret_refusal->err : err;
+	err = read_present(nl, ret_ruleset, &generation, ret_error);
+	mnl_socket_close(nl);
+	return err;
 }
 
 // --- what was refused, in words ----------------------------------------------------------------------------
@@ -517,57 +360,77 @@ static bool is_held(void)
 	return held;
 }
 
-static int say_refusal(const struct batch *batch, const struct refusal *refusal, struct strbuf *error)
+static int say_rule_refusal(const struct ruleset *ruleset, const struct refusal *refusal,
+			    struct strbuf *error)
 {
-	const struct ruleset *ruleset = batch->ruleset;
-	uint32_t index = refusal->sequence - batch->first_rule;
+	const struct rule *rule = &ruleset->rules[refusal->index];
+	autostrbuf struct strbuf text = {0};
+	rule_print(ruleset, rule, &text);
+	return say(
+	    error, refusal->err,
+	    "the kernel refuses the rule \"%s\": %s; it needs %s and, before Linux 5.17, CONFIG_NFT_COUNTER "
+	    "(module nft_counter)",
+	    text.p ? text.p : "", err_text(refusal->err), rule_needs(rule));
+}
+
+static int say_refusal(const struct ruleset *ruleset, const struct refusal *refusal, struct strbuf *error)
+{
 	if (refusal->err == -EPERM && is_held())
 		return say(error, -EPERM,
 			   "the rules belong to a proxy that runs (intercept.capture.fail: open): they go "
 			   "when it ends");
-	if (refusal->err == -EPERM || !ruleset || refusal->sequence <= batch->first + 1)
+	if (refusal->err == -EPERM || !ruleset || refusal->part == BATCH_TABLE)
 		return say_request(error, refusal->err, "cannot change the rules");
-	if (refusal->sequence >= batch->first_set && refusal->sequence < batch->first_rule)
+	if (refusal->part == BATCH_SETS)
 		return say(error, refusal->err,
 			   "the kernel refuses a set of ranges: %s; it needs CONFIG_NF_TABLES_SET ("
 			   "module nf_tables_set, part of nf_tables in newer kernels)",
 			   err_text(refusal->err));
-	if (refusal->sequence < batch->first_rule)
+	if (refusal->part == BATCH_CHAINS)
 		return say(error, refusal->err,
 			   "the kernel refuses chains for address translation: %s; it needs CONFIG_NFT_NAT "
 			   "in tables of the "
 			   "family inet (Linux 5.2; modules nft_chain_nat, nf_nat)",
 			   err_text(refusal->err));
-	if (index >= ruleset->rule_count)
+	if (refusal->index >= ruleset->rule_count)
 		return say_request(error, refusal->err, "cannot change the rules");
-	autostrbuf struct strbuf text = {0};
-	rule_print(ruleset, &ruleset->rules[index], &text);
-	return say(
-	    error, refusal->err,
-	    "the kernel refuses the rule \"%s\": %s; it needs %s and, before Linux 5.17, CONFIG_NFT_COUNTER "
-	    "(module nft_counter)",
-	    text.p ? text.p : "", err_text(refusal->err), rule_needs(&ruleset->rules[index]));
+	return say_rule_refusal(ruleset, refusal, error);
 }
 
-// ret_fd (NULL: not asked for): a descriptor of the socket that the transaction was made by.
-static int transact(struct batch *batch, void (*fill)(struct batch *batch), int *ret_fd, struct strbuf *error)
+// --- transactions ------------------------------------------------------------------------------------------
+struct transaction {
+	void (*fill)(struct batch *batch, const struct ruleset *present);
+	const struct ruleset *ruleset; // what is to be there
+	const struct ruleset *present; // what is there
+	uint32_t generation;	       // that the change is for; 0: any
+};
+
+static int transact(struct mnl_socket *nl, const struct transaction *transaction, struct strbuf *error)
+{
+	struct batch batch = {.ruleset = transaction->ruleset};
+	struct refusal refusal;
+	int err = batch_begin(&batch, transaction->generation);
+	if (err)
+		return say_request(error, err, "cannot change the rules");
+	transaction->fill(&batch, transaction->present);
+	err = batch_commit(&batch, nl, &refusal);
+	batch_done(&batch);
+	if (err && refusal.err)
+		return say_refusal(transaction->ruleset, &refusal, error);
+	return err ? say_request(error, err, "cannot change the rules") : 0;
+}
+
+// One after the other, until one fails. ret_fd (NULL: not asked for): a descriptor of the socket that they
+// were made by.
+static int transact_all(const struct transaction *list, size_t count, int *ret_fd, struct strbuf *error)
 {
 	struct mnl_socket *nl;
-	struct refusal refusal;
 	int err = nft_open(&nl, error);
 	if (err)
 		return err;
-	err = batch_begin(batch);
-	if (err == 0) {
-		fill(batch);
-		err = commit(nl, batch, &refusal);
-		if (err && refusal.err)
-			say_refusal(batch, &refusal, error);
-		else if (err)
-			say_request(error, err, "cannot change the rules");
-		nftnl_batch_free(batch->nlb);
-	}
-	if (err == 0 && ret_fd) {
+	for (size_t i = 0; i < count && !err; i++)
+		err = transact(nl, &list[i], error);
+	if (!err && ret_fd) {
 		*ret_fd = fcntl(mnl_socket_get_fd(nl), F_DUPFD_CLOEXEC, 0);
 		err = *ret_fd < 0 ? -errno : 0;
 	}
@@ -575,54 +438,173 @@ static int transact(struct batch *batch, void (*fill)(struct batch *batch), int 
 	return err;
 }
 
+static void fill_sets(struct batch *batch, const struct ruleset *present)
+{
+	(void)present;
+	batch_table(batch);
+	batch_sets(batch);
+}
+
+// The rules that use them, in place of those that are there, and away with what nothing uses any more.
+static void fill_rules(struct batch *batch, const struct ruleset *present)
+{
+	batch_delete_rules(batch);
+	batch_delete_sets(batch, present);
+	batch_chains(batch, present);
+	batch_rules(batch);
+}
+
 // Created if it is not there, so that it can be deleted in any case.
-static void fill_apply(struct batch *batch)
+static void fill_removal(struct batch *batch)
 {
-	batch_table(batch, NFT_MSG_NEWTABLE, NLM_F_CREATE);
-	batch_table(batch, NFT_MSG_DELTABLE, 0);
-	batch_table(batch, NFT_MSG_NEWTABLE, NLM_F_CREATE);
-	batch_ruleset(batch);
+	batch_table(batch);
+	batch_delete_table(batch, NFT_TABLE);
 }
 
-// The kernel deletes such a table when the socket that made it is gone.
-static void batch_owned_table(struct batch *batch, const char *name)
+static void fill_whole(struct batch *batch, const struct ruleset *present)
 {
-	struct nlmsghdr *nlh = batch_message(batch, NFT_MSG_NEWTABLE, NLM_F_CREATE);
-	mnl_attr_put_strz(nlh, NFTA_TABLE_NAME, name);
-	mnl_attr_put_u32(nlh, NFTA_TABLE_FLAGS, htonl(NFT_TABLE_F_OWNER));
-	batch_next(batch);
-}
-
-static void fill_hold(struct batch *batch)
-{
-	batch_table(batch, NFT_MSG_NEWTABLE, NLM_F_CREATE);
-	batch_table(batch, NFT_MSG_DELTABLE, 0);
-	batch_owned_table(batch, NFT_TABLE);
-	batch_ruleset(batch);
-}
-
-// The kernel translates addresses as long as there is a chain for that, be it empty.
-static void fill_translation(struct batch *batch)
-{
-	static const struct rule_chain_info keep = {"keep", "nat", "output", NF_INET_LOCAL_OUT, -100};
-	char table[32];
-	snprintf(table, sizeof table, NFT_TABLE "_nat_%d", getpid());
-	batch_owned_table(batch, table);
-	batch_chain_in(batch, table, &keep);
+	(void)present;
+	fill_removal(batch);
+	batch_table(batch);
+	batch_sets(batch);
+	batch_chains(batch, NULL);
+	batch_rules(batch);
 }
 
 // All of it, and a last message that must fail: the kernel looks at everything and then takes it back.
-static void fill_trial(struct batch *batch)
+static void fill_trial(struct batch *batch, const struct ruleset *present)
 {
-	fill_apply(batch);
-	struct nlmsghdr *nlh = batch_message(batch, NFT_MSG_DELTABLE, 0);
-	mnl_attr_put_strz(nlh, NFTA_TABLE_NAME, NFT_TABLE "_trial");
-	batch_next(batch);
+	fill_whole(batch, present);
+	batch_delete_table(batch, NFT_TABLE "_trial");
 }
 
-static void fill_remove(struct batch *batch)
+static void fill_held_sets(struct batch *batch, const struct ruleset *present)
 {
-	batch_table(batch, NFT_MSG_DELTABLE, 0);
+	(void)present;
+	fill_removal(batch);
+	batch_owned_table(batch, NFT_TABLE);
+	batch_sets(batch);
+}
+
+// The kernel translates addresses as long as there is a chain for that, be it empty.
+static void fill_translation(struct batch *batch, const struct ruleset *present)
+{
+	static const struct rule_chain_info keep = {"keep", "nat", "output", NF_INET_LOCAL_OUT, -100};
+	char table[32];
+	(void)present;
+	snprintf(table, sizeof table, NFT_TABLE "_nat_%d", getpid());
+	batch_owned_table(batch, table);
+	batch_chain(batch, table, &keep);
+}
+
+static void fill_remove(struct batch *batch, const struct ruleset *present)
+{
+	(void)present;
+	batch_delete_table(batch, NFT_TABLE);
+}
+
+// The sets alone.
+static void fill_forget(struct batch *batch, const struct ruleset *present)
+{
+	batch_delete_sets(batch, present);
+}
+
+// --- replacing ---------------------------------------------------------------------------------------------
+// A change in steps. Sets that rules use keep their names, so new ones get others at first: each has its own
+// (0) and some that are made from it.
+struct replacement {
+	struct mnl_socket *nl;
+	const struct ruleset *wanted;
+	struct ruleset present;
+	bool missing; // there is no table
+	uint32_t generation;
+	struct ruleset named; // what is wanted, with those names for its sets; the rest is shared
+	unsigned names;
+};
+
+static int choose_names(struct replacement *r, unsigned names)
+{
+	size_t count = r->wanted->set_count;
+	struct rule_set *sets = mem_array(count + 1, sizeof *sets);
+	if (!sets)
+		return -ENOMEM;
+	for (size_t i = 0; i < count; i++) {
+		size_t len = strlen(r->wanted->sets[i].name);
+		sets[i] = r->wanted->sets[i];
+		if (names)
+			snprintf(sets[i].name + len, sizeof sets[i].name - len, "_%u", names + 1);
+	}
+	mem_free(r->named.sets);
+	r->named = *r->wanted;
+	r->named.sets = sets;
+	r->names = names;
+	return 0;
+}
+
+// Adds the new sets, by the first names that are free.
+static int add_sets(struct replacement *r, struct strbuf *error)
+{
+	int err = -EEXIST;
+	for (unsigned names = 0; names < SET_NAMES && err == -EEXIST; names++) {
+		strbuf_clear(error);
+		err = choose_names(r, names);
+		struct transaction add = {fill_sets, &r->named, NULL, r->generation};
+		if (!err)
+			err = transact(r->nl, &add, error);
+	}
+	return err;
+}
+
+// The sets are taken back; the table, too, if it came with them and nobody else has changed anything since.
+static void undo_sets(const struct replacement *r, uint32_t generation)
+{
+	const struct transaction no_table = {fill_remove, NULL, NULL, generation};
+	const struct transaction no_sets = {fill_forget, NULL, &r->named, 0};
+	autostrbuf struct strbuf ignored = {0};
+	if (!r->missing || transact(r->nl, &no_table, &ignored))
+		transact(r->nl, &no_sets, &ignored);
+}
+
+static int change_rules(const struct replacement *r, struct strbuf *error)
+{
+	// Our own sets have made it the next one.
+	uint32_t generation = r->generation + 1 ? r->generation + 1 : 1;
+	const struct transaction change = {fill_rules, &r->named, &r->present, generation};
+	int err = transact(r->nl, &change, error);
+	if (err)
+		undo_sets(r, generation);
+	return err;
+}
+
+// What somebody else made of the table goes with the table. Such a change is no smooth one.
+static int replace_whole(struct replacement *r, struct strbuf *error)
+{
+	struct transaction change = {fill_whole, r->wanted, NULL, r->generation};
+	r->names = 0;
+	return transact(r->nl, &change, error);
+}
+
+// One round. *ret_names: which names the sets have now; untouched on failure.
+static int replace(struct mnl_socket *nl, const struct ruleset *wanted, unsigned *ret_names,
+		   struct strbuf *error)
+{
+	struct replacement r = {.nl = nl, .wanted = wanted};
+	int err = read_present(nl, &r.present, &r.generation, error);
+	r.missing = err == ERR_NOT_FOUND;
+	if (err && !r.missing)
+		return err;
+	if (r.present.altered) {
+		err = replace_whole(&r, error);
+	} else {
+		err = add_sets(&r, error);
+		if (!err)
+			err = change_rules(&r, error);
+	}
+	if (!err)
+		*ret_names = r.names;
+	mem_free(r.named.sets);
+	ruleset_done(&r.present);
+	return err;
 }
 
 static int say_no_hold(struct strbuf *error)
@@ -633,12 +615,27 @@ static int say_no_hold(struct strbuf *error)
 		   "configuration says intercept.capture.fail: open");
 }
 
+// In two rounds if the sets' own names are taken: then the rules use others for a moment.
 static int nft_apply(const struct capture_plan *plan, const struct ruleset *ruleset, struct strbuf *ret_error)
 {
-	struct batch batch = {.ruleset = ruleset};
+	struct mnl_socket *nl;
+	autostrbuf struct strbuf why = {0};
+	unsigned names = 0;
+	int tries = 0;
 	if (plan->fail == FAIL_OPEN)
 		return say_no_hold(ret_error);
-	return transact(&batch, fill_apply, NULL, ret_error);
+	int err = nft_open(&nl, ret_error);
+	if (err)
+		return err;
+	do {
+		strbuf_clear(&why);
+		err = replace(nl, ruleset, &names, &why);
+	} while ((err ? err == -ERESTART : names > 0) && ++tries < REPLACE_TRIES);
+	mnl_socket_close(nl);
+	if (!err || names) // the plan is in force, whatever its sets are called
+		return 0;
+	strbuf_add_str(ret_error, strbuf_str(&why));
+	return err;
 }
 
 // A process that dies closes its descriptors in their order: what translates goes behind the connections,
@@ -654,14 +651,31 @@ static int move_up(int fd)
 	return up;
 }
 
+static int nft_try(const struct ruleset *ruleset, struct strbuf *ret_error)
+{
+	struct transaction trial = {.fill = fill_trial, .ruleset = ruleset};
+	autostrbuf struct strbuf why = {0};
+	int err = transact_all(&trial, 1, NULL, &why);
+	if (err == -ENOENT)
+		return 0;
+	strbuf_add_str(ret_error, strbuf_str(&why));
+	return err;
+}
+
+// What is there goes first: until the proxy has its own rules, all is to be as if weir were absent.
 static int nft_hold(const struct ruleset *ruleset, struct held_rules *ret_held, struct strbuf *ret_error)
 {
-	struct batch batch = {.ruleset = ruleset}, translation = {0};
+	static const struct ruleset nothing;
+	const struct transaction steps[] = {{fill_held_sets, ruleset, NULL, 0},
+					    {fill_rules, ruleset, &nothing, 0}};
+	const struct transaction translate = {.fill = fill_translation};
 	struct held_rules held;
-	int err = transact(&translation, fill_translation, &held.translation, ret_error);
+	int err = nft_try(ruleset, ret_error);
+	if (!err)
+		err = transact_all(&translate, 1, &held.translation, ret_error);
 	if (err)
 		return err;
-	err = transact(&batch, fill_hold, &held.rules, ret_error);
+	err = transact_all(steps, ARRAY_SIZE(steps), &held.rules, ret_error);
 	if (err) {
 		close(held.translation);
 		return err;
@@ -671,25 +685,14 @@ static int nft_hold(const struct ruleset *ruleset, struct held_rules *ret_held, 
 	return 0;
 }
 
-static int nft_try(const struct ruleset *ruleset, struct strbuf *ret_error)
-{
-	struct batch batch = {.ruleset = ruleset};
-	autostrbuf struct strbuf why = {0};
-	int err = transact(&batch, fill_trial, NULL, &why);
-	if (err == -ENOENT)
-		return 0;
-	strbuf_add_str(ret_error, strbuf_str(&why));
-	return err;
-}
-
 static int nft_remove(struct strbuf *ret_error)
 {
-	struct batch batch = {0};
-	autostrbuf struct strbuf error = {0};
-	int err = transact(&batch, fill_remove, NULL, &error);
+	const struct transaction remove = {.fill = fill_remove};
+	autostrbuf struct strbuf why = {0};
+	int err = transact_all(&remove, 1, NULL, &why);
 	if (err == -ENOENT)
 		return ERR_NOT_FOUND;
-	strbuf_add_str(ret_error, strbuf_str(&error));
+	strbuf_add_str(ret_error, strbuf_str(&why));
 	return err;
 }
 
