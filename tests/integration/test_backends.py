@@ -9,8 +9,6 @@ import contextlib
 import json
 import os
 import re
-import os
-import re
 import socket
 import threading
 
@@ -550,25 +548,31 @@ def test_show_counts_and_check_proves(lone, address):
 
 
 def test_another_plan_takes_over_without_a_gap(lone):
-    """Connections that both plans capture are captured at every moment. Of nftables this does not hold for plans that bring new
-    lists of includes (docs/interception.md, back ends)."""
-    first = ("--no-dns",) if lone.backend.startswith("nft") else EVERYTHING
+    """What all plans capture is captured at every moment, and what none of them captures never is."""
     other = lone.pod.network.pod("other")
-    Server(other, 83, "other")
-    lone.apply()
-    answers, done = set(), threading.Event()
+    for address in ("0.0.0.0", "::"):
+        Server(other, 83, "other", address)
+        Server(other, 2001, "other", address)
+    spare = ("--exclude-outbound-ports", "2001")
+    lone.weir("apply", *spare)
+    answers, done = {83: set(), 2001: set()}, threading.Event()
 
-    def ask():
+    def ask(address, port):
         while not done.is_set():
-            answers.add(probe(lone, other.ipv4, 83).split()[0])
+            answers[port].add(probe(lone, address, port).split()[0])
 
-    asking = threading.Thread(target=ask)
-    asking.start()
-    for plan in (first, ("--exclude-outbound-ports", "7"), ()):
-        assert lone.weir("apply", *plan).stdout == "interception: installed\n"
-    done.set()
-    asking.join()
-    assert answers == {"outbound"}
+    ways = [(address, port) for address in (other.ipv4, other.ipv6) for port in answers]
+    asking = [threading.Thread(target=ask, args=way) for way in ways]
+    for thread in asking:
+        thread.start()
+    try:
+        for plan in 2 * (EVERYTHING, ("--exclude-outbound-ports", "7", "--include-users", "0,7"), ()):
+            assert lone.weir("apply", *plan, *spare).stdout == "interception: installed\n"
+    finally:
+        done.set()
+        for thread in asking:
+            thread.join()
+    assert answers == {83: {"outbound"}, 2001: {"other"}}
 
 
 def test_one_back_end_takes_over_from_another(lone):

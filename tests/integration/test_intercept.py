@@ -2,6 +2,7 @@
 """`weir intercept` in real namespaces: what is captured and what is left alone, proven by connections that arrive at a
 stand-in for the proxy or do not; what the commands say; what is left behind."""
 
+import concurrent.futures
 import json
 import re
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import pytest
 
 from capture import STATE, CapturedPod, Server, name_of, probe, state
+from netns import wait_until
 
 FOREIGN_RULES = """
 table ip nat {
@@ -628,6 +630,94 @@ def test_what_was_tampered_with_is_mended(app, peer, tampering):
     assert probe(app, peer.ipv4, 80) == captured("outbound", peer.ipv4, 80)
 
 
+LISTS = ("--include-outbound-ports", "1-100,443", "--exclude-outbound-cidrs", "192.0.2.0/24", "--include-users", "0")
+
+
+def monitored(pod, change):
+    """What a change does in the kernel, as the lines of each of its transactions."""
+    monitor = pod.start(["stdbuf", "-oL", "nft", "monitor"])
+
+    def sees(table):
+        pod.run(["nft", f"add table ip {table}; delete table ip {table}"])
+        return f"table ip {table}" in monitor.output()
+
+    wait_until(lambda: sees("first"))
+    change()
+    wait_until(lambda: sees("last"))
+    monitor.kill()
+    return [part.splitlines() for part in re.split(r"# new generation .*\n", monitor.output())]
+
+
+def test_sets_come_before_the_rules_that_use_them(app):
+    """In transactions of their own: the kernel shows rules before the elements of sets that come with them."""
+    app.apply()
+    transactions = monitored(app.pod, lambda: app.apply(*LISTS))
+    made = set()
+    for lines in transactions:
+        used = {name for line in lines if line.startswith("add rule") for name in re.findall(r"@(\w+)", line)}
+        assert used <= made, lines
+        assert not used or not any(line.startswith("add element") for line in lines), lines
+        made |= {line.split()[4] for line in lines if line.startswith("create set inet weir")}
+    assert "outbound_include_ports" in made
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
+def test_a_change_that_is_cut_short(app, peer, step):
+    """Killed before each of its transactions: what was installed goes on or what is new, and nothing is left over."""
+    before = state(app)
+    app.apply(*LISTS)
+    wanted = counters_at_zero(state(app))
+    app.weir("remove")
+    for then in ("apply", "remove"):
+        app.apply()
+        words = [*strace(f"sendmsg:signal=KILL:when={step}"), app.path, "intercept", "apply", *LISTS]
+        assert app.pod.run(words, check=False, env={"ASAN_OPTIONS": "detect_leaks=0"}).returncode != 0
+        assert counters_at_zero(state(app)) != wanted
+        assert probe(app, peer.ipv4, 80) == captured("outbound", peer.ipv4, 80)
+        if then == "apply":
+            assert app.apply(*LISTS) == "interception: installed\n"
+            assert counters_at_zero(state(app)) == wanted
+            assert app.apply(*LISTS) == "interception: unchanged\n"
+        assert app.weir("remove").stdout == "interception: removed\n"
+        assert state(app) == before
+
+
+@pytest.mark.parametrize("then", ["apply", "remove"])
+def test_a_first_change_that_is_cut_short(app, peer, then):
+    before = state(app)
+    words = [*strace("sendmsg:signal=KILL:when=2"), app.path, "intercept", "apply"]
+    assert app.pod.run(words, check=False, env={"ASAN_OPTIONS": "detect_leaks=0"}).returncode != 0
+    assert state(app) != before
+    assert is_direct(probe(app, peer.ipv4, 80))
+    if then == "apply":
+        assert app.apply() == "interception: installed\n"
+        assert probe(app, peer.ipv4, 80) == captured("outbound", peer.ipv4, 80)
+    assert app.weir("remove").stdout == "interception: removed\n"
+    assert state(app) == before
+
+
+def test_changes_at_the_same_time(app):
+    """Each is made as a whole, in whatever order; others change the packet filter meanwhile."""
+    plans = [LISTS, ("--exclude-outbound-ports", "7,8"), ("--include-groups", "0,1")]
+    before, wanted = state(app), []
+    for plan in plans:
+        app.apply(*plan)
+        wanted.append(counters_at_zero(state(app)))
+        app.weir("remove")
+
+    def change(plan):
+        for _ in range(5):
+            assert app.apply(*plan) in ("interception: installed\n", "interception: unchanged\n")
+            app.pod.run(["nft", f"add table ip theirs{len(plan)}; delete table ip theirs{len(plan)}"])
+
+    with concurrent.futures.ThreadPoolExecutor(len(plans)) as pool:
+        for result in [pool.submit(change, plan) for plan in plans]:
+            result.result()
+    assert counters_at_zero(state(app)) in wanted
+    app.weir("remove")
+    assert state(app) == before
+
+
 def test_a_chain_of_ours_that_should_not_be_there(app):
     app.apply("--no-inbound")
     before = counters_at_zero(state(app))
@@ -962,7 +1052,7 @@ def test_a_missing_kernel_feature_is_one_error_and_changes_nothing(
 ):
     app = CapturedPod(network, weir, "app", default_route=False)
     if installed:
-        app.apply("--vips", "240.241.0.0/16")
+        app.apply("--vips", "240.241.0.0/16", "--no-inbound")
     before = state(app, [["nft", "-a", "list", "ruleset"], *STATE])
     long_lists = ["--exclude-outbound-cidrs", ",".join(f"10.{i // 128}.{i % 128 * 2}.0/24" for i in range(1000))]
     done = app.weir(
