@@ -42,17 +42,26 @@ static bool rule_has(const struct rule *rule, enum rule_field field)
 	return false;
 }
 
+// The mark that connections must have for the rule; 0: none.
+static uint32_t rule_mark(const struct rule *rule)
+{
+	for (size_t i = 0; i < rule->match_count; i++)
+		if (rule->matches[i].field == RULE_MARK)
+			return rule->matches[i].value;
+	return 0;
+}
+
 static void note_output_rule(struct promises *promises, const struct rule *rule)
 {
-	bool marked = rule->match_count && rule->matches[0].field == RULE_MARK;
+	uint32_t mark = rule_mark(rule);
 	if (rule->action == RULE_REDIRECT && rule_has(rule, RULE_UDP_DEST_PORT))
 		promises->dns_port = (uint16_t)rule->value;
 	else if (rule->action == RULE_REDIRECT && rule_has(rule, RULE_PROTOCOL))
 		promises->outbound_port = (uint16_t)rule->value;
-	else if (marked && rule->action == RULE_GOTO)
-		promises->outbound_mark = rule->matches[0].value;
-	else if (marked && rule->action == RULE_RETURN && !promises->inbound_mark)
-		promises->inbound_mark = rule->matches[0].value;
+	else if (mark && rule->action == RULE_GOTO)
+		promises->outbound_mark = mark;
+	else if (mark && rule->action == RULE_RETURN && !promises->inbound_mark)
+		promises->inbound_mark = mark;
 }
 
 static struct promises find_promises(const struct installed *installed)
@@ -563,6 +572,9 @@ static void check_inbound(struct checker *checker, const struct ip *own)
 	struct flow flow = {.protocol = IPPROTO_TCP, .dest = to.target};
 	to.rule = ruleset_decide(promises->ruleset, CHAIN_INBOUND, &flow);
 	check_captured(checker, "inbound TCP", &to, promises->outbound_mark);
+	if (ruleset_has_chain(promises->ruleset, CHAIN_HANDED))
+		finish(begin(checker, "inbound TCP, tproxy", &to.target), CHECK_SKIPPED,
+		       "only a connection from another host could show it");
 }
 
 static void check_own_host(struct checker *checker, int family)

@@ -12,6 +12,7 @@ import subprocess
 import pytest
 
 from capture import STATE, CapturedPod, Server, name_of, probe, state
+from mesh import Mesh
 from netns import wait_until
 
 FOREIGN_RULES = """
@@ -856,6 +857,61 @@ def test_check_proves_capture(network, weir, running, default_route):
         assert status == 0
         found = checks["outbound TCP", "IPv4"][1]
         assert found == "captured to port 15001" + ("" if running else " (the proxy is not running)")
+
+
+MODES = {
+    "tproxy": ("nft", "--inbound-mode", "tproxy"),
+    "hold": ("nft", "--fail", "hold"),
+    "hold-iptables": ("iptables", "--fail", "hold"),
+    "client": ("nft", "--inbound-source", "client"),
+    "client-iptables": ("iptables", "--inbound-source", "client"),
+    "tproxy-hold": ("nft", "--inbound-mode", "tproxy", "--fail", "hold"),
+}
+every_mode = pytest.mark.parametrize("mode", list(MODES))
+
+
+def expected(mode, result):
+    wanted = {(what, family): result for what in CHECKS for family in ("IPv4", "IPv6")}
+    if "tproxy" in mode:
+        wanted |= {("inbound TCP, tproxy", family): "skipped" for family in ("IPv4", "IPv6")}
+    return wanted
+
+
+@every_mode
+@pytest.mark.parametrize("running", [True, False], ids=["proxy", "no-proxy"])
+def test_check_proves_capture_in_every_mode(network, weir, mode, running):
+    app = CapturedPod(network, weir, "app", proxy=running)
+    app.apply("--backend", *MODES[mode])
+    status, checks = app.check()
+    assert (status, results(checks)) == (0, expected(mode, "ok")), checks
+    end = "" if running else " (the proxy is not running)"
+    assert checks["inbound TCP", "IPv6"][1] == f"captured to port 15006{end}"
+    assert checks["outbound TCP", "IPv4"][1] == f"captured to port 15001{end}"
+
+
+@pytest.mark.parametrize("capture", [{"inbound_mode": "tproxy"}, {"inbound_source": "client"}, {"fail": "hold"}], ids=str)
+def test_check_with_the_real_proxy_in_every_mode(network, weir, weir_proxy, capture):
+    sidecar = Mesh(network, weir, weir_proxy).sidecar("app", intercept={"capture": capture})
+    done = sidecar.pod.run([weir, "intercept", "check", "-j"], timeout=60)
+    found = {(row["check"], row["family"]): row for row in json.loads(done.stdout)["checks"]}
+    assert {key: row["result"] for key, row in found.items()} == expected(capture.get("inbound_mode", ""), "ok")
+    assert found["inbound TCP", "IPv4"]["found"] == "captured to port 15006"
+
+
+@every_mode
+def test_check_says_so_when_capture_is_absent_in_any_mode(network, weir, mode):
+    app = CapturedPod(network, weir, "app", proxy=False)
+    app.apply("--backend", *MODES[mode])
+    for chain in ("inbound", "output"):
+        for port in ("53", "80"):
+            if MODES[mode][0] == "nft":
+                app.pod.run(["nft", f"insert rule inet weir {chain} meta nfproto ipv4 tcp dport {port} return"])
+            else:
+                app.pod.run(["iptables", "-t", "nat", "-I", f"WEIR_{chain.upper()}", "-p", "tcp", "--dport", port, "-j", "RETURN"])
+    status, checks = app.check()
+    absent = {"outbound TCP", "DNS over TCP", "inbound TCP"}
+    assert status == 1
+    assert {key for key, result in results(checks).items() if result == "failed"} == {(what, "IPv4") for what in absent}
 
 
 def test_check_with_a_proxy_that_closes_at_once(network, weir):
