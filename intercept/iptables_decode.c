@@ -508,7 +508,9 @@ static int build_rules(const struct piece *pieces, size_t count, struct ruleset 
 	int err = 0;
 	for (size_t i = 0; i < count && err == 0; i++) {
 		const struct piece *piece = &pieces[i];
-		if (!rule || piece[-1].chain != piece->chain || piece[-1].index != piece->index)
+		// What is not weir's has no number: it must not spoil the rule that has the lowest one.
+		if (!rule || piece[-1].chain != piece->chain || piece[-1].index != piece->index ||
+		    piece->foreign || piece[-1].foreign)
 			rule = ruleset_add_rule(ruleset, piece->chain);
 		err = rule ? take_piece(ruleset, rule, piece) : -ENOMEM;
 	}
