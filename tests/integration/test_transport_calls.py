@@ -11,10 +11,11 @@ import threading
 
 import h2.config
 import h2.connection
+import h2.settings
 import pytest
 
 from bolt import (
-    CODEC_ERROR, CONNECTION_CLOSED, NO_PROCESSOR, ONEWAY, SERVICE, SUCCESS, TIMEOUT, Bolt, answering, frame, heartbeat,
+    BUSY, CODEC_ERROR, CONNECTION_CLOSED, NO_PROCESSOR, ONEWAY, SERVICE, SUCCESS, TIMEOUT, Bolt, answering, frame, heartbeat,
     heartbeat_ack, request, response,
 )  # fmt: skip
 from mesh import Mesh, resident_kib
@@ -472,6 +473,50 @@ class FarEnd:
 
     def flush(self):
         self.sock.sendall(self.h2.data_to_send())
+
+
+class OneAtATime(FarEnd):
+    """Takes one stream on a connection, and answers none."""
+
+    def __init__(self, site):
+        super().__init__(site)
+        self.streams = []
+
+    def __call__(self, peer):
+        peer.sock.settimeout(None)
+        with contextlib.suppress(OSError), self.tls.wrap_socket(peer.sock, server_side=True) as sock:
+            connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+            connection.local_settings = h2.settings.Settings(
+                client=False, initial_values={h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: 1}
+            )
+            connection.initiate_connection()
+            sock.sendall(connection.data_to_send())
+            while data := sock.recv(65536):
+                events = connection.receive_data(data)
+                self.streams += [event for event in events if type(event).__name__ == "StreamEnded"]
+                sock.sendall(connection.data_to_send())
+
+
+def test_more_calls_than_can_wait(mesh):
+    """64 connections with a stream each, and 1024 calls that wait for one: who comes then is told so at once."""
+    site = Calls(mesh, mode="off")
+    far = OneAtATime(site)
+    requests = [request(number) for number in range(256)]
+    with site.origin(far) as origin:
+        bolts = [site.bolt() for _ in range(5)]
+        for bolt in bolts[:4]:
+            bolt.send(*requests)
+        wait_until(lambda: len(far.streams) == 64 and len(site.client.connections(calls=256)) == 4, timeout=30)
+        assert origin.accepted == 64
+        bolts[4].send(*requests)
+        answers = bolts[4].frames(192)
+        assert {answer.status for answer in answers} == {BUSY}
+        assert sorted(answer.id for answer in answers) == list(range(64, 256))
+        assert {row["request_id"] for row in site.calls(site.client, 192, flag="UO")} == {str(n) for n in range(64, 256)}
+        for bolt in bolts:
+            bolt.peer.reset()
+        wait_until(lambda: not site.client.connections())
+        site.client.proxy.kill()  # it keeps its connections
 
 
 def test_metadata_are_fields(mesh):
