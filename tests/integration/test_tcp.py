@@ -12,7 +12,7 @@ import time
 import pytest
 
 from mesh import Mesh, Origin, cluster, connect, open_files, service
-from netns import wait_until
+from netns import wait_until, writable
 
 PORT = 7000
 
@@ -145,6 +145,33 @@ def test_a_reset_by_the_client_reaches_the_server(line):
         peer.read(1)
         peer.reset()
         assert wait_until(lambda: seen) == ["reset"]
+
+
+def send_until_nobody_reads(peer):
+    peer.sock.setblocking(False)
+    while writable(peer.sock, 0.5):
+        peer.sock.send(b"x" * 65536)
+
+
+def test_a_reset_behind_what_nobody_reads(line):
+    """The origin takes nothing more, so the proxies do not read either: the client's reset ends it all the same."""
+    done = threading.Event()
+
+    def handler(peer):
+        peer.send("x")
+        done.wait(30)
+        with contextlib.suppress(ConnectionResetError):
+            peer.rest()
+
+    with line.origin(handler):
+        peer = line.connect()
+        peer.read(1)
+        send_until_nobody_reads(peer)
+        peer.reset()
+        wait_until(lambda: not line.client.connections(), what="the end at the client's proxy")
+        if hasattr(line, "far"):
+            wait_until(lambda: not line.far.connections(), what="the end at the server's proxy")
+        done.set()
 
 
 def test_a_reset_by_the_server_reaches_the_client(line):

@@ -14,6 +14,7 @@ import pytest
 from mesh import Mesh, Origin, cluster, connect, resident_kib, service
 from netns import listening, readable, wait_until
 from test_http2 import nghttpd
+from test_tcp import send_until_nobody_reads
 from test_tls import fields, log_lines, vip
 from web import serve
 
@@ -115,6 +116,25 @@ def test_tcp_both_ways_and_who_it_was(site):
         assert (line["protocol"], line["transport"], line["status"], line["flag"]) == ("tcp", "h2", "200", "-")
         assert line["authority"] == f"{site.server.ipv4}:{PORT}"
         assert (line["request_bytes"], line["response_bytes"]) == ("9", "18")
+
+
+def test_a_reset_behind_what_nobody_reads(site):
+    done = threading.Event()
+
+    def handler(peer):
+        peer.send(b"x")
+        done.wait(30)
+        with contextlib.suppress(ConnectionResetError):
+            peer.rest()
+
+    with site.origin(handler):
+        peer = site.connect().send(b"\0")
+        peer.read(1)
+        send_until_nobody_reads(peer)
+        peer.reset()
+        wait_until(lambda: not site.client.connections(), what="the end at the client's proxy")
+        wait_until(lambda: not site.server.show("conn", "show", "--streams")["streams"], what="the end of the stream")
+        done.set()
 
 
 def test_redis(mesh):

@@ -43,9 +43,14 @@ static void read_on(struct connection *connection)
 	}
 }
 
+// While nothing may be read the client's end can wait, but not a reset.
 static void on_readable(struct stream *stream)
 {
-	read_on(container_of(stream, struct connection, stream));
+	struct connection *connection = container_of(stream, struct connection, stream);
+	if (stream_has_failed(stream))
+		connection_reset(connection);
+	else
+		read_on(connection);
 }
 
 static void on_drained(struct stream *stream)

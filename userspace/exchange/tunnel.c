@@ -243,12 +243,21 @@ static void on_downstream_event(struct stream *stream)
 		tunnel_pump(tunnel);
 }
 
+// While nothing may be read its end can wait, but not a reset.
+static void on_downstream_readable(struct stream *stream)
+{
+	if (stream_has_failed(stream))
+		tunnel_finish(of_connection(stream), -ECONNRESET);
+	else
+		on_downstream_event(stream);
+}
+
 static void on_downstream_error(struct stream *stream, int err)
 {
 	tunnel_finish(of_connection(stream), err);
 }
 
-static const struct stream_ops downstream_ops = {.on_readable = on_downstream_event,
+static const struct stream_ops downstream_ops = {.on_readable = on_downstream_readable,
 						 .on_drained = on_downstream_event,
 						 .on_write_error = on_downstream_error};
 
