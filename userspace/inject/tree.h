@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // YAML or JSON as a tree whose nodes know where they stand in the text, so that the text can be changed in
 // places and stay as it is everywhere else. Nothing is resolved: aliases are nodes of their own, and merge
-// keys are keys. Nodes and their texts live in the tree's arena. Parsed by libfyaml, which loses memory over some texts (version 0.7:
-// over '' within '...'); JSON of peers, which nobody changes in places, by base/json_read.h. Pure, any thread.
+// keys are keys. Nodes and their texts live in the tree's arena. Parsed by libfyaml; JSON of peers, which
+// nobody changes in places, by base/json_read.h, as libfyaml loses memory over some texts (version 0.7 over
+// what is quoted by '). Pure, any thread.
 #pragma once
 
 #include "base/pool.h"
