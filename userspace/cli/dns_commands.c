@@ -142,7 +142,7 @@ static int receive(int fd, void *bytes, size_t len, int flags, size_t *ret_len)
 static int receive_answer(struct asking *asking, int fd)
 {
 	uint8_t length[2];
-	size_t n;
+	size_t n = 0;
 	if (!asking->tcp)
 		return receive(fd, asking->answer, sizeof asking->answer, 0, &asking->len);
 	int err = receive(fd, length, 2, MSG_WAITALL, &n);
