@@ -63,7 +63,7 @@ struct dns_forwarder {
 	struct list retired;
 	struct dns_forward_options options;
 	struct dns_upstreams_seen seen;
-	uint64_t look_ms; // when resolv.conf is looked at next
+	uint64_t look_ns; // when resolv.conf is looked at next
 	struct dns_cache *cache;
 	struct dns_socket sockets[SOCKETS_MAX];
 	struct dns_flight *flights[FLIGHT_BUCKETS];
@@ -422,9 +422,9 @@ static int open_channels(struct dns_forwarder *forwarder)
 static void follow_conf(struct dns_forwarder *forwarder)
 {
 	uint64_t now = loop_now(forwarder->loop);
-	if (now < forwarder->look_ms)
+	if (now < forwarder->look_ns)
 		return;
-	forwarder->look_ms = now + CONF_MS;
+	forwarder->look_ns = now + CONF_MS * NS_PER_MS;
 	if (dns_upstreams_changed(&forwarder->options, &forwarder->seen) && open_channels(forwarder))
 		forwarder->seen = (struct dns_upstreams_seen){0}; // tried again
 }

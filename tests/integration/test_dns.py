@@ -291,11 +291,11 @@ def test_cache_flush_and_stale(forwarding):
 class Upstream:
     """A scripted server in a pod: handler(query) -> answer bytes, or None for silence."""
 
-    def __init__(self, pod, port, handler):
+    def __init__(self, pod, port, handler, address="127.0.0.1"):
         self.queries = []
         with pod.enter():
             self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            self.sock.bind(("127.0.0.1", port))
+            self.sock.bind((address, port))
         self.handler = handler
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -687,3 +687,16 @@ def test_dns_query_without_a_responder(mesh):
 def test_dns_query_from_another_network_namespace(names):
     words = [names.sidecar.mesh.weir_path, "--socket", names.sidecar.socket, "dns", "query", "web.mesh"]
     assert "NOERROR" in names.sidecar.mesh.network.hub.run(words).stdout
+
+
+def test_resolv_conf_is_followed(mesh):
+    """It is written in place, as the kubelet does it: a container sees the file through a mount of its own."""
+    pod = mesh.network.pod("client")
+    for address in ("127.0.0.2", "127.0.0.3"):
+        Upstream(pod, 53, lambda query: reply(query, (query.question[0].name, 0, "A", "192.0.2.1")), address)
+    pod.resolv_conf("nameserver 127.0.0.2\n")
+    names = Names.__new__(Names)
+    names.pod, names.sidecar = pod, mesh.sidecar("client", pod=pod)
+    for address in ("127.0.0.2", "127.0.0.3"):
+        pod.resolv_conf(f"nameserver {address}\n")
+        wait_until(lambda: query(names, "www.example")["server"] == f"{address}:53")
