@@ -88,6 +88,8 @@ class Sidecar:
             env={"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", **(env or {})},
         )
         self.show("conn", "show")  # answered when all is up: the socket is there before the other listeners are
+        if "WEIR_ACCELERATION" in os.environ:
+            assert "acceleration is off" not in self.proxy.output(), self.proxy.output()
 
     def intercept(self, verb, *words, check=True):
         return self.pod.run(

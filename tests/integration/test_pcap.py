@@ -49,6 +49,7 @@ def near(network, weir, weir_proxy):
         "client",
         services=[service("echo.mesh", 7000, "echo", protocol="tcp")],
         clusters=[cluster("echo", [f"{server.ipv4}:7000"])],
+        acceleration="off",  # its bytes are in no packet
     )
 
     def echo(peer):
