@@ -29,9 +29,9 @@ struct backend {
 		     struct strbuf *ret_error);
 	// The same by rules that go with the process: for the fail policy "open". NULL: it cannot.
 	int (*hold)(const struct ruleset *ruleset, struct held_rules *ret_held, struct strbuf *ret_error);
-	// Whether the kernel would take the rules: it is asked, and nothing changes. 0, or a negative error
-	// and why not. NULL: only applying them would tell.
-	int (*try)(const struct ruleset *ruleset, struct strbuf *ret_error);
+	// Whether the kernel would take the rules of the plan, for "open" those that go with the process: it
+	// is asked, and nothing changes. 0, or a negative error and why not. NULL: only applying would tell.
+	int (*try)(const struct capture_plan *plan, const struct ruleset *ruleset, struct strbuf *ret_error);
 	// What is installed by it. 0; ERR_NOT_FOUND (no sentence) if nothing is; or a negative error. On 0
 	// the caller calls ruleset_done.
 	int (*read)(struct ruleset *ret_ruleset, struct strbuf *ret_error);

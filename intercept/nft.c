@@ -379,6 +379,9 @@ static int say_refusal(const struct ruleset *ruleset, const struct refusal *refu
 		return say(error, -EPERM,
 			   "the rules belong to a proxy that runs (intercept.capture.fail: open): they go "
 			   "when it ends");
+	if (refusal->part == BATCH_TABLE && refusal->index && refusal->err == -EOPNOTSUPP)
+		return say(error, refusal->err,
+			   "the kernel refuses a table that goes with its process; it needs Linux 5.12");
 	if (refusal->err == -EPERM || !ruleset || refusal->part == BATCH_TABLE)
 		return say_request(error, refusal->err, "cannot change the rules");
 	if (refusal->part == BATCH_SETS)
@@ -486,7 +489,16 @@ static void fill_held_sets(struct batch *batch, const struct ruleset *present)
 	batch_sets(batch);
 }
 
-// The kernel translates addresses as long as there is a chain for that, be it empty.
+static void fill_held_trial(struct batch *batch, const struct ruleset *present)
+{
+	fill_held_sets(batch, present);
+	batch_chains(batch, NULL);
+	batch_rules(batch);
+	batch_delete_table(batch, NFT_TABLE "_trial");
+}
+
+// The kernel translates addresses as long as there is a chain for that, be it empty, and connections are
+// tracked.
 static void fill_translation(struct batch *batch, const struct ruleset *present)
 {
 	static const struct rule_chain_info keep = {"keep", "nat", "output", NF_INET_LOCAL_OUT, -100};
@@ -495,6 +507,7 @@ static void fill_translation(struct batch *batch, const struct ruleset *present)
 	snprintf(table, sizeof table, NFT_TABLE "_nat_%d", getpid());
 	batch_owned_table(batch, table);
 	batch_chain(batch, table, &keep);
+	batch_tracking(batch, table, keep.name);
 }
 
 static void fill_remove(struct batch *batch, const struct ruleset *present)
@@ -651,15 +664,21 @@ static int move_up(int fd)
 	return up;
 }
 
-static int nft_try(const struct ruleset *ruleset, struct strbuf *ret_error)
+static int try(void (*fill)(struct batch *batch, const struct ruleset *present),
+	       const struct ruleset *ruleset, struct strbuf *ret_error)
 {
-	struct transaction trial = {.fill = fill_trial, .ruleset = ruleset};
+	const struct transaction trial = {.fill = fill, .ruleset = ruleset};
 	autostrbuf struct strbuf why = {0};
 	int err = transact_all(&trial, 1, NULL, &why);
 	if (err == -ENOENT)
 		return 0;
 	strbuf_add_str(ret_error, strbuf_str(&why));
 	return err;
+}
+
+static int nft_try(const struct capture_plan *plan, const struct ruleset *ruleset, struct strbuf *ret_error)
+{
+	return try(plan->fail == FAIL_OPEN ? fill_held_trial : fill_trial, ruleset, ret_error);
 }
 
 // What is there goes first: until the proxy has its own rules, all is to be as if weir were absent.
@@ -670,7 +689,7 @@ static int nft_hold(const struct ruleset *ruleset, struct held_rules *ret_held, 
 					    {fill_rules, ruleset, &nothing, 0}};
 	const struct transaction translate = {.fill = fill_translation};
 	struct held_rules held;
-	int err = nft_try(ruleset, ret_error);
+	int err = try(fill_held_trial, ruleset, ret_error);
 	if (!err)
 		err = transact_all(&translate, 1, &held.translation, ret_error);
 	if (err)

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <libnftnl/chain.h>
 #include <libnftnl/common.h>
+#include <libnftnl/expr.h>
 #include <linux/netfilter.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
@@ -187,6 +188,28 @@ void batch_rules(struct batch *batch)
 	const struct ruleset *ruleset = batch->ruleset;
 	for (size_t i = 0; i < ruleset->rule_count && !batch->_err; i++)
 		add_rule(batch, &ruleset->rules[i]);
+}
+
+void batch_tracking(struct batch *batch, const char *table, const char *chain)
+{
+	struct nftnl_rule *rule = nftnl_rule_alloc();
+	struct nftnl_expr *state = nftnl_expr_alloc("ct");
+	if (!rule || !state || nftnl_rule_set_str(rule, NFTNL_RULE_TABLE, table) < 0 ||
+	    nftnl_rule_set_str(rule, NFTNL_RULE_CHAIN, chain) < 0) {
+		batch->_err = -ENOMEM;
+		if (state)
+			nftnl_expr_free(state);
+	} else {
+		nftnl_expr_set_u32(state, NFTNL_EXPR_CT_KEY, NFT_CT_STATE);
+		nftnl_expr_set_u32(state, NFTNL_EXPR_CT_DREG, NFT_REG_1);
+		nftnl_rule_add_expr(rule, state);
+		struct nlmsghdr *nlh =
+		    begin_message(batch, BATCH_RULES, NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND);
+		nftnl_rule_nlmsg_build_payload(nlh, rule);
+		next_message(batch);
+	}
+	if (rule)
+		nftnl_rule_free(rule);
 }
 
 void batch_delete_rules(struct batch *batch)

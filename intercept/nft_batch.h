@@ -43,6 +43,8 @@ void batch_delete_table(struct batch *batch, const char *name);
 void batch_sets(struct batch *batch);
 void batch_delete_sets(struct batch *batch, const struct ruleset *ruleset);
 void batch_chain(struct batch *batch, const char *table, const struct rule_chain_info *info);
+// A rule that looks at the states of connections and does nothing: while there is one, they are tracked.
+void batch_tracking(struct batch *batch, const char *table, const char *chain);
 // The chains that the ruleset has and the present one has not, and away with those of which it is the other
 // way round. NULL: none is there. Chains must be empty to go.
 void batch_chains(struct batch *batch, const struct ruleset *present);

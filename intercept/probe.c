@@ -46,10 +46,12 @@ static const struct {
     {"inbound-mode tproxy", "inbound-mode", "tproxy"},
     {"inbound-source client", "inbound-source", "client"},
     {"fail hold", "fail", "hold"},
+    {"fail open", "fail", "open"},
 };
 
-static int with_feature(size_t feature, int (*fn)(const struct ruleset *ruleset, struct strbuf *error),
-			struct strbuf *error)
+typedef int feature_fn(const struct capture_plan *plan, const struct ruleset *ruleset, struct strbuf *error);
+
+static int with_feature(size_t feature, feature_fn *fn, struct strbuf *error)
 {
 	struct plan_builder builder;
 	struct ruleset ruleset;
@@ -61,7 +63,7 @@ static int with_feature(size_t feature, int (*fn)(const struct ruleset *ruleset,
 	if (err == 0)
 		err = ruleset_compile(&builder.plan, &ruleset);
 	if (err == 0) {
-		err = fn(&ruleset, error);
+		err = fn(&builder.plan, &ruleset, error);
 		ruleset_done(&ruleset);
 	}
 	plan_builder_done(&builder);
@@ -79,12 +81,11 @@ static void probe_nft(struct probe *probe)
 }
 
 // --- iptables ----------------------------------------------------------------------------------------------
-static int apply_iptables(const struct ruleset *ruleset, struct strbuf *error)
+static int apply_iptables(const struct capture_plan *plan, const struct ruleset *ruleset,
+			  struct strbuf *error)
 {
-	struct capture_plan plan;
-	capture_plan_init(&plan);
-	int err = backend_iptables.probe(&plan, error);
-	return err ? err : backend_iptables.apply(&plan, ruleset, error);
+	int err = backend_iptables.probe(plan, error);
+	return err ? err : backend_iptables.apply(plan, ruleset, error);
 }
 
 // In a process of its own: what it says comes through the pipe.
@@ -120,10 +121,6 @@ static void probe_iptables(struct probe *probe)
 	for (size_t i = 0; i < ARRAY_SIZE(features); i++) {
 		struct probe_row *row = add(probe, "iptables", features[i].feature);
 		int pipes[2];
-		if (features[i].name && strcmp(features[i].name, "inbound-mode") == 0) {
-			settle(row, ERR_UNSUPPORTED, STR("its target drops what belongs to other sockets"));
-			continue;
-		}
 		if (pipe2(pipes, O_CLOEXEC) < 0) {
 			settle(row, -errno, STR(""));
 			continue;
@@ -141,18 +138,37 @@ static void probe_iptables(struct probe *probe)
 }
 
 // --- BPF ---------------------------------------------------------------------------------------------------
-// The smallest program of the type: it says yes to everything.
-static int load_program(uint32_t type, uint32_t attach_type)
+// The smallest program of a type: it says yes to everything.
+static const struct bpf_insn yes[] = {
+    {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .imm = 1},
+    {.code = BPF_JMP | BPF_EXIT},
+};
+
+// One that looks for a socket before that: from 0.0.0.0:0 to there, over IPv4.
+enum { TUPLE_SIZE = sizeof(uint32_t) * 2 + sizeof(uint16_t) * 2, TUPLE_AT = -16 };
+static const struct bpf_insn lookup[] = {
+    {.code = BPF_ST | BPF_MEM | BPF_DW, .dst_reg = BPF_REG_10, .off = TUPLE_AT},
+    {.code = BPF_ST | BPF_MEM | BPF_DW, .dst_reg = BPF_REG_10, .off = TUPLE_AT + 8},
+    {.code = BPF_ALU64 | BPF_MOV | BPF_X, .dst_reg = BPF_REG_2, .src_reg = BPF_REG_10},
+    {.code = BPF_ALU64 | BPF_ADD | BPF_K, .dst_reg = BPF_REG_2, .imm = TUPLE_AT},
+    {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_3, .imm = TUPLE_SIZE},
+    {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_4, .imm = BPF_F_CURRENT_NETNS},
+    {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_5, .imm = 0},
+    {.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_sk_lookup_tcp},
+    {.code = BPF_JMP | BPF_JEQ | BPF_K, .dst_reg = BPF_REG_0, .off = 2, .imm = 0},
+    {.code = BPF_ALU64 | BPF_MOV | BPF_X, .dst_reg = BPF_REG_1, .src_reg = BPF_REG_0},
+    {.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_sk_release},
+    {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .imm = 1},
+    {.code = BPF_JMP | BPF_EXIT},
+};
+
+static int load_program(uint32_t type, uint32_t attach_type, const struct bpf_insn *code, size_t count)
 {
-	static const struct bpf_insn yes[] = {
-	    {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .imm = 1},
-	    {.code = BPF_JMP | BPF_EXIT},
-	};
 	static const char licence[] = "GPL";
 	union bpf_attr attr = {.prog_type = type,
 			       .expected_attach_type = attach_type,
-			       .insns = (uintptr_t)yes,
-			       .insn_cnt = ARRAY_SIZE(yes),
+			       .insns = (uintptr_t)code,
+			       .insn_cnt = (uint32_t)count,
 			       .license = (uintptr_t)licence};
 	int fd = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof attr);
 	if (fd < 0)
@@ -176,8 +192,12 @@ static void probe_bpf_programs(struct probe *probe)
 	    {"sk_lookup", BPF_PROG_TYPE_SK_LOOKUP, BPF_SK_LOOKUP},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
-		settle(add(probe, "BPF", rows[i].feature), load_program(rows[i].type, rows[i].attach_type),
-		       STR(""));
+		settle(add(probe, "BPF", rows[i].feature),
+		       load_program(rows[i].type, rows[i].attach_type, yes, ARRAY_SIZE(yes)), STR(""));
+	settle(add(probe, "BPF", "fail open: looks for sockets"),
+	       load_program(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET4_CONNECT, lookup,
+			    ARRAY_SIZE(lookup)),
+	       STR(""));
 }
 
 // Where a file system of the type is mounted.

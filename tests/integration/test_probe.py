@@ -36,8 +36,11 @@ def test_what_works_and_what_auto_takes(pod, weir):
     assert state(pod) == before
     assert {row["works"] for (of, _), row in features.items() if of == "nft"} == {True}
     assert [feature for (of, feature), row in features.items() if of == "iptables" and not row["works"]] == [
-        "inbound-mode tproxy"
+        "inbound-mode tproxy",
+        "fail open",
     ]
+    assert "outlive the proxy" in features["iptables", "fail open"]["detail"]
+    assert features["nft", "fail open"]["works"] and features["BPF", "fail open: looks for sockets"]["works"]
     assert features["BPF", "connect4"]["works"] and features["BPF", "sk_lookup"]["works"]
     chosen = [row for row in found["backends"] if row["auto"]]
     assert [row["backend"] for row in chosen] == [found["auto"]]
@@ -60,6 +63,68 @@ def test_without_privileges(pod, weir):
     assert "CAP_NET_ADMIN" in features["nft", "fail hold"]["detail"]
     assert not features["BPF", "sk_lookup"]["works"]
     assert all(row["why"] for row in found["backends"])
+
+
+# As kernels before Linux 5.12 do, and as those before BPF programs could look for sockets: they know no such thing.
+OLD_KERNEL = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <linux/bpf.h>
+#include <linux/netfilter/nf_tables.h>
+#include <linux/netfilter/nfnetlink.h>
+#include <linux/netlink.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+static int is_table(const struct nlmsghdr *nlh)
+{
+	return nlh->nlmsg_type == (NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWTABLE);
+}
+/* The flag is the last attribute; one that no kernel knows takes its place. */
+ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
+{
+	ssize_t (*real)(int, const struct msghdr *, int) = (ssize_t (*)(int, const struct msghdr *, int))dlsym(RTLD_NEXT, "sendmsg");
+	for (size_t i = 0; i < msg->msg_iovlen; i++) {
+		size_t left = msg->msg_iov[i].iov_len;
+		for (struct nlmsghdr *nlh = msg->msg_iov[i].iov_base; NLMSG_OK(nlh, left); nlh = NLMSG_NEXT(nlh, left))
+			if (is_table(nlh) && ((char *)nlh)[nlh->nlmsg_len - 1] == NFT_TABLE_F_OWNER)
+				((char *)nlh)[nlh->nlmsg_len - 2] = 1;
+	}
+	return real(fd, msg, flags);
+}
+long syscall(long number, ...)
+{
+	long (*real)(long, ...) = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall"), word[6];
+	va_list args;
+	va_start(args, number);
+	for (int i = 0; i < 6; i++)
+		word[i] = va_arg(args, long);
+	va_end(args);
+	if (number == SYS_bpf && word[0] == BPF_PROG_LOAD) {
+		const union bpf_attr *attr = (const void *)word[1];
+		const struct bpf_insn *code = (const void *)attr->insns;
+		for (unsigned i = 0; i < attr->insn_cnt; i++)
+			if (code[i].code == (BPF_JMP | BPF_CALL) && code[i].imm == BPF_FUNC_sk_lookup_tcp)
+				return errno = EINVAL, -1;
+	}
+	return real(number, word[0], word[1], word[2], word[3], word[4], word[5]);
+}
+"""
+
+
+def test_an_old_kernel_cannot_fail_open(pod, weir):
+    """What the kernel knows is tried, not read from its version."""
+    folder = pod.network.folder
+    (folder / "old.c").write_text(OLD_KERNEL)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "old.so", folder / "old.c", "-ldl"], check=True)
+    env = ["env", f"LD_PRELOAD={folder / 'old.so'}", "ASAN_OPTIONS=verify_asan_link_order=0"]
+    _, features = probed(pod, weir, *env)
+    assert not features["nft", "fail open"]["works"]
+    assert features["nft", "fail open"]["detail"].endswith("it needs Linux 5.12")
+    assert not features["BPF", "fail open: looks for sockets"]["works"]
+    assert features["nft", "fail hold"]["works"] and features["BPF", "connect4"]["works"]
 
 
 def test_without_the_programs_of_iptables(pod, weir):
