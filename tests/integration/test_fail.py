@@ -2,6 +2,8 @@
 """What becomes of connections while no proxy listens: refused, let through, or left waiting; the proxy is killed for it."""
 
 import contextlib
+import os
+import signal
 import socket
 import threading
 
@@ -165,6 +167,40 @@ def test_without_the_proxy_all_is_as_without_weir(mesh, other, family, mode, end
     assert set(app.peers[1:]) == {ip_of(other, family)}, "the application sees its client: nobody is between"
     pod.run([mesh.weir_path, "intercept", "remove"])  # routes of virtual IPs, where there were any
     assert state(pod) == before
+
+
+class Echo(Server):
+    """Says its word to each connection, and then whatever it hears."""
+
+    def _connections(self):
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self.socket.accept()
+                threading.Thread(target=self._echo, args=(sock,), daemon=True).start()
+
+    def _echo(self, sock):
+        with sock, contextlib.suppress(OSError):
+            sock.sendall(self.word.encode())
+            while data := sock.recv(100):
+                sock.sendall(data)
+
+
+@pytest.mark.parametrize("admin", [{}, {"metrics": "127.0.0.1:15090"}], ids=["", "metrics"])
+def test_a_proxy_that_drains_lets_go_at_once(mesh, other, admin):
+    """New connections go directly, and what is open goes on."""
+    sidecar = mesh.sidecar("app", start=False, intercept={"capture": {"fail": "open"}})
+    sidecar.write({**sidecar.config, "admin": {**sidecar.config["admin"], **admin}})
+    sidecar.start()
+    Echo(other, 4000, "other")
+    with sidecar.pod.enter(), socket.create_connection((other.ipv4, 4000), timeout=10) as sock:
+        assert sock.recv(100) == b"other"
+        os.kill(sidecar.proxy.pid, signal.SIGTERM)
+        wait_until(lambda: "table inet weir " not in sidecar.pod.run(["nft", "list", "ruleset"]).stdout)
+        assert sidecar.proxy.alive()
+        assert probe(sidecar.pod, other.ipv4, 80).startswith("other ")
+        sock.sendall(b"still here")
+        assert sock.recv(100) == b"still here"
+    assert sidecar.proxy.wait() == 0
 
 
 def probe_or_reset(*arguments):

@@ -408,7 +408,6 @@ static int start_admin(struct proxy *proxy, struct strbuf *ret_error)
 		err = metrics_server_new(proxy->loop, proxy->metrics_fd, &backend, &proxy->metrics);
 		if (!err)
 			proxy->metrics_fd = -1;
-		proxy->held = (struct held_rules){-1, -1};
 	}
 	return err ? err : start_probes(proxy, &backend, ret_error);
 }
@@ -555,6 +554,7 @@ int proxy_start(const struct proxy_options *options, struct proxy **ret_proxy, s
 	signal(SIGPIPE, SIG_IGN);
 	proxy->options = *options;
 	proxy->metrics_fd = -1;
+	proxy->held = (struct held_rules){-1, -1};
 	loop_timer_init(&proxy->deadline, on_deadline);
 	// From now on a signal waits until the loop runs: one that comes early, SIGHUP above all, does not
 	// kill.
