@@ -575,6 +575,33 @@ def test_another_plan_takes_over_without_a_gap(lone):
     assert answers == {83: {"outbound"}, 2001: {"other"}}
 
 
+NOTHING = ("--no-outbound", "--no-dns", "--include-inbound-interfaces", "weir-none")
+THEIR_NAT = "table inet theirs { chain nat { type nat hook output priority 0; tcp dport 1 redirect to :2; }; }"
+
+
+@pytest.mark.parametrize("address", ["ipv4", "ipv6"])
+@pytest.mark.parametrize("keeper", ["a plan", "others"])
+@pytest.mark.parametrize("backend", ["nft", "iptables-nft", "iptables-legacy"])
+def test_open_connections_go_on_when_rules_go(network, weir, address, backend, keeper):
+    """The kernel translates their addresses as long as anybody has rules for that; weir's own may capture nothing."""
+    app = CapturedPod(network, weir, "app", proxy=False)
+    other = getattr(network.pod("other"), address)
+    Talker(app, 15001, "proxy", "::1" if address == "ipv6" else "127.0.0.1")
+    apply = ("intercept", "apply", *BACKENDS[backend])
+    words = {"env": environment(network, backend)}
+    app.pod.run([weir, *apply], **words)
+    with app.enter(), socket.create_connection((other, 7000), timeout=10) as sock:
+        assert sock.recv(100).startswith(b"proxy ")
+        if keeper == "others":
+            app.pod.run(["nft", THEIR_NAT])
+            app.pod.run([weir, "intercept", "remove"], **words)
+        else:
+            app.pod.run([weir, *apply, *NOTHING], **words)
+        assert probe(app, other, 7000) == "refused", "it goes directly, and nobody is there"
+        sock.sendall(b"still here")
+        assert sock.recv(100) == b"still here"
+
+
 def test_one_back_end_takes_over_from_another(lone):
     before = lone.state()
     lone.pod.run([lone.path, "intercept", "apply", "--backend", "nft"])
