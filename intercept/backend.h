@@ -37,6 +37,8 @@ struct backend {
 	int (*read)(struct ruleset *ret_ruleset, struct strbuf *ret_error);
 	// 0; ERR_NOT_FOUND (no sentence) if nothing is installed; or a negative error.
 	int (*remove)(struct strbuf *ret_error);
+	// Like remove, but for what connections need that are open. NULL: they need rules.
+	int (*leave_open)(struct strbuf *ret_error);
 	// Where in the kernel the rules of a chain meet connections of that family and protocol:
 	// "cgroup/connect4". NULL: at the chain's own hook (rules.h).
 	const char *(*hook)(enum rule_chain chain, uint8_t family, uint8_t protocol);

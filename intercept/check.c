@@ -605,24 +605,12 @@ static void check_family(struct checker *checker, int family)
 	check_own_host(checker, family);
 }
 
-// Whether the first rule leaves the whole family alone.
-static bool spares_family(const struct ruleset *ruleset, int family)
-{
-	for (size_t i = 0; i < ruleset->rule_count; i++) {
-		const struct rule *rule = &ruleset->rules[i];
-		if (rule->chain == CHAIN_OUTPUT)
-			return rule->match_count == 1 && rule->matches[0].field == RULE_FAMILY &&
-			       rule->matches[0].value == (uint32_t)family && rule->action == RULE_RETURN;
-	}
-	return false;
-}
-
 size_t intercept_check(const struct installed *installed, struct check_result ret_results[CHECK_RESULTS_MAX])
 {
 	struct checker checker = {.promises = find_promises(installed), .results = ret_results};
-	static const int families[] = {AF_INET, AF_INET6};
+	static const uint8_t families[] = {AF_INET, AF_INET6};
 	for (size_t i = 0; i < ARRAY_SIZE(families); i++)
-		if (!spares_family(&installed->ruleset, families[i]))
+		if (!ruleset_spares_family(&installed->ruleset, families[i]))
 			check_family(&checker, families[i]);
 	return checker.count;
 }

@@ -220,20 +220,27 @@ static int ebpf_apply(const struct capture_plan *plan, const struct ruleset *rul
 	return err;
 }
 
-static int ebpf_remove(struct strbuf *ret_error)
+static int remove_plan(struct strbuf *error)
 {
 	struct ebpf_place place;
 	struct removal removal = {0};
-	int err = ebpf_place_open(false, &place, ret_error);
+	int err = ebpf_place_open(false, &place, error);
 	if (err)
 		return err;
 	err = ebpf_place_each(&place, remove_from, &removal);
 	ebpf_place_close(&place);
-	if (err == 0)
-		err = routes_local_remove(&redirect_network, ret_error);
-	else
-		strbuf_printf(ret_error, "cannot remove the eBPF programs: %s", err_text(err));
+	if (err)
+		strbuf_printf(error, "cannot remove the eBPF programs: %s", err_text(err));
 	return err ? err : removal.removed ? 0 : ERR_NOT_FOUND;
+}
+
+static int ebpf_remove(struct strbuf *ret_error)
+{
+	int err = remove_plan(ret_error);
+	if (err && err != ERR_NOT_FOUND)
+		return err;
+	int route = routes_local_remove(&redirect_network, ret_error);
+	return route == ERR_NOT_FOUND ? err : route;
 }
 
 // --- printing ------------------------------------------------------------------------------------------------
@@ -281,4 +288,5 @@ const struct backend backend_ebpf = {
     .apply = ebpf_apply,
     .read = ebpf_read,
     .remove = ebpf_remove,
+    .leave_open = remove_plan, // open connections over IPv6 have their ends in the network
 };

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 
 #include <errno.h>
+#include <sys/socket.h>
 
 // The ranges that a plan wants to be reachable: those of the families that it captures.
 static int wanted_vips(const struct capture_plan *plan, struct cidr **ret_vips, size_t *ret_count)
@@ -242,5 +243,54 @@ int intercept_remove(bool *ret_removed, struct strbuf *ret_error)
 		err = returns_apply(&(struct return_way){0}, &removed, ret_error);
 	if (err == 0)
 		*ret_removed = removed;
+	return err;
+}
+
+// A plan that captures nothing, and has what the one that is installed needs for connections that are open.
+static void plan_of_nothing(const struct installed *installed, struct capture_plan *ret_plan)
+{
+	static const struct port_range all = {1, UINT16_MAX};
+	const struct return_way *returns = &installed->returns;
+	capture_plan_init(ret_plan);
+	ret_plan->ipv4 = !ruleset_spares_family(&installed->ruleset, AF_INET);
+	ret_plan->ipv6 = !ruleset_spares_family(&installed->ruleset, AF_INET6);
+	ret_plan->outbound.enabled = ret_plan->dns.enabled = false;
+	ret_plan->inbound.exclude_ports = (struct capture_ports){&all, 1};
+	if (returns->ipv4 || returns->ipv6) {
+		ret_plan->inbound_source = INBOUND_SOURCE_CLIENT;
+		ret_plan->client_mark = returns->mark;
+		ret_plan->mark_mask = returns->mask;
+	}
+}
+
+static int leave_open(const struct installed *installed, struct strbuf *error)
+{
+	struct capture_plan plan;
+	struct ruleset ruleset;
+	if (installed->backend->leave_open)
+		return installed->backend->leave_open(error);
+	plan_of_nothing(installed, &plan);
+	int err = backend_compile(installed->backend, &plan, &ruleset);
+	if (err)
+		return err;
+	err = installed->backend->apply(&plan, &ruleset, error);
+	ruleset_done(&ruleset);
+	return err;
+}
+
+int intercept_leave_open(bool *ret_removed, struct strbuf *ret_error)
+{
+	struct installed installed;
+	int err = intercept_read(&installed, ret_error);
+	if (err == ERR_NOT_FOUND)
+		*ret_removed = false;
+	if (err)
+		return err == ERR_NOT_FOUND ? 0 : err;
+	bool present = installed.backend;
+	if (present)
+		err = leave_open(&installed, ret_error);
+	installed_done(&installed);
+	if (err == 0)
+		*ret_removed = present;
 	return err;
 }

@@ -28,6 +28,10 @@ int intercept_hold(const struct capture_plan *plan, struct held_rules *ret_held,
 // installed_done.
 int intercept_read(struct installed *ret_installed, struct strbuf *ret_error);
 void installed_done(struct installed *installed);
+// From now on nothing is captured, and what is open goes on: its addresses are translated as long as there is
+// a rule for that, so one stays that nothing meets, and routes, until intercept_remove. *ret_removed tells
+// whether anything was installed. 0, or a negative error with a sentence.
+int intercept_leave_open(bool *ret_removed, struct strbuf *ret_error);
 // Removes whatever is installed; *ret_removed tells whether anything was. 0, or a negative error with a
 // sentence.
 int intercept_remove(bool *ret_removed, struct strbuf *ret_error);

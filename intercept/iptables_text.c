@@ -49,19 +49,6 @@ enum rule_chain iptables_chain_find(struct str name, unsigned *ret_part)
 	return CHAIN_COUNT;
 }
 
-// The first rule of a chain says so, if it is so.
-bool iptables_spares_family(const struct ruleset *ruleset, uint8_t family)
-{
-	for (size_t i = 0; i < ruleset->rule_count; i++) {
-		const struct rule *rule = &ruleset->rules[i];
-		if (rule->chain != CHAIN_OUTPUT)
-			continue;
-		return rule->match_count == 1 && rule->matches[0].field == RULE_FAMILY &&
-		       rule->matches[0].value == family && rule->action == RULE_RETURN;
-	}
-	return false;
-}
-
 // --- a set's elements, as many as one match can have at a time ---------------------------------------------
 struct elements {
 	const struct rule_set *set;
@@ -431,7 +418,7 @@ static void print_table(const struct ruleset *ruleset, uint8_t family, const cha
 
 void iptables_print(const struct ruleset *ruleset, uint8_t family, struct strbuf *out)
 {
-	if (iptables_spares_family(ruleset, family))
+	if (ruleset_spares_family(ruleset, family))
 		return;
 	for (size_t i = 0; i < ARRAY_SIZE(tables); i++)
 		print_table(ruleset, family, tables[i], out);

@@ -47,5 +47,3 @@ enum { IPTABLES_NAME_MAX = 29 };
 void iptables_chain_name(enum rule_chain chain, unsigned part, char ret_name[IPTABLES_NAME_MAX]);
 // The chain of that name and its part; CHAIN_COUNT: none.
 enum rule_chain iptables_chain_find(struct str name, unsigned *ret_part);
-// Whether the rules leave a whole family alone.
-bool iptables_spares_family(const struct ruleset *ruleset, uint8_t family);

@@ -421,8 +421,7 @@ int routes_local_add(const struct cidr *network, struct strbuf *ret_error)
 int routes_local_remove(const struct cidr *network, struct strbuf *ret_error)
 {
 	int err = change_local(network, RTM_DELROUTE, 0);
-	bool absent = err == -ESRCH || err == -EOPNOTSUPP || err == -EAFNOSUPPORT || err == -ENODEV;
-	return err && !absent
-		   ? route_say(ret_error, err, "cannot remove the network for redirected connections")
-		   : 0;
+	if (err == -ESRCH || err == -EOPNOTSUPP || err == -EAFNOSUPPORT || err == -ENODEV)
+		return ERR_NOT_FOUND;
+	return err ? route_say(ret_error, err, "cannot remove the network for redirected connections") : 0;
 }

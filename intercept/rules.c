@@ -125,6 +125,18 @@ bool ruleset_has_chain(const struct ruleset *ruleset, enum rule_chain chain)
 	return false;
 }
 
+// The first rule says so, if it is so.
+bool ruleset_spares_family(const struct ruleset *ruleset, uint8_t family)
+{
+	for (size_t i = 0; i < ruleset->rule_count; i++) {
+		const struct rule *rule = &ruleset->rules[i];
+		if (rule->chain == CHAIN_OUTPUT)
+			return rule->match_count == 1 && rule->matches[0].field == RULE_FAMILY &&
+			       rule->matches[0].value == family && rule->action == RULE_RETURN;
+	}
+	return false;
+}
+
 // --- comparison --------------------------------------------------------------------------------------------
 static bool set_equal(const struct rule_set *a, const struct rule_set *b)
 {

@@ -118,6 +118,8 @@ void ruleset_done(struct ruleset *ruleset);
 bool ruleset_equal(const struct ruleset *a, const struct ruleset *b);
 // Whether the chain has rules (else it does not exist).
 bool ruleset_has_chain(const struct ruleset *ruleset, enum rule_chain chain);
+// Whether the rules leave alone whatever is of that family (AF_INET or AF_INET6).
+bool ruleset_spares_family(const struct ruleset *ruleset, uint8_t family);
 
 // The text that nft lists for the whole table (with numeric priorities: nft -y), and that it would take.
 void ruleset_print(const struct ruleset *ruleset, struct strbuf *out);

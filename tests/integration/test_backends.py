@@ -575,31 +575,50 @@ def test_another_plan_takes_over_without_a_gap(lone):
     assert answers == {83: {"outbound"}, 2001: {"other"}}
 
 
-NOTHING = ("--no-outbound", "--no-dns", "--include-inbound-interfaces", "weir-none")
 THEIR_NAT = "table inet theirs { chain nat { type nat hook output priority 0; tcp dport 1 redirect to :2; }; }"
 
 
 @pytest.mark.parametrize("address", ["ipv4", "ipv6"])
-@pytest.mark.parametrize("keeper", ["a plan", "others"])
-@pytest.mark.parametrize("backend", ["nft", "iptables-nft", "iptables-legacy"])
+@pytest.mark.parametrize(
+    "backend, keeper",
+    [("nft", "weir"), ("nft", "others"), ("iptables-nft", "weir"), ("iptables-legacy", "others"), ("ebpf", "weir")],
+)
 def test_open_connections_go_on_when_rules_go(network, weir, address, backend, keeper):
-    """The kernel translates their addresses as long as anybody has rules for that; weir's own may capture nothing."""
+    """Where addresses are translated, the kernel goes on with it as long as anybody has rules for that."""
     app = CapturedPod(network, weir, "app", proxy=False)
     other = getattr(network.pod("other"), address)
     Talker(app, 15001, "proxy", "::1" if address == "ipv6" else "127.0.0.1")
-    apply = ("intercept", "apply", *BACKENDS[backend])
-    words = {"env": environment(network, backend)}
-    app.pod.run([weir, *apply], **words)
+    before, words = state(app, STATE[1:]), {"env": environment(network, backend)}
+    app.weir("apply", *BACKENDS[backend], "--vips", ",".join(VIPS), **words)
     with app.enter(), socket.create_connection((other, 7000), timeout=10) as sock:
         assert sock.recv(100).startswith(b"proxy ")
         if keeper == "others":
             app.pod.run(["nft", THEIR_NAT])
-            app.pod.run([weir, "intercept", "remove"], **words)
-        else:
-            app.pod.run([weir, *apply, *NOTHING], **words)
+        options = ["--leave-open"] if keeper == "weir" else []
+        assert app.weir("remove", *options, **words).stdout == "interception: removed\n"
         assert probe(app, other, 7000) == "refused", "it goes directly, and nobody is there"
         sock.sendall(b"still here")
         assert sock.recv(100) == b"still here"
+    left = keeper == "weir"
+    assert app.weir("remove", **words).stdout == f"interception: {'removed' if left else 'nothing was installed'}\n"
+    assert state(app, STATE[1:]) == before
+
+
+@pytest.mark.parametrize("address", ["ipv4", "ipv6"])
+@pytest.mark.parametrize("capture", [{"inbound_source": "client"}, {"inbound_mode": "tproxy"}, {"fail": "hold"}], ids=str)
+def test_connections_from_outside_go_on_when_rules_go(network, weir, weir_proxy, address, capture):
+    sidecar = Mesh(network, weir, weir_proxy).sidecar("app", intercept={"capture": capture})
+    other = network.pod("other")
+    talkers(sidecar.pod, "app", 7000)
+    with other.enter(), socket.create_connection((getattr(sidecar, address), 7000), timeout=10) as sock:
+        assert sock.recv(100).startswith(b"app ")
+        sidecar.pod.run([weir, "intercept", "remove", "--leave-open"])
+        answer = probe(other, getattr(sidecar, address), 7000)
+        assert answer.split()[:2] == ["app", getattr(other, address)], "directly: nobody is between"
+        sock.sendall(b"still here")
+        assert sock.recv(100) == b"still here"
+    sidecar.pod.run([weir, "intercept", "remove"])
+    assert sidecar.pod.run(["nft", "list", "ruleset"]).stdout == ""
 
 
 def test_one_back_end_takes_over_from_another(lone):

@@ -339,7 +339,8 @@ static int intercept_remove_command(struct cli *cli)
 {
 	autostrbuf struct strbuf error = {0};
 	bool removed;
-	int err = intercept_remove(&removed, &error);
+	int err = cli_get(cli, "leave-open") ? intercept_leave_open(&removed, &error)
+					     : intercept_remove(&removed, &error);
 	if (err)
 		return fail(cli, err, &error);
 	emit_text(cli->emit, "interception", removed ? "removed" : "nothing was installed");
@@ -404,6 +405,11 @@ static const struct command_param show_params[] = {
     {PARAM_FLAG, "foreign", NULL, "instead, who else is on the hooks that connections pass", false, false},
 };
 
+static const struct command_param remove_params[] = {
+    {PARAM_FLAG, "leave-open", NULL, "let what is open go on: a rule stays that captures nothing", false,
+     false},
+};
+
 const struct cli_command intercept_commands[] = {
     {{"intercept", "plan", "Print the rules that apply would install, as nft lists them", plan_detail,
       plan_params, ARRAY_SIZE(plan_params)},
@@ -433,6 +439,9 @@ const struct cli_command intercept_commands[] = {
       "For an init container that has no privileges: it shares /run/weir with the proxy.", wait_params,
       ARRAY_SIZE(wait_params)},
      intercept_wait},
-    {{"intercept", "remove", "Remove all that is installed", NULL, NULL, 0}, intercept_remove_command},
+    {{"intercept", "remove", "Remove all that is installed",
+      "Captured connections that are open are cut if nobody else has rules of address translation.",
+      remove_params, ARRAY_SIZE(remove_params)},
+     intercept_remove_command},
     {{0}, NULL},
 };
