@@ -16,12 +16,14 @@
 enum weir_verdict {
 	WEIR_UNDECIDED,
 	WEIR_LEAVE,   // a rule leaves it alone, or none captures it
-	WEIR_CAPTURE, // to weir_walk.port
+	WEIR_CAPTURE, // to the port weir_walk.value
+	WEIR_HOLD,    // for weir_walk.value milliseconds; 0: without an end
 };
 
 // The first packet of a connection. Numbers are in host order.
 struct weir_flow {
 	__u8 family, protocol, dest_is_local;
+	__u8 listens; // a socket is there to take it
 	__u16 source_port, dest_port;
 	__u32 mark, user, group;
 	struct weir_number source, dest;
@@ -34,7 +36,7 @@ struct weir_walk {
 	__u32 rule;  // its cell
 	__u32 match; // number of the match that is next
 	__u32 verdict;
-	__u32 port;
+	__u32 value;
 };
 
 static inline int weir_is_loopback(__u8 family, const struct weir_number *ip)
@@ -119,6 +121,11 @@ static inline int weir_field_number(const struct weir_flow *flow, __u8 field, st
 	case WEIR_DEST_TYPE:
 		number.low = flow->dest_is_local ? 2 : 1; // RTN_LOCAL, RTN_UNICAST
 		break;
+	case WEIR_NEW:
+		break;
+	case WEIR_LISTENS:
+		present = flow->listens;
+		break;
 	default:
 		present = 0;
 	}
@@ -152,8 +159,10 @@ static inline void weir_act(struct weir_walk *walk, struct weir_rule *rule)
 		walk->match = rule->zero;
 		return;
 	}
-	walk->verdict = rule->action == WEIR_REDIRECT ? WEIR_CAPTURE : WEIR_LEAVE;
-	walk->port = (__u16)rule->value;
+	walk->verdict = rule->action == WEIR_REDIRECT ? WEIR_CAPTURE
+			: rule->action == WEIR_DROP   ? WEIR_HOLD
+						      : WEIR_LEAVE;
+	walk->value = rule->value;
 }
 
 // (That zeros come from the map, and sums are masked, is for the verifier:

@@ -99,12 +99,73 @@ static __always_inline void name_interface(struct bpf_sk_lookup *ctx, struct wei
 	}
 }
 
+// --- waiting -------------------------------------------------------------------------------------------------
+static __always_inline struct weir_held_key held_key(struct bpf_sk_lookup *ctx)
+{
+	struct weir_held_key key = {.netns = weir_netns,
+				    .source_port = bpf_ntohs((__u16)ctx->remote_port),
+				    .dest_port = (__u16)ctx->local_port};
+	if (ctx->family == WEIR_AF_INET) {
+		key.source[0] = ctx->remote_ip4;
+	} else {
+		key.source[0] = ctx->remote_ip6[0];
+		key.source[1] = ctx->remote_ip6[1];
+		key.source[2] = ctx->remote_ip6[2];
+		key.source[3] = ctx->remote_ip6[3];
+	}
+	return key;
+}
+
+// Whether it has waited as long as it may.
+static __always_inline int is_over(const struct weir_held_key *key)
+{
+	const struct weir_held *held = bpf_map_lookup_elem(&weir_held, key);
+	__u64 now = held ? bpf_ktime_get_ns() : 0;
+	return held && now >= held->until && now - held->until < WEIR_HELD_STALE * 1000000000ull;
+}
+
+// Says what nobody listens for, if it is to wait (hold.bpf.c). What this CPU had in hand before is done with. 0: it is
+// not to wait.
+static __always_inline int hold(struct bpf_sk_lookup *ctx, const struct weir_header *header, __u16 proxy_port)
+{
+	__u32 zero = 0;
+	struct weir_unheard *unheard = bpf_map_lookup_elem(&weir_unheard, &zero);
+	if (!unheard)
+		return 0;
+	unheard->protocol = 0;
+	if (!proxy_port || !header->chains[WEIR_CHAIN_HOLD])
+		return 0;
+	struct weir_held_key key = held_key(ctx);
+	if (ctx->protocol == WEIR_TCP && is_over(&key))
+		return 0;
+	unheard->key = key;
+	unheard->net = weir_net;
+	unheard->proxy_port = proxy_port;
+	unheard->protocol = (__u16)ctx->protocol;
+	return 1;
+}
+
+// Queries that were redirected: their answer may be that there is nobody.
+static __always_inline void look_at_query(struct bpf_sk_lookup *ctx)
+{
+	__u64 netns = weir_netns;
+	__u16 port = weir_ports[WEIR_ROLE_DNS];
+	if (!port || ctx->local_port != port)
+		return;
+	void *plan = bpf_map_lookup_elem(&weir_plans, &netns);
+	union weir_cell *header = plan ? weir_cell_at(plan, WEIR_CELL_HEADER) : 0;
+	if (header)
+		hold(ctx, &header->header, port);
+}
+
 SEC("sk_lookup")
 int weir_lookup(struct bpf_sk_lookup *ctx)
 {
 	__u64 netns = weir_netns;
-	if (ctx->protocol != WEIR_TCP)
+	if (ctx->protocol != WEIR_TCP) {
+		look_at_query(ctx);
 		return SK_PASS;
+	}
 	void *plan = bpf_map_lookup_elem(&weir_plans, &netns);
 	union weir_cell *header = plan ? weir_cell_at(plan, WEIR_CELL_HEADER) : 0;
 	if (!header)
@@ -119,9 +180,10 @@ int weir_lookup(struct bpf_sk_lookup *ctx)
 	if (!ctx->ingress_ifindex) // a program asks, there is no packet
 		return SK_PASS;
 	name_interface(ctx, &flow);
-	__u16 port = (__u16)weir_decide(netns, WEIR_CHAIN_PREROUTING, &flow);
-	if (!port || assign(ctx, port))
-		return SK_PASS;
+	__u16 port = weir_decide(netns, WEIR_CHAIN_PREROUTING, &flow);
+	int taken = !port || assign(ctx, port);
+	if (hold(ctx, &header->header, taken ? 0 : port) || taken)
+		return SK_PASS; // who listens there does not get what waits
 	if (header->header.fail == WEIR_FAIL_OPEN) {
 		weir_count(plan, WEIR_COUNT_OPEN);
 		return SK_PASS;

@@ -55,3 +55,17 @@ struct {
 	__type(key, struct weir_listener_key);
 	__type(value, __u64);
 } weir_listeners SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, WEIR_HELD_MAX);
+	__type(key, struct weir_held_key);
+	__type(value, struct weir_held);
+} weir_held SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct weir_unheard);
+} weir_unheard SEC(".maps");

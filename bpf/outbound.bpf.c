@@ -118,7 +118,7 @@ static __always_inline __u16 decide(struct bpf_sock_addr *ctx, const struct weir
 	flow.mark = sk ? sk->mark : 0;
 	set_owner(sk, &flow);
 	flow.dest_is_local = flow.protocol == WEIR_TCP ? is_own(ctx, &flow, address) : 0;
-	return (__u16)weir_decide(bpf_get_netns_cookie(ctx), WEIR_CHAIN_OUTPUT, &flow);
+	return weir_decide(bpf_get_netns_cookie(ctx), WEIR_CHAIN_OUTPUT, &flow);
 }
 
 // Whether somebody listens on the port of the loopback address, as the proxy does.
@@ -188,6 +188,8 @@ static __always_inline int redirect_tcp(struct bpf_sock_addr *ctx, int v6, void 
 	}
 	socket->original = *address;
 	socket->side = WEIR_SIDE_CLIENT;
+	socket->netns = key.netns;
+	socket->since = bpf_ktime_get_ns();
 	__builtin_memcpy(socket->redirect, key.ip, sizeof key.ip);
 	__builtin_memcpy(address->ip, key.ip, sizeof key.ip);
 	address->port = bpf_htons(port);

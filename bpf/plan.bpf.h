@@ -17,22 +17,28 @@ static long weir_next_step(__u32 index, void *arg)
 	return weir_step(arg) ? 1 : 0;
 }
 
-// The verdict of one chain of a namespace's plan: the port to which it is to be captured; 0: it is to be left
-// alone. A function that is not static is verified once, for whatever flow, instead of for each way that
-// leads to it.
-__attribute__((noinline, used)) int weir_decide(__u64 netns, __u32 chain, const struct weir_flow *flow)
+// What one chain of a namespace's plan says: the verdict, and in the upper half its value. A function that is
+// not static is verified once, for whatever flow, instead of for each way that leads to it.
+__attribute__((noinline, used)) __u64 weir_walk_chain(__u64 netns, __u32 chain, const struct weir_flow *flow)
 {
 	void *plan = bpf_map_lookup_elem(&weir_plans, &netns);
 	union weir_cell *header = plan ? weir_cell_at(plan, WEIR_CELL_HEADER) : 0;
 	struct weir_walk walk = {.plan = plan, .flow = flow};
 	if (!header || !flow || chain >= WEIR_CHAINS)
-		return 0;
+		return WEIR_LEAVE;
 	walk.rule = header->header.chains[chain] & WEIR_CELLS_MASK;
 	walk.match = header->header.zero;
 	if (!walk.rule)
-		return 0;
+		return WEIR_LEAVE;
 	bpf_loop(WEIR_STEPS_MAX, weir_next_step, &walk, 0);
-	return walk.verdict == WEIR_CAPTURE ? (__u16)walk.port : 0;
+	return (__u64)walk.value << 32 | walk.verdict;
+}
+
+// The port to which the connection is to be captured; 0: it is to be left alone.
+static __always_inline __u16 weir_decide(__u64 netns, __u32 chain, const struct weir_flow *flow)
+{
+	__u64 verdict = weir_walk_chain(netns, chain, flow);
+	return (__u32)verdict == WEIR_CAPTURE ? (__u16)(verdict >> 32) : 0;
 }
 
 static __always_inline void weir_count(void *plan, enum weir_counter counter)

@@ -18,6 +18,8 @@ enum weir_limits {
 	WEIR_SERVERS_MAX = 4,	  // DNS servers that one UDP socket has under way: a resolver has up to 3
 	WEIR_LISTENERS = 4,	  // remembered of each group of listeners
 	WEIR_LISTENERS_MAX = 32768,
+	WEIR_HELD_MAX = 65536,	// inbound connections that wait for a limited time, of all namespaces
+	WEIR_HELD_STALE = 200, // s after the end of its time in which a connection may be tried once more
 	WEIR_NAMESPACES_MAX = 4096,
 	WEIR_ADDRESSES_MAX = 4096, // interfaces and addresses that the search for a host's own ones looks at
 	WEIR_TRIES = 4,		   // to find a free redirect address
@@ -47,11 +49,13 @@ enum weir_field { // as enum rule_field
 	WEIR_UDP_DEST_PORT,
 	WEIR_UDP_SOURCE_PORT,
 	WEIR_DEST_TYPE,
+	WEIR_NEW,
+	WEIR_LISTENS,
 };
 
-enum weir_action { WEIR_RETURN, WEIR_REDIRECT, WEIR_ZONE, WEIR_GOTO }; // as enum rule_action
+enum weir_action { WEIR_RETURN, WEIR_REDIRECT, WEIR_ZONE, WEIR_GOTO, WEIR_TPROXY, WEIR_DROP }; // as enum rule_action
 
-enum weir_chain { WEIR_CHAIN_OUTPUT, WEIR_CHAIN_PREROUTING, WEIR_CHAIN_INBOUND, WEIR_CHAINS };
+enum weir_chain { WEIR_CHAIN_OUTPUT, WEIR_CHAIN_PREROUTING, WEIR_CHAIN_INBOUND, WEIR_CHAIN_HOLD, WEIR_CHAINS };
 
 // The proxy's listeners.
 enum weir_role { WEIR_ROLE_OUTBOUND, WEIR_ROLE_INBOUND, WEIR_ROLE_DNS, WEIR_ROLES };
@@ -79,7 +83,7 @@ struct weir_header {
 struct weir_rule {
 	__u16 match_count, zero;
 	__u16 action, last; // of its chain
-	__u32 value;	    // port, or cell of another chain's first rule
+	__u32 value;	    // port, cell of another chain's first rule, or milliseconds
 	__u32 chain;	    // for reading back
 	__u64 packets;
 };
@@ -117,7 +121,7 @@ union weir_cell {
 	char text[64];
 };
 
-enum { WEIR_CELL_HEADER, WEIR_CELL_COUNTERS, WEIR_CELL_FIRST_RULE, WEIR_LAYOUT_VERSION = 1 };
+enum { WEIR_CELL_HEADER, WEIR_CELL_COUNTERS, WEIR_CELL_FIRST_RULE, WEIR_LAYOUT_VERSION = 2 };
 
 // --- connections ---------------------------------------------------------------------------------------------
 // An address as sockets have it: IPv4 in the first word; all in network order.
@@ -147,7 +151,30 @@ enum weir_side { WEIR_SIDE_NONE, WEIR_SIDE_CLIENT, WEIR_SIDE_ACCEPTED };
 struct weir_socket {
 	struct weir_address original;
 	__u32 side;
-	__u32 redirect[4]; // address that the client's goes to instead
+	__u32 redirect[4];  // address that the client's goes to instead
+	__u64 netns, since; // of the client: when it was redirected, by the monotonic clock in ns
+};
+
+struct weir_held_key {
+	__u64 netns;
+	__u32 source[4]; // as in weir_address
+	__u16 source_port, dest_port;
+	__u32 _pad;
+};
+
+// An inbound connection that waits. All packets that open it have one number.
+struct weir_held {
+	__u64 until; // ns, monotonic clock
+	__u32 sequence, _pad;
+};
+
+// What this CPU has in hand that nobody listens for. What comes next on its way looks here (hold.bpf.c).
+struct weir_unheard {
+	struct weir_held_key key;
+	__u64 net; // where the structure of its namespace is
+	__u16 protocol; // 0: nothing
+	__u16 proxy_port;
+	__u32 _pad;
 };
 
 // The DNS servers that a UDP socket was told to ask; the number of each is in the address that it asks
@@ -172,5 +199,8 @@ _Static_assert(sizeof(union weir_cell) == 64, "one size");
 _Static_assert(sizeof(struct weir_address) == 20, "no hidden padding");
 _Static_assert(sizeof(struct weir_pending_key) == 24, "no hidden padding");
 _Static_assert(sizeof(struct weir_pending) == 32, "no hidden padding");
-_Static_assert(sizeof(struct weir_socket) == 40, "no hidden padding");
+_Static_assert(sizeof(struct weir_socket) == 56, "no hidden padding");
+_Static_assert(sizeof(struct weir_held_key) == 32, "no hidden padding");
+_Static_assert(sizeof(struct weir_held) == 16, "no hidden padding");
+_Static_assert(sizeof(struct weir_unheard) == 48, "no hidden padding");
 _Static_assert(sizeof(struct weir_listener_key) == 16, "no hidden padding");

@@ -65,12 +65,6 @@ static int probe_plan(const struct capture_plan *plan, struct strbuf *why)
 		    "choose, and no second connection with the client's address; take the back end nft");
 		return ERR_UNSUPPORTED;
 	}
-	if (plan->fail == FAIL_HOLD) {
-		strbuf_add_text(
-		    why,
-		    "eBPF programs cannot make connections wait for the proxy: they fail open or closed");
-		return ERR_UNSUPPORTED;
-	}
 	return 0;
 }
 
@@ -270,6 +264,7 @@ static void ebpf_print(const struct ruleset *ruleset, struct strbuf *out)
 	print_chain(ruleset, CHAIN_OUTPUT, "output: cgroup connect4, connect6, sendmsg4, sendmsg6", out);
 	print_chain(ruleset, CHAIN_PREROUTING, "prerouting: sk_lookup", out);
 	print_chain(ruleset, CHAIN_INBOUND, "inbound: from both", out);
+	print_chain(ruleset, CHAIN_HOLD, "hold: cgroup_skb/egress, cgroup_skb/ingress", out);
 }
 
 // Nothing is tracked, so there are no zones of it.

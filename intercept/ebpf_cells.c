@@ -7,15 +7,16 @@
 #include <errno.h>
 
 // The two sides number alike.
-_Static_assert((int)WEIR_DEST_TYPE == (int)RULE_DEST_TYPE && (int)WEIR_DEST4 == (int)RULE_DEST4, "fields");
-_Static_assert((int)WEIR_GOTO == (int)RULE_GOTO && (int)WEIR_REDIRECT == (int)RULE_REDIRECT, "actions");
+_Static_assert((int)WEIR_LISTENS == (int)RULE_LISTENS && (int)WEIR_DEST4 == (int)RULE_DEST4, "fields");
+_Static_assert((int)WEIR_DROP == (int)RULE_DROP && (int)WEIR_REDIRECT == (int)RULE_REDIRECT, "actions");
 _Static_assert((int)WEIR_FAIL_OPEN == (int)FAIL_OPEN && (int)WEIR_FAIL_CLOSED == (int)FAIL_CLOSED,
 	       "policies");
 
 // Those that there are hooks for.
 static const enum rule_chain chains[WEIR_CHAINS] = {[WEIR_CHAIN_OUTPUT] = CHAIN_OUTPUT,
 						    [WEIR_CHAIN_PREROUTING] = CHAIN_PREROUTING,
-						    [WEIR_CHAIN_INBOUND] = CHAIN_INBOUND};
+						    [WEIR_CHAIN_INBOUND] = CHAIN_INBOUND,
+						    [WEIR_CHAIN_HOLD] = CHAIN_HOLD};
 
 static uint32_t chain_number(uint32_t chain)
 {

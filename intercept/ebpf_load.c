@@ -17,11 +17,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "bpf/hold.skel.h"
 #include "bpf/lookup.skel.h"
 #include "bpf/outbound.skel.h"
 #include "bpf/stream.skel.h"
 
 static const char maps_of_plans[] = "weir_plans";
+static const char *const hold_programs[] = {"weir_hold_in", "weir_hold_out"};
 
 // --- what libbpf says ----------------------------------------------------------------------------------------
 // The first warning while something was tried: the others follow from it.
@@ -85,7 +87,7 @@ int ebpf_probe_kernel(struct strbuf *ret_why)
 uint32_t ebpf_checksum(void)
 {
 	const void *(*const elves[])(size_t *) = {ebpf_outbound__elf_bytes, ebpf_stream__elf_bytes,
-						  ebpf_lookup__elf_bytes};
+						  ebpf_lookup__elf_bytes, ebpf_hold__elf_bytes};
 	uint64_t hash = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(elves); i++) {
 		size_t size;
@@ -162,6 +164,51 @@ static int install_shared(const char *folder, int cgroup)
 	ebpf_stream__destroy(stream);
 	ebpf_outbound__destroy(outbound);
 	return err;
+}
+
+// What lets connections wait sees every packet: it is there only while a plan asks for it.
+static int install_hold(const char *folder, int cgroup)
+{
+	struct ebpf_hold *hold = ebpf_hold__open();
+	int err = hold ? load_object(hold->obj, folder) : -errno;
+	if (err == 0)
+		err = attach_all(hold->obj, folder, cgroup);
+	ebpf_hold__destroy(hold);
+	return err;
+}
+
+static bool plan_holds(uint32_t id)
+{
+	uint32_t header = WEIR_CELL_HEADER;
+	union weir_cell cell = {0};
+	autoclose int fd = bpf_map_get_fd_by_id(id);
+	return fd >= 0 && bpf_map_lookup_elem(fd, &header, &cell) == 0 && cell.header.chains[WEIR_CHAIN_HOLD];
+}
+
+static bool any_plan_holds(const char *folder)
+{
+	char path[EBPF_PATH_MAX];
+	uint64_t netns;
+	uint32_t id;
+	ebpf_path(path, folder, maps_of_plans);
+	autoclose int plans = bpf_obj_get(path);
+	int more = plans < 0 ? -1 : bpf_map_get_next_key(plans, NULL, &netns);
+	for (; more == 0; more = bpf_map_get_next_key(plans, &netns, &netns))
+		if (bpf_map_lookup_elem(plans, &netns, &id) == 0 && plan_holds(id))
+			return true;
+	return false;
+}
+
+static void release_hold(const char *folder)
+{
+	char path[EBPF_PATH_MAX];
+	ebpf_path(path, folder, hold_programs[0]);
+	if (access(path, F_OK) < 0 || any_plan_holds(folder))
+		return;
+	for (size_t i = 0; i < ARRAY_SIZE(hold_programs); i++) {
+		ebpf_path(path, folder, hold_programs[i]);
+		unlink(path);
+	}
 }
 
 // --- the namespace's own -------------------------------------------------------------------------------------
@@ -252,11 +299,14 @@ int ebpf_install(const char *folder, int cgroup, uint64_t netns, const union wei
 	if (mkdir(folder, 0700) < 0 && errno != EEXIST)
 		return say(ret_error, -errno, folder);
 	int err = install_shared(folder, cgroup);
+	if (err == 0 && cells[WEIR_CELL_HEADER].header.chains[WEIR_CHAIN_HOLD])
+		err = install_hold(folder, cgroup);
 	if (err)
 		return say(ret_error, err, "the kernel refuses the eBPF programs");
 	struct ebpf_lookup *lookup = ebpf_lookup__open();
 	err = lookup ? install_own(lookup, folder, netns, cells, count) : -errno;
 	ebpf_lookup__destroy(lookup);
+	release_hold(folder);
 	return err ? say(ret_error, err, "the kernel refuses the eBPF program for this network namespace")
 		   : 0;
 }
@@ -307,6 +357,7 @@ static void delete_entries(const char *folder, const char *map, uint64_t netns)
 		uint64_t netns;
 		struct weir_pending_key pending;
 		struct weir_listener_key listener;
+		struct weir_held_key held;
 	} key, next;
 	char path[EBPF_PATH_MAX];
 	ebpf_path(path, folder, map);
@@ -329,6 +380,8 @@ int ebpf_namespace_remove(const char *folder, uint64_t netns)
 	int gone = plans < 0 || bpf_map_delete_elem(plans, &netns) < 0 ? -errno : 0;
 	delete_entries(folder, "weir_listeners", netns);
 	delete_entries(folder, "weir_pending", netns);
+	delete_entries(folder, "weir_held", netns);
+	release_hold(folder);
 	ebpf_place_namespace(folder, netns, path);
 	int unpinned = unlink(path) < 0 ? -errno : 0;
 	if (gone == -ENOENT && unpinned == -ENOENT)

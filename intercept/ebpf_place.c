@@ -183,7 +183,7 @@ static bool find_hierarchy(char ret_path[EBPF_PATH_MAX])
 // Versions whose maps differ do not share them.
 static const size_t layout_size = sizeof(union weir_cell) + sizeof(struct weir_pending) +
 				  sizeof(struct weir_socket) + sizeof(struct weir_servers) +
-				  sizeof(struct weir_listener_key);
+				  sizeof(struct weir_listener_key) + sizeof(struct weir_unheard);
 
 int ebpf_place_cgroup(const struct ebpf_place *place, const char *path, int *ret_fd,
 		      char ret_folder[EBPF_PATH_MAX], struct strbuf *ret_error)

@@ -18,6 +18,7 @@ WAYS = {
     "nft": ["--backend", "nft"],
     "nft-tproxy": ["--backend", "nft", "--inbound-mode", "tproxy"],
     "iptables": ["--backend", "iptables"],
+    "ebpf": ["--backend", "ebpf"],
 }
 every_way = pytest.mark.parametrize("way", list(WAYS))
 ANY = {4: "0.0.0.0", 6: "::"}
@@ -63,6 +64,7 @@ class Waiting(threading.Thread):
 @every_way
 def test_connections_wait_for_the_proxy(network, weir, other, family, way):
     app = CapturedPod(network, weir, "app", proxy=False)
+    Server(app, 80, "app", ANY[family])
     app.apply(*WAYS[way], "--fail", "hold")
     assert app.show()["altered"] is False
     assert app.apply(*WAYS[way], "--fail", "hold") == "interception: unchanged\n"
@@ -78,7 +80,7 @@ def test_connections_wait_for_the_proxy(network, weir, other, family, way):
         assert inbound.result() == f"inbound {name_of(ip_of(app, family), 80)}"
 
 
-@pytest.mark.parametrize("way", ["nft", "iptables"])
+@pytest.mark.parametrize("way", ["nft", "iptables", "ebpf"])
 def test_queries_wait_for_the_proxy(network, weir, other, way):
     app = CapturedPod(network, weir, "app", proxy=False)
     app.apply(*WAYS[way], "--fail", "hold")

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// Connections that wait for the proxy, by cgroup hooks on packets. A program cannot make anybody wait, but TCP
+// does: an attempt without an answer is repeated. So while nobody listens, what opens a redirected connection is
+// not sent; what opens an inbound one is not taken by the application, to which lookup.bpf.c leaves it for this;
+// and that nobody answers queries is not told. Attached only while a plan asks for it, since these hooks see every
+// packet: most go by after one comparison.
+#include "bpf/kernel.h"
+#include "bpf/plan.bpf.h"
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+
+enum { DROP, PASS };
+enum { SYN_SENT = 2, LISTEN = 10 };
+enum { ETHERTYPE_IPV4 = 0x0800, IPV4_MIN = 20, IPV6_SIZE = 40, IPV6_NEXT = 6, IPV4_PROTOCOL = 9 };
+enum { ICMP4 = 1, ICMP4_UNREACHABLE = 3, ICMP4_PORT = 3, ICMP6 = 58, ICMP6_UNREACHABLE = 1, ICMP6_PORT = 4 };
+enum { ICMP_SIZE = 8, TCP_SEQUENCE = 4, TCP_FLAGS = 13, TCP_SYN = 2 };
+
+static __always_inline struct weir_unheard *unheard_here(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&weir_unheard, &zero);
+}
+
+static __always_inline int is_ipv4(struct __sk_buff *skb)
+{
+	return skb->protocol == bpf_htons(ETHERTYPE_IPV4);
+}
+
+// Where the header of IP that begins at `offset` ends, if the protocol follows it; else 0.
+static __always_inline __u32 end_of_ip(struct __sk_buff *skb, __u32 offset, __u8 protocol4, __u8 protocol6)
+{
+	__u8 head[IPV4_PROTOCOL + 1];
+	if (bpf_skb_load_bytes(skb, offset, head, sizeof head))
+		return 0;
+	if (!is_ipv4(skb))
+		return head[IPV6_NEXT] == protocol6 ? offset + IPV6_SIZE : 0;
+	return head[IPV4_PROTOCOL] == protocol4 ? offset + (head[0] & 15) * 4 : 0;
+}
+
+// --- outbound ------------------------------------------------------------------------------------------------
+// Whether what goes to the address would find a listener (lookup.bpf.c knows).
+static __always_inline int is_served(struct __sk_buff *skb, const struct weir_socket *socket, __u16 port)
+{
+	struct bpf_sock_tuple tuple = {0};
+	__u32 len = sizeof tuple.ipv4;
+	if (is_ipv4(skb)) {
+		tuple.ipv4.saddr = bpf_htonl(WEIR_LOOPBACK4);
+		tuple.ipv4.daddr = socket->redirect[0];
+		tuple.ipv4.dport = bpf_htons(port);
+	} else {
+		tuple.ipv6.saddr[3] = bpf_htonl(1);
+		__builtin_memcpy(tuple.ipv6.daddr, socket->redirect, sizeof tuple.ipv6.daddr);
+		tuple.ipv6.dport = bpf_htons(port);
+		len = sizeof tuple.ipv6;
+	}
+	struct bpf_sock *sk = bpf_sk_lookup_tcp(skb, &tuple, len, BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return 0;
+	bpf_sk_release(sk);
+	return 1;
+}
+
+// The first packet of a connection, again or for the first time.
+static __always_inline int on_attempt(struct __sk_buff *skb, struct bpf_sock *sk)
+{
+	struct weir_socket *socket = bpf_sk_storage_get(&weir_sockets, sk, 0, 0);
+	if (!socket || socket->side != WEIR_SIDE_CLIENT)
+		return PASS;
+	struct weir_flow flow = {.protocol = WEIR_TCP, .dest_port = bpf_ntohs((__u16)sk->dst_port)};
+	flow.listens = (__u8)is_served(skb, socket, flow.dest_port);
+	__u64 verdict = weir_walk_chain(socket->netns, WEIR_CHAIN_HOLD, &flow);
+	__u64 limit = (verdict >> 32) * 1000000;
+	if ((__u32)verdict != WEIR_HOLD || (limit && bpf_ktime_get_ns() - socket->since >= limit))
+		return PASS;
+	return DROP;
+}
+
+// --- DNS -----------------------------------------------------------------------------------------------------
+// Whether the packet says that nobody took the query in hand.
+static __always_inline int is_its_refusal(struct __sk_buff *skb, const struct weir_unheard *query)
+{
+	__u8 kind[2];
+	__be16 ports[2];
+	__u32 icmp = end_of_ip(skb, 0, ICMP4, ICMP6);
+	if (!icmp || bpf_skb_load_bytes(skb, icmp, kind, sizeof kind))
+		return 0;
+	if (kind[0] != (is_ipv4(skb) ? ICMP4_UNREACHABLE : ICMP6_UNREACHABLE) ||
+	    kind[1] != (is_ipv4(skb) ? ICMP4_PORT : ICMP6_PORT))
+		return 0;
+	__u32 udp = end_of_ip(skb, icmp + ICMP_SIZE, WEIR_UDP, WEIR_UDP);
+	return udp && !bpf_skb_load_bytes(skb, udp, ports, sizeof ports) &&
+	       ports[0] == bpf_htons(query->key.source_port) && ports[1] == bpf_htons(query->key.dest_port);
+}
+
+static __always_inline int on_refusal(struct __sk_buff *skb, struct weir_unheard *query)
+{
+	if (!is_its_refusal(skb, query))
+		return PASS;
+	struct weir_flow flow = {.protocol = WEIR_UDP, .dest_port = query->proxy_port};
+	query->protocol = 0;
+	return (__u32)weir_walk_chain(query->key.netns, WEIR_CHAIN_HOLD, &flow) == WEIR_HOLD ? DROP : PASS;
+}
+
+SEC("cgroup_skb/egress")
+int weir_hold_out(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct weir_unheard *unheard = unheard_here();
+	if (unheard && unheard->protocol == WEIR_UDP)
+		return on_refusal(skb, unheard);
+	if (!sk || sk->state != SYN_SENT)
+		return PASS;
+	sk = bpf_sk_fullsock(sk);
+	return sk ? on_attempt(skb, sk) : PASS;
+}
+
+// --- inbound -------------------------------------------------------------------------------------------------
+static __always_inline int is_of_namespace(struct bpf_sock *sk, __u64 net)
+{
+	struct sock_common *common = (struct sock_common *)bpf_skc_to_tcp_sock(sk);
+	return common && (__u64)BPF_CORE_READ(common, skc_net.net) == net;
+}
+
+// Notes when the attempt's time is over.
+static __always_inline void note(const struct weir_held_key *key, __u32 sequence, __u64 limit)
+{
+	const struct weir_held *known = bpf_map_lookup_elem(&weir_held, key);
+	struct weir_held held = {.until = bpf_ktime_get_ns() + limit, .sequence = sequence};
+	if (!known || known->sequence != sequence)
+		bpf_map_update_elem(&weir_held, key, &held, BPF_ANY);
+}
+
+// What lookup.bpf.c has just seen reaches an application that must not have it. What opens no connection may: it is
+// refused there. If that cannot be told, it is kept from it, too.
+static __always_inline int on_arrival(struct __sk_buff *skb, const struct weir_unheard *attempt)
+{
+	__u8 flags = TCP_SYN;
+	__be32 sequence = 0;
+	__u32 tcp = end_of_ip(skb, 0, WEIR_TCP, WEIR_TCP);
+	if (tcp && (bpf_skb_load_bytes(skb, tcp + TCP_FLAGS, &flags, sizeof flags) ||
+		    bpf_skb_load_bytes(skb, tcp + TCP_SEQUENCE, &sequence, sizeof sequence)))
+		return DROP;
+	if (!(flags & TCP_SYN))
+		return PASS;
+	struct weir_flow flow = {.protocol = WEIR_TCP, .dest_port = attempt->proxy_port};
+	__u64 limit = (weir_walk_chain(attempt->key.netns, WEIR_CHAIN_HOLD, &flow) >> 32) * 1000000;
+	struct weir_held_key key = attempt->key;
+	if (limit)
+		note(&key, sequence, limit);
+	return DROP;
+}
+
+SEC("cgroup_skb/ingress")
+int weir_hold_in(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	if (!sk || sk->state != LISTEN)
+		return PASS;
+	struct weir_unheard *attempt = unheard_here();
+	if (!attempt || attempt->protocol != WEIR_TCP || attempt->key.dest_port != sk->src_port ||
+	    !is_of_namespace(sk, attempt->net))
+		return PASS;
+	attempt->protocol = 0;
+	return on_arrival(skb, attempt);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";
