@@ -12,6 +12,10 @@
 
 // The zone in which captured DNS queries are tracked.
 enum { DNS_ZONE = 0x771, CLIENT_ZONE = 0x773, SSH_PORT = 22, DNS_PORT = 53 };
+// Longer than TCP waits between two tries.
+enum { LAST_TRY_MS = 200000 };
+
+static const char held_comment[] = "held, while no proxy listens";
 
 // A set that two rules use, one a family.
 struct set_pair {
@@ -543,6 +547,39 @@ static void inbound_chains(struct compiler *c)
 	end(c, RULE_DROP, 0, "inbound, while no proxy listens");
 }
 
+static int sequence_set(struct compiler *c, const char *name, uint32_t timeout_ms)
+{
+	int set = new_set(c, name, SET_SEQUENCE);
+	if (set >= 0)
+		c->ruleset->sets[set].timeout_ms = timeout_ms;
+	return set;
+}
+
+static void begin_attempt(struct compiler *c, int ports)
+{
+	begin(c, CHAIN_HOLD);
+	match_set(c, RULE_TCP_DEST_PORT, ports, false);
+	match_value(c, RULE_NEW, 0);
+}
+
+// All packets by which a connection is tried have one number, by which it is known as long as it waits; and then for
+// as long as TCP may need for another one, so that this is not taken for a connection's first.
+static void hold_limit_rules(struct compiler *c, int ports)
+{
+	int held = sequence_set(c, "held", c->plan->hold_ms);
+	int known = sequence_set(c, "known", c->plan->hold_ms + LAST_TRY_MS);
+	begin_attempt(c, ports);
+	match_set(c, RULE_SEQUENCE, held, false);
+	end(c, RULE_DROP, 0, held_comment);
+	begin_attempt(c, ports);
+	match_set(c, RULE_SEQUENCE, known, false);
+	end(c, RULE_RETURN, 0, "has waited for as long as it may");
+	begin_attempt(c, ports);
+	end(c, RULE_REMEMBER, (uint32_t)known, "begins to wait");
+	begin_attempt(c, ports);
+	end(c, RULE_REMEMBER, (uint32_t)held, "waits");
+}
+
 // Redirected already; what is dropped is sent again, by TCP for two minutes, and finds the proxy that came
 // meanwhile.
 static void hold_chain(struct compiler *c)
@@ -558,10 +595,10 @@ static void hold_chain(struct compiler *c)
 	finish_set(c, ports);
 	for (int held = 0; held < 2; held++) {
 		enum rule_action action = held ? RULE_DROP : RULE_RETURN;
-		const char *comment = held ? "held, while no proxy listens" : "the proxy listens";
-		begin(c, CHAIN_HOLD);
-		match_set(c, RULE_TCP_DEST_PORT, ports, false);
-		match_value(c, RULE_NEW, 0);
+		const char *comment = held ? held_comment : "the proxy listens";
+		if (held && plan->hold_ms)
+			hold_limit_rules(c, ports);
+		begin_attempt(c, ports);
 		if (!held)
 			match_value(c, RULE_LISTENS, 0);
 		end(c, action, 0, comment);

@@ -70,6 +70,8 @@ static struct field_value field_of(const struct flow *flow, enum rule_field fiel
 	case RULE_NEW: // that is what is decided on
 	case RULE_LISTENS:
 		return of_number(0, 4);
+	case RULE_SEQUENCE: // of no connection that it is asked about
+		break;
 	case RULE_DEST_TYPE:
 		return of_number(flow->dest_is_local ? RTN_LOCAL : RTN_UNICAST, 4);
 	}

@@ -271,6 +271,7 @@ static void ebpf_print(const struct ruleset *ruleset, struct strbuf *out)
 static void ebpf_adapt(const struct capture_plan *plan, struct ruleset *ruleset)
 {
 	ruleset->fail = plan->fail;
+	ruleset_simplify_hold(ruleset, plan->hold_ms);
 	ruleset_drop_chain(ruleset, CHAIN_OUTPUT_RAW);
 	ruleset_drop_chain(ruleset, CHAIN_DNS_ZONE);
 }

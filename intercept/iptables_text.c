@@ -247,6 +247,8 @@ static void print_action(struct strbuf *out, const struct rule *rule)
 	case RULE_ZONE:
 		strbuf_printf(out, "-j CT --zone %u", rule->value);
 		break;
+	case RULE_REMEMBER: // it has no such sets: rules do not get here (iptables.c)
+		break;
 	case RULE_DROP:
 		strbuf_add_text(out, "-j DROP");
 		break;

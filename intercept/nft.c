@@ -279,7 +279,8 @@ static int read_all(struct reading *reading)
 	if (err == 0)
 		err = dump(reading, NFT_MSG_GETSET, NFTA_SET_TABLE, take_set);
 	for (size_t i = 0; i < reading->ruleset->set_count && err == 0; i++)
-		err = read_elements(reading, &reading->ruleset->sets[i]);
+		if (!reading->ruleset->sets[i].timeout_ms) // what rules put there is not part of them
+			err = read_elements(reading, &reading->ruleset->sets[i]);
 	if (err == 0)
 		err = dump(reading, NFT_MSG_GETCHAIN, NFTA_CHAIN_TABLE, take_chain);
 	if (err == 0)

@@ -149,7 +149,8 @@ static void add_set(struct batch *batch, const struct rule_set *set, uint32_t id
 	struct nlmsghdr *nlh = begin_message(batch, BATCH_SETS, NFT_MSG_NEWSET, NLM_F_CREATE | NLM_F_EXCL);
 	nftnl_set_nlmsg_build_payload(nlh, nls);
 	next_message(batch);
-	add_elements(batch, nls);
+	if (!set->timeout_ms)
+		add_elements(batch, nls);
 	nftnl_set_free(nls);
 }
 

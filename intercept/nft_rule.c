@@ -48,6 +48,7 @@ static const struct field_load {
     [RULE_DEST_TYPE] = {LOAD_FIB, .len = 4},
     [RULE_NEW] = {LOAD_STATE, .len = 4},
     [RULE_LISTENS] = {LOAD_SOCKET, .len = 1},
+    [RULE_SEQUENCE] = {LOAD_PAYLOAD, NFT_PAYLOAD_TRANSPORT_HEADER, 4, 4},
 };
 
 // --- encoding ----------------------------------------------------------------------------------------------
@@ -98,8 +99,10 @@ static void encode_cmp(struct encoder *e, bool negated, const void *value, uint3
 
 static void encode_payload(struct encoder *e, const struct field_load *load)
 {
-	encode_meta(e, load->family ? NFT_META_NFPROTO : NFT_META_L4PROTO);
-	encode_cmp(e, false, load->family ? &load->family : &load->protocol, 1);
+	if (load->family || load->protocol) {
+		encode_meta(e, load->family ? NFT_META_NFPROTO : NFT_META_L4PROTO);
+		encode_cmp(e, false, load->family ? &load->family : &load->protocol, 1);
+	}
 	struct nftnl_expr *expr = add(e, "payload");
 	set_u32(expr, NFTNL_EXPR_PAYLOAD_DREG, NFT_REG_1);
 	set_u32(expr, NFTNL_EXPR_PAYLOAD_BASE, load->key);
@@ -233,6 +236,19 @@ static void encode_u16(struct encoder *e, uint16_t value)
 	set_bytes(e, expr, NFTNL_EXPR_IMM_DATA, &value, sizeof value);
 }
 
+// An entry that is there already stays as it is. If there is no room, the rule ends.
+static void encode_remember(struct encoder *e, const struct rule *rule)
+{
+	encode_payload(e, &loads[RULE_SEQUENCE]);
+	struct nftnl_expr *expr = add(e, "dynset");
+	set_u32(expr, NFTNL_EXPR_DYNSET_SREG_KEY, NFT_REG_1);
+	set_u32(expr, NFTNL_EXPR_DYNSET_OP, NFT_DYNSET_OP_ADD);
+	set_u32(expr, NFTNL_EXPR_DYNSET_SET_ID, rule->value + 1);
+	if (expr &&
+	    nftnl_expr_set_str(expr, NFTNL_EXPR_DYNSET_SET_NAME, e->ruleset->sets[rule->value].name) < 0)
+		e->failed = true;
+}
+
 static void encode_action(struct encoder *e, const struct rule *rule)
 {
 	struct nftnl_expr *expr;
@@ -264,6 +280,9 @@ static void encode_action(struct encoder *e, const struct rule *rule)
 		break;
 	case RULE_DROP:
 		encode_verdict(e, NF_DROP, NULL);
+		break;
+	case RULE_REMEMBER:
+		encode_remember(e, rule);
 		break;
 	}
 }
@@ -332,6 +351,8 @@ static bool decode_meta(struct decoder *d, const struct nftnl_expr *expr)
 // Takes back the match on family or protocol that comes with a header's field.
 static bool take_dependency(struct decoder *d, const struct field_load *load)
 {
+	if (!load->family && !load->protocol)
+		return true;
 	if (d->rule->match_count == 0)
 		return false;
 	const struct rule_match *last = &d->rule->matches[d->rule->match_count - 1];
@@ -513,6 +534,16 @@ static bool decode_tproxy(struct decoder *d, const struct nftnl_expr *expr)
 	       set_action(d, RULE_TPROXY, ntohs((uint16_t)d->immediate));
 }
 
+static bool decode_dynset(struct decoder *d, const struct nftnl_expr *expr)
+{
+	const char *name = nftnl_expr_get_str(expr, NFTNL_EXPR_DYNSET_SET_NAME);
+	int set = name ? ruleset_find_set(d->ruleset, name) : -1;
+	bool ours = set >= 0 && d->loaded && d->match.field == RULE_SEQUENCE &&
+		    nftnl_expr_get_u32(expr, NFTNL_EXPR_DYNSET_OP) == NFT_DYNSET_OP_ADD;
+	d->loaded = false;
+	return ours && set_action(d, RULE_REMEMBER, (uint32_t)set);
+}
+
 static bool decode_ct(struct decoder *d, const struct nftnl_expr *expr)
 {
 	if (nftnl_expr_get_u32(expr, NFTNL_EXPR_CT_KEY) == NFT_CT_STATE)
@@ -531,7 +562,7 @@ static bool decode_expr(struct decoder *d, const struct nftnl_expr *expr)
 	    {"bitwise", decode_mask},	     {"cmp", decode_cmp},	  {"lookup", decode_lookup},
 	    {"byteorder", decode_byteorder}, {"counter", decode_counter}, {"immediate", decode_immediate},
 	    {"redir", decode_redir},	     {"ct", decode_ct},		  {"tproxy", decode_tproxy},
-	    {"socket", decode_socket},
+	    {"socket", decode_socket},	     {"dynset", decode_dynset},
 	};
 	const char *name = nftnl_expr_get_str(expr, NFTNL_EXPR_NAME);
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)

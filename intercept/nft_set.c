@@ -2,6 +2,7 @@
 #include "intercept/nft_rule.h"
 
 #include "base/error.h"
+#include "base/limits.h"
 #include "base/mem.h"
 
 #include <errno.h>
@@ -12,7 +13,7 @@
 
 // nft's numbers of the types, by which it prints elements.
 static const uint32_t key_types[SET_TYPE_COUNT] = {
-    [SET_IPV4] = 7, [SET_IPV6] = 8, [SET_PORT] = 13, [SET_USER] = 24, [SET_GROUP] = 25};
+    [SET_IPV4] = 7, [SET_IPV6] = 8, [SET_PORT] = 13, [SET_USER] = 24, [SET_GROUP] = 25, [SET_SEQUENCE] = 4};
 
 // nft keeps the byte order of keys in its own data, as 1 (host's) or 2 (network's).
 enum { KEY_ORDER_HOST = 1, KEY_ORDER_NETWORK = 2 };
@@ -59,6 +60,24 @@ static bool encode_elements(const struct rule_set *set, struct nftnl_set *nls)
 	return ok;
 }
 
+// In nft's words: `typeof tcp sequence`, by its numbers of the kind of expression, the protocol and its field, and
+// that field's bits.
+static bool encode_typeof(struct nftnl_udata_buf *data)
+{
+	enum { TYPEOF_EXPR, TYPEOF_DATA, PAYLOAD = 7 };
+	enum { DESC, FIELD, LEN = 4, TCP = 8, SEQUENCE = 3, BITS = 32 };
+	struct nftnl_udata *outer = nftnl_udata_nest_start(data, NFTNL_UDATA_SET_KEY_TYPEOF);
+	bool ok = outer && nftnl_udata_put_u32(data, TYPEOF_EXPR, PAYLOAD);
+	struct nftnl_udata *inner = ok ? nftnl_udata_nest_start(data, TYPEOF_DATA) : NULL;
+	ok = inner && nftnl_udata_put_u32(data, DESC, TCP) && nftnl_udata_put_u32(data, FIELD, SEQUENCE) &&
+	     nftnl_udata_put_u32(data, LEN, BITS);
+	if (ok) {
+		nftnl_udata_nest_end(data, inner);
+		nftnl_udata_nest_end(data, outer);
+	}
+	return ok;
+}
+
 static bool encode_userdata(const struct rule_set *set, struct nftnl_set *nls)
 {
 	bool host_order = set->type == SET_USER || set->type == SET_GROUP;
@@ -66,6 +85,7 @@ static bool encode_userdata(const struct rule_set *set, struct nftnl_set *nls)
 	bool ok = data &&
 		  nftnl_udata_put_u32(data, NFTNL_UDATA_SET_KEYBYTEORDER,
 				      host_order ? KEY_ORDER_HOST : KEY_ORDER_NETWORK) &&
+		  (set->type != SET_SEQUENCE || encode_typeof(data)) &&
 		  nftnl_set_set_data(nls, NFTNL_SET_USERDATA, nftnl_udata_buf_data(data),
 				     nftnl_udata_buf_len(data)) == 0;
 	if (data)
@@ -80,7 +100,12 @@ int nft_set_encode(const struct rule_set *set, uint32_t id, struct nftnl_set **r
 		return -ENOMEM;
 	nftnl_set_set_u32(nls, NFTNL_SET_FAMILY, NFPROTO_INET);
 	nftnl_set_set_u32(nls, NFTNL_SET_ID, id);
-	nftnl_set_set_u32(nls, NFTNL_SET_FLAGS, NFT_SET_INTERVAL);
+	nftnl_set_set_u32(nls, NFTNL_SET_FLAGS,
+			  set->timeout_ms ? NFT_SET_EVAL | NFT_SET_TIMEOUT : NFT_SET_INTERVAL);
+	if (set->timeout_ms) {
+		nftnl_set_set_u64(nls, NFTNL_SET_TIMEOUT, set->timeout_ms);
+		nftnl_set_set_u32(nls, NFTNL_SET_DESC_SIZE, LIMIT_HELD);
+	}
 	nftnl_set_set_u32(nls, NFTNL_SET_KEY_TYPE, key_types[set->type]);
 	nftnl_set_set_u32(nls, NFTNL_SET_KEY_LEN, (uint32_t)rule_set_key_len(set->type));
 	if (nftnl_set_set_str(nls, NFTNL_SET_TABLE, NFT_TABLE) < 0 ||
@@ -97,10 +122,16 @@ int nft_set_decode(const struct nftnl_set *nls, struct ruleset *ruleset)
 {
 	uint32_t type = nftnl_set_get_u32(nls, NFTNL_SET_KEY_TYPE);
 	const char *name = nftnl_set_get_str(nls, NFTNL_SET_NAME);
-	for (size_t i = 0; name && i < SET_TYPE_COUNT; i++)
-		if (key_types[i] == type && strlen(name) < sizeof ruleset->sets->name)
-			return ruleset_add_set(ruleset, name, (enum rule_set_type)i);
-	return ERR_UNSUPPORTED;
+	uint64_t timeout_ms = nftnl_set_get_u64(nls, NFTNL_SET_TIMEOUT);
+	enum rule_set_type i = 0;
+	while (i < SET_TYPE_COUNT && key_types[i] != type)
+		i++;
+	if (i == SET_TYPE_COUNT || !name || strlen(name) >= sizeof ruleset->sets->name || timeout_ms > UINT32_MAX)
+		return ERR_UNSUPPORTED;
+	int index = ruleset_add_set(ruleset, name, i);
+	if (index >= 0)
+		ruleset->sets[index].timeout_ms = (uint32_t)timeout_ms;
+	return index;
 }
 
 // --- elements ----------------------------------------------------------------------------------------------

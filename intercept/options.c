@@ -264,6 +264,15 @@ static int set_number(const struct setting *setting, struct str value)
 	return 0;
 }
 
+static int set_duration(const struct setting *setting, struct str value)
+{
+	uint64_t ms;
+	if (str_to_ms(value, &ms) || ms > UINT32_MAX)
+		return refuse(setting, value, "is no duration such as 500ms, 5s or 2m");
+	*(uint32_t *)((char *)&setting->builder->plan + setting->option->offset) = (uint32_t)ms;
+	return 0;
+}
+
 static int set_choice(const struct setting *setting, struct str value)
 {
 	struct str rest = str_from(setting->option->words);
@@ -301,6 +310,8 @@ static int set_option(const struct setting *setting, struct str value)
 	case PLAN_PORT:
 	case PLAN_NUMBER:
 		return set_number(setting, value);
+	case PLAN_DURATION:
+		return set_duration(setting, value);
 	case PLAN_USER:
 	case PLAN_GROUP:
 		return set_proxy(setting, value);

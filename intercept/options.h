@@ -11,6 +11,7 @@ enum plan_option_kind {
 	PLAN_CHOICE,	 // one of the words of what to give, as its number
 	PLAN_PORT,	 // 1..65535
 	PLAN_NUMBER,	 // 32 bits; hexadecimal with 0x
+	PLAN_DURATION,	 // as milliseconds
 	PLAN_USER,	 // a name or number
 	PLAN_GROUP,	 // the same
 	PLAN_PORTS,	 // from here on lists, separated by commas; ports or ranges a-b
@@ -60,6 +61,8 @@ enum plan_option_kind {
 	  "inbound: whose address the application sees")                                                     \
 	X("fail", PLAN_CHOICE, fail, "closed|open|hold",                                                     \
 	  "while no proxy listens: refuse; as without weir; let wait")                                       \
+	X("hold-timeout", PLAN_DURATION, hold_ms, "DURATION",                                               \
+	  "--fail hold: for so long, then refuse; as long as TCP tries otherwise")                           \
 	X("capture-ssh", PLAN_ON, capture_ssh, NULL, "inbound port 22, too; left alone otherwise")           \
 	X("capture-metadata", PLAN_ON, capture_metadata, NULL,                                               \
 	  "the clouds' metadata service (169.254.169.254), too; left alone otherwise")                       \

@@ -43,6 +43,8 @@ static int check_proxy(const struct capture_plan *plan, struct strbuf *error)
 		return invalid(error, "neither IPv4 nor IPv6 is to be captured");
 	if (!plan->outbound.enabled && !plan->inbound.enabled && !plan->dns.enabled)
 		return invalid(error, "nothing is to be captured: outbound, inbound and DNS are all off");
+	if (plan->hold_ms > LIMIT_HOLD_MS)
+		return invalid(error, "connections may wait for %d s at most", LIMIT_HOLD_MS / 1000);
 	if (!plan->outbound_port || !plan->inbound_port || !plan->dns_port)
 		return invalid(error, "a port of the proxy is 0");
 	if (plan->inbound_mode == INBOUND_TPROXY && plan->inbound_source == INBOUND_SOURCE_CLIENT)

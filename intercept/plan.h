@@ -79,6 +79,7 @@ enum capture_fail { FAIL_CLOSED, FAIL_OPEN, FAIL_HOLD };
 struct capture_plan {
 	bool ipv4, ipv6;
 	uint32_t inbound_mode, inbound_source, fail; // of the enums above
+	uint32_t hold_ms; // FAIL_HOLD: a connection waits so long; 0: as long as its client tries
 
 	uint16_t outbound_port, inbound_port, dns_port;		      // where the proxy listens
 	uint32_t outbound_mark, inbound_mark, client_mark, mark_mask; // of the proxy's sockets (marks.h)

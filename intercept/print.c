@@ -2,6 +2,7 @@
 // Rules as nft's text.
 #include "intercept/rules.h"
 
+#include "base/limits.h"
 #include "base/mem.h"
 
 #include <linux/rtnetlink.h>
@@ -25,6 +26,7 @@ static const char *const field_names[] = {
     [RULE_DEST_TYPE] = "fib daddr type",
     [RULE_NEW] = "ct state",
     [RULE_LISTENS] = "socket transparent",
+    [RULE_SEQUENCE] = "tcp sequence",
 };
 
 static void print_value(const struct rule_match *match, struct strbuf *out)
@@ -73,7 +75,7 @@ void rule_match_print(const struct ruleset *ruleset, const struct rule_match *ma
 		print_value(match, out);
 }
 
-static void print_action(const struct rule *rule, struct strbuf *out)
+static void print_action(const struct ruleset *ruleset, const struct rule *rule, struct strbuf *out)
 {
 	switch (rule->action) {
 	case RULE_RETURN:
@@ -90,6 +92,11 @@ static void print_action(const struct rule *rule, struct strbuf *out)
 		break;
 	case RULE_DROP:
 		strbuf_add_text(out, "drop");
+		if (rule->value)
+			strbuf_printf(out, " for %u ms", rule->value);
+		break;
+	case RULE_REMEMBER:
+		strbuf_printf(out, "add @%s { tcp sequence }", ruleset->sets[rule->value].name);
 		break;
 	case RULE_GOTO:
 		strbuf_printf(out, "goto %s", rule_chains[rule->value].name);
@@ -112,7 +119,7 @@ void rule_print(const struct ruleset *ruleset, const struct rule *rule, struct s
 		return;
 	}
 	print_matches(ruleset, rule, out);
-	print_action(rule, out);
+	print_action(ruleset, rule, out);
 }
 
 // --- sets --------------------------------------------------------------------------------------------------
@@ -170,6 +177,20 @@ void rule_set_print(const struct rule_set *set, struct strbuf *out)
 	}
 }
 
+// As nft writes it: "3m20s".
+static void print_timeout(uint32_t ms, struct strbuf *out)
+{
+	static const struct {
+		uint32_t ms;
+		const char *name;
+	} units[] = {{86400000, "d"}, {3600000, "h"}, {60000, "m"}, {1000, "s"}, {1, "ms"}};
+	for (size_t i = 0; i < ARRAY_SIZE(units); i++) {
+		if (ms >= units[i].ms)
+			strbuf_printf(out, "%u%s", ms / units[i].ms, units[i].name);
+		ms %= units[i].ms;
+	}
+}
+
 static void print_set(const struct rule_set *set, struct strbuf *out)
 {
 	static const char *const types[SET_TYPE_COUNT] = {[SET_IPV4] = "ipv4_addr",
@@ -177,6 +198,13 @@ static void print_set(const struct rule_set *set, struct strbuf *out)
 							  [SET_PORT] = "inet_service",
 							  [SET_USER] = "uid",
 							  [SET_GROUP] = "gid"};
+	if (set->type == SET_SEQUENCE) {
+		strbuf_printf(out, "\tset %s {\n\t\ttypeof tcp sequence\n\t\tsize %d\n\t\tflags dynamic,timeout\n\t\ttimeout ",
+			      set->name, LIMIT_HELD);
+		print_timeout(set->timeout_ms, out);
+		strbuf_add_text(out, "\n\t}\n\n");
+		return;
+	}
 	strbuf_printf(out, "\tset %s {\n\t\ttype %s\n\t\tflags interval\n\t\telements = { ", set->name,
 		      types[set->type]);
 	rule_set_print(set, out);
@@ -190,7 +218,7 @@ static void print_rule_line(const struct ruleset *ruleset, const struct rule *ru
 	print_matches(ruleset, rule, out);
 	strbuf_printf(out, "counter packets %llu bytes %llu ", (unsigned long long)rule->packets,
 		      (unsigned long long)rule->bytes);
-	print_action(rule, out);
+	print_action(ruleset, rule, out);
 	strbuf_printf(out, " comment \"%s\"\n", rule->comment);
 }
 

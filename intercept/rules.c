@@ -32,7 +32,7 @@ void ruleset_done(struct ruleset *ruleset)
 size_t rule_set_key_len(enum rule_set_type type)
 {
 	static const uint8_t lens[SET_TYPE_COUNT] = {
-	    [SET_IPV4] = 4, [SET_IPV6] = 16, [SET_PORT] = 2, [SET_USER] = 4, [SET_GROUP] = 4};
+	    [SET_IPV4] = 4, [SET_IPV6] = 16, [SET_PORT] = 2, [SET_USER] = 4, [SET_GROUP] = 4, [SET_SEQUENCE] = 4};
 	return lens[type];
 }
 
@@ -117,6 +117,31 @@ void ruleset_drop_chain(struct ruleset *ruleset, enum rule_chain chain)
 	ruleset->rule_count = kept;
 }
 
+static bool limits_hold(const struct rule *rule)
+{
+	bool limits = rule->action == RULE_REMEMBER;
+	for (size_t i = 0; i < rule->match_count; i++)
+		limits |= rule->matches[i].field == RULE_SEQUENCE;
+	return limits;
+}
+
+void ruleset_simplify_hold(struct ruleset *ruleset, uint32_t limit_ms)
+{
+	size_t kept = 0;
+	for (size_t i = 0; i < ruleset->rule_count; i++) {
+		struct rule *rule = &ruleset->rules[i];
+		if (limits_hold(rule))
+			continue;
+		if (rule->chain == CHAIN_HOLD && rule->action == RULE_DROP &&
+		    rule->matches[0].field == RULE_TCP_DEST_PORT)
+			rule->value = limit_ms;
+		ruleset->rules[kept++] = *rule;
+	}
+	ruleset->rule_count = kept;
+	while (ruleset->set_count && ruleset->sets[ruleset->set_count - 1].type == SET_SEQUENCE)
+		ruleset->set_count--; // the last ones; they own nothing
+}
+
 bool ruleset_has_chain(const struct ruleset *ruleset, enum rule_chain chain)
 {
 	for (size_t i = 0; i < ruleset->rule_count; i++)
@@ -141,7 +166,7 @@ bool ruleset_spares_family(const struct ruleset *ruleset, uint8_t family)
 static bool set_equal(const struct rule_set *a, const struct rule_set *b)
 {
 	size_t len = rule_set_key_len(a->type);
-	if (a->type != b->type || a->count != b->count)
+	if (a->type != b->type || a->count != b->count || a->timeout_ms != b->timeout_ms)
 		return false;
 	for (size_t i = 0; i < a->count; i++)
 		if (memcmp(a->ranges[i].first, b->ranges[i].first, len) ||
@@ -174,8 +199,11 @@ static bool has_match(const struct ruleset *a, const struct rule *rule, const st
 static bool rule_equal(const struct ruleset *a, const struct rule *x, const struct ruleset *b,
 		       const struct rule *y)
 {
-	if (x->match_count != y->match_count || x->action != y->action || x->value != y->value ||
+	bool set = x->action == RULE_REMEMBER;
+	if (x->match_count != y->match_count || x->action != y->action || (!set && x->value != y->value) ||
 	    x->foreign || y->foreign || strcmp(x->comment, y->comment) != 0)
+		return false;
+	if (set && strcmp(a->sets[x->value].name, b->sets[y->value].name) != 0)
 		return false;
 	for (size_t i = 0; i < x->match_count; i++)
 		if (!has_match(b, y, a, &x->matches[i]))

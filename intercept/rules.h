@@ -35,7 +35,7 @@ struct rule_chain_info {
 };
 extern const struct rule_chain_info rule_chains[CHAIN_COUNT];
 
-enum rule_set_type { SET_IPV4, SET_IPV6, SET_PORT, SET_USER, SET_GROUP, SET_TYPE_COUNT };
+enum rule_set_type { SET_IPV4, SET_IPV6, SET_PORT, SET_USER, SET_GROUP, SET_SEQUENCE, SET_TYPE_COUNT };
 
 // Inclusive; the first bytes, in network order, as many as the type has.
 struct rule_range {
@@ -47,6 +47,7 @@ struct rule_set {
 	enum rule_set_type type;
 	struct rule_range *ranges; // sorted; neither overlapping nor adjoining
 	size_t count, _cap;
+	uint32_t timeout_ms; // not 0: the rules fill it (RULE_REMEMBER), and an entry stays for so long
 };
 
 // What a match looks at. Ports imply their protocol, addresses their family.
@@ -68,6 +69,7 @@ enum rule_field {
 	RULE_DEST_TYPE, // value: RTN_LOCAL
 	RULE_NEW,	// a connection's first packets
 	RULE_LISTENS,	// a socket is there to take it
+	RULE_SEQUENCE,	// of TCP; beside a port of TCP
 };
 
 // A field against a set of the ruleset, or else against a value.
@@ -85,7 +87,8 @@ enum rule_action {
 	RULE_ZONE,     // value: track the connection in this zone
 	RULE_GOTO,     // value: enum rule_chain
 	RULE_TPROXY,   // value: port; hands it to the socket that listens there, as it is; none: goes on
-	RULE_DROP,
+	RULE_DROP,     // value: for so many milliseconds since its first packet; 0: ever
+	RULE_REMEMBER, // value: a set of sequence numbers; goes on
 };
 
 enum { RULE_MATCHES_MAX = 40, RULE_COMMENT_MAX = 80 };
@@ -139,6 +142,9 @@ int ruleset_add_set(struct ruleset *ruleset, const char *name, enum rule_set_typ
 int rule_set_add(struct rule_set *set, const struct rule_range *range);
 // Sorts and joins what was added.
 void rule_set_normalise(struct rule_set *set);
+// Without the rules and sets that limit how long connections are held: the value of the rule that drops them is
+// the limit instead.
+void ruleset_simplify_hold(struct ruleset *ruleset, uint32_t limit_ms);
 // Without the rules of a chain.
 void ruleset_drop_chain(struct ruleset *ruleset, enum rule_chain chain);
 // The index of a set by its name, or -1.

@@ -88,6 +88,29 @@ int str_to_u64(struct str s, uint64_t *ret_value)
 	return 0;
 }
 
+int str_to_ms(struct str s, uint64_t *ret_ms)
+{
+	static const struct {
+		const char *suffix;
+		uint64_t ms;
+	} units[] = {{"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {"d", 86400000}};
+	for (size_t i = 0; i < ARRAY_SIZE(units); i++) {
+		struct str suffix = str_from(units[i].suffix), digits = s;
+		uint64_t number, ms;
+		if (!str_ends(s, suffix))
+			continue;
+		digits.len -= suffix.len;
+		int err = str_to_u64(digits, &number);
+		if (err == ERR_MALFORMED)
+			continue;
+		if (err || __builtin_mul_overflow(number, units[i].ms, &ms))
+			return -ERANGE;
+		*ret_ms = ms;
+		return 0;
+	}
+	return ERR_MALFORMED;
+}
+
 // The well-formed sequences of more than one byte (RFC 3629 4): ranges of the first two bytes; the others are
 // continuation bytes.
 static const struct {

@@ -43,6 +43,8 @@ ptrdiff_t str_find(struct str s, char byte);
 struct str str_split(struct str *rest, char separator);
 // Decimal digits only, no sign, no blanks. 0, -ERANGE or ERR_MALFORMED.
 int str_to_u64(struct str s, uint64_t *ret_value);
+// A duration, "250ms", "5s", "2m", "1h" or "1d", in milliseconds. 0, -ERANGE or ERR_MALFORMED.
+int str_to_ms(struct str s, uint64_t *ret_ms);
 // How many letters have to be put in, left out, replaced, or swapped with their neighbour, for "did you
 // mean"; at most `limit` is exact, above it limit + 1 is returned.
 unsigned str_distance(struct str a, struct str b, unsigned limit);

@@ -104,7 +104,7 @@ struct config_capture_direction {
 struct config_capture {
 	struct config_capture_direction outbound, inbound;
 	bool dns, ssh, metadata, ipv4, ipv6;
-	uint32_t inbound_mode, inbound_source, fail;					 // as in the plan
+	uint32_t inbound_mode, inbound_source, fail, hold_ms;				 // as in the plan
 	struct config_list dns_servers;							 // struct ip
 	struct config_list include_users, exclude_users, include_groups, exclude_groups; // struct id_range
 	struct config_list exclude_marks;						 // struct mark_match

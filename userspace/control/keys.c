@@ -77,6 +77,7 @@ static const struct key capture_keys[] = {
 	{"inbound_mode", CHOICE("redirect", "tproxy"), FIELD(config, intercept.capture.inbound_mode), .initial = "redirect", .text = "How the proxy gets inbound connections: by `redirect`, or handed over without address translation by `tproxy`."},
 	{"inbound_source", CHOICE("proxy", "client"), FIELD(config, intercept.capture.inbound_source), .restart = true, .initial = "proxy", .text = "Whose address applications see: the `proxy`'s (`intercept.inbound_source`), or the `client`'s."},
 	{"fail", CHOICE("closed", "open", "hold"), FIELD(config, intercept.capture.fail), .restart = true, .initial = "closed", .text = "What becomes of connections while no proxy listens: refused (`closed`); as if weir were absent (`open`: the proxy then installs the rules itself when it starts, with CAP_NET_ADMIN, and they go with it); left waiting (`hold`)."},
+	{"hold_timeout", DURATION(HOUR_MS), FIELD(config, intercept.capture.hold_ms), .initial = "0s", .text = "With `fail: hold`: a connection waits for this long, then it is refused; `0s`: as long as its client's TCP tries. Not with iptables."},
 	{"dns", .type = KEY_BOOL, FIELD(config, intercept.capture.dns), .initial = "true", .text = "Whether queries to port 53 (UDP and TCP) are captured."},
 	{"dns_servers", LIST(ip_item, struct ip, 16), FIELD(config, intercept.capture.dns_servers), .text = "Only queries to these servers; to all by default."},
 	{"ssh", .type = KEY_BOOL, FIELD(config, intercept.capture.ssh), .initial = "false", .text = "Whether inbound port 22 is captured, too."},

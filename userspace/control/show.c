@@ -315,6 +315,7 @@ void config_capture_plan(const struct config *config, struct capture_plan *ret_p
 	ret_plan->inbound_mode = capture->inbound_mode;
 	ret_plan->inbound_source = capture->inbound_source;
 	ret_plan->fail = capture->fail;
+	ret_plan->hold_ms = capture->hold_ms;
 	ret_plan->outbound_port = (uint16_t)config->intercept.outbound;
 	ret_plan->inbound_port = (uint16_t)config->intercept.inbound;
 	ret_plan->dns_port = (uint16_t)config->intercept.dns;

@@ -67,24 +67,11 @@ static int parse_uint(const struct key *key, struct str text, uint32_t *ret_valu
 
 static int parse_duration(const struct key *key, struct str text, uint32_t *ret_ms, struct strbuf *why)
 {
-	static const struct {
-		const char *suffix;
-		uint64_t ms;
-	} units[] = {{"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {"d", 86400000}};
-	for (size_t i = 0; i < ARRAY_SIZE(units); i++) {
-		struct str suffix = str_from(units[i].suffix), digits = text;
-		uint64_t number, ms;
-		if (!str_ends(text, suffix))
-			continue;
-		digits.len -= suffix.len;
-		int err = str_to_u64(digits, &number);
-		if (err == ERR_MALFORMED)
-			continue;
-		if (err || __builtin_mul_overflow(number, units[i].ms, &ms))
-			ms = UINT64_MAX;
-		return in_range(key, ms, ret_ms, why);
-	}
-	return ERR_MALFORMED;
+	uint64_t ms;
+	int err = str_to_ms(text, &ms);
+	if (err == ERR_MALFORMED)
+		return err;
+	return in_range(key, err ? UINT64_MAX : ms, ret_ms, why);
 }
 
 static int parse_choice(const struct key *key, struct str text, uint32_t *ret_index, struct strbuf *why)
