@@ -106,13 +106,12 @@ SEC("cgroup_skb/egress")
 int weir_hold_out(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
+	if (sk && sk->state == SYN_SENT) {
+		sk = bpf_sk_fullsock(sk);
+		return sk ? on_attempt(skb, sk) : PASS;
+	}
 	struct weir_unheard *unheard = unheard_here();
-	if (unheard && unheard->protocol == WEIR_UDP)
-		return on_refusal(skb, unheard);
-	if (!sk || sk->state != SYN_SENT)
-		return PASS;
-	sk = bpf_sk_fullsock(sk);
-	return sk ? on_attempt(skb, sk) : PASS;
+	return unheard && unheard->protocol == WEIR_UDP ? on_refusal(skb, unheard) : PASS;
 }
 
 // --- inbound -------------------------------------------------------------------------------------------------

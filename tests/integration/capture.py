@@ -23,7 +23,7 @@ import threading
 DIRECTIONS = {15001: "outbound", 15006: "inbound", 15053: "dns"}
 SO_ORIGINAL_DST = 80
 SO_MARK = 36
-TIMEOUT = 10
+TIMEOUT = 30
 
 
 def name_of(address, port):

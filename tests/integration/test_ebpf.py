@@ -36,6 +36,7 @@ def other(network):
     pod = network.pod("other")
     for address in ("0.0.0.0", "::"):
         Server(pod, 80, "other", address)
+        Server(pod, 53, "other", address, udp=True)
     return pod
 
 
@@ -62,6 +63,21 @@ def test_open_lets_through_while_nobody_listens(lone, other, family):
     assert probe(other, ip_of(lone.pod, family), 80).startswith("app ")
 
 
+def test_open_lets_mapped_addresses_and_queries_through(lone, other):
+    mapped = f"::ffff:{other.ipv4}"
+    servers = (other.ipv4, other.ipv6, mapped)
+    lone.apply(*EBPF, "--fail", "open")
+    assert probe(lone, mapped, 80).startswith("other ")
+    assert [probe(lone, server, 53, udp=True) for server in servers] == ["other"] * 3
+    listeners = stand_in(lone)
+    assert probe(lone, mapped, 80) == f"outbound {name_of(other.ipv4, 80)}"
+    assert [probe(lone, server, 53, udp=True) for server in servers] == ["dns"] * 3
+    for listener in listeners:
+        listener.close()
+    assert probe(lone, mapped, 80).startswith("other ")
+    assert [probe(lone, server, 53, udp=True) for server in servers] == ["other"] * 3
+
+
 @families
 def test_closed_refuses_and_leaves_nothing(lone, other, family):
     lone.apply(*EBPF)
@@ -82,6 +98,7 @@ def test_open_when_the_proxy_is_killed_under_load(network, weir, weir_proxy, oth
     mesh = Mesh(network, weir, weir_proxy)
     sidecar = mesh.sidecar("app", start=False)
     sidecar.start()
+    Server(sidecar.pod, 80, "app", "::" if family == 6 else "0.0.0.0")
     sidecar.pod.run([weir, "intercept", "apply", *EBPF, "--fail", "open"])
     assert probe(sidecar.pod, ip_of(other, family), 80).startswith("other ")
     assert sidecar.counter("downstream_connections_total") == 1
@@ -100,6 +117,7 @@ def test_open_when_the_proxy_is_killed_under_load(network, weir, weir_proxy, oth
     assert sidecar.proxy.kill() == -9
     for _ in range(5):
         assert probe(sidecar.pod, ip_of(other, family), 80).startswith("other ")
+        assert probe(other, ip_of(sidecar.pod, family), 80).startswith("app ")
     done.set()
     for loader in loaders:
         loader.join()

@@ -2,6 +2,7 @@
 """What becomes of connections while no proxy listens: refused, let through, or left waiting; the proxy is killed for it."""
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -9,11 +10,12 @@ import threading
 
 import pytest
 
-from capture import CapturedPod, Server, name_of, probe, stand_in, state
+from capture import TIMEOUT, CapturedPod, Server, name_of, probe, stand_in, state
 from mesh import Mesh
 from netns import readable, wait_until
 
 families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
+all_families = pytest.mark.parametrize("family", [4, 6, "mapped"], ids=["ipv4", "ipv6", "mapped"])
 WAYS = {
     "nft": ["--backend", "nft"],
     "nft-tproxy": ["--backend", "nft", "--inbound-mode", "tproxy"],
@@ -25,7 +27,8 @@ ANY = {4: "0.0.0.0", 6: "::"}
 
 
 def ip_of(pod, family):
-    return pod.ipv6 if family == 6 else pod.ipv4
+    """An address of IPv4 in a socket of IPv6 is `mapped`."""
+    return {4: pod.ipv4, 6: pod.ipv6, "mapped": f"::ffff:{pod.ipv4}"}[family]
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ class Waiting(threading.Thread):
             self.answer = probe(*self.arguments)
 
     def result(self):
-        self.join(20)
+        self.join(TIMEOUT + 10)
         return self.answer
 
 
@@ -81,39 +84,104 @@ def test_connections_wait_for_the_proxy(network, weir, other, family, way):
 
 
 @pytest.mark.parametrize("way", ["nft", "iptables", "ebpf"])
-def test_queries_wait_for_the_proxy(network, weir, other, way):
+def test_connections_to_mapped_addresses_wait(network, weir, other, way):
     app = CapturedPod(network, weir, "app", proxy=False)
     app.apply(*WAYS[way], "--fail", "hold")
-    with app.enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.connect((other.ipv4, 53))
-        sock.send(b"?")
+    outbound = Waiting(app, ip_of(other, "mapped"), 80)
+    wait_until(lambda: app.packets("held, while no proxy listens") >= 1)
+    assert outbound.answer is None
+    stand_in(app)
+    assert outbound.result() == f"outbound {name_of(other.ipv4, 80)}"
+
+
+@all_families
+@pytest.mark.parametrize("connected", [True, False], ids=["connect", "sendto"])
+@pytest.mark.parametrize("way", ["nft", "iptables", "ebpf"])
+def test_queries_wait_for_the_proxy(network, weir, other, way, connected, family):
+    app = CapturedPod(network, weir, "app", proxy=False)
+    app.apply(*WAYS[way], "--fail", "hold")
+    server = (ip_of(other, family), 53)
+    with app.enter(), socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        if connected:
+            sock.connect(server)
+        ask = functools.partial(sock.send, b"?") if connected else functools.partial(sock.sendto, b"?", server)
+        ask()
         wait_until(lambda: app.packets("held, while no proxy listens") == 1)
         assert not readable(sock), "neither an answer nor an error"
         stand_in(app)
-        sock.send(b"?")
-        sock.settimeout(10)
-        assert sock.recv(100) == b"dns"
+        ask()
+        sock.settimeout(TIMEOUT)
+        data, source = sock.recvfrom(100)
+        assert (data, source[:2]) == (b"dns", server)
 
 
-def test_a_proxy_that_comes_back_gets_what_waited(mesh, other):
-    """With the real one, killed and started again; inbound by tproxy."""
-    sidecar = mesh.sidecar("app", start=False, intercept={"capture": {"fail": "hold", "inbound_mode": "tproxy"}})
+@families
+@pytest.mark.parametrize("way", ["nft", "ebpf"])
+def test_connections_wait_no_longer_than_told(network, weir, other, family, way):
+    """The attempt that TCP makes after the limit is refused, and a new connection waits again."""
+    app = CapturedPod(network, weir, "app", proxy=False)
+    server = Server(app, 80, "app", ANY[family])
+    words = [*WAYS[way], "--fail", "hold", "--hold-timeout", "500ms"]
+    app.apply(*words)
+    assert app.apply(*words) == "interception: unchanged\n"
+    for _ in range(2):
+        before = app.packets("held, while no proxy listens")
+        waiting = [Waiting(app, ip_of(other, family), 80), Waiting(other, ip_of(app, family), 80)]
+        assert [one.result() for one in waiting] == ["refused", "refused"]
+        assert app.packets("held, while no proxy listens") >= before + 2
+    assert server.peers == []
+    stand_in(app)
+    assert probe(app, ip_of(other, family), 80).startswith("outbound ")
+    assert probe(other, ip_of(app, family), 80).startswith("inbound ")
+    assert app.apply(*words[:4]) == "interception: installed\n"
+    app.weir("remove")
+
+
+def test_iptables_knows_no_limit_of_waiting(network, weir):
+    app = CapturedPod(network, weir, "app", proxy=False)
+    failed = app.weir("apply", *WAYS["iptables"], "--fail", "hold", "--hold-timeout", "5s", check=False)
+    assert failed.returncode == 1 and "hold timeout" in failed.stderr
+    assert not app.show()["installed"]
+
+
+@pytest.mark.parametrize("way", ["nft", "nft-tproxy", "ebpf"])
+def test_a_proxy_that_comes_back_gets_what_waited(mesh, other, way):
+    """With the real one, killed under load and started again."""
+    mode = "tproxy" if way == "nft-tproxy" else "redirect"
+    capture = {"fail": "hold", "hold_timeout": "1h", "inbound_mode": mode}
+    sidecar = mesh.sidecar("app", start=False, intercept={"capture": capture})
     sidecar.start()
-    sidecar.intercept("apply", "--backend", "nft")
-    Server(sidecar.pod, 80, "app")
+    sidecar.intercept("apply", *WAYS[way][:2])
+    app = Server(sidecar.pod, 80, "app")
     assert probe(sidecar.pod, other.ipv4, 80).startswith("other ")
-    assert probe(other, sidecar.ipv4, 80).startswith("app 127.0.0.6:")
+    assert probe(other, sidecar.ipv4, 80).startswith("app ")
+    done, ends = threading.Event(), set()
+
+    def load():
+        while not done.is_set():
+            ends.add((probe_or_reset(sidecar.pod, other.ipv4, 80) or "reset").split()[0])
+
+    loaders = [threading.Thread(target=load) for _ in range(2)]
+    for loader in loaders:
+        loader.start()
     sidecar.proxy.kill()
+    before = list(app.peers)
     waiting = [Waiting(sidecar.pod, other.ipv4, 80), Waiting(other, sidecar.ipv4, 80)]
 
     def held():
         rows = sidecar.pod.run([mesh.weir_path, "intercept", "show"]).stdout.splitlines()
-        return [int(row.split()[1]) for row in rows if "while no proxy listens" in row and row.split()[1] != "0"]
+        return sum(int(row.split()[1]) for row in rows if "while no proxy listens" in row)
 
-    wait_until(lambda: len(held()) == 2)
+    wait_until(lambda: held() >= 2 + len(loaders))
+    assert [one.answer for one in waiting] == [None, None] and app.peers == before
     sidecar.start()
     assert waiting[0].result().startswith("other ")
-    assert waiting[1].result().startswith("app 127.0.0.6:")
+    assert waiting[1].result().startswith("app ")
+    done.set()
+    for loader in loaders:
+        loader.join()
+    assert ends <= {"other", "reset"}, "nobody is refused or left hanging"
+    assert set(app.peers) == {"127.0.0.6"}
 
 
 # --- closed ----------------------------------------------------------------------------------------------------------
