@@ -4,6 +4,7 @@
 import contextlib
 import json
 import socket
+import struct
 import subprocess
 import threading
 
@@ -11,7 +12,7 @@ import pytest
 
 from capture import PINS, CapturedPod, Server, cookie_of, name_of, pins_of, probe, stand_in
 from mesh import Mesh
-from netns import Network
+from netns import Network, wait_until
 
 EBPF = ["--backend", "ebpf"]
 
@@ -179,3 +180,70 @@ def test_outbound_interfaces_are_refused(lone):
     failed = lone.weir("apply", *EBPF, "--exclude-outbound-interfaces", "eth1", check=False)
     assert failed.returncode == 1 and "outbound cidrs" in failed.stderr
     assert not lone.show()["installed"]
+
+
+# --- waiting ---------------------------------------------------------------------------------------------------------
+def bpftool(*words):
+    return json.loads(subprocess.run(["bpftool", "-j", *words], capture_output=True, check=True).stdout)
+
+
+def any_plan_holds(folder):
+    """Of those below it: which rules a plan has is in its first cell."""
+    entries = bpftool("map", "dump", "pinned", folder / "weir_plans")
+    plans = [str(int.from_bytes((int(byte, 16) for byte in entry["value"]), "little")) for entry in entries]
+    headers = [bpftool("map", "lookup", "id", plan, "key", "0", "0", "0", "0")["value"] for plan in plans]
+    return any(int(byte, 16) for header in headers for byte in header[20:24])
+
+
+def test_what_lets_wait_is_there_while_a_plan_asks_for_it(network, weir, lone):
+    near = CapturedPod(network, weir, "near", proxy=False)
+    lone.apply(*EBPF, "--fail", "hold")
+    near.apply(*EBPF, "--fail", "hold", "--hold-timeout", "5s")
+    (folder,) = {path.parent for path in pins_of(cookie_of(lone.pod))}
+
+    def pinned():
+        return sorted(path.name for path in folder.glob("weir_hold_*"))
+
+    assert any_plan_holds(folder) and pinned() == ["weir_hold_in", "weir_hold_out"]
+    lone.apply(*EBPF)
+    assert any_plan_holds(folder) and pinned() == ["weir_hold_in", "weir_hold_out"]
+    near.weir("remove")
+    wait_until(lambda: bool(pinned()) == any_plan_holds(folder))  # others may be at work
+
+
+IN_A_CONTAINER = """
+mount -t cgroup2 none {root} && mkdir -p {root}/{part} && echo $$ >{root}/{part}/cgroup.procs && umount {root}
+exec unshare -C sh -c 'mount -t cgroup2 none {root} && exec {weir} intercept apply --backend ebpf --fail hold'
+"""
+
+
+def test_who_sees_a_part_of_the_control_groups_only_cannot_let_wait(network, weir, lone):
+    root = network.folder / "cgroup"
+    root.mkdir()
+    source = IN_A_CONTAINER.format(root=root, part=f"{network.prefix}part", weir=weir)
+    failed = lone.pod.run(["unshare", "-m", "sh", "-c", source], check=False)
+    assert failed.returncode == 1 and "root of the control groups" in failed.stderr
+    assert pins_of(cookie_of(lone.pod)) == []
+
+
+def segment(source, destination, ports, flags):
+    """A segment of TCP without data, for a raw socket."""
+    head = struct.pack("!HHIIBBHHH", *ports, 1, 1, 5 << 4, flags, 1000, 0, 0)
+    pseudo = socket.inet_aton(source) + socket.inet_aton(destination) + struct.pack("!HH", socket.IPPROTO_TCP, len(head))
+    total = sum(struct.unpack("!16H", pseudo + head))
+    total = (total & 0xFFFF) + (total >> 16)
+    return head[:16] + struct.pack("!H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF) + head[18:]
+
+
+def test_what_opens_no_connection_is_refused_meanwhile(lone, other):
+    """Left without an answer, the peers of a proxy that is gone would hang."""
+    SYN, RST, ACK = 2, 4, 16
+    Server(lone.pod, 80, "app")
+    lone.apply(*EBPF, "--fail", "hold")
+    with other.enter(), socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as sock:
+        sock.settimeout(10)
+        sock.connect((lone.ipv4, 0))
+        for flags in (SYN, ACK):
+            sock.send(segment(other.ipv4, lone.ipv4, (41000, 80), flags))
+        answer = sock.recv(100)
+    assert answer[33] & RST and lone.packets("held, while no proxy listens") == 1
