@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-// Connections that wait for the proxy, by cgroup hooks on packets. A program cannot make anybody wait, but TCP
-// does: an attempt without an answer is repeated. So while nobody listens, what opens a redirected connection is
-// not sent; what opens an inbound one is not taken by the application, to which lookup.bpf.c leaves it for this;
-// and that nobody answers queries is not told. Attached only while a plan asks for it, since these hooks see every
-// packet: most go by after one comparison.
+// Connections that wait for the proxy, by cgroup hooks on packets. A program cannot make anybody wait, but
+// TCP does: an attempt without an answer is repeated. So while nobody listens, what opens a redirected
+// connection is not sent; what opens an inbound one is not taken by the application, to which lookup.bpf.c
+// leaves it for this; and that nobody answers queries is not told. Attached only while a plan asks for it,
+// since these hooks see every packet: most go by after one comparison.
 #include "bpf/kernel.h"
 #include "bpf/plan.bpf.h"
 
@@ -130,8 +130,8 @@ static __always_inline void note(const struct weir_held_key *key, __u32 sequence
 		bpf_map_update_elem(&weir_held, key, &held, BPF_ANY);
 }
 
-// What lookup.bpf.c has just seen reaches an application that must not have it. What opens no connection may: it is
-// refused there. If that cannot be told, it is kept from it, too.
+// What lookup.bpf.c has just seen reaches an application that must not have it. What opens no connection may:
+// it is refused there. If that cannot be told, it is kept from it, too.
 static __always_inline int on_arrival(struct __sk_buff *skb, const struct weir_unheard *attempt)
 {
 	__u8 flags = TCP_SYN;

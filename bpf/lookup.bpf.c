@@ -124,8 +124,8 @@ static __always_inline int is_over(const struct weir_held_key *key)
 	return held && now >= held->until && now - held->until < WEIR_HELD_STALE * 1000000000ull;
 }
 
-// Says what nobody listens for, if it is to wait (hold.bpf.c). What this CPU had in hand before is done with. 0: it is
-// not to wait.
+// Says what nobody listens for, if it is to wait (hold.bpf.c). What this CPU had in hand before is done with.
+// 0: it is not to wait.
 static __always_inline int hold(struct bpf_sk_lookup *ctx, const struct weir_header *header, __u16 proxy_port)
 {
 	__u32 zero = 0;

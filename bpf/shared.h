@@ -18,7 +18,7 @@ enum weir_limits {
 	WEIR_SERVERS_MAX = 4,	  // DNS servers that one UDP socket has under way: a resolver has up to 3
 	WEIR_LISTENERS = 4,	  // remembered of each group of listeners
 	WEIR_LISTENERS_MAX = 32768,
-	WEIR_HELD_MAX = 65536,	// inbound connections that wait for a limited time, of all namespaces
+	WEIR_HELD_MAX = 65536, // inbound connections that wait for a limited time, of all namespaces
 	WEIR_HELD_STALE = 200, // s after the end of its time in which a connection may be tried once more
 	WEIR_NAMESPACES_MAX = 4096,
 	WEIR_ADDRESSES_MAX = 4096, // interfaces and addresses that the search for a host's own ones looks at
@@ -53,9 +53,22 @@ enum weir_field { // as enum rule_field
 	WEIR_LISTENS,
 };
 
-enum weir_action { WEIR_RETURN, WEIR_REDIRECT, WEIR_ZONE, WEIR_GOTO, WEIR_TPROXY, WEIR_DROP }; // as enum rule_action
+enum weir_action {
+	WEIR_RETURN,
+	WEIR_REDIRECT,
+	WEIR_ZONE,
+	WEIR_GOTO,
+	WEIR_TPROXY,
+	WEIR_DROP
+}; // as enum rule_action
 
-enum weir_chain { WEIR_CHAIN_OUTPUT, WEIR_CHAIN_PREROUTING, WEIR_CHAIN_INBOUND, WEIR_CHAIN_HOLD, WEIR_CHAINS };
+enum weir_chain {
+	WEIR_CHAIN_OUTPUT,
+	WEIR_CHAIN_PREROUTING,
+	WEIR_CHAIN_INBOUND,
+	WEIR_CHAIN_HOLD,
+	WEIR_CHAINS
+};
 
 // The proxy's listeners.
 enum weir_role { WEIR_ROLE_OUTBOUND, WEIR_ROLE_INBOUND, WEIR_ROLE_DNS, WEIR_ROLES };
@@ -171,7 +184,7 @@ struct weir_held {
 // What this CPU has in hand that nobody listens for. What comes next on its way looks here (hold.bpf.c).
 struct weir_unheard {
 	struct weir_held_key key;
-	__u64 net; // where the structure of its namespace is
+	__u64 net;	// where the structure of its namespace is
 	__u16 protocol; // 0: nothing
 	__u16 proxy_port;
 	__u32 _pad;

@@ -562,8 +562,8 @@ static void begin_attempt(struct compiler *c, int ports)
 	match_value(c, RULE_NEW, 0);
 }
 
-// All packets by which a connection is tried have one number, by which it is known as long as it waits; and then for
-// as long as TCP may need for another one, so that this is not taken for a connection's first.
+// All packets by which a connection is tried have one number, by which it is known as long as it waits; and
+// then for as long as TCP may need for another one, so that this is not taken for a connection's first.
 static void hold_limit_rules(struct compiler *c, int ports)
 {
 	int held = sequence_set(c, "held", c->plan->hold_ms);

@@ -169,14 +169,17 @@ static void restore_network(const struct ebpf_place *place)
 	mem_free(reading.cells);
 }
 
-// What is to wait is kept from applications by a program on their sockets: it must see those of all control groups.
+// What is to wait is kept from applications by a program on their sockets: it must see those of all control
+// groups.
 static int check_hold(const struct capture_plan *plan, int cgroup, struct strbuf *error)
 {
 	bool root = faccessat(cgroup, "cgroup.type", F_OK, 0) < 0;
 	if (plan->fail != FAIL_HOLD || root)
 		return 0;
-	strbuf_add_text(error, "fail hold: it needs the root of the control groups; what is mounted here is one below it, "
-			       "a container's: run it on the host");
+	strbuf_add_text(
+	    error,
+	    "fail hold: it needs the root of the control groups; what is mounted here is one below it, "
+	    "a container's: run it on the host");
 	return ERR_UNSUPPORTED;
 }
 

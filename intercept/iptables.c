@@ -296,8 +296,9 @@ static int iptables_probe(const struct capture_plan *plan, struct strbuf *ret_wh
 		return ERR_UNSUPPORTED;
 	}
 	if (plan->fail == FAIL_HOLD && plan->hold_ms) {
-		strbuf_add_text(ret_why, "fail hold with a hold timeout: rules of iptables cannot tell how long a "
-					 "connection has waited; use another back end, or no hold timeout");
+		strbuf_add_text(ret_why,
+				"fail hold with a hold timeout: rules of iptables cannot tell how long a "
+				"connection has waited; use another back end, or no hold timeout");
 		return ERR_UNSUPPORTED;
 	}
 	struct family *families = find_families();

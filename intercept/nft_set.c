@@ -60,8 +60,8 @@ static bool encode_elements(const struct rule_set *set, struct nftnl_set *nls)
 	return ok;
 }
 
-// In nft's words: `typeof tcp sequence`, by its numbers of the kind of expression, the protocol and its field, and
-// that field's bits.
+// In nft's words: `typeof tcp sequence`, by its numbers of the kind of expression, the protocol and its
+// field, and that field's bits.
 static bool encode_typeof(struct nftnl_udata_buf *data)
 {
 	enum { TYPEOF_EXPR, TYPEOF_DATA, PAYLOAD = 7 };
@@ -126,7 +126,8 @@ int nft_set_decode(const struct nftnl_set *nls, struct ruleset *ruleset)
 	enum rule_set_type i = 0;
 	while (i < SET_TYPE_COUNT && key_types[i] != type)
 		i++;
-	if (i == SET_TYPE_COUNT || !name || strlen(name) >= sizeof ruleset->sets->name || timeout_ms > UINT32_MAX)
+	if (i == SET_TYPE_COUNT || !name || strlen(name) >= sizeof ruleset->sets->name ||
+	    timeout_ms > UINT32_MAX)
 		return ERR_UNSUPPORTED;
 	int index = ruleset_add_set(ruleset, name, i);
 	if (index >= 0)

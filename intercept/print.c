@@ -199,7 +199,9 @@ static void print_set(const struct rule_set *set, struct strbuf *out)
 							  [SET_USER] = "uid",
 							  [SET_GROUP] = "gid"};
 	if (set->type == SET_SEQUENCE) {
-		strbuf_printf(out, "\tset %s {\n\t\ttypeof tcp sequence\n\t\tsize %d\n\t\tflags dynamic,timeout\n\t\ttimeout ",
+		strbuf_printf(out,
+			      "\tset %s {\n\t\ttypeof tcp sequence\n\t\tsize %d\n\t\tflags "
+			      "dynamic,timeout\n\t\ttimeout ",
 			      set->name, LIMIT_HELD);
 		print_timeout(set->timeout_ms, out);
 		strbuf_add_text(out, "\n\t}\n\n");

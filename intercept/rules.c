@@ -31,8 +31,8 @@ void ruleset_done(struct ruleset *ruleset)
 
 size_t rule_set_key_len(enum rule_set_type type)
 {
-	static const uint8_t lens[SET_TYPE_COUNT] = {
-	    [SET_IPV4] = 4, [SET_IPV6] = 16, [SET_PORT] = 2, [SET_USER] = 4, [SET_GROUP] = 4, [SET_SEQUENCE] = 4};
+	static const uint8_t lens[SET_TYPE_COUNT] = {[SET_IPV4] = 4, [SET_IPV6] = 16, [SET_PORT] = 2,
+						     [SET_USER] = 4, [SET_GROUP] = 4, [SET_SEQUENCE] = 4};
 	return lens[type];
 }
 

@@ -142,8 +142,8 @@ int ruleset_add_set(struct ruleset *ruleset, const char *name, enum rule_set_typ
 int rule_set_add(struct rule_set *set, const struct rule_range *range);
 // Sorts and joins what was added.
 void rule_set_normalise(struct rule_set *set);
-// Without the rules and sets that limit how long connections are held: the value of the rule that drops them is
-// the limit instead.
+// Without the rules and sets that limit how long connections are held: the value of the rule that drops them
+// is the limit instead.
 void ruleset_simplify_hold(struct ruleset *ruleset, uint32_t limit_ms);
 // Without the rules of a chain.
 void ruleset_drop_chain(struct ruleset *ruleset, enum rule_chain chain);

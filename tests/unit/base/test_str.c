@@ -49,6 +49,36 @@ static void numbers(void **state)
 	assert_true(value == UINT64_MAX); // untouched on failure
 }
 
+static void durations(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *text;
+		int err;
+		uint64_t ms;
+	} rows[] = {
+	    {"0s", 0, 0},
+	    {"250ms", 0, 250},
+	    {"5s", 0, 5000},
+	    {"2m", 0, 120000},
+	    {"1h", 0, 3600000},
+	    {"1d", 0, 86400000},
+	    {"", ERR_MALFORMED, 7},
+	    {"5", ERR_MALFORMED, 7},
+	    {"ms", ERR_MALFORMED, 7},
+	    {"-1s", ERR_MALFORMED, 7},
+	    {"1 s", ERR_MALFORMED, 7},
+	    {"1sm", ERR_MALFORMED, 7},
+	    {"213503982335d", -ERANGE, 7},
+	    {"18446744073709551616ms", -ERANGE, 7},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		uint64_t ms = 7;
+		assert_int_equal(str_to_ms(str_from(rows[i].text), &ms), rows[i].err);
+		assert_true(ms == rows[i].ms);
+	}
+}
+
 static void distances(void **state)
 {
 	(void)state;
@@ -95,9 +125,13 @@ static void growing_without_memory(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(comparisons), cmocka_unit_test(splitting),
-	    cmocka_unit_test(numbers),	   cmocka_unit_test(distances),
-	    cmocka_unit_test(growing),	   cmocka_unit_test(growing_without_memory),
+	    cmocka_unit_test(comparisons),
+	    cmocka_unit_test(splitting),
+	    cmocka_unit_test(numbers),
+	    cmocka_unit_test(durations),
+	    cmocka_unit_test(distances),
+	    cmocka_unit_test(growing),
+	    cmocka_unit_test(growing_without_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

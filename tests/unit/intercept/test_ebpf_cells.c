@@ -19,21 +19,26 @@ static union weir_cell *weir_cell_at(void *plan, __u32 index)
 
 #include "bpf/decide.h"
 
+enum { HOLD_MS = 1500 };
+
 static void make_kernel_rules(const char *text, struct ruleset *ret_ruleset)
 {
 	make_rules(text, ret_ruleset);
 	ruleset_drop_chain(ret_ruleset, CHAIN_OUTPUT_RAW);
 	ruleset_drop_chain(ret_ruleset, CHAIN_DNS_ZONE);
+	ruleset_simplify_hold(ret_ruleset, HOLD_MS);
 }
+
+static const char plan_that_holds[] = "fail hold; hold-timeout 1500ms";
 
 static void encoding_and_decoding_are_inverse(void **state)
 {
 	(void)state;
-	for (size_t i = 0; i < ARRAY_SIZE(plans); i++) {
+	for (size_t i = 0; i <= ARRAY_SIZE(plans); i++) {
 		struct ruleset ruleset, decoded;
 		union weir_cell *cells;
 		uint32_t count;
-		make_kernel_rules(plans[i], &ruleset);
+		make_kernel_rules(i < ARRAY_SIZE(plans) ? plans[i] : plan_that_holds, &ruleset);
 		assert_int_equal(ebpf_encode(&ruleset, &cells, &count), 0);
 		assert_int_equal(ebpf_decode(cells, count, &decoded), 0);
 		assert_true(ruleset_equal(&ruleset, &decoded));
@@ -78,7 +83,7 @@ static uint16_t decide_in_cells(union weir_cell *cells, enum weir_chain chain, c
 	size_t steps = 0;
 	while (walk.rule && !weir_step(&walk))
 		assert_true(++steps < WEIR_STEPS_MAX);
-	return walk.verdict == WEIR_CAPTURE ? (uint16_t)walk.port : 0;
+	return walk.verdict == WEIR_CAPTURE ? (uint16_t)walk.value : 0;
 }
 
 static uint16_t decide_by_rules(const struct ruleset *ruleset, enum rule_chain chain, const struct flow *flow)
@@ -176,9 +181,44 @@ static void the_kernel_decides_as_the_rules_say(void **state)
 	assert_true(captured > 1000 && spared > 1000);
 }
 
+static void what_waits_does_so_while_nobody_listens(void **state)
+{
+	(void)state;
+	static const struct {
+		uint8_t protocol, listens;
+		uint16_t port;
+		enum weir_verdict verdict;
+		uint32_t value;
+	} rows[] = {
+	    {IPPROTO_TCP, 0, 15001, WEIR_HOLD, HOLD_MS}, {IPPROTO_TCP, 0, 15006, WEIR_HOLD, HOLD_MS},
+	    {IPPROTO_TCP, 0, 15053, WEIR_HOLD, HOLD_MS}, {IPPROTO_UDP, 0, 15053, WEIR_HOLD, 0},
+	    {IPPROTO_TCP, 1, 15001, WEIR_LEAVE, 0},	 {IPPROTO_UDP, 1, 15053, WEIR_LEAVE, 0},
+	    {IPPROTO_TCP, 0, 80, WEIR_LEAVE, 0},	 {IPPROTO_UDP, 0, 15001, WEIR_LEAVE, 0},
+	};
+	struct ruleset ruleset;
+	union weir_cell *cells;
+	uint32_t count;
+	make_kernel_rules(plan_that_holds, &ruleset);
+	assert_int_equal(ebpf_encode(&ruleset, &cells, &count), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct weir_flow flow = {
+		    .protocol = rows[i].protocol, .listens = rows[i].listens, .dest_port = rows[i].port};
+		struct weir_walk walk = {.plan = cells,
+					 .flow = &flow,
+					 .rule = cells[WEIR_CELL_HEADER].header.chains[WEIR_CHAIN_HOLD]};
+		while (!weir_step(&walk))
+			;
+		assert_int_equal(walk.verdict, rows[i].verdict);
+		assert_int_equal(walk.value, rows[i].value);
+	}
+	ruleset_done(&ruleset);
+	mem_free(cells);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(what_waits_does_so_while_nobody_listens),
 	    cmocka_unit_test(encoding_and_decoding_are_inverse),
 	    cmocka_unit_test(what_is_cut_short_or_of_another_version_is_refused),
 	    cmocka_unit_test(what_has_no_hook_is_refused),

@@ -75,11 +75,11 @@ static void switches_and_numbers(void **state)
 	autostrbuf struct strbuf error = {0};
 	struct plan_builder builder;
 	assert_int_equal(
-	    make_plan(
-		&builder,
-		"no-inbound; no-dns; no-ipv6; capture-ssh; capture-metadata; outbound-port 1;"
-		"inbound-port 65535; dns-port 5353; outbound-mark 0xA0; inbound-mark 16; mark-mask 0xFf",
-		&error),
+	    make_plan(&builder,
+		      "no-inbound; no-dns; no-ipv6; capture-ssh; capture-metadata; outbound-port 1;"
+		      "inbound-port 65535; dns-port 5353; outbound-mark 0xA0; inbound-mark 16; mark-mask "
+		      "0xFf; hold-timeout 2m",
+		      &error),
 	    0);
 	const struct capture_plan *plan = &builder.plan;
 	assert_false(plan->inbound.enabled || plan->dns.enabled || plan->ipv6);
@@ -90,6 +90,7 @@ static void switches_and_numbers(void **state)
 	assert_int_equal(plan->outbound_mark, 0xa0);
 	assert_int_equal(plan->inbound_mark, 16);
 	assert_int_equal(plan->mark_mask, 0xff);
+	assert_int_equal(plan->hold_ms, 120000);
 	plan_builder_done(&builder);
 }
 
@@ -127,6 +128,10 @@ static void what_is_refused_and_why(void **state)
 	    {"exclude-outbound-ports 0", "excluded ports, outbound: port 0 does not exist"},
 	    {"include-inbound-ports 65536", "include-inbound-ports: '65536' is no port or range of ports"},
 	    {"exclude-outbound-ports", "'' is no port"},
+	    {"hold-timeout 5", "hold-timeout: '5' is no duration"},
+	    {"hold-timeout 18446744073709551616s", "is no duration"},
+	    {"hold-timeout 1194h", "is no duration"},
+	    {"fail hold; hold-timeout 3601s", "for 3600 s at most"},
 	    {"exclude-outbound-ports 80,,81", "'' is no port"},
 	    {"exclude-outbound-ports 80,", "'' is no port"},
 	    {"exclude-outbound-ports 90-80", "the range 90-80 ends before it begins"},

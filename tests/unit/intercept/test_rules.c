@@ -184,9 +184,9 @@ static int there_and_back(const struct ruleset *from, struct ruleset *to)
 static void encoding_and_decoding_are_inverse(void **state)
 {
 	(void)state;
-	static const char *const more[] = {"inbound-mode tproxy; exclude-inbound-ports 9",
-					   "inbound-source client; client-mark 0x7", "fail hold",
-					   "fail open; inbound-mode tproxy"};
+	static const char *const more[] = {
+	    "inbound-mode tproxy; exclude-inbound-ports 9", "inbound-source client; client-mark 0x7",
+	    "fail hold", "fail hold; hold-timeout 1500ms", "fail open; inbound-mode tproxy"};
 	for (size_t i = 0; i < ARRAY_SIZE(plans) + ARRAY_SIZE(more); i++) {
 		struct ruleset from, to = {0};
 		make_rules(i < ARRAY_SIZE(plans) ? plans[i] : more[i - ARRAY_SIZE(plans)], &from);
@@ -195,6 +195,26 @@ static void encoding_and_decoding_are_inverse(void **state)
 		ruleset_done(&from);
 		ruleset_done(&to);
 	}
+}
+
+static void limits_of_waiting_are_compared_and_can_be_left_out(void **state)
+{
+	(void)state;
+	struct ruleset limited, longer, simple;
+	make_rules("fail hold; hold-timeout 1500ms", &limited);
+	make_rules("fail hold; hold-timeout 1501ms", &longer);
+	make_rules("fail hold", &simple);
+	assert_false(ruleset_equal(&limited, &longer));
+	assert_false(ruleset_equal(&limited, &simple));
+	ruleset_simplify_hold(&longer, 1501);
+	assert_false(ruleset_equal(&longer, &simple));
+	ruleset_simplify_hold(&longer, 0);
+	ruleset_simplify_hold(&limited, 0);
+	assert_true(ruleset_equal(&longer, &simple));
+	assert_true(ruleset_equal(&limited, &simple));
+	ruleset_done(&limited);
+	ruleset_done(&longer);
+	ruleset_done(&simple);
 }
 
 // What others put into the table: an expression that weir does not use, one in the wrong place, no comment.
@@ -256,6 +276,7 @@ int main(void)
 	    cmocka_unit_test(equality),
 	    cmocka_unit_test(every_difference_counts_but_counters),
 	    cmocka_unit_test(encoding_and_decoding_are_inverse),
+	    cmocka_unit_test(limits_of_waiting_are_compared_and_can_be_left_out),
 	    cmocka_unit_test(foreign_rules_are_told_apart),
 	    cmocka_unit_test(without_memory),
 	};
