@@ -12,6 +12,8 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+enum { LOOPBACK_INDEX = 1 };
+
 // Goes through the interfaces, and for each through its addresses. All pointers are the kernel's.
 struct weir_search {
 	struct list_head *head, *device; // of the list of interfaces, and where we are in it

@@ -6,7 +6,7 @@
 #include "bpf/local.bpf.h"
 #include "bpf/plan.bpf.h"
 
-enum { LOOPBACK_INDEX = 1, LISTEN = 10 };
+enum { LISTEN = 10 };
 
 const volatile __u64 weir_netns;	     // its cookie
 const volatile __u16 weir_ports[WEIR_ROLES]; // where the proxy listens; 0: nowhere

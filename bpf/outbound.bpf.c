@@ -6,7 +6,7 @@
 #include "bpf/local.bpf.h"
 #include "bpf/plan.bpf.h"
 
-#include <asm-generic/errno-base.h>
+#include <asm-generic/errno.h>
 
 enum { REFUSE, ALLOW }; // what the hooks return
 
@@ -174,6 +174,24 @@ static __always_inline long reserve(struct bpf_sock_addr *ctx, const struct weir
 	return err;
 }
 
+// A connection of MPTCP is opened by a socket of TCP below the program's own, which is asked for the peer's address. (The
+// helper came with Linux 5.19.)
+static __always_inline struct mptcp_sock *owner_of(struct bpf_sock *sk)
+{
+	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_skc_to_mptcp_sock))
+		return 0;
+	return bpf_skc_to_mptcp_sock(sk);
+}
+
+static __always_inline void tell_owner(struct bpf_sock *sk, const struct weir_socket *socket)
+{
+	struct mptcp_sock *owner = owner_of(sk);
+	struct weir_socket *copy =
+	    owner ? bpf_sk_storage_get(&weir_sockets, owner, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+	if (copy)
+		*copy = *socket;
+}
+
 static __always_inline int redirect_tcp(struct bpf_sock_addr *ctx, int v6, void *plan,
 					struct weir_address *address, __u16 port)
 {
@@ -188,9 +206,11 @@ static __always_inline int redirect_tcp(struct bpf_sock_addr *ctx, int v6, void 
 	}
 	socket->original = *address;
 	socket->side = WEIR_SIDE_CLIENT;
+	socket->client = bpf_get_socket_cookie(ctx);
 	socket->netns = key.netns;
 	socket->since = bpf_ktime_get_ns();
 	__builtin_memcpy(socket->redirect, key.ip, sizeof key.ip);
+	tell_owner(sk, socket);
 	__builtin_memcpy(address->ip, key.ip, sizeof key.ip);
 	address->port = bpf_htons(port);
 	set_address(ctx, v6, address);
@@ -269,17 +289,28 @@ static __always_inline void restore_server(struct bpf_sock_addr *ctx, int v6)
 }
 
 // --- hooks ---------------------------------------------------------------------------------------------------
+// By the interface that a program has chosen (SO_BINDTODEVICE), the proxy cannot be reached: its answers come by
+// another one. It is better to say so than to send what nobody answers.
+static __always_inline int is_bound_elsewhere(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	return sk && sk->bound_dev_if && sk->bound_dev_if != LOOPBACK_INDEX;
+}
+
 // A socket that connects anew has no past.
 static __always_inline void forget(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct weir_socket *socket = sk ? bpf_sk_storage_get(&weir_sockets, sk, 0, 0) : 0;
+	struct mptcp_sock *owner = sk ? owner_of(sk) : 0;
+	if (owner)
+		bpf_sk_storage_delete(&weir_sockets, owner);
 	if (!socket)
 		return;
 	struct weir_pending_key key = {.netns = bpf_get_netns_cookie(ctx)};
 	__builtin_memcpy(key.ip, socket->redirect, sizeof key.ip);
 	struct weir_pending *pending = bpf_map_lookup_elem(&weir_pending, &key);
-	if (pending && pending->client == bpf_get_socket_cookie(ctx))
+	if (pending && pending->client == socket->client)
 		bpf_map_delete_elem(&weir_pending, &key);
 	bpf_sk_storage_delete(&weir_sockets, sk);
 }
@@ -298,6 +329,10 @@ static __always_inline int on_open(struct bpf_sock_addr *ctx, int v6)
 	__u16 port = decide(ctx, &address);
 	if (!port || fails_open(ctx, plan, address.family, port))
 		return ALLOW;
+	if (is_bound_elsewhere(ctx)) {
+		bpf_set_retval(-ENETUNREACH);
+		return REFUSE;
+	}
 	return tcp ? redirect_tcp(ctx, v6, plan, &address, port) : redirect_udp(ctx, v6, &address, port);
 }
 

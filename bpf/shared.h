@@ -166,6 +166,7 @@ struct weir_socket {
 	__u32 side;
 	__u32 redirect[4];  // address that the client's goes to instead
 	__u64 netns, since; // of the client: when it was redirected, by the monotonic clock in ns
+	__u64 client;	    // as in weir_pending
 };
 
 struct weir_held_key {
@@ -212,7 +213,7 @@ _Static_assert(sizeof(union weir_cell) == 64, "one size");
 _Static_assert(sizeof(struct weir_address) == 20, "no hidden padding");
 _Static_assert(sizeof(struct weir_pending_key) == 24, "no hidden padding");
 _Static_assert(sizeof(struct weir_pending) == 32, "no hidden padding");
-_Static_assert(sizeof(struct weir_socket) == 56, "no hidden padding");
+_Static_assert(sizeof(struct weir_socket) == 64, "no hidden padding");
 _Static_assert(sizeof(struct weir_held_key) == 32, "no hidden padding");
 _Static_assert(sizeof(struct weir_held) == 16, "no hidden padding");
 _Static_assert(sizeof(struct weir_unheard) == 48, "no hidden padding");

@@ -77,7 +77,7 @@ int weir_release(struct bpf_sock *ctx)
 	struct weir_pending_key key = {.netns = bpf_get_netns_cookie(ctx)};
 	__builtin_memcpy(key.ip, socket->redirect, sizeof key.ip);
 	struct weir_pending *pending = bpf_map_lookup_elem(&weir_pending, &key);
-	if (pending && pending->client == bpf_get_socket_cookie(ctx))
+	if (pending && pending->client == socket->client)
 		bpf_map_delete_elem(&weir_pending, &key);
 	return ALLOW;
 }

@@ -33,7 +33,8 @@ class Callers:
         self.channel = ours
 
     def call(self, pod, to, **options):
-        """options: user, group, mark, cgroup (a folder), udp, source (an address to bind to); connect=False: not that."""
+        """options: user, group, mark, cgroup (a folder), udp, mptcp, device (an interface to bind to), source (an address to
+        bind to); connect=False: not that."""
         pod = getattr(pod, "pod", pod)
         self.channel.send(json.dumps({"netns": f"/run/netns/{pod.netns}", "to": to, **options}).encode())
         answer, fds, _, _ = socket.recv_fds(self.channel, REQUEST_MAX, 1)
@@ -76,10 +77,13 @@ def _become(request):
 def _connect(request):
     address, port = request["to"]
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_DGRAM if request.get("udp") else socket.SOCK_STREAM)
+    protocol = socket.IPPROTO_MPTCP if request.get("mptcp") else 0
+    sock = socket.socket(family, socket.SOCK_DGRAM if request.get("udp") else socket.SOCK_STREAM, protocol)
     sock.settimeout(TIMEOUT)
     if request.get("mark"):
         sock.setsockopt(socket.SOL_SOCKET, SO_MARK, request["mark"])
+    if request.get("device"):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, request["device"].encode())
     if request.get("source"):
         sock.bind((request["source"], 0))
     if request.get("connect", True):

@@ -271,6 +271,22 @@ def test_outbound_is_captured(world, family, who):
     assert seen.is_whole()
 
 
+@every_family
+def test_outbound_of_mptcp_is_captured(world, family):
+    """It becomes TCP, as with any peer that knows nothing else."""
+    to = (address_of(world.other, family), 7000)
+    seen = observe(world, world.app, to, mptcp=True)
+    assert seen.passed() == [("app", "outbound", plain_name(to))]
+    assert (seen.server, seen.source[0]) == ("other", unmapped(address_of(world.app, family)))
+    assert seen.is_whole()
+
+
+@every_family
+def test_what_is_bound_to_an_interface_is_spared_like_others(world, family):
+    to = (address_of(world.other, family, "spared"), 7000)
+    assert observe(world, world.app, to, device="eth0").is_direct("other")
+
+
 OUTBOUND_SPARED = {
     "port": {"port": 7001},
     "network": {"host": "spared"},
@@ -336,6 +352,16 @@ def test_inbound_is_captured(world, family):
     assert seen.row("app")["peer"] == name_of(*seen.local), "the proxy knows the real client"
     assert (seen.server, unmapped(seen.source[0])) == ("app", inbound_source(world, world.app, family, world.other))
     assert ("." in seen.source[0] and ":" in seen.source[0]) == (family == "mapped")
+    assert seen.is_whole()
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_inbound_from_mptcp_is_captured(world, family):
+    to = (address_of(world.app, family), 7000)
+    seen = observe(world, world.other, to, source=address_of(world.other, family), mptcp=True)
+    assert seen.passed() == [("app", "inbound", plain_name(to))]
+    assert seen.row("app")["peer"] == name_of(*seen.local)
+    assert (seen.server, seen.source[0]) == ("app", inbound_source(world, world.app, family, world.other))
     assert seen.is_whole()
 
 

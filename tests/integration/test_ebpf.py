@@ -2,6 +2,7 @@
 """What is particular to the eBPF back end; what it has in common with the others is in test_backends.py."""
 
 import contextlib
+import errno
 import json
 import socket
 import struct
@@ -151,6 +152,36 @@ def test_a_proxy_that_comes_later_is_found(lone, other, family):
         assert probe(other, ip_of(lone.pod, family), 80).startswith("inbound ")
         for server in servers:
             server.close()
+
+
+@families
+def test_who_chooses_an_interface_hears_that_the_proxy_is_not_there(lone, other, family):
+    def call(kind, port):
+        with lone.enter(), socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, kind) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+            sock.settimeout(10)
+            sock.connect((ip_of(other, family), port))
+            if kind == socket.SOCK_DGRAM:
+                sock.send(b"?")
+            return sock.recv(99).split()[0]
+
+    lone.apply(*EBPF)
+    for kind, port in ((socket.SOCK_STREAM, 80), (socket.SOCK_DGRAM, 53)):
+        with pytest.raises(OSError) as refused:
+            call(kind, port)
+        assert refused.value.errno == errno.ENETUNREACH
+    lone.apply(*EBPF, "--fail", "open")
+    assert call(socket.SOCK_STREAM, 80) == call(socket.SOCK_DGRAM, 53) == b"other"
+
+
+def test_what_mptcp_leaves_is_cleaned_away(lone, other):
+    """Its program has one socket, and the connection another one."""
+    lone.apply(*EBPF)
+    for _ in range(3):
+        with lone.enter(), socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP) as sock:
+            with pytest.raises(ConnectionRefusedError):
+                sock.connect((other.ipv4, 80))
+    wait_until(lambda: on_their_way(lone.pod) == 0)
 
 
 # --- coming and going ------------------------------------------------------------------------------------------------
