@@ -58,11 +58,17 @@ static int probe_plan(const struct capture_plan *plan, struct strbuf *why)
 		    "take the back end nft");
 		return ERR_UNSUPPORTED;
 	}
-	if (plan->inbound_mode == INBOUND_TPROXY || plan_keeps_client(plan)) {
+	if (plan->inbound_mode == INBOUND_TPROXY) {
 		strbuf_add_text(
-		    why,
-		    "eBPF programs hand inbound connections over as they are: there is no inbound mode to "
-		    "choose, and no second connection with the client's address; take the back end nft");
+		    why, "eBPF programs hand inbound connections over as they are in any case: there is no "
+			 "inbound mode to choose; leave it out, or take the back end nft");
+		return ERR_UNSUPPORTED;
+	}
+	if (plan_keeps_client(plan)) {
+		strbuf_add_text(
+		    why, "inbound source client: eBPF programs hand inbound connections over as they are, so "
+			 "that the proxy's connection to the application and another one of the same client "
+			 "could have the same four ends; take the back end nft");
 		return ERR_UNSUPPORTED;
 	}
 	return 0;

@@ -207,9 +207,17 @@ def test_a_missing_privilege_is_named_and_nothing_changes(lone, weir, capability
     assert pins_of(cookie_of(lone.pod)) == []
 
 
-def test_outbound_interfaces_are_refused(lone):
-    failed = lone.weir("apply", *EBPF, "--exclude-outbound-interfaces", "eth1", check=False)
-    assert failed.returncode == 1 and "outbound cidrs" in failed.stderr
+REFUSED = {
+    "outbound cidrs": ["--exclude-outbound-interfaces", "eth1"],
+    "four ends": ["--inbound-source", "client"],
+    "no inbound mode": ["--inbound-mode", "tproxy"],
+}
+
+
+@pytest.mark.parametrize("why", list(REFUSED))
+def test_what_it_cannot_do_is_refused(lone, why):
+    failed = lone.weir("apply", *EBPF, *REFUSED[why], check=False)
+    assert failed.returncode == 1 and why in failed.stderr
     assert not lone.show()["installed"]
 
 
