@@ -10,19 +10,15 @@ import subprocess
 
 import pytest
 
-from netns import Network
+from netns import Network, own_bpf_file_system
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def bpf_file_system():
-    """Where eBPF programs are pinned; systemd mounts it. Pods cannot: `ip netns exec` has a mount namespace of its own."""
-    lock = os.open("/run", os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    if not os.path.ismount("/sys/fs/bpf"):
-        subprocess.run(["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"], check=True)
-    os.close(lock)
+    """Where eBPF programs are pinned. Pods cannot mount it: `ip netns exec` has a mount namespace of its own."""
+    own_bpf_file_system()
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,23 @@ CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+# --- the BPF file system ---------------------------------------------------------------------------------------------
+CLONE_NEWNS = 0x00020000
+BPF_FILES = "/sys/fs/bpf"
+
+
+def own_bpf_file_system():
+    """Gives this process (and those that it starts) a BPF file system of its own, as systemd mounts one for all: what is
+    pinned there ends with the processes, however they end, and nobody else's pins are seen. To be called once, before
+    there are other threads."""
+    if _libc.unshare(CLONE_NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    where = ["findmnt", "--noheadings", "--output", "TARGET", "--target", BPF_FILES]
+    below = subprocess.run(where, check=True, capture_output=True, text=True).stdout.split()[-1]
+    subprocess.run(["mount", "--make-private", below], check=True)
+    subprocess.run(["mount", "-t", "bpf", "bpf", BPF_FILES], check=True)
+
+
 # --- names and cleaning up -------------------------------------------------------------------------------------------
 
 
