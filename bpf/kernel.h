@@ -22,6 +22,7 @@ struct hlist_head {
 struct net {
 	struct list_head dev_base_head;
 	struct hlist_head *dev_index_head;
+	__u64 net_cookie;
 };
 
 struct in_ifaddr {
@@ -93,13 +94,22 @@ struct sock {
 	struct socket *sk_socket;
 };
 
+struct seq_file;
+
 struct bpf_iter_meta {
+	struct seq_file *seq;
 	__u64 session_id;
 };
 
 struct bpf_iter__tcp {
 	struct bpf_iter_meta *meta;
 	struct sock_common *sk_common;
+};
+
+struct bpf_iter__bpf_sk_storage_map {
+	struct bpf_iter_meta *meta;
+	struct sock *sk;
+	void *value;
 };
 
 #pragma clang attribute pop

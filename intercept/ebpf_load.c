@@ -325,13 +325,10 @@ static int open_plan(const char *folder, uint64_t netns)
 	return fd < 0 ? -errno : fd;
 }
 
-int ebpf_plan_read(const char *folder, uint64_t netns, union weir_cell **ret_cells, uint32_t *ret_count)
+static int read_cells(int fd, union weir_cell **ret_cells, uint32_t *ret_count)
 {
 	struct bpf_map_info info = {0};
 	uint32_t len = sizeof info;
-	int fd = open_plan(folder, netns);
-	if (fd < 0)
-		return fd;
 	int err = bpf_obj_get_info_by_fd(fd, &info, &len) < 0 ? -errno : 0;
 	union weir_cell *cells = err ? NULL : mem_array(info.max_entries, sizeof *cells);
 	if (err == 0 && (!cells || info.value_size != sizeof *cells))
@@ -339,7 +336,6 @@ int ebpf_plan_read(const char *folder, uint64_t netns, union weir_cell **ret_cel
 	for (uint32_t i = 0; err == 0 && i < info.max_entries; i++)
 		if (bpf_map_lookup_elem(fd, &i, &cells[i]) < 0)
 			err = -errno;
-	close(fd);
 	if (err) {
 		mem_free(cells);
 		return err;
@@ -347,6 +343,18 @@ int ebpf_plan_read(const char *folder, uint64_t netns, union weir_cell **ret_cel
 	*ret_cells = cells;
 	*ret_count = info.max_entries;
 	return 0;
+}
+
+int ebpf_plan_read(const char *folder, uint64_t netns, union weir_cell **ret_cells, uint32_t *ret_count)
+{
+	autoclose int fd = open_plan(folder, netns);
+	return fd < 0 ? fd : read_cells(fd, ret_cells, ret_count);
+}
+
+int ebpf_plan_read_map(uint32_t id, union weir_cell **ret_cells, uint32_t *ret_count)
+{
+	autoclose int fd = bpf_map_get_fd_by_id(id);
+	return fd < 0 ? -errno : read_cells(fd, ret_cells, ret_count);
 }
 
 // --- removing ------------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ int ebpf_install(const char *folder, int cgroup, uint64_t netns, const union wei
 		 struct strbuf *ret_error);
 // The plan of a namespace, which the caller frees with mem_free. 0; ERR_NOT_FOUND; or a negative error.
 int ebpf_plan_read(const char *folder, uint64_t netns, union weir_cell **ret_cells, uint32_t *ret_count);
+// The same of the plan that is the map of that number.
+int ebpf_plan_read_map(uint32_t id, union weir_cell **ret_cells, uint32_t *ret_count);
 // 0; ERR_NOT_FOUND if the namespace has nothing there; or a negative error.
 int ebpf_namespace_remove(const char *folder, uint64_t netns);
 // Removes what namespaces that are gone have left; without any namespace, the whole folder.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The objects of the command line, and the commands that need no file of their own.
+#include "cli/bpf_commands.h"
 #include "cli/cli.h"
 #include "cli/config_commands.h"
 #include "cli/dns_commands.h"
@@ -62,6 +63,8 @@ const struct cli_object cli_objects[] = {
     {"explain", "What happens to a connection, from the kernel's rules to the endpoint", explain_commands,
      "flow"},
     {"pcap", "Captures of packets", pcap_commands, NULL},
+    {"prog", "Programs that weir has in the kernel", prog_commands, "show"},
+    {"map", "Maps of these programs", map_commands, "show"},
     {"version", "Versions", version_commands, "show"},
     {NULL, NULL, NULL, NULL},
 };

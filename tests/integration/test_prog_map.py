@@ -1,0 +1,383 @@
+# SPDX-License-Identifier: Apache-2.0
+"""weir prog and weir map: what is loaded into the kernel, where it is attached, what it holds, and how large it may become."""
+
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import bpf
+from capture import PINS, CapturedPod, cookie_of, name_of, probe
+from mesh import Mesh, Origin, cluster, connect, service
+from netns import wait_until
+
+CAPTURE = {
+    "weir_connect4": "cgroup_inet4_connect",
+    "weir_connect6": "cgroup_inet6_connect",
+    "weir_sendmsg4": "cgroup_udp4_sendmsg",
+    "weir_sendmsg6": "cgroup_udp6_sendmsg",
+    "weir_recvmsg4": "cgroup_udp4_recvmsg",
+    "weir_recvmsg6": "cgroup_udp6_recvmsg",
+    "weir_getpeername4": "cgroup_inet4_getpeername",
+    "weir_getpeername6": "cgroup_inet6_getpeername",
+    "weir_stream": "cgroup_sock_ops",
+    "weir_release": "cgroup_inet_sock_release",
+    "weir_getsockopt": "cgroup_getsockopt",
+    "weir_lookup": "sk_lookup",
+}
+BYPASS = {
+    "weir_meet": "cgroup_sock_ops",
+    "weir_dial4": "cgroup_inet4_connect",
+    "weir_dial6": "cgroup_inet6_connect",
+    "weir_bypass": "sk_msg_verdict",
+}
+families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
+
+
+def ask(weir, *words):
+    done = subprocess.run([weir, *map(str, words), "-j"], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def bpftool(*words):
+    return json.loads(subprocess.run(["bpftool", "-j", *map(str, words)], check=True, capture_output=True).stdout)
+
+
+def number_of(pod):
+    with pod.enter():
+        return os.stat("/proc/thread-self/ns/net").st_ino
+
+
+def pinned(rows):
+    """Those of this test process: nobody else's pins are seen from here."""
+    return [row for row in rows if row["pin"]]
+
+
+def programs_of(weir, pod):
+    """The programs that capture in a pod, by name: its own, and those that all pods share."""
+    rows = pinned(ask(weir, "prog", "show")["programs"])
+    assert all(row["pin"].startswith(str(PINS) + "/") for row in rows)
+    own = f"net:[{number_of(pod)}]"
+    return {row["name"]: row for row in rows if row["where"] in (own, "cgroup:/")}
+
+
+@pytest.fixture
+def lone(network, weir):
+    """A captured pod without a proxy."""
+    app = CapturedPod(network, weir, "app", proxy=False)
+    app.apply("--backend", "ebpf", "--fail", "open", "--exclude-outbound-ports", "7,9")
+    return app
+
+
+def entries(pod, weir, name):
+    """What a map holds of the pod's network namespace."""
+    cookie = cookie_of(pod)
+    [number] = [row["id"] for row in pinned(ask(weir, "map", "show")["maps"]) if row["name"] == name]
+    return [row for row in ask(weir, "map", "dump", number)["entries"] if row["cookie"] == cookie]
+
+
+# --- programs --------------------------------------------------------------------------------------------------------
+def test_programs_of_the_capture(lone, weir):
+    found = programs_of(weir, lone.pod)
+    assert {name: row["attach_type"] for name, row in found.items()} == CAPTURE
+    assert found["weir_lookup"]["where"] == f"net:[{number_of(lone.pod)}]"
+    assert found["weir_lookup"]["pin"].endswith(f"/netns-{cookie_of(lone.pod)}")
+    for row in found.values():
+        theirs = bpftool("prog", "show", "id", row["id"])
+        assert (theirs["tag"], theirs["bytes_memlock"]) == (row["tag"], row["memory"])
+        assert theirs["type"] == row["type"] and row["name"].startswith(theirs["name"])
+        assert bpftool("link", "show", "id", row["link"])["prog_id"] == row["id"]
+        age = datetime.datetime.now(datetime.timezone.utc) - datetime.datetime.fromisoformat(row["loaded_at"].replace("Z", "+00:00"))
+        assert abs(age) < datetime.timedelta(minutes=10)
+        assert row["verified"] > 0 and sorted(row["maps"]) == sorted(theirs["map_ids"])
+    lone.weir("remove")
+    assert "weir_lookup" not in programs_of(weir, lone.pod)
+
+
+def test_a_control_group_is_named_by_its_path(network, weir):
+    """Whoever attaches a program under weir's name: where it is attached is looked up in the kernel."""
+    with bpf.attached(network, "weir_elsewhere") as (program, folder):
+        [row] = [row for row in ask(weir, "prog", "show")["programs"] if row["id"] == program]
+        assert row["where"] == f"cgroup:/{folder.name}" and row["attach_type"] == "cgroup_inet4_connect"
+        assert row["pin"] is None and row["link"] > 0 and row["name"] == "weir_elsewhere"
+
+
+def test_runs_are_shown_while_the_kernel_counts_them(lone, weir):
+    switch = pathlib.Path("/proc/sys/kernel/bpf_stats_enabled").read_text().strip()
+    row = programs_of(weir, lone.pod)["weir_connect4"]
+    assert switch == "1" or (row["runs"], row["run_time_ns"]) == (None, None)
+    with bpf.counting_runs():
+        before = row["runs"] or 0
+        probe(lone, "127.0.0.1", 1)
+        row = programs_of(weir, lone.pod)["weir_connect4"]
+        assert row["runs"] > before and row["run_time_ns"] > 0
+
+
+# --- maps ------------------------------------------------------------------------------------------------------------
+def test_maps_of_the_capture(network, lone, weir):
+    cookie, other = cookie_of(lone.pod), network.pod("other")
+    maps = {row["name"]: row for row in pinned(ask(weir, "map", "show")["maps"])}
+    assert set(maps) == {"weir_plans", "weir_pending", "weir_sockets", "weir_servers", "weir_listeners"}
+    for row in maps.values():
+        theirs = bpftool("map", "show", "id", row["id"])
+        assert theirs["bytes_memlock"] == row["memory"]
+        assert (theirs["bytes_key"], theirs["bytes_value"], theirs["max_entries"]) == (
+            row["key_size"],
+            row["value_size"],
+            row["max_entries"],
+        )
+    assert maps["weir_plans"]["entries"] >= 1 and maps["weir_plans"]["max_entries"] == 4096
+    assert maps["weir_sockets"]["entries"] is None
+    [row] = [row for row in ask(weir, "map", "dump", maps["weir_plans"]["id"])["entries"] if row["cookie"] == cookie]
+    assert row["namespace"] == f"net:[{number_of(lone.pod)}]"
+    assert (row["outbound_port"], row["inbound_port"], row["dns_port"], row["fail"]) == (15001, 15006, 15053, "open")
+    assert row["let_through"] == 0
+    assert probe(lone, other.ipv4, 80) == "refused"
+    [row] = entries(lone.pod, weir, "weir_plans")
+    assert row["let_through"] == 1 and (row["refused"], row["refused_full"]) == (0, 0)
+    # The plan, by its number: what `intercept show` lists.
+    shown, plan = lone.show(), ask(weir, "map", "dump", row["plan"])
+    for wanted, got in (("rules", "entries"), ("sets", "sets")):
+        assert plan[got] == [{"map": row["plan"], **strip(line)} for line in shown[wanted]]
+    assert row["rules"] == len(plan["entries"]) and row["sets"] == len(plan["sets"])
+    assert {"set": "outbound_exclude_ports", "elements": "7, 9", "map": row["plan"]} in plan["sets"]
+
+
+def strip(line):
+    return {key: value for key, value in line.items() if key != "bytes"}
+
+
+@families
+def test_connections_and_their_original_destinations(lone, weir, family):
+    """On their way to a listener that does not get them yet, and then with it."""
+    to = ("192.0.2.1" if family == 4 else "2001:db8::1", 80)
+    loopback, word = ("127.0.0.1", "IPv4") if family == 4 else ("::1", "IPv6")
+    lone.pod.run(["nft", "-f", "-"], input="table inet late { chain c { type filter hook input priority 0; tcp dport 15001 drop; }; }")
+    with lone.enter():
+        listener = socket.create_server((loopback, 15001), family=socket.AF_INET if family == 4 else socket.AF_INET6)
+        client = socket.socket(listener.family)
+    client.setblocking(False)
+    with listener, client:
+        [row] = entries(lone.pod, weir, "weir_listeners")
+        assert (row["family"], row["port"], row["socket"]) == (word, 15001, socket_cookie(listener))
+        with contextlib.suppress(BlockingIOError):
+            client.connect(to)
+        [row] = entries(lone.pod, weir, "weir_pending")
+        assert row["original"] == name_of(*to) and row["client"] == socket_cookie(client)
+        assert row["namespace"] == f"net:[{number_of(lone.pod)}]"
+        redirect = row["redirect"]
+        assert redirect.startswith("127." if family == 4 else "fd77:65:6972:7f:")
+        [row] = entries(lone.pod, weir, "weir_sockets")
+        assert (row["side"], row["original"], row["redirect"]) == ("client", name_of(*to), redirect)
+        assert row["socket"] == socket_cookie(client)
+        lone.pod.run(["nft", "delete", "table", "inet", "late"])
+        listener.settimeout(20)
+        accepted, _ = listener.accept()
+        with accepted:
+            assert entries(lone.pod, weir, "weir_pending") == []
+            rows = {row["socket"]: row for row in entries(lone.pod, weir, "weir_sockets")}
+            row = rows[socket_cookie(accepted)]
+            assert (row["side"], row["original"], row["redirect"]) == ("accepted", name_of(*to), None)
+    assert entries(lone.pod, weir, "weir_sockets") == entries(lone.pod, weir, "weir_listeners") == []
+
+
+def socket_cookie(sock):
+    return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, 57, 8), "little")
+
+
+@families
+def test_dns_servers_of_a_socket(network, weir, family):
+    app = CapturedPod(network, weir, "app")
+    app.apply("--backend", "ebpf")
+    servers = ["192.0.2.53", "192.0.2.54"] if family == 4 else ["2001:db8::53", "2001:db8::54"]
+    with app.enter():
+        sock = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+    with sock:
+        for server in servers:
+            sock.sendto(b"?", (server, 53))
+        rows = entries(app.pod, weir, "weir_servers")
+        assert [(row["socket"], row["number"], row["server"]) for row in rows] == [
+            (socket_cookie(sock), number, name_of(server, 53)) for number, server in enumerate(servers)
+        ]
+
+
+def test_a_plan_of_another_version(lone, weir):
+    """It is said of it, and the others are shown."""
+    with bpf.array("weir_plan", 64, 4) as number:
+        done = subprocess.run([weir, "map", "dump", str(number)], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (1, "entries:\nno entries\n\nsets:\nno sets\n")
+        assert done.stderr == f"weir: map {number} (weir_plan) cannot be read: another version of weir has made it\n"
+        done = subprocess.run([weir, "map", "dump", "weir_plan", "-j"], capture_output=True, text=True)
+        [plan] = [row["plan"] for row in entries(lone.pod, weir, "weir_plans")]
+        assert done.returncode == 1 and plan in {row["map"] for row in json.loads(done.stdout)["entries"]}
+    with bpf.array("weir_pending", 8, 4) as number:
+        done = subprocess.run([weir, "map", "dump", str(number)], capture_output=True, text=True)
+        assert done.returncode == 1 and "nothing describes what is in it" in done.stderr
+
+
+def test_variables_of_a_program(lone, weir):
+    rows = ask(weir, "map", "dump", "ebpf_loo.rodata")["entries"]
+    mine = [row["map"] for row in rows if (row["key"], row["value"]) == ("weir_netns", str(cookie_of(lone.pod)))]
+    assert [row["value"] for row in rows if row["map"] in mine and row["key"] == "weir_ports"] == ["[15001,15006,15053,]"]
+
+
+# --- the local bypass ------------------------------------------------------------------------------------------------
+def open_ids(pid, kind):
+    infos = [info.read_text() for info in pathlib.Path(f"/proc/{pid}/fdinfo").iterdir()]
+    return {int(number) for info in infos for number in re.findall(rf"^{kind}:\s+(\d+)$", info, re.MULTILINE)}
+
+
+@pytest.fixture
+def accelerated(network, weir, weir_proxy):
+    """A sidecar whose proxy has loaded the local bypass, with an origin behind it in the same pod."""
+    return Mesh(network, weir, weir_proxy).sidecar(
+        "proxied",
+        acceleration="auto",
+        services=[service("raw.mesh", 5000, "raw", protocol="tcp")],
+        clusters=[cluster("raw", ["127.0.0.1:7000"])],
+    )
+
+
+def test_programs_and_maps_of_the_local_bypass(accelerated, weir):
+    pid = accelerated.proxy.pid
+    ids = open_ids(pid, "prog_id")
+    rows = [row for row in ask(weir, "prog", "show")["programs"] if row["id"] in ids]
+    assert {row["name"]: row["attach_type"] for row in rows} == BYPASS
+    maps = {row["name"]: row for row in ask(weir, "map", "show")["maps"] if row["id"] in open_ids(pid, "map_id")}
+    assert {"weir_meetings", "weir_bypassed", "weir_ends", "weir_counts"} <= set(maps)
+    for row in rows:
+        messages = row["name"] == "weir_bypass"
+        assert row["where"] == (f"map:{maps['weir_bypassed']['id']}" if messages else "cgroup:/")
+        assert row["pin"] is None and (row["link"] is None) == messages
+    vip = accelerated.show("vhost", "show")["virtual_hosts"][0]["vip4"]
+    done = threading.Event()
+
+    def handler(peer):
+        peer.send(peer.read(5))
+        done.wait(60)
+
+    with Origin(accelerated.pod, 7000, handler) as origin:
+        origin.listener.settimeout(600)  # it does not block: else it is left alone
+        [before] = ask(weir, "map", "dump", maps["weir_counts"]["id"])["entries"]  # those of its self-test
+        peer = connect(accelerated.pod, vip, 5000)
+        assert peer.send("hello").read(5) == b"hello"
+        [counts] = ask(weir, "map", "dump", maps["weir_counts"]["id"])["entries"]
+        assert counts["connections"] == before["connections"] + 2 and counts["messages"] > before["messages"]
+        cookies = {row["socket"] for row in ask(weir, "map", "dump", maps["weir_bypassed"]["id"])["entries"]}
+        assert socket_cookie(peer.sock) in cookies
+        ends = {row["key"]: row["value"] for row in ask(weir, "map", "dump", maps["weir_ends"]["id"])["entries"]}
+        assert ".peer_cookie = " in ends[f"socket {socket_cookie(peer.sock)}"]
+        done.set()
+        peer.close()
+    accelerated.proxy.kill()
+    wait_until(lambda: not ids & {row["id"] for row in ask(weir, "prog", "show")["programs"]})
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+# Instructions that the verifier may go through, of 1,000,000 that the kernel allows: a multiple of today's, so that a change
+# by which they explode does not go unnoticed, and kernels that follow more ways than this one still load the program.
+VERIFIED_MAX = {
+    **dict.fromkeys(["weir_connect4", "weir_connect6", "weir_sendmsg4", "weir_sendmsg6", "weir_lookup"], 150_000),
+    **dict.fromkeys(["weir_recvmsg4", "weir_recvmsg6", "weir_getpeername4", "weir_getpeername6"], 15_000),
+    **dict.fromkeys(["weir_stream", "weir_release", "weir_getsockopt"], 5_000),
+    **dict.fromkeys(["weir_meet", "weir_bypass"], 20_000),
+    **dict.fromkeys(["weir_dial4", "weir_dial6"], 5_000),
+}
+VERIFIED_MAX_OTHERS = 50_000
+KIB = 1024
+# Bytes of a map as it is without connections.
+MEMORY_MAX = {
+    "weir_plans": 256 * KIB,
+    "weir_plan": 64 * KIB,
+    "weir_pending": 4096 * KIB,
+    "weir_listeners": 2048 * KIB,
+    "weir_sockets": 64 * KIB,
+    "weir_servers": 64 * KIB,
+    "weir_meetings": 2048 * KIB,
+    "weir_bypassed": 4096 * KIB,
+    "weir_ends": 64 * KIB,
+    "weir_counts": 64 * KIB,
+}
+MEMORY_MAX_OTHERS = 64 * KIB
+
+
+def test_programs_and_maps_stay_within_their_limits(accelerated, lone, weir):
+    """(pytest -s prints what they take.)"""
+    bypass = open_ids(accelerated.proxy.pid, "prog_id")
+    programs = {row["name"]: row for row in ask(weir, "prog", "show")["programs"] if row["pin"] or row["id"] in bypass}
+    assert set(programs) >= set(CAPTURE) | set(BYPASS)
+    over = []
+    for name, row in sorted(programs.items()):
+        limit = VERIFIED_MAX.get(name, VERIFIED_MAX_OTHERS)
+        print(f"{name:20} {row['verified']:8} of {limit:8} instructions verified, {row['memory']:8} bytes")
+        over += [name] if row["verified"] > limit else []
+    [plan] = [row["plan"] for row in entries(lone.pod, weir, "weir_plans")]
+    mine = {plan, *(number for row in programs.values() for number in row["maps"])}
+    maps = [row for row in ask(weir, "map", "show")["maps"] if row["id"] in mine]
+    assert {row["name"] for row in maps} >= set(MEMORY_MAX)
+    for row in maps:
+        limit = MEMORY_MAX.get(row["name"], MEMORY_MAX_OTHERS)
+        print(f"{row['name']:20} {row['memory']:8} of {limit:8} bytes, {row['entries']} of {row['max_entries']} entries")
+        over += [row["name"]] if row["memory"] > limit else []
+    assert over == []
+
+
+# --- when there is nothing, or no right to see it --------------------------------------------------------------------
+def test_without_the_privilege(network, weir):
+    """One line that says what is needed."""
+    pod = network.pod("pod")
+    program = shutil.copy(weir, network.folder)  # the build may be in a folder that is not theirs to read
+    unprivileged = ["setpriv", "--clear-groups", "--reuid=65534", "--regid=65534"]
+    for words in (["prog", "show"], ["map", "show"], ["map", "dump", "weir_plans"]):
+        for before in (unprivileged, ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all"]):
+            failed = pod.run([*before, program, *words, "-j"], check=False)
+            assert failed.returncode == 1 and len(failed.stderr.splitlines()) == 1
+            assert "it needs the capability CAP_SYS_ADMIN" in failed.stderr and failed.stdout == ""
+
+
+ALONE = """
+import json, subprocess, sys
+from capture import CapturedPod
+from netns import Network, own_bpf_file_system
+
+own_bpf_file_system()
+weir = sys.argv[1]
+with Network() as network:
+    app = CapturedPod(network, weir, "app", proxy=False)
+    for verb in (["apply", "--backend", "ebpf"], ["remove"], ["apply", "--backend", "ebpf"]):
+        app.weir(*verb)
+        for what in ("programs", "maps"):
+            done = subprocess.run([weir, what[:-1].replace("program", "prog"), "show", "-j"], capture_output=True, check=True)
+            print([row["id"] for row in json.loads(done.stdout)[what] if row["pin"]], flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_nothing_stays(weir):
+    """Neither after `remove`, nor of a test process that is killed, whose BPF file system is its own."""
+    mounts = pathlib.Path("/proc/1/mounts").read_text().count(" bpf ")
+    words = [sys.executable, "-c", ALONE, weir]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=pathlib.Path(__file__).parent)
+    with process:
+        there, maps, *removed, again, _ = [json.loads(process.stdout.readline()) for _ in range(6)]
+        assert len(there) == len(again) == len(CAPTURE) and len(maps) == 5 and removed == [[], []]
+        assert pathlib.Path("/proc/1/mounts").read_text().count(" bpf ") == mounts
+        assert set(again) <= {row["id"] for row in ask(weir, "prog", "show")["programs"]}
+        process.kill()
+    wait_until(lambda: not set(again) & {row["id"] for row in ask(weir, "prog", "show")["programs"]}, timeout=30)
+
+
+def test_no_such_map(weir):
+    failed = subprocess.run([weir, "map", "dump", "weir_plams"], capture_output=True, text=True)
+    assert failed.returncode == 1 and failed.stderr.startswith("weir: weir has no map 'weir_plams' in the kernel")
+    assert subprocess.run([weir, "map", "dump"], capture_output=True).returncode == 2
