@@ -14,6 +14,13 @@ struct held_rules {
 	int translation; // with it, connections that were captured are cut off
 };
 
+// What a back end does with a captured connection at a hook. A "#" in names stands for 4 or 6, the family.
+struct hook_step {
+	const char *hook;    // "sk_lookup"
+	const char *program; // "weir_lookup"
+	const char *what;
+};
+
 struct backend {
 	const char *name; // "nft"
 	// Whether it can do here what the plan asks for: 0, or a negative error and why not. Changes nothing.
@@ -42,6 +49,9 @@ struct backend {
 	// Where in the kernel the rules of a chain meet connections of that family and protocol:
 	// "cgroup/connect4". NULL: at the chain's own hook (rules.h).
 	const char *(*hook)(enum rule_chain chain, uint8_t family, uint8_t protocol);
+	// All hooks of a connection that is captured, in their order, ended by one without a name. NULL:
+	// there are none but that of its chain.
+	const struct hook_step *(*steps)(enum rule_chain chain, uint8_t protocol);
 };
 
 // All of them, in the order in which `auto` prefers them, ended by NULL.

@@ -298,6 +298,49 @@ static void ebpf_adapt(const struct capture_plan *plan, struct ruleset *ruleset)
 	ruleset_drop_chain(ruleset, CHAIN_DNS_ZONE);
 }
 
+// --- hooks ---------------------------------------------------------------------------------------------------
+// (A UDP socket that was connected meets the first, one that was not the second.)
+static const char *ebpf_hook(enum rule_chain chain, uint8_t family, uint8_t protocol)
+{
+	bool six = family == AF_INET6;
+	if (chain == CHAIN_PREROUTING)
+		return "sk_lookup";
+	if (protocol == IPPROTO_UDP)
+		return six ? "cgroup/connect6, cgroup/sendmsg6" : "cgroup/connect4, cgroup/sendmsg4";
+	return six ? "cgroup/connect6" : "cgroup/connect4";
+}
+
+static const struct hook_step outbound_steps[] = {
+    {"cgroup/connect#", "weir_connect#", "goes through the rules, and sends it to an address of its own"},
+    {"sk_lookup", "weir_lookup", "gives what comes to that address to the proxy's listener"},
+    {"sockops", "weir_stream", "moves the original destination to the accepted socket"},
+    {"cgroup/getsockopt", "weir_getsockopt", "tells it to the proxy"},
+    {"cgroup/getpeername#", "weir_getpeername#", "tells the program the address that it asked for"},
+    {"cgroup/sock_release", "weir_release", "forgets what was not accepted"},
+    {NULL, NULL, NULL},
+};
+
+static const struct hook_step query_steps[] = {
+    {"cgroup/connect#", "weir_connect#", "goes through the rules, if the socket is connected"},
+    {"cgroup/sendmsg#", "weir_sendmsg#", "goes through the rules, if it is not"},
+    {"cgroup/recvmsg#", "weir_recvmsg#", "makes the answer come from the server that was asked"},
+    {"cgroup/getpeername#", "weir_getpeername#", "tells the program the address that it asked for"},
+    {NULL, NULL, NULL},
+};
+
+static const struct hook_step inbound_steps[] = {
+    {"sk_lookup", "weir_lookup", "goes through the rules, and gives it to the proxy's listener"},
+    {"cgroup/getsockopt", "weir_getsockopt", "tells the proxy the original destination"},
+    {NULL, NULL, NULL},
+};
+
+static const struct hook_step *ebpf_steps(enum rule_chain chain, uint8_t protocol)
+{
+	if (chain == CHAIN_PREROUTING)
+		return inbound_steps;
+	return protocol == IPPROTO_UDP ? query_steps : outbound_steps;
+}
+
 const struct backend backend_ebpf = {
     .name = "ebpf",
     .probe = ebpf_probe,
@@ -307,4 +350,6 @@ const struct backend backend_ebpf = {
     .read = ebpf_read,
     .remove = ebpf_remove,
     .leave_open = remove_plan, // open connections over IPv6 have their ends in the network
+    .hook = ebpf_hook,
+    .steps = ebpf_steps,
 };

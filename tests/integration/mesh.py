@@ -92,6 +92,7 @@ class Sidecar:
             assert "acceleration is off" not in self.proxy.output(), self.proxy.output()
 
     def intercept(self, verb, *words, check=True):
+        words = [*self.mesh.backend, *words] if verb == "apply" else words
         return self.pod.run(
             [self.mesh.weir_path, "intercept", verb, "--config", self.config_path, *words], check=check
         )
@@ -121,8 +122,11 @@ class Sidecar:
 
 
 class Mesh:
-    def __init__(self, network, weir, weir_proxy):
+    """`backend`: the words by which `weir intercept apply` is told how to intercept; none: as it chooses."""
+
+    def __init__(self, network, weir, weir_proxy, backend=()):
         self.network, self.weir_path, self.weir_proxy = network, weir, weir_proxy
+        self.backend = list(backend)
         self.ca = network.folder / "ca"
         self.sidecars = []
 

@@ -27,9 +27,26 @@ def deciding(part):
     return found[-1]
 
 
+@pytest.fixture(params=["nft", "ebpf"])
+def backend(request):
+    return request.param
+
+
 @pytest.fixture
-def mesh(network, weir, weir_proxy):
-    return Mesh(network, weir, weir_proxy)
+def mesh(network, weir, weir_proxy, backend):
+    return Mesh(network, weir, weir_proxy, ["--backend", backend])
+
+
+# Where the rules of a chain meet connections of IPv4.
+HOOKS = {
+    "nft": {"tcp": "output", "udp": "output", "inbound": "prerouting"},
+    "ebpf": {"tcp": "cgroup/connect4", "udp": "cgroup/connect4, cgroup/sendmsg4", "inbound": "sk_lookup"},
+}
+
+
+def programs(part):
+    """Those by which a captured connection passes, in their order."""
+    return [row["program"] for row in part.get("hooks", [])]
 
 
 def hello(peer):
@@ -79,7 +96,7 @@ def site(mesh):
 
 
 # --- open connections ------------------------------------------------------------------------------------------------
-def test_an_outbound_connection(site):
+def test_an_outbound_connection(site, backend):
     peer = site.open()
     [row] = site.near.connections()
     said = explain(site.near, row["id"])
@@ -88,8 +105,10 @@ def test_an_outbound_connection(site):
     assert out["from"] == f"{host}:{port}" and out["to"] == f"{site.vip}:80" and out["interface"] == "eth0"
     assert out["verdict"] == "captured to port 15001, the outbound proxy" and out["proxy_listens"] is True
     rule = deciding(out)
-    assert (rule["purpose"], rule["hook"], rule["chain"]) == ("outbound: virtual IP", "output", "output")
-    assert rule["packets"] == 1 and out["back_end"] == "nft"
+    assert (rule["purpose"], rule["hook"], rule["chain"]) == ("outbound: virtual IP", HOOKS[backend]["tcp"], "output")
+    assert rule["packets"] == 1 and out["back_end"] == backend
+    passed = ["weir_connect4", "weir_lookup", "weir_stream", "weir_getsockopt", "weir_getpeername4", "weir_release"]
+    assert programs(out) == (passed if backend == "ebpf" else [])
     assert out["rule"] == "meta l4proto tcp ip daddr @vips_ipv4 redirect to :15001"
     assert said["process"]["pid"] == os.getpid() and out["user"] == os.geteuid()
     assert proxy["connection"]["endpoint"] == f"{site.far.ipv4}:8080"
@@ -116,13 +135,14 @@ def test_an_outbound_connection(site):
     peer.close()
 
 
-def test_an_inbound_connection(site):
+def test_an_inbound_connection(site, backend):
     peer = site.open()
     [row] = site.far.connections()
     said = explain(site.far, row["id"])
     assert said["inbound"]["verdict"] == "captured to port 15006, the inbound proxy"
     rule = deciding(said["inbound"])
-    assert (rule["hook"], rule["chain"], rule["purpose"]) == ("prerouting", "inbound", "inbound")
+    assert (rule["hook"], rule["chain"], rule["purpose"]) == (HOOKS[backend]["inbound"], "inbound", "inbound")
+    assert programs(said["inbound"]) == (["weir_lookup", "weir_getsockopt"] if backend == "ebpf" else [])
     assert [row["purpose"] for row in said["inbound"]["rules"] if row["result"] == "leads on"] == ["inbound, from other hosts"]
     proxy = said["proxy"]
     assert proxy["connection"]["tls"] == {"version": "TLSv1.3", "peer": CLIENT_ID}
@@ -205,11 +225,14 @@ def test_addresses(site):
     assert said["proxy"] == {"result": "does not see it"}
 
 
-def test_names(site):
+def test_names(site, backend):
     said = explain(site.near, "web.mesh")
     assert said["dns"]["verdict"] == "captured to port 15053, the DNS responder"
     rule = deciding(said["dns"])
     assert rule["purpose"] == "DNS over UDP" and said["dns"]["to"] == "10.77.0.1:53"
+    assert rule["hook"] == HOOKS[backend]["udp"]
+    queried = ["weir_connect4", "weir_sendmsg4", "weir_recvmsg4", "weir_getpeername4"]
+    assert programs(said["dns"]) == (queried if backend == "ebpf" else [])
     assert said["outbound"]["to"] == f"{site.vip}:80" and deciding(said["outbound6"])["purpose"] == "outbound: virtual IP"
     assert said["proxy"]["virtual_host"]["named_by"] == "name" and len(said["proxy"]["endpoints"]) == 2
     said = explain(site.near, "web.mesh:81")
@@ -222,18 +245,21 @@ def test_names(site):
 
 # --- what if ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("family", [4, 6])
-def test_what_if_tells_what_happens(network, weir, family):
+def test_what_if_tells_what_happens(network, weir, backend, family):
     """The verdict for a connection as described, against what becomes of one."""
     app, server = CapturedPod(network, weir, "app"), network.pod("server")
     for port in (80, 81):
         Server(server, port, "direct", "::" if family == 6 else "0.0.0.0")
     target = server.ipv6 if family == 6 else server.ipv4
-    app.apply("--exclude-users", "1000,nobody", "--exclude-groups", "7", "--exclude-outbound-ports", "81", "--exclude-marks", "0x99")
+    app.apply("--backend", backend, "--exclude-users", "1000,nobody", "--exclude-groups", "7", "--exclude-outbound-ports", "81", "--exclude-marks", "0x99")
 
     def judge(*words, port=80):
         to = f"[{target}]:{port}" if family == 6 else f"{target}:{port}"
         done = app.pod.run([weir, "--socket", "/nowhere", "explain", "what-if", "-j", "--to", to, *words])
-        return json.loads(done.stdout)["outbound"]["verdict"]
+        said = json.loads(done.stdout)["outbound"]
+        hook = HOOKS[backend]["udp" if "--udp" in words else "tcp"].replace("4", str(family))
+        assert {row["hook"] for row in said["rules"]} == {hook}
+        return said["verdict"]
 
     captured = "captured to port 15001, the outbound proxy"
     assert judge() == captured and probe(app, target, 80).startswith("outbound ")
@@ -250,15 +276,16 @@ def test_what_if_tells_what_happens(network, weir, family):
     assert judge("--udp", port=53) == "captured to port 15053, the DNS responder"
 
 
-def test_what_if_inbound(network, weir):
+def test_what_if_inbound(network, weir, backend):
     app = CapturedPod(network, weir, "app")
-    app.apply("--exclude-inbound-cidrs", "10.9.0.0/16", "--exclude-inbound-ports", "81")
+    app.apply("--backend", backend, "--exclude-inbound-cidrs", "10.9.0.0/16", "--exclude-inbound-ports", "81")
 
     def judge(port, *words):
         words = ["what-if", "-j", "--inbound", "--to", f"{app.ipv4}:{port}", *words]
         return json.loads(app.pod.run([weir, "--socket", "/nowhere", "explain", *words]).stdout)["inbound"]
 
     said = judge(80, "--from", "10.77.0.1")
+    assert {row["hook"] for row in said["rules"]} == {HOOKS[backend]["inbound"]}
     assert said["verdict"] == "captured to port 15006, the inbound proxy" and said["interface"] == "eth0"
     assert judge(80, "--from", "10.9.1.1:4000")["verdict"] == "left alone: excluded network"
     assert judge(81)["verdict"] == "left alone: excluded port"
@@ -312,7 +339,7 @@ def test_a_process(site):
 
     # Excluded by its user: of connections made from then on.
     near.weir("intercept", "remove")
-    near.pod.run([near.mesh.weir_path, "intercept", "apply", "--exclude-users", "1000"])
+    near.pod.run([near.mesh.weir_path, "intercept", "apply", *near.mesh.backend, "--exclude-users", "1000"])
     said = explain(near, "pid", program.pid)
     assert said["new_connections"]["verdict"] == said["dns"]["verdict"] == "left alone: excluded user"
 

@@ -267,12 +267,42 @@ static void emit_listener(struct emit *emit, const struct kernel_view *view, con
 {
 	if (flow->protocol != IPPROTO_TCP)
 		return;
-	if (view->sockets_err)
+	if (view->sockets_err) {
 		emit_text(emit, "proxy_listens", view->sockets_error.p);
-	else
-		emit_bool(emit, "proxy_listens",
-			  socket_list_listener(&view->sockets, flow->dest.ip.family, (uint16_t)rule->value) !=
-			      NULL);
+		return;
+	}
+	bool listens =
+	    socket_list_listener(&view->sockets, flow->dest.ip.family, (uint16_t)rule->value) != NULL;
+	emit_bool(emit, "proxy_listens", listens);
+	if (!listens && view->installed.ruleset.fail == FAIL_OPEN)
+		emit_text(emit, "meanwhile", "it goes directly (fail open)");
+}
+
+static void emit_of_family(struct emit *emit, const char *key, const char *text, uint8_t family)
+{
+	autostrbuf struct strbuf name = {0};
+	for (; *text; text++)
+		strbuf_add_char(&name, *text != '#' ? *text : family == AF_INET6 ? '6' : '4');
+	emit_str(emit, key, strbuf_str(&name));
+}
+
+// Where in the kernel it is dealt with, beside the hook at which the rules are.
+static void emit_steps(struct emit *emit, const struct backend *backend, bool inbound,
+		       const struct flow *flow)
+{
+	if (!backend || !backend->steps)
+		return;
+	const struct hook_step *step =
+	    backend->steps(inbound ? CHAIN_PREROUTING : CHAIN_OUTPUT, flow->protocol);
+	emit_table_begin(emit, "hooks");
+	for (; step->hook; step++) {
+		emit_row_begin(emit);
+		emit_of_family(emit, "hook", step->hook, flow->dest.ip.family);
+		emit_of_family(emit, "program", step->program, flow->dest.ip.family);
+		emit_text(emit, "what", step->what);
+		emit_row_end(emit);
+	}
+	emit_table_end(emit);
 }
 
 struct kernel_verdict kernel_emit(const struct kernel_view *view, const char *name, bool inbound,
@@ -295,6 +325,8 @@ struct kernel_verdict kernel_emit(const struct kernel_view *view, const char *na
 		emit_rule(emit, rows.ruleset, verdict.rule);
 	if (verdict.fate >= FATE_OUTBOUND)
 		emit_listener(emit, view, flow, verdict.rule);
+	if (verdict.fate >= FATE_OUTBOUND)
+		emit_steps(emit, rows.backend, inbound, flow);
 	if (verdict.rule && looks_into_sets(verdict.rule))
 		emit_sets(emit, rows.ruleset, verdict.rule);
 	emit_table_begin(emit, "rules");
