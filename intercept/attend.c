@@ -17,7 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { NUMBER_TEXT = 32 };
+enum { NUMBER_TEXT = 32, SCANS_A_SWEEP = 8 };
 
 // A proxy that was seen. Process numbers are used again: the start time tells apart.
 struct seen {
@@ -37,6 +37,7 @@ struct attend {
 	void *arg;
 	struct seen *seen;
 	size_t count, cap;
+	uint64_t scans;
 };
 
 // --- processes --------------------------------------------------------------------------------------------
@@ -247,6 +248,14 @@ static int look_at(struct attend *attend, int pid, const char *name)
 	return seen->done ? 0 : attend_pod(attend, folder, seen, netns);
 }
 
+// What pods leave that are gone, also while nobody attended.
+static void sweep_gone(void)
+{
+	for (size_t i = 0; backends[i]; i++)
+		if (backends[i]->sweep)
+			backends[i]->sweep();
+}
+
 int attend_scan(struct attend *attend)
 {
 	int err = 0;
@@ -258,6 +267,8 @@ int attend_scan(struct attend *attend)
 			err = look_at(attend, (int)pid, entry->d_name);
 	}
 	forget_absent(attend);
+	if (!err && attend->scans++ % SCANS_A_SWEEP == 0)
+		sweep_gone();
 	return err;
 }
 

@@ -24,7 +24,7 @@ typedef void (*attend_fn)(void *arg, int pid, uint64_t netns, bool changed, stru
 // or "auto" (backend.h), which is chosen for each pod; the text must outlive it.
 int attend_new(const char *proc, struct str backend, attend_fn fn, void *arg, struct attend **ret_attend);
 // Looks for proxies that are new since the last time, and captures their pods; one that failed is tried again
-// at each call, and told of once. 0 or a negative error, after which the program must end: it may be in a
+// at each call, and told of once. At every few calls, removes what pods have left that are gone. 0 or a negative error, after which the program must end: it may be in a
 // pod's namespace.
 int attend_scan(struct attend *attend);
 // NULL is fine.

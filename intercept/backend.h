@@ -46,6 +46,8 @@ struct backend {
 	int (*remove)(struct strbuf *ret_error);
 	// Like remove, but for what connections need that are open. NULL: they need rules.
 	int (*leave_open)(struct strbuf *ret_error);
+	// Removes what network namespaces have left that have ended. NULL: they leave nothing.
+	void (*sweep)(void);
 	// Where in the kernel the rules of a chain meet connections of that family and protocol:
 	// "cgroup/connect4". NULL: at the chain's own hook (rules.h).
 	const char *(*hook)(enum rule_chain chain, uint8_t family, uint8_t protocol);

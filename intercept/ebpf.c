@@ -259,6 +259,16 @@ static int ebpf_remove(struct strbuf *ret_error)
 	return route == ERR_NOT_FOUND ? err : route;
 }
 
+static void ebpf_sweep(void)
+{
+	struct ebpf_place place;
+	autostrbuf struct strbuf ignored = {0};
+	if (ebpf_place_open(false, &place, &ignored))
+		return;
+	ebpf_place_each(&place, sweep, NULL);
+	ebpf_place_close(&place);
+}
+
 // --- printing ------------------------------------------------------------------------------------------------
 static void print_chain(const struct ruleset *ruleset, enum rule_chain chain, const char *title,
 			struct strbuf *out)
@@ -350,6 +360,7 @@ const struct backend backend_ebpf = {
     .read = ebpf_read,
     .remove = ebpf_remove,
     .leave_open = remove_plan, // open connections over IPv6 have their ends in the network
+    .sweep = ebpf_sweep,
     .hook = ebpf_hook,
     .steps = ebpf_steps,
 };

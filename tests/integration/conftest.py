@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import tempfile
 
 import pytest
 
@@ -61,6 +62,14 @@ def packages(build_dir, tmp_path_factory):
             subprocess.run(words, check=True, capture_output=True, text=True, timeout=120)
             made.rename(folder)
     return folder
+
+
+@pytest.fixture
+def agents_turn():
+    """A node's agent sees all pods of this machine, those of other tests, too: one test at a time."""
+    with open(pathlib.Path(tempfile.gettempdir()) / "weirtest-node.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def pytest_collection_modifyitems(config, items):

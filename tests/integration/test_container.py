@@ -293,14 +293,11 @@ def test_init_container_without_its_capability_says_so(network, weir, weir_proxy
 
 
 @pytest.fixture
-def node(network, weir):
-    """Starts the node's agent. It sees all pods of this machine, those of other tests, too: one test at a time."""
-    path = pathlib.Path(tempfile.gettempdir()) / "weirtest-node.lock"
-    with open(path, "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lambda: network.hub.start([weir, "intercept", "attend"], ready=output("looking for proxies"))
-        for daemon in network.daemons:
-            daemon.kill()
+def node(network, weir, agents_turn):
+    """Starts the node's agent."""
+    yield lambda: network.hub.start([weir, "intercept", "attend"], ready=output("looking for proxies"))
+    for daemon in network.daemons:
+        daemon.kill()
 
 
 AGENT_APP = APP.replace("    weir.io/tls-mode", "    weir.io/interception: agent\n    weir.io/tls-mode")

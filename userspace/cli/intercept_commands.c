@@ -432,7 +432,8 @@ const struct cli_command intercept_commands[] = {
       "and installs "
       "what it says in their namespaces: no container of a pod needs a privilege. Wants root on the node and "
       "its process "
-      "namespace. Ends with SIGTERM; what is installed stays.",
+      "namespace. What pods leave that are gone is removed. Ends with SIGTERM; what is installed stays, and "
+      "is taken over by the next one.",
       attend_params, ARRAY_SIZE(attend_params)},
      intercept_attend},
     {{"intercept", "wait", "Wait until this pod's interception was installed from outside",
