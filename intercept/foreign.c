@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "intercept/ebpf_place.h"
 #include "intercept/nft_rule.h"
 #include "intercept/nft_socket.h"
 #include "intercept/program.h"
@@ -15,7 +16,6 @@
 #include <linux/bpf.h>
 #include <linux/netfilter.h>
 #include <linux/netfilter/nf_tables.h>
-#include <mntent.h>
 #include <stdio.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -273,87 +273,150 @@ static void find_legacy(struct foreign_list *list, const char *name, const char 
 }
 
 // --- BPF ---------------------------------------------------------------------------------------------------
-static const struct {
-	const char *name;
-	uint32_t type;
-} attach_points[] = {
-    {"connect4", BPF_CGROUP_INET4_CONNECT},	    {"connect6", BPF_CGROUP_INET6_CONNECT},
-    {"sendmsg4", BPF_CGROUP_UDP4_SENDMSG},	    {"sendmsg6", BPF_CGROUP_UDP6_SENDMSG},
-    {"recvmsg4", BPF_CGROUP_UDP4_RECVMSG},	    {"recvmsg6", BPF_CGROUP_UDP6_RECVMSG},
-    {"getpeername4", BPF_CGROUP_INET4_GETPEERNAME}, {"getpeername6", BPF_CGROUP_INET6_GETPEERNAME},
-    {"getsockopt", BPF_CGROUP_GETSOCKOPT},	    {"sock_ops", BPF_CGROUP_SOCK_OPS},
+// What a program of others means where weir's is on the same hook (eBPF), ...
+struct place_meaning {
+	const char *before, *after;
 };
 
-static void name_program(struct foreign_hook *hook, const char *place, uint32_t id)
+static const struct place_meaning on_addresses = {
+    "before weir's: it refuses, or changes the address, before weir looks",
+    "after weir's: it sees the address that weir has put there, and may refuse or change it"};
+static const struct place_meaning on_answers = {"before weir's: what it says of the peer weir may replace",
+						"after weir's: it may change what weir says of the peer"};
+static const struct place_meaning on_options = {
+    "before weir's: it may refuse the proxy the original destination",
+    "after weir's: it may change the original destination that the proxy is told"};
+static const struct place_meaning on_events = {"before weir's: both run", "after weir's: both run"};
+static const struct place_meaning on_lookup = {
+    "before weir's: what it gives to a socket is not captured",
+    "after weir's: it may give another socket what is for the proxy's"};
+
+// ... and where it is not.
+static const char before_rules[] =
+    "before rules of nftables and iptables: they see what it has made of an address";
+static const char behind_rules[] = "behind the rules: it may give another socket what is for the proxy's";
+
+static const struct attach_point {
+	const char *name;
+	uint32_t type;
+	const char *program; // weir's for the capture
+	const struct place_meaning *meaning;
+} attach_points[] = {
+    {"connect4", BPF_CGROUP_INET4_CONNECT, "weir_connect4", &on_addresses},
+    {"connect6", BPF_CGROUP_INET6_CONNECT, "weir_connect6", &on_addresses},
+    {"sendmsg4", BPF_CGROUP_UDP4_SENDMSG, "weir_sendmsg4", &on_addresses},
+    {"sendmsg6", BPF_CGROUP_UDP6_SENDMSG, "weir_sendmsg6", &on_addresses},
+    {"recvmsg4", BPF_CGROUP_UDP4_RECVMSG, "weir_recvmsg4", &on_answers},
+    {"recvmsg6", BPF_CGROUP_UDP6_RECVMSG, "weir_recvmsg6", &on_answers},
+    {"getpeername4", BPF_CGROUP_INET4_GETPEERNAME, "weir_getpeername4", &on_answers},
+    {"getpeername6", BPF_CGROUP_INET6_GETPEERNAME, "weir_getpeername6", &on_answers},
+    {"getsockopt", BPF_CGROUP_GETSOCKOPT, "weir_getsockopt", &on_options},
+    {"sock_ops", BPF_CGROUP_SOCK_OPS, "weir_stream", &on_events},
+    {"sock_release", BPF_CGROUP_INET_SOCK_RELEASE, "weir_release", &on_events},
+};
+static const struct attach_point lookup_point = {"sk_lookup", BPF_SK_LOOKUP, "weir_lookup", &on_lookup};
+
+static int bpf_call(enum bpf_cmd command, union bpf_attr *attr)
+{
+	return (int)syscall(SYS_bpf, command, attr, sizeof *attr);
+}
+
+// Empty if it cannot be asked.
+static void program_name(uint32_t id, char ret_name[BPF_OBJ_NAME_LEN])
 {
 	union bpf_attr attr = {.prog_id = id};
 	struct bpf_prog_info info = {0};
-	int fd = (int)syscall(SYS_bpf, BPF_PROG_GET_FD_BY_ID, &attr, sizeof attr);
+	autoclose int fd = bpf_call(BPF_PROG_GET_FD_BY_ID, &attr);
 	attr = (union bpf_attr){
 	    .info = {.bpf_fd = (uint32_t)fd, .info_len = sizeof info, .info = (uintptr_t)&info}};
-	if (fd < 0 || syscall(SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &attr, sizeof attr) < 0)
-		info.name[0] = 0;
-	if (fd >= 0)
-		close(fd);
-	snprintf(hook->where, sizeof hook->where, "%s %.16s (program %u)", place, info.name, id);
-	guess_owner(hook, info.name);
+	bool known = fd >= 0 && bpf_call(BPF_OBJ_GET_INFO_BY_FD, &attr) == 0;
+	snprintf(ret_name, BPF_OBJ_NAME_LEN, "%s", known ? info.name : "");
 }
 
-static void find_programs(struct foreign_list *list, int fd, const char *place, uint32_t type, uint32_t flags,
-			  const char *what)
+static bool is_our_program(const char *name)
 {
-	uint32_t ids[PROGRAMS_MAX] = {0};
+	return strncmp(name, "weir_", strlen("weir_")) == 0;
+}
+
+// A hook's programs in the order in which they run.
+struct order {
+	uint32_t count, ids[PROGRAMS_MAX];
+	char names[PROGRAMS_MAX][BPF_OBJ_NAME_LEN];
+	uint32_t ours; // place of the first that captures, from 1; 0: none is there
+};
+
+static void read_order(int fd, const struct attach_point *point, uint32_t flags, struct order *ret_order)
+{
 	union bpf_attr attr = {.query = {.target_fd = (uint32_t)fd,
-					 .attach_type = type,
+					 .attach_type = point->type,
 					 .query_flags = flags,
-					 .prog_ids = (uintptr_t)ids,
+					 .prog_ids = (uintptr_t)ret_order->ids,
 					 .prog_cnt = PROGRAMS_MAX}};
-	if (syscall(SYS_bpf, BPF_PROG_QUERY, &attr, sizeof attr) < 0)
+	ret_order->ours = ret_order->count = 0;
+	if (bpf_call(BPF_PROG_QUERY, &attr) < 0)
 		return;
-	for (uint32_t i = 0; i < MIN(attr.query.prog_cnt, (uint32_t)PROGRAMS_MAX); i++) {
-		struct foreign_hook *hook = add(list);
-		if (!hook)
-			return;
-		snprintf(hook->kind, sizeof hook->kind, "BPF");
-		name_program(hook, place, ids[i]);
-		hook->meaning = what;
-		if (strstr(hook->where, " weir_"))
-			list->count--;
+	ret_order->count = MIN(attr.query.prog_cnt, (uint32_t)PROGRAMS_MAX);
+	for (uint32_t i = 0; i < ret_order->count; i++) {
+		program_name(ret_order->ids[i], ret_order->names[i]);
+		// (The kernel cuts names.)
+		if (!ret_order->ours &&
+		    strncmp(ret_order->names[i], point->program, BPF_OBJ_NAME_LEN - 1) == 0)
+			ret_order->ours = i + 1;
 	}
 }
 
-// The folder of this process's control group; a descriptor or a negative error.
+static const char *place_of(const struct attach_point *point, const struct order *order, uint32_t place)
+{
+	if (!order->ours)
+		return point == &lookup_point ? behind_rules : before_rules;
+	return place < order->ours ? point->meaning->before : point->meaning->after;
+}
+
+static void find_programs(struct foreign_list *list, int fd, const struct attach_point *point, uint32_t flags)
+{
+	struct order order;
+	read_order(fd, point, flags, &order);
+	for (uint32_t i = 0; i < order.count; i++) {
+		struct foreign_hook *hook = is_our_program(order.names[i]) ? NULL : add(list);
+		if (!hook)
+			continue;
+		snprintf(hook->kind, sizeof hook->kind, "BPF");
+		snprintf(hook->where, sizeof hook->where, "%s %.16s (program %u)", point->name,
+			 order.names[i], order.ids[i]);
+		guess_owner(hook, order.names[i]);
+		hook->priority = (int)i + 1;
+		hook->meaning = place_of(point, &order, i + 1);
+	}
+}
+
+// This process's control group; a descriptor or a negative error.
 static int open_cgroup(void)
 {
-	char line[512], path[1024] = "";
-	FILE *mounts = setmntent("/proc/self/mounts", "re"), *groups = fopen("/proc/self/cgroup", "re");
-	struct mntent *entry;
-	while (mounts && !path[0] && (entry = getmntent(mounts)))
-		if (strcmp(entry->mnt_type, "cgroup2") == 0)
-			snprintf(path, 512, "%s", entry->mnt_dir);
-	while (groups && path[0] && fgets(line, sizeof line, groups))
-		if (strncmp(line, "0::", 3) == 0) {
-			line[strcspn(line, "\n")] = 0;
-			strncat(path, line + 3, sizeof line - 1);
-		}
-	if (mounts)
-		endmntent(mounts);
+	static const struct ebpf_place anywhere;
+	autostrbuf struct strbuf ignored = {0};
+	char line[EBPF_PATH_MAX], unused[EBPF_PATH_MAX];
+	int fd = -ENOENT, top;
+	if (ebpf_place_cgroup(&anywhere, NULL, &top, unused, &ignored))
+		return -ENOENT;
+	FILE *groups = fopen("/proc/self/cgroup", "re");
+	while (groups && fd < 0 && fgets(line, sizeof line, groups)) {
+		line[strcspn(line, "\n")] = 0;
+		if (strncmp(line, "0::/", 4) == 0)
+			fd = openat(top, line[4] ? &line[4] : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	}
 	if (groups)
 		fclose(groups);
-	int fd = path[0] ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-	return fd < 0 ? -ENOENT : fd;
+	close(top);
+	return fd;
 }
 
 static void find_bpf(struct foreign_list *list)
 {
 	autoclose int cgroup = open_cgroup(), namespace = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
 	for (size_t i = 0; i < ARRAY_SIZE(attach_points) && cgroup >= 0; i++)
-		find_programs(
-		    list, cgroup, attach_points[i].name, attach_points[i].type, BPF_F_QUERY_EFFECTIVE,
-		    "before rules of nftables and iptables: they see what it has made of an address");
+		find_programs(list, cgroup, &attach_points[i], BPF_F_QUERY_EFFECTIVE);
 	if (namespace >= 0)
-		find_programs(list, namespace, "sk_lookup", BPF_SK_LOOKUP, 0,
-			      "behind the rules: it may give another socket what is for the proxy's");
+		find_programs(list, namespace, &lookup_point, 0);
 }
 
 // --- all ---------------------------------------------------------------------------------------------------

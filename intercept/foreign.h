@@ -15,7 +15,7 @@ struct foreign_hook {
 	char where[80]; // "ip nat OUTPUT", "connect4 (program 17)"
 	char owner[20]; // "kube-proxy", as far as names tell; else empty
 	char hook[16];	// "output"; empty for BPF
-	int priority;
+	int priority;	// of BPF: its place in the order of the hook's programs, from 1
 	size_t rules;
 	const char *meaning; // of its place beside weir's
 };

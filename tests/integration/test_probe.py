@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`weir intercept probe` says what really works, and leaves nothing behind; `show --foreign` says who else is there."""
 
-import ctypes
+import contextlib
 import json
-import os
 import re
-import struct
 import subprocess
 
 import pytest
 
-from capture import CapturedPod, state
+import bpf
+from capture import CapturedPod, Server, probe, state
 from netns import CONTROL_GROUPS
 
 UNPRIVILEGED = ["setpriv", "--clear-groups", "--reuid=65534", "--regid=65534"]
@@ -176,31 +175,71 @@ def test_who_else_is_on_the_hooks(pod, weir, backend):
     assert (row["owner"], row["rules"], row["priority"]) == ("Istio", 2, -100)
 
 
-def bpf(command, attributes):
-    """The system call, with attributes as bytes."""
-    buffer = ctypes.create_string_buffer(attributes.ljust(128, b"\0"), 128)
-    result = ctypes.CDLL(None, use_errno=True).syscall(321, command, buffer, 128)
-    assert result >= 0, os.strerror(ctypes.get_errno())
-    return result
+def foreign_programs(pod, weir, group=None):
+    """{hook and name: row} of other programs; as seen by a process of that control group."""
+    into = ["sh", "-c", 'echo $$ >"$0"/cgroup.procs && exec "$@"', str(group)] if group else []
+    enter = [*into, "nsenter", f"--net=/run/netns/{pod.netns}"]
+    done = subprocess.run([*enter, weir, "intercept", "show", "--foreign", "-j"], capture_output=True, check=True, timeout=20)
+    rows = [row for row in json.loads(done.stdout)["foreign"] if row["kind"] == "BPF"]
+    return {row["where"].partition(" (program ")[0]: row for row in rows}
 
 
-def test_programs_on_the_control_group(pod, weir):
+def test_programs_on_the_control_group(network, pod, weir):
     """One of somebody's, that lets everything pass."""
-    code = ctypes.create_string_buffer(bytes.fromhex("b700000001000000" "9500000000000000"), 16)
-    licence = ctypes.create_string_buffer(b"GPL")
-    load = struct.pack("=IIQQIIQII16sII", 18, 2, ctypes.addressof(code), ctypes.addressof(licence), 0, 0, 0, 0, 0, b"cil_theirs", 0, 10)
-    program = bpf(5, load)
-    folder = CONTROL_GROUPS / f"{pod.netns}-theirs"
-    folder.mkdir()
-    group = os.open(folder, os.O_RDONLY)
-    try:
-        bpf(8, struct.pack("=IIII", group, program, 10, 0))
-        enter = ["nsenter", f"--net=/run/netns/{pod.netns}", "sh", "-c", f'echo $$ > {folder}/cgroup.procs && exec "$@"', "sh"]
-        done = subprocess.run([*enter, weir, "intercept", "show", "--foreign", "-j"], capture_output=True, check=True, timeout=20)
-        (row,) = [row for row in json.loads(done.stdout)["foreign"] if row["kind"] == "BPF"]
-        assert row["where"].startswith("connect4 cil_theirs (program ") and row["owner"] == "Cilium"
-        assert row["meaning"].startswith("before rules")
-    finally:
-        os.close(group)
-        os.close(program)
-        folder.rmdir()
+    with bpf.attached(network, "cil_theirs") as (program, group):
+        row = foreign_programs(pod, weir, group)["connect4 cil_theirs"]
+        assert row["where"].endswith(f"(program {program})") and row["owner"] == "Cilium"
+    assert "connect4 cil_theirs" not in foreign_programs(pod, weir)
+
+
+MEANINGS = {
+    "connect4": ("it refuses, or changes the address, before weir looks", "it sees the address that weir has put there"),
+    "sendmsg4": ("it refuses, or changes the address, before weir looks", "it sees the address that weir has put there"),
+    "sock_ops": ("both run", "both run"),
+    "sk_lookup": ("what it gives to a socket is not captured", "it may give another socket what is for the proxy's"),
+}
+
+
+@pytest.mark.parametrize("hook", list(MEANINGS))
+def test_other_programs_beside_those_of_ebpf(network, weir, hook):
+    """In the order in which they run: those of inner control groups first, then by when they were attached."""
+    app, bystander = CapturedPod(network, weir, "app"), network.pod("bystander")
+    lookup = hook == "sk_lookup"
+    place = {"pod": app.pod} if lookup else {"group": CONTROL_GROUPS}
+    inner = CONTROL_GROUPS / f"{network.prefix}inner"
+    inner.mkdir()
+    with contextlib.ExitStack() as stack:
+        if lookup:
+            stack.enter_context(bpf.attached(network, "their_first", hook, **place))
+        app.apply("--backend", "ebpf")
+        stack.enter_context(bpf.attached(network, "their_last", hook, **place))
+        if not lookup:
+            stack.enter_context(bpf.attached(network, "their_first", hook, group=inner))
+        found = foreign_programs(app.pod, weir, inner)
+        first, last = found[f"{hook} their_first"], found[f"{hook} their_last"]
+        before, after = MEANINGS[hook]
+        assert first["meaning"] == f"before weir's: {before}" and last["meaning"].startswith(f"after weir's: {after}")
+        assert 1 == first["priority"] < last["priority"]
+        # Nothing of theirs is changed, and all of them run.
+        target = bystander.ipv4
+        Server(bystander, 80, "direct")
+        assert probe(app, target, 80).startswith("outbound ")
+    assert not {f"{hook} their_first", f"{hook} their_last"} & set(foreign_programs(app.pod, weir, inner))
+
+
+def test_a_program_of_others_that_refuses(network, weir):
+    """What weir lets go elsewhere, somebody else's program may still stop; `show --foreign` names it."""
+    app, other = CapturedPod(network, weir, "app"), network.pod("other")
+    app.apply("--backend", "ebpf")
+    inner = CONTROL_GROUPS / f"{network.prefix}inner"
+    inner.mkdir()
+    call = f"import socket; socket.create_connection(('{other.ipv4}', 80), 10)"
+    words = ["sh", "-c", 'echo $$ >"$0"/cgroup.procs && exec "$@"', str(inner), "nsenter", f"--net=/run/netns/{app.pod.netns}"]
+    words += ["python3", "-c", call]
+    assert subprocess.run(words).returncode == 0
+    with bpf.attached(network, "their_deny", group=inner, verdict=0):
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode != 0 and "Operation not permitted" in done.stderr
+        row = foreign_programs(app.pod, weir, inner)["connect4 their_deny"]
+        assert row["meaning"].startswith("before weir's: it refuses") and row["priority"] == 1
+    assert subprocess.run(words).returncode == 0
