@@ -19,6 +19,7 @@ struct hook_step {
 	const char *hook;    // "sk_lookup"
 	const char *program; // "weir_lookup"
 	const char *what;
+	bool waiting; // only with the fail policy "hold"
 };
 
 struct backend {

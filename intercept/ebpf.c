@@ -321,27 +321,32 @@ static const char *ebpf_hook(enum rule_chain chain, uint8_t family, uint8_t prot
 }
 
 static const struct hook_step outbound_steps[] = {
-    {"cgroup/connect#", "weir_connect#", "goes through the rules, and sends it to an address of its own"},
-    {"sk_lookup", "weir_lookup", "gives what comes to that address to the proxy's listener"},
-    {"sockops", "weir_stream", "moves the original destination to the accepted socket"},
-    {"cgroup/getsockopt", "weir_getsockopt", "tells it to the proxy"},
-    {"cgroup/getpeername#", "weir_getpeername#", "tells the program the address that it asked for"},
-    {"cgroup/sock_release", "weir_release", "forgets what was not accepted"},
-    {NULL, NULL, NULL},
+    {"cgroup/connect#", "weir_connect#", "goes through the rules, and sends it to an address of its own",
+     false},
+    {"cgroup_skb/egress", "weir_hold_out", "keeps attempts back while nobody listens", true},
+    {"sk_lookup", "weir_lookup", "gives what comes to that address to the proxy's listener", false},
+    {"sockops", "weir_stream", "moves the original destination to the accepted socket", false},
+    {"cgroup/getsockopt", "weir_getsockopt", "tells it to the proxy", false},
+    {"cgroup/getpeername#", "weir_getpeername#", "tells the program the address that it asked for", false},
+    {"cgroup/sock_release", "weir_release", "forgets what was not accepted", false},
+    {NULL, NULL, NULL, false},
 };
 
 static const struct hook_step query_steps[] = {
-    {"cgroup/connect#", "weir_connect#", "goes through the rules, if the socket is connected"},
-    {"cgroup/sendmsg#", "weir_sendmsg#", "goes through the rules, if it is not"},
-    {"cgroup/recvmsg#", "weir_recvmsg#", "makes the answer come from the server that was asked"},
-    {"cgroup/getpeername#", "weir_getpeername#", "tells the program the address that it asked for"},
-    {NULL, NULL, NULL},
+    {"cgroup/connect#", "weir_connect#", "goes through the rules, if the socket is connected", false},
+    {"cgroup/sendmsg#", "weir_sendmsg#", "goes through the rules, if it is not", false},
+    {"sk_lookup", "weir_lookup", "notes that nobody listens", true},
+    {"cgroup_skb/egress", "weir_hold_out", "keeps it from being told that nobody listens", true},
+    {"cgroup/recvmsg#", "weir_recvmsg#", "makes the answer come from the server that was asked", false},
+    {"cgroup/getpeername#", "weir_getpeername#", "tells the program the address that it asked for", false},
+    {NULL, NULL, NULL, false},
 };
 
 static const struct hook_step inbound_steps[] = {
-    {"sk_lookup", "weir_lookup", "goes through the rules, and gives it to the proxy's listener"},
-    {"cgroup/getsockopt", "weir_getsockopt", "tells the proxy the original destination"},
-    {NULL, NULL, NULL},
+    {"sk_lookup", "weir_lookup", "goes through the rules, and gives it to the proxy's listener", false},
+    {"cgroup_skb/ingress", "weir_hold_in", "keeps attempts from the application while nobody listens", true},
+    {"cgroup/getsockopt", "weir_getsockopt", "tells the proxy the original destination", false},
+    {NULL, NULL, NULL, false},
 };
 
 static const struct hook_step *ebpf_steps(enum rule_chain chain, uint8_t protocol)

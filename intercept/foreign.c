@@ -287,6 +287,9 @@ static const struct place_meaning on_options = {
     "before weir's: it may refuse the proxy the original destination",
     "after weir's: it may change the original destination that the proxy is told"};
 static const struct place_meaning on_events = {"before weir's: both run", "after weir's: both run"};
+// (Only where weir's are, too: before rules of packet filters they are of no concern.)
+static const struct place_meaning on_packets = {"before weir's: both run, and either may drop a packet",
+						"after weir's: both run, and either may drop a packet"};
 static const struct place_meaning on_lookup = {
     "before weir's: what it gives to a socket is not captured",
     "after weir's: it may give another socket what is for the proxy's"};
@@ -313,6 +316,8 @@ static const struct attach_point {
     {"getsockopt", BPF_CGROUP_GETSOCKOPT, "weir_getsockopt", &on_options},
     {"sock_ops", BPF_CGROUP_SOCK_OPS, "weir_stream", &on_events},
     {"sock_release", BPF_CGROUP_INET_SOCK_RELEASE, "weir_release", &on_events},
+    {"egress", BPF_CGROUP_INET_EGRESS, "weir_hold_out", &on_packets},
+    {"ingress", BPF_CGROUP_INET_INGRESS, "weir_hold_in", &on_packets},
 };
 static const struct attach_point lookup_point = {"sk_lookup", BPF_SK_LOOKUP, "weir_lookup", &on_lookup};
 
@@ -376,6 +381,8 @@ static void find_programs(struct foreign_list *list, int fd, const struct attach
 {
 	struct order order;
 	read_order(fd, point, flags, &order);
+	if (!order.ours && point->meaning == &on_packets)
+		return;
 	for (uint32_t i = 0; i < order.count; i++) {
 		struct foreign_hook *hook = is_our_program(order.names[i]) ? NULL : add(list);
 		if (!hook)

@@ -16,13 +16,14 @@ import struct
 from netns import CONTROL_GROUPS
 
 MAP_CREATE, PROG_LOAD, GET_INFO, LINK_CREATE, ENABLE_STATS = 0, 5, 15, 28, 32
-SOCK_ADDR, SK_LOOKUP, SOCK_OPS = 18, 30, 13  # enum bpf_prog_type
+CGROUP_SKB, SOCK_ADDR, SK_LOOKUP, SOCK_OPS = 8, 18, 30, 13  # enum bpf_prog_type
 # Name: (type of the program, enum bpf_attach_type).
 HOOKS = {
     "connect4": (SOCK_ADDR, 10),
     "connect6": (SOCK_ADDR, 11),
     "sendmsg4": (SOCK_ADDR, 14),
     "sock_ops": (SOCK_OPS, 3),
+    "egress": (CGROUP_SKB, 1),
     "sk_lookup": (SK_LOOKUP, 36),
 }
 

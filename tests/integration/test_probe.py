@@ -196,6 +196,7 @@ MEANINGS = {
     "connect4": ("it refuses, or changes the address, before weir looks", "it sees the address that weir has put there"),
     "sendmsg4": ("it refuses, or changes the address, before weir looks", "it sees the address that weir has put there"),
     "sock_ops": ("both run", "both run"),
+    "egress": ("both run, and either may drop a packet", "both run, and either may drop a packet"),
     "sk_lookup": ("what it gives to a socket is not captured", "it may give another socket what is for the proxy's"),
 }
 
@@ -211,7 +212,7 @@ def test_other_programs_beside_those_of_ebpf(network, weir, hook):
     with contextlib.ExitStack() as stack:
         if lookup:
             stack.enter_context(bpf.attached(network, "their_first", hook, **place))
-        app.apply("--backend", "ebpf")
+        app.apply("--backend", "ebpf", "--fail", "hold")
         stack.enter_context(bpf.attached(network, "their_last", hook, **place))
         if not lookup:
             stack.enter_context(bpf.attached(network, "their_first", hook, group=inner))

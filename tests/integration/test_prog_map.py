@@ -34,6 +34,8 @@ CAPTURE = {
     "weir_getsockopt": "cgroup_getsockopt",
     "weir_lookup": "sk_lookup",
 }
+HOLD = {"weir_hold_in": "cgroup_inet_ingress", "weir_hold_out": "cgroup_inet_egress"}  # while a plan asks for it
+MAPS = {f"weir_{name}" for name in ("plans", "pending", "sockets", "servers", "listeners", "held", "unheard")}
 BYPASS = {
     "weir_meet": "cgroup_sock_ops",
     "weir_dial4": "cgroup_inet4_connect",
@@ -88,8 +90,9 @@ def entries(pod, weir, name):
 
 # --- programs --------------------------------------------------------------------------------------------------------
 def test_programs_of_the_capture(lone, weir):
+    lone.apply("--backend", "ebpf", "--fail", "hold")
     found = programs_of(weir, lone.pod)
-    assert {name: row["attach_type"] for name, row in found.items()} == CAPTURE
+    assert {name: row["attach_type"] for name, row in found.items()} == {**CAPTURE, **HOLD}
     assert found["weir_lookup"]["where"] == f"net:[{number_of(lone.pod)}]"
     assert found["weir_lookup"]["pin"].endswith(f"/netns-{cookie_of(lone.pod)}")
     for row in found.values():
@@ -127,7 +130,7 @@ def test_runs_are_shown_while_the_kernel_counts_them(lone, weir):
 def test_maps_of_the_capture(network, lone, weir):
     cookie, other = cookie_of(lone.pod), network.pod("other")
     maps = {row["name"]: row for row in pinned(ask(weir, "map", "show")["maps"])}
-    assert set(maps) == {"weir_plans", "weir_pending", "weir_sockets", "weir_servers", "weir_listeners"}
+    assert set(maps) == MAPS
     for row in maps.values():
         theirs = bpftool("map", "show", "id", row["id"])
         assert theirs["bytes_memlock"] == row["memory"]
@@ -189,6 +192,27 @@ def test_connections_and_their_original_destinations(lone, weir, family):
             row = rows[socket_cookie(accepted)]
             assert (row["side"], row["original"], row["redirect"]) == ("accepted", name_of(*to), None)
     assert entries(lone.pod, weir, "weir_sockets") == entries(lone.pod, weir, "weir_listeners") == []
+
+
+@families
+def test_connections_that_wait(network, lone, weir, family):
+    """Inbound, for a limited time."""
+    other = network.pod("other")
+    lone.apply("--backend", "ebpf", "--fail", "hold", "--hold-timeout", "60s")
+    [row] = entries(lone.pod, weir, "weir_plans")
+    assert row["fail"] == "hold"
+    with lone.enter():
+        kind = socket.AF_INET if family == 4 else socket.AF_INET6
+        application = socket.create_server(("", 8080), family=kind)
+    with other.enter():
+        client = socket.socket(kind)
+    client.setblocking(False)
+    with application, client, contextlib.suppress(BlockingIOError):
+        client.connect((lone.ipv4 if family == 4 else lone.ipv6, 8080))
+    with application, client:
+        [row] = wait_until(lambda: entries(lone.pod, weir, "weir_held"))
+        assert row["from"] == name_of(*client.getsockname()[:2]) and row["port"] == 8080
+        assert 0 < row["left_ms"] <= 60_000
 
 
 def socket_cookie(sock):
@@ -290,6 +314,7 @@ VERIFIED_MAX = {
     **dict.fromkeys(["weir_connect4", "weir_connect6", "weir_sendmsg4", "weir_sendmsg6", "weir_lookup"], 150_000),
     **dict.fromkeys(["weir_recvmsg4", "weir_recvmsg6", "weir_getpeername4", "weir_getpeername6"], 15_000),
     **dict.fromkeys(["weir_stream", "weir_release", "weir_getsockopt"], 5_000),
+    **dict.fromkeys(["weir_hold_in", "weir_hold_out"], 100_000),
     **dict.fromkeys(["weir_meet", "weir_bypass"], 20_000),
     **dict.fromkeys(["weir_dial4", "weir_dial6"], 5_000),
 }
@@ -303,6 +328,8 @@ MEMORY_MAX = {
     "weir_listeners": 2048 * KIB,
     "weir_sockets": 64 * KIB,
     "weir_servers": 64 * KIB,
+    "weir_held": 16384 * KIB,
+    "weir_unheard": 64 * KIB,
     "weir_meetings": 2048 * KIB,
     "weir_bypassed": 4096 * KIB,
     "weir_ends": 64 * KIB,
@@ -314,8 +341,9 @@ MEMORY_MAX_OTHERS = 64 * KIB
 def test_programs_and_maps_stay_within_their_limits(accelerated, lone, weir):
     """(pytest -s prints what they take.)"""
     bypass = open_ids(accelerated.proxy.pid, "prog_id")
+    lone.apply("--backend", "ebpf", "--fail", "hold")
     programs = {row["name"]: row for row in ask(weir, "prog", "show")["programs"] if row["pin"] or row["id"] in bypass}
-    assert set(programs) >= set(CAPTURE) | set(BYPASS)
+    assert set(programs) >= {*CAPTURE, *HOLD, *BYPASS}
     over = []
     for name, row in sorted(programs.items()):
         limit = VERIFIED_MAX.get(name, VERIFIED_MAX_OTHERS)
@@ -370,7 +398,7 @@ def test_nothing_stays(weir):
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=pathlib.Path(__file__).parent)
     with process:
         there, maps, *removed, again, _ = [json.loads(process.stdout.readline()) for _ in range(6)]
-        assert len(there) == len(again) == len(CAPTURE) and len(maps) == 5 and removed == [[], []]
+        assert len(there) == len(again) == len(CAPTURE) and len(maps) == len(MAPS) and removed == [[], []]
         assert pathlib.Path("/proc/1/mounts").read_text().count(" bpf ") == mounts
         assert set(again) <= {row["id"] for row in ask(weir, "prog", "show")["programs"]}
         process.kill()

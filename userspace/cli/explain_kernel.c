@@ -274,7 +274,9 @@ static void emit_listener(struct emit *emit, const struct kernel_view *view, con
 	bool listens =
 	    socket_list_listener(&view->sockets, flow->dest.ip.family, (uint16_t)rule->value) != NULL;
 	emit_bool(emit, "proxy_listens", listens);
-	if (!listens && view->installed.ruleset.fail == FAIL_OPEN)
+	if (!listens && ruleset_has_chain(&view->installed.ruleset, CHAIN_HOLD))
+		emit_text(emit, "meanwhile", "it waits (fail hold)");
+	else if (!listens && view->installed.ruleset.fail == FAIL_OPEN)
 		emit_text(emit, "meanwhile", "it goes directly (fail open)");
 }
 
@@ -287,15 +289,19 @@ static void emit_of_family(struct emit *emit, const char *key, const char *text,
 }
 
 // Where in the kernel it is dealt with, beside the hook at which the rules are.
-static void emit_steps(struct emit *emit, const struct backend *backend, bool inbound,
+static void emit_steps(struct emit *emit, const struct installed *installed, bool inbound,
 		       const struct flow *flow)
 {
+	const struct backend *backend = installed->backend;
+	bool waiting = ruleset_has_chain(&installed->ruleset, CHAIN_HOLD);
 	if (!backend || !backend->steps)
 		return;
 	const struct hook_step *step =
 	    backend->steps(inbound ? CHAIN_PREROUTING : CHAIN_OUTPUT, flow->protocol);
 	emit_table_begin(emit, "hooks");
 	for (; step->hook; step++) {
+		if (step->waiting && !waiting)
+			continue;
 		emit_row_begin(emit);
 		emit_of_family(emit, "hook", step->hook, flow->dest.ip.family);
 		emit_of_family(emit, "program", step->program, flow->dest.ip.family);
@@ -326,7 +332,7 @@ struct kernel_verdict kernel_emit(const struct kernel_view *view, const char *na
 	if (verdict.fate >= FATE_OUTBOUND)
 		emit_listener(emit, view, flow, verdict.rule);
 	if (verdict.fate >= FATE_OUTBOUND)
-		emit_steps(emit, rows.backend, inbound, flow);
+		emit_steps(emit, &view->installed, inbound, flow);
 	if (verdict.rule && looks_into_sets(verdict.rule))
 		emit_sets(emit, rows.ruleset, verdict.rule);
 	emit_table_begin(emit, "rules");

@@ -2,6 +2,7 @@
 // Entries of maps, each kind by a row of one table; those of no kind that is known here by their types.
 #include "cli/bpf_commands.h"
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/mem.h"
 #include "bpf/bypass.h"
@@ -66,12 +67,14 @@ static void begin(const struct dump *dump, const struct ebpf_map *map)
 // --- kinds ------------------------------------------------------------------------------------------------
 static void emit_plan(struct emit *emit, const union weir_cell *cells)
 {
+	static const char *const policies[] = {
+	    [FAIL_CLOSED] = "closed", [FAIL_OPEN] = "open", [FAIL_HOLD] = "hold"};
 	const struct weir_header *header = &cells[WEIR_CELL_HEADER].header;
 	const uint64_t *counters = (const uint64_t *)cells[WEIR_CELL_COUNTERS].counters;
 	emit_uint(emit, "outbound_port", header->ports[WEIR_ROLE_OUTBOUND]);
 	emit_uint(emit, "inbound_port", header->ports[WEIR_ROLE_INBOUND]);
 	emit_uint(emit, "dns_port", header->ports[WEIR_ROLE_DNS]);
-	emit_text(emit, "fail", header->fail == WEIR_FAIL_OPEN ? "open" : "closed");
+	emit_text(emit, "fail", header->fail < ARRAY_SIZE(policies) ? policies[header->fail] : NULL);
 	emit_uint(emit, "rules", header->rule_count);
 	emit_uint(emit, "sets", header->set_count);
 	emit_uint(emit, "let_through", counters[WEIR_COUNT_OPEN]);
@@ -168,6 +171,45 @@ static int listeners_row(const struct ebpf_map *map, const struct ebpf_entry *en
 	emit_uint(dump->emit, "slot", key->slot);
 	emit_uint(dump->emit, "socket", socket);
 	emit_row_end(dump->emit);
+	return 0;
+}
+
+// IPv4 has the first word alone.
+static void emit_held(const struct dump *dump, const struct weir_held_key *key)
+{
+	bool six = key->source[1] || key->source[2] || key->source[3];
+	struct addr from = {.ip = ip_of(six ? AF_INET6 : AF_INET, key->source), .port = key->source_port};
+	emit_namespace(dump, key->netns);
+	emit_addr(dump->emit, "from", &from);
+	emit_uint(dump->emit, "port", key->dest_port);
+}
+
+static int held_row(const struct ebpf_map *map, const struct ebpf_entry *entry, void *arg)
+{
+	const struct dump *dump = arg;
+	const struct weir_held *held = entry->value;
+	uint64_t now = clock_mono_ns();
+	begin(dump, map);
+	emit_held(dump, entry->key);
+	emit_duration(dump->emit, "left", held->until > now ? held->until - now : 0);
+	emit_row_end(dump->emit);
+	return 0;
+}
+
+static int unheard_row(const struct ebpf_map *map, const struct ebpf_entry *entry, void *arg)
+{
+	const struct dump *dump = arg;
+	const struct weir_unheard *each = entry->value;
+	for (size_t i = 0; i < entry->value_len / sizeof *each; i++) {
+		if (!each[i].protocol)
+			continue;
+		begin(dump, map);
+		emit_uint(dump->emit, "cpu", i);
+		emit_text(dump->emit, "protocol", each[i].protocol == IPPROTO_UDP ? "udp" : "tcp");
+		emit_held(dump, &each[i].key);
+		emit_uint(dump->emit, "proxy_port", each[i].proxy_port);
+		emit_row_end(dump->emit);
+	}
 	return 0;
 }
 
@@ -286,6 +328,8 @@ static const struct kind {
     {"weir_sockets", sizeof(int), sizeof(struct weir_socket), sockets_row},
     {"weir_servers", sizeof(int), sizeof(struct weir_servers), servers_row},
     {"weir_listeners", sizeof(struct weir_listener_key), sizeof(uint64_t), listeners_row},
+    {"weir_held", sizeof(struct weir_held_key), sizeof(struct weir_held), held_row},
+    {"weir_unheard", sizeof(uint32_t), sizeof(struct weir_unheard), unheard_row},
     {"weir_bypassed", sizeof(uint64_t), sizeof(uint64_t), bypassed_row},
     {"weir_counts", sizeof(uint32_t), sizeof(struct weir_bypass_counts), counts_row},
 };
