@@ -50,6 +50,7 @@ def programs(part):
 
 
 def hello(peer):
+    peer.sock.settimeout(60)  # tests ask much in between
     while peer.another():
         peer.head()
         peer.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")

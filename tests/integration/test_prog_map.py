@@ -207,9 +207,9 @@ def test_connections_that_wait(network, lone, weir, family):
     with other.enter():
         client = socket.socket(kind)
     client.setblocking(False)
-    with application, client, contextlib.suppress(BlockingIOError):
-        client.connect((lone.ipv4 if family == 4 else lone.ipv6, 8080))
     with application, client:
+        with contextlib.suppress(BlockingIOError):
+            client.connect((lone.ipv4 if family == 4 else lone.ipv6, 8080))
         [row] = wait_until(lambda: entries(lone.pod, weir, "weir_held"))
         assert row["from"] == name_of(*client.getsockname()[:2]) and row["port"] == 8080
         assert 0 < row["left_ms"] <= 60_000
