@@ -589,10 +589,11 @@ def test_another_plan_takes_over_without_a_gap(lone):
 
     ways = [(address, port) for address in (other.ipv4, other.ipv6) for port in answers]
     asking = [threading.Thread(target=ask, args=way) for way in ways]
+    plans = (EVERYTHING, ("--exclude-outbound-ports", "7", "--include-users", "0,7"), ())
     for thread in asking:
         thread.start()
     try:
-        for plan in 2 * (EVERYTHING, ("--exclude-outbound-ports", "7", "--include-users", "0,7"), ()):
+        for plan in (2 if lone.backend.startswith("nft") else 1) * plans:
             assert lone.weir("apply", *plan, *spare).stdout == "interception: installed\n"
     finally:
         done.set()
