@@ -877,11 +877,11 @@ def expected(mode, result):
     return wanted
 
 
-@every_mode
+@pytest.mark.parametrize("mode", [*MODES, "hold-ebpf"])
 @pytest.mark.parametrize("running", [True, False], ids=["proxy", "no-proxy"])
 def test_check_proves_capture_in_every_mode(network, weir, mode, running):
     app = CapturedPod(network, weir, "app", proxy=running)
-    app.apply("--backend", *MODES[mode])
+    app.apply("--backend", *MODES.get(mode, ("ebpf", "--fail", "hold")))
     status, checks = app.check()
     assert (status, results(checks)) == (0, expected(mode, "ok")), checks
     end = "" if running else " (the proxy is not running)"
