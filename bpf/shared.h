@@ -18,7 +18,7 @@ enum weir_limits {
 	WEIR_SERVERS_MAX = 4,	  // DNS servers that one UDP socket has under way: a resolver has up to 3
 	WEIR_LISTENERS = 4,	  // remembered of each group of listeners
 	WEIR_LISTENERS_MAX = 32768,
-	WEIR_HELD_MAX = 65536, // inbound connections that wait for a limited time, of all namespaces
+	WEIR_HELD_MAX = 16384, // inbound connections that wait for a limited time, of all namespaces
 	WEIR_HELD_STALE = 200, // s after the end of its time in which a connection may be tried once more
 	WEIR_NAMESPACES_MAX = 4096,
 	WEIR_ADDRESSES_MAX = 4096, // interfaces and addresses that the search for a host's own ones looks at

@@ -190,6 +190,7 @@ static void probe_bpf_programs(struct probe *probe)
 	    {"getpeername4", BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET4_GETPEERNAME},
 	    {"getsockopt", BPF_PROG_TYPE_CGROUP_SOCKOPT, BPF_CGROUP_GETSOCKOPT},
 	    {"sk_lookup", BPF_PROG_TYPE_SK_LOOKUP, BPF_SK_LOOKUP},
+	    {"cgroup_skb", BPF_PROG_TYPE_CGROUP_SKB, BPF_CGROUP_INET_EGRESS},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
 		settle(add(probe, "BPF", rows[i].feature),

@@ -186,7 +186,7 @@ def test_a_proxy_that_comes_back_gets_what_waited(mesh, other, way):
 
 # --- closed ----------------------------------------------------------------------------------------------------------
 @families
-@pytest.mark.parametrize("way", ["nft", "iptables"])
+@pytest.mark.parametrize("way", ["nft", "iptables", "ebpf"])
 def test_connections_are_refused(network, weir, other, family, way):
     app = CapturedPod(network, weir, "app", proxy=False)
     Server(app, 80, "app", ANY[family])
