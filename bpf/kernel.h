@@ -96,6 +96,10 @@ struct sock {
 
 struct seq_file;
 
+struct mptcp_sock {
+	__u64 local_key;
+};
+
 struct bpf_iter_meta {
 	struct seq_file *seq;
 	__u64 session_id;

@@ -104,7 +104,8 @@ static __always_inline struct weir_held_key held_key(struct bpf_sk_lookup *ctx)
 {
 	struct weir_held_key key = {.netns = weir_netns,
 				    .source_port = bpf_ntohs((__u16)ctx->remote_port),
-				    .dest_port = (__u16)ctx->local_port};
+				    .dest_port = (__u16)ctx->local_port,
+				    .family = (__u16)ctx->family};
 	if (ctx->family == WEIR_AF_INET) {
 		key.source[0] = ctx->remote_ip4;
 	} else {

@@ -174,11 +174,12 @@ static __always_inline long reserve(struct bpf_sock_addr *ctx, const struct weir
 	return err;
 }
 
-// A connection of MPTCP is opened by a socket of TCP below the program's own, which is asked for the peer's address. (The
-// helper came with Linux 5.19.)
+// A connection of MPTCP is opened by a socket of TCP below the program's own, which is asked for the peer's
+// address. (The helper came with Linux 5.19, and kernels without MPTCP refuse programs that call it.)
 static __always_inline struct mptcp_sock *owner_of(struct bpf_sock *sk)
 {
-	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_skc_to_mptcp_sock))
+	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_skc_to_mptcp_sock) ||
+	    !bpf_core_type_exists(struct mptcp_sock))
 		return 0;
 	return bpf_skc_to_mptcp_sock(sk);
 }
@@ -289,8 +290,8 @@ static __always_inline void restore_server(struct bpf_sock_addr *ctx, int v6)
 }
 
 // --- hooks ---------------------------------------------------------------------------------------------------
-// By the interface that a program has chosen (SO_BINDTODEVICE), the proxy cannot be reached: its answers come by
-// another one. It is better to say so than to send what nobody answers.
+// By the interface that a program has chosen (SO_BINDTODEVICE), the proxy cannot be reached: its answers come
+// by another one. It is better to say so than to send what nobody answers.
 static __always_inline int is_bound_elsewhere(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;

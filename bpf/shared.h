@@ -73,7 +73,7 @@ enum weir_chain {
 // The proxy's listeners.
 enum weir_role { WEIR_ROLE_OUTBOUND, WEIR_ROLE_INBOUND, WEIR_ROLE_DNS, WEIR_ROLES };
 
-enum weir_fail { WEIR_FAIL_CLOSED, WEIR_FAIL_OPEN }; // as enum capture_fail
+enum weir_fail { WEIR_FAIL_CLOSED, WEIR_FAIL_OPEN, WEIR_FAIL_HOLD }; // as enum capture_fail
 
 // What is counted besides the rules.
 enum weir_counter {
@@ -173,7 +173,7 @@ struct weir_held_key {
 	__u64 netns;
 	__u32 source[4]; // as in weir_address
 	__u16 source_port, dest_port;
-	__u32 _pad;
+	__u16 family, _pad;
 };
 
 // An inbound connection that waits. All packets that open it have one number.

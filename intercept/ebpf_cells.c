@@ -9,8 +9,7 @@
 // The two sides number alike.
 _Static_assert((int)WEIR_LISTENS == (int)RULE_LISTENS && (int)WEIR_DEST4 == (int)RULE_DEST4, "fields");
 _Static_assert((int)WEIR_DROP == (int)RULE_DROP && (int)WEIR_REDIRECT == (int)RULE_REDIRECT, "actions");
-_Static_assert((int)WEIR_FAIL_OPEN == (int)FAIL_OPEN && (int)WEIR_FAIL_CLOSED == (int)FAIL_CLOSED,
-	       "policies");
+_Static_assert((int)WEIR_FAIL_OPEN == (int)FAIL_OPEN && (int)WEIR_FAIL_HOLD == (int)FAIL_HOLD, "policies");
 
 // Those that there are hooks for.
 static const enum rule_chain chains[WEIR_CHAINS] = {[WEIR_CHAIN_OUTPUT] = CHAIN_OUTPUT,

@@ -174,11 +174,9 @@ static int listeners_row(const struct ebpf_map *map, const struct ebpf_entry *en
 	return 0;
 }
 
-// IPv4 has the first word alone.
 static void emit_held(const struct dump *dump, const struct weir_held_key *key)
 {
-	bool six = key->source[1] || key->source[2] || key->source[3];
-	struct addr from = {.ip = ip_of(six ? AF_INET6 : AF_INET, key->source), .port = key->source_port};
+	struct addr from = {.ip = ip_of((uint8_t)key->family, key->source), .port = key->source_port};
 	emit_namespace(dump, key->netns);
 	emit_addr(dump->emit, "from", &from);
 	emit_uint(dump->emit, "port", key->dest_port);
