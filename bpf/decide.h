@@ -3,6 +3,8 @@
 // of its matches a step. Compiles for the kernel and for the host; who includes it says where cells come
 // from:
 //     static union weir_cell *weir_cell_at(void *plan, __u32 index);     NULL: there is none
+// and what a control group is in:
+//     static int weir_in_cgroup(__u64 cgroup, __u64 id);     it, or one that it is in, has the number
 // The verdict is the same as ruleset_decide()'s (intercept/decide.h).
 #pragma once
 
@@ -26,6 +28,7 @@ struct weir_flow {
 	__u8 listens; // a socket is there to take it
 	__u16 source_port, dest_port;
 	__u32 mark, user, group;
+	__u64 cgroup; // its owner's, as weir_in_cgroup takes it; 0: none
 	struct weir_number source, dest;
 	char interface[16]; // by which it comes; "": by none
 };
@@ -142,6 +145,8 @@ static inline int weir_match_holds(void *plan, const struct weir_match *match, c
 		equal = weir_name_is(flow->interface, match->name);
 	} else if (match->field == WEIR_OUT_INTERFACE) {
 		equal = weir_name_is(out, match->name);
+	} else if (match->field == WEIR_CGROUP) {
+		equal = weir_in_cgroup(flow->cgroup, match->value);
 	} else {
 		if (!weir_field_number(flow, match->field, &number))
 			return 0;

@@ -89,6 +89,12 @@ static __always_inline void *plan_of(struct bpf_sock_addr *ctx)
 	return bpf_map_lookup_elem(&weir_plans, &netns);
 }
 
+static __always_inline __u64 current_cgroup(void)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	return (__u64)BPF_CORE_READ(task, cgroups, dfl_cgrp);
+}
+
 // Whose socket it is: of who made it, as the rules of packet filters have it, and not of who uses it now.
 static __always_inline void set_owner(struct bpf_sock *sk, struct weir_flow *flow)
 {
@@ -98,6 +104,7 @@ static __always_inline void set_owner(struct bpf_sock *sk, struct weir_flow *flo
 	flow->group = (__u32)(ids >> 32);
 	if (!kernels && sk)
 		kernels = (struct sock *)bpf_skc_to_udp6_sock(sk); // there is no such thing for UDP over IPv4
+	flow->cgroup = kernels ? (__u64)BPF_CORE_READ(kernels, sk_cgrp_data.cgroup) : current_cgroup();
 	struct file *file = kernels ? BPF_CORE_READ(kernels, sk_socket, file) : 0;
 	if (!file)
 		return;

@@ -2,11 +2,43 @@
 // Deciding in the kernel: the plan of a namespace, and going through it.
 #pragma once
 
+#include "bpf/kernel.h"
 #include "bpf/maps.h"
+
+#include <bpf/bpf_core_read.h>
 
 static union weir_cell *weir_cell_at(void *plan, __u32 index)
 {
 	return bpf_map_lookup_elem(plan, &index);
+}
+
+// From a control group upwards.
+struct weir_climb {
+	struct cgroup *at;
+	__u64 id;
+	__u32 found;
+};
+
+static long weir_climb_step(__u32 index, void *arg)
+{
+	struct weir_climb *climb = arg;
+	struct cgroup *at = climb->at;
+	(void)index;
+	if (BPF_CORE_READ(at, kn, id) == climb->id) {
+		climb->found = 1;
+		return 1;
+	}
+	struct cgroup_subsys_state *parent = BPF_CORE_READ(at, self.parent);
+	climb->at = container_of(parent, struct cgroup, self);
+	return parent ? 0 : 1;
+}
+
+static int weir_in_cgroup(__u64 cgroup, __u64 id)
+{
+	struct weir_climb climb = {.at = (struct cgroup *)cgroup, .id = id};
+	if (cgroup)
+		bpf_loop(WEIR_CGROUPS_MAX, weir_climb_step, &climb, 0);
+	return climb.found ? 1 : 0;
 }
 
 #include "bpf/decide.h"

@@ -21,6 +21,7 @@ enum weir_limits {
 	WEIR_HELD_MAX = 16384, // inbound connections that wait for a limited time, of all namespaces
 	WEIR_HELD_STALE = 200, // s after the end of its time in which a connection may be tried once more
 	WEIR_NAMESPACES_MAX = 4096,
+	WEIR_CGROUPS_MAX = 64,	   // control groups in each other that the search for one goes through
 	WEIR_ADDRESSES_MAX = 4096, // interfaces and addresses that the search for a host's own ones looks at
 	WEIR_TRIES = 4,		   // to find a free redirect address
 };
@@ -39,6 +40,7 @@ enum weir_field { // as enum rule_field
 	WEIR_MARK,
 	WEIR_USER,
 	WEIR_GROUP,
+	WEIR_CGROUP,
 	WEIR_IN_INTERFACE,
 	WEIR_OUT_INTERFACE,
 	WEIR_SOURCE4,
@@ -64,6 +66,7 @@ enum weir_action {
 
 enum weir_chain {
 	WEIR_CHAIN_OUTPUT,
+	WEIR_CHAIN_CHOSEN,
 	WEIR_CHAIN_PREROUTING,
 	WEIR_CHAIN_INBOUND,
 	WEIR_CHAIN_HOLD,
@@ -105,8 +108,8 @@ struct weir_rule {
 struct weir_match {
 	__u8 field, negated, is_set, _pad;
 	__u32 first, count; // cells of ranges
-	__u32 mask;
-	__u64 value;
+	__u32 mask;	    // of a control group: its level, for reading back
+	__u64 value;	    // of a control group: its number
 	char name[16];
 	__u32 set, _pad2; // its number, for reading back
 };
@@ -134,7 +137,7 @@ union weir_cell {
 	char text[64];
 };
 
-enum { WEIR_CELL_HEADER, WEIR_CELL_COUNTERS, WEIR_CELL_FIRST_RULE, WEIR_LAYOUT_VERSION = 2 };
+enum { WEIR_CELL_HEADER, WEIR_CELL_COUNTERS, WEIR_CELL_FIRST_RULE, WEIR_LAYOUT_VERSION = 3 };
 
 // --- connections ---------------------------------------------------------------------------------------------
 // An address as sockets have it: IPv4 in the first word; all in network order.

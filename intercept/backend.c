@@ -2,15 +2,24 @@
 #include "intercept/backend.h"
 
 #include "base/error.h"
+#include "intercept/cgroups.h"
 
 const struct backend *const backends[] = {&backend_nft, &backend_ebpf, &backend_iptables, NULL};
 
 int backend_compile(const struct backend *backend, const struct capture_plan *plan,
-		    struct ruleset *ret_ruleset)
+		    struct ruleset *ret_ruleset, struct strbuf *ret_error)
 {
-	int err = ruleset_compile(plan, ret_ruleset);
-	if (err == 0 && backend->adapt)
-		backend->adapt(plan, ret_ruleset);
+	struct ruleset ruleset;
+	int err = ruleset_compile(plan, &ruleset);
+	if (err)
+		return err;
+	if (backend->adapt)
+		backend->adapt(plan, &ruleset);
+	err = ruleset_find_cgroups(&ruleset, ret_error);
+	if (err)
+		ruleset_done(&ruleset);
+	else
+		*ret_ruleset = ruleset;
 	return err;
 }
 

@@ -65,9 +65,10 @@ extern const struct backend backend_iptables;
 
 #define BACKEND_WORDS "auto|nft|ebpf|iptables"
 
-// The rules of a plan as the back end would install them. 0 or -ENOMEM. On 0 the caller calls ruleset_done.
+// The rules of a plan as the back end would install them, with the control groups that are there now. 0, or a
+// negative error with a sentence. On 0 the caller calls ruleset_done.
 int backend_compile(const struct backend *backend, const struct capture_plan *plan,
-		    struct ruleset *ret_ruleset);
+		    struct ruleset *ret_ruleset, struct strbuf *ret_error);
 
 // The back end of that name, or NULL. ("auto" is none.)
 const struct backend *backend_named(struct str name);

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/mem.h"
+#include "intercept/cgroups.h"
 #include "intercept/decide.h"
 #include "intercept/origdst.h"
 #include "intercept/routes.h"
@@ -72,7 +73,7 @@ static struct promises find_promises(const struct installed *installed)
 		const struct rule *rule = &ruleset->rules[i];
 		if (rule->foreign)
 			continue;
-		if (rule->chain == CHAIN_OUTPUT)
+		if (rule->chain == CHAIN_OUTPUT || rule->chain == CHAIN_CHOSEN)
 			note_output_rule(&promises, rule);
 		else if (rule->chain == CHAIN_INBOUND && rule->action == RULE_REDIRECT)
 			promises.inbound_port = (uint16_t)rule->value;
@@ -111,6 +112,8 @@ static const struct rule *decide(const struct ruleset *ruleset, uint8_t protocol
 	struct flow flow = {.protocol = protocol, .dest = *dest, .user = geteuid(), .group = getegid()};
 	if (routes_interface(&dest->ip, name) == 0)
 		flow.out_interface = name;
+	if (cgroup_line_own(&flow.cgroups))
+		flow.unknown |= 1u << RULE_CGROUP;
 	return ruleset_decide(ruleset, CHAIN_OUTPUT, &flow);
 }
 
@@ -605,6 +608,42 @@ static void check_family(struct checker *checker, int family)
 	check_own_host(checker, family);
 }
 
+// Rules know control groups by numbers, which do not come again.
+static const struct rule *find_stale(const struct ruleset *ruleset, size_t *ret_stale, size_t *ret_all)
+{
+	const struct rule *first = NULL;
+	for (size_t i = 0; i < ruleset->rule_count; i++) {
+		const struct rule *rule = &ruleset->rules[i];
+		for (size_t j = 0; j < rule->match_count && rule->chain == CHAIN_OUTPUT; j++) {
+			const struct rule_match *match = &rule->matches[j];
+			if (match->field != RULE_CGROUP)
+				continue;
+			++*ret_all;
+			if (cgroup_exists(match->path, match->cgroup, match->value))
+				continue;
+			++*ret_stale;
+			first = first ? first : rule;
+		}
+	}
+	return first;
+}
+
+static void check_cgroups(struct checker *checker)
+{
+	const struct addr nowhere = {0};
+	size_t stale = 0, all = 0;
+	const struct rule *rule = find_stale(checker->promises.ruleset, &stale, &all);
+	if (all == 0)
+		return;
+	struct check_result *result = begin(checker, "control groups", &nowhere);
+	if (rule)
+		finish(result, CHECK_FAILED,
+		       "%zu of %zu gone, or made anew since: weir intercept apply looks them up again; %s",
+		       stale, all, rule->comment);
+	else
+		finish(result, CHECK_OK, "%zu, all there", all);
+}
+
 size_t intercept_check(const struct installed *installed, struct check_result ret_results[CHECK_RESULTS_MAX])
 {
 	struct checker checker = {.promises = find_promises(installed), .results = ret_results};
@@ -612,5 +651,6 @@ size_t intercept_check(const struct installed *installed, struct check_result re
 	for (size_t i = 0; i < ARRAY_SIZE(families); i++)
 		if (!ruleset_spares_family(&installed->ruleset, families[i]))
 			check_family(&checker, families[i]);
+	check_cgroups(&checker);
 	return checker.count;
 }

@@ -11,13 +11,13 @@ enum check_verdict { CHECK_OK, CHECK_FAILED, CHECK_SKIPPED };
 
 struct check_result {
 	const char *what; // "outbound TCP"
-	int family;	  // AF_INET or AF_INET6
+	int family;	  // AF_INET or AF_INET6; 0: it concerns both, and there is no target
 	enum check_verdict verdict;
 	struct addr target;
-	char detail[128]; // what was found
+	char detail[192]; // what was found
 };
 
-enum { CHECK_RESULTS_MAX = 16 };
+enum { CHECK_RESULTS_MAX = 20 };
 
 // Checks everything that the rules promise; returns how many results there are. Takes a few seconds at most.
 size_t intercept_check(const struct installed *installed, struct check_result ret_results[CHECK_RESULTS_MAX]);

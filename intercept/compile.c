@@ -29,6 +29,7 @@ struct compiler {
 	struct rule _lost; // when there is no memory
 	int err;
 	struct set_pair loopback, vips, dns_servers;
+	enum rule_chain going; // where rules on destinations go, for connections that leave
 };
 
 // --- building a rule ---------------------------------------------------------------------------------------
@@ -75,6 +76,14 @@ static void match_interface(struct compiler *c, enum rule_field field, const cha
 	struct rule_match *match = add_match(c, field);
 	strncpy(match->name, name, sizeof match->name - 1);
 	match->negated = negated;
+}
+
+static void match_cgroup(struct compiler *c, const char *name)
+{
+	struct rule_match *match = add_match(c, RULE_CGROUP);
+	match->path = ruleset_keep_text(c->ruleset, str_from(name));
+	if (!match->path)
+		c->err = -ENOMEM;
 }
 
 static void end(struct compiler *c, enum rule_action action, uint32_t value, const char *comment)
@@ -228,8 +237,41 @@ struct program_sets {
 	int exclude_users, exclude_groups, include_users, include_groups;
 };
 
-static void program_rules(struct compiler *c, enum rule_chain chain, const struct program_sets *sets)
+// That a control group does not match cannot be asked for in all back ends: for nftables, a socket that is
+// less deep in the hierarchy neither matches nor differs. So what is included goes on in a chain of its own.
+static void include_rules(struct compiler *c, enum rule_chain chain, const struct program_sets *sets,
+			  enum rule_chain chosen)
 {
+	const struct capture_cgroups *cgroups = &c->plan->include_cgroups;
+	for (size_t i = 0; i < cgroups->count; i++) {
+		begin(c, chain);
+		match_cgroup(c, cgroups->names[i]);
+		end(c, RULE_GOTO, chosen, "included control group");
+	}
+	if (sets->include_users >= 0) {
+		begin(c, chain);
+		match_set(c, RULE_USER, sets->include_users, false);
+		end(c, RULE_GOTO, chosen, "included user");
+	}
+	if (sets->include_groups >= 0) {
+		begin(c, chain);
+		match_set(c, RULE_GROUP, sets->include_groups, false);
+		end(c, RULE_GOTO, chosen, "included group");
+	}
+	begin(c, chain);
+	end(c, RULE_RETURN, 0, "no included user, group or control group");
+}
+
+// Returns the chain in which it goes on: `chain`, or `chosen`.
+static enum rule_chain program_rules(struct compiler *c, enum rule_chain chain,
+				     const struct program_sets *sets, enum rule_chain chosen)
+{
+	const struct capture_cgroups *excluded = &c->plan->exclude_cgroups;
+	for (size_t i = 0; i < excluded->count; i++) {
+		begin(c, chain);
+		match_cgroup(c, excluded->names[i]);
+		end(c, RULE_RETURN, 0, "excluded control group");
+	}
 	if (sets->exclude_users >= 0) {
 		begin(c, chain);
 		match_set(c, RULE_USER, sets->exclude_users, false);
@@ -240,14 +282,28 @@ static void program_rules(struct compiler *c, enum rule_chain chain, const struc
 		match_set(c, RULE_GROUP, sets->exclude_groups, false);
 		end(c, RULE_RETURN, 0, "excluded group");
 	}
+	if (c->plan->include_cgroups.count) {
+		include_rules(c, chain, sets, chosen);
+		return chosen;
+	}
 	if (sets->include_users < 0 && sets->include_groups < 0)
-		return;
+		return chain;
 	begin(c, chain);
 	if (sets->include_users >= 0)
 		match_set(c, RULE_USER, sets->include_users, true);
 	if (sets->include_groups >= 0)
 		match_set(c, RULE_GROUP, sets->include_groups, true);
 	end(c, RULE_RETURN, 0, "neither an included user nor group");
+	return chain;
+}
+
+// A chain that others lead to must be there.
+static void finish_chosen(struct compiler *c, enum rule_chain chain)
+{
+	if (ruleset_has_chain(c->ruleset, chain))
+		return;
+	begin(c, chain);
+	end(c, RULE_RETURN, 0, "nothing else is captured");
 }
 
 static void proxy_inbound_rule(struct compiler *c, enum rule_chain chain)
@@ -295,8 +351,9 @@ static void zone_rules(struct compiler *c, const struct program_sets *programs)
 	family_rules(c, CHAIN_DNS_ZONE);
 	proxy_inbound_rule(c, CHAIN_DNS_ZONE);
 	owner_rules(c, CHAIN_DNS_ZONE);
-	program_rules(c, CHAIN_DNS_ZONE, programs);
-	dns_rules(c, CHAIN_DNS_ZONE, RULE_UDP_DEST_PORT, RULE_ZONE, DNS_ZONE, "captured DNS queries");
+	enum rule_chain chain = program_rules(c, CHAIN_DNS_ZONE, programs, CHAIN_DNS_CHOSEN);
+	dns_rules(c, chain, RULE_UDP_DEST_PORT, RULE_ZONE, DNS_ZONE, "captured DNS queries");
+	finish_chosen(c, chain);
 }
 
 static struct set_pair dns_server_sets(struct compiler *c)
@@ -429,7 +486,7 @@ static void vip_rule(struct compiler *c, enum rule_field field, int vips)
 {
 	if (vips < 0)
 		return;
-	begin(c, CHAIN_OUTPUT);
+	begin(c, c->going);
 	match_value(c, RULE_PROTOCOL, IPPROTO_TCP);
 	match_set(c, field, vips, false);
 	end(c, RULE_REDIRECT, c->plan->outbound_port, "outbound: virtual IP");
@@ -451,8 +508,8 @@ static void outbound_cidr_rules(struct compiler *c)
 	memcpy(all, metadata, extra * sizeof *all);
 	if (exclude->count)
 		memcpy(all + extra, exclude->cidrs, exclude->count * sizeof *all);
-	exclude_cidr_rules(c, CHAIN_OUTPUT, "outbound_exclude", all, count, RULE_DEST4);
-	include_cidr_rules(c, CHAIN_OUTPUT, "outbound_include", &c->plan->outbound.include_cidrs, RULE_DEST4);
+	exclude_cidr_rules(c, c->going, "outbound_exclude", all, count, RULE_DEST4);
+	include_cidr_rules(c, c->going, "outbound_include", &c->plan->outbound.include_cidrs, RULE_DEST4);
 	mem_free(all);
 }
 
@@ -460,13 +517,13 @@ static void outbound_rules(struct compiler *c)
 {
 	vip_rule(c, RULE_DEST4, c->vips.ipv4);
 	vip_rule(c, RULE_DEST6, c->vips.ipv6);
-	begin(c, CHAIN_OUTPUT);
+	begin(c, c->going);
 	match_interface(c, RULE_OUT_INTERFACE, "lo", false);
 	end(c, RULE_RETURN, 0, "a program's connections to its own host");
-	interface_rules(c, CHAIN_OUTPUT, RULE_OUT_INTERFACE, &c->plan->outbound);
-	port_rules(c, CHAIN_OUTPUT, port_sets(c, "outbound", &c->plan->outbound, 0));
+	interface_rules(c, c->going, RULE_OUT_INTERFACE, &c->plan->outbound);
+	port_rules(c, c->going, port_sets(c, "outbound", &c->plan->outbound, 0));
 	outbound_cidr_rules(c);
-	tcp_rule(c, CHAIN_OUTPUT, RULE_REDIRECT, c->plan->outbound_port, "outbound");
+	tcp_rule(c, c->going, RULE_REDIRECT, c->plan->outbound_port, "outbound");
 }
 
 // The proxy's connection to the application from a client's address may have the addresses and ports of one
@@ -493,13 +550,14 @@ static void output_chain(struct compiler *c, const struct program_sets *programs
 		self_call_rule(c, RULE_DEST6, c->loopback.ipv6);
 	}
 	owner_rules(c, CHAIN_OUTPUT);
-	program_rules(c, CHAIN_OUTPUT, programs);
+	c->going = program_rules(c, CHAIN_OUTPUT, programs, CHAIN_CHOSEN);
 	if (plan->dns.enabled) {
-		dns_rules(c, CHAIN_OUTPUT, RULE_UDP_DEST_PORT, RULE_REDIRECT, plan->dns_port, "DNS over UDP");
-		dns_rules(c, CHAIN_OUTPUT, RULE_TCP_DEST_PORT, RULE_REDIRECT, plan->dns_port, "DNS over TCP");
+		dns_rules(c, c->going, RULE_UDP_DEST_PORT, RULE_REDIRECT, plan->dns_port, "DNS over UDP");
+		dns_rules(c, c->going, RULE_TCP_DEST_PORT, RULE_REDIRECT, plan->dns_port, "DNS over TCP");
 	}
 	if (plan->outbound.enabled)
 		outbound_rules(c);
+	finish_chosen(c, c->going);
 }
 
 // Connections from other hosts: what is left alone, then on to `next`.

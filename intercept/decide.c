@@ -70,6 +70,7 @@ static struct field_value field_of(const struct flow *flow, enum rule_field fiel
 	case RULE_NEW: // that is what is decided on
 	case RULE_LISTENS:
 		return of_number(0, 4);
+	case RULE_CGROUP:   // has more than one value
 	case RULE_SEQUENCE: // of no connection that it is asked about
 		break;
 	case RULE_DEST_TYPE:
@@ -113,9 +114,20 @@ static bool value_is(const struct rule_match *match, const struct field_value *v
 	return (number & match->mask) == match->value;
 }
 
+static bool line_has(const struct cgroup_line *line, uint64_t id)
+{
+	for (size_t i = 0; i < line->count; i++)
+		if (line->ids[i] == id)
+			return true;
+	return false;
+}
+
 static bool match_holds(const struct ruleset *ruleset, const struct rule_match *match,
 			const struct flow *flow)
 {
+	if (match->field == RULE_CGROUP)
+		return !(flow->unknown & 1u << RULE_CGROUP) &&
+		       line_has(&flow->cgroups, match->cgroup) != match->negated;
 	struct field_value value = field_of(flow, match->field);
 	if (!value.present || flow->unknown & 1u << match->field)
 		return false;

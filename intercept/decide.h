@@ -4,6 +4,7 @@
 // connection alone. Pure.
 #pragma once
 
+#include "intercept/cgroups.h"
 #include "intercept/rules.h"
 
 // The first packet of a connection. Names of interfaces that it does not pass are NULL.
@@ -11,6 +12,7 @@ struct flow {
 	uint8_t protocol; // IPPROTO_*
 	struct addr source, dest;
 	uint32_t mark, user, group;
+	struct cgroup_line cgroups; // that its socket is in
 	const char *in_interface, *out_interface;
 	bool dest_is_local;
 	uint32_t unknown; // 1u << enum rule_field: of these nothing is known, and no match on them holds

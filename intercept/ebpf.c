@@ -294,6 +294,7 @@ static void ebpf_print(const struct ruleset *ruleset, struct strbuf *out)
 		strbuf_add_char(out, '\n');
 	}
 	print_chain(ruleset, CHAIN_OUTPUT, "output: cgroup connect4, connect6, sendmsg4, sendmsg6", out);
+	print_chain(ruleset, CHAIN_CHOSEN, "chosen: from output", out);
 	print_chain(ruleset, CHAIN_PREROUTING, "prerouting: sk_lookup", out);
 	print_chain(ruleset, CHAIN_INBOUND, "inbound: from both", out);
 	print_chain(ruleset, CHAIN_HOLD, "hold: cgroup_skb/egress, cgroup_skb/ingress", out);
@@ -306,6 +307,7 @@ static void ebpf_adapt(const struct capture_plan *plan, struct ruleset *ruleset)
 	ruleset_simplify_hold(ruleset, plan->hold_ms);
 	ruleset_drop_chain(ruleset, CHAIN_OUTPUT_RAW);
 	ruleset_drop_chain(ruleset, CHAIN_DNS_ZONE);
+	ruleset_drop_chain(ruleset, CHAIN_DNS_CHOSEN);
 }
 
 // --- hooks ---------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ _Static_assert((int)WEIR_FAIL_OPEN == (int)FAIL_OPEN && (int)WEIR_FAIL_HOLD == (
 
 // Those that there are hooks for.
 static const enum rule_chain chains[WEIR_CHAINS] = {[WEIR_CHAIN_OUTPUT] = CHAIN_OUTPUT,
+						    [WEIR_CHAIN_CHOSEN] = CHAIN_CHOSEN,
 						    [WEIR_CHAIN_PREROUTING] = CHAIN_PREROUTING,
 						    [WEIR_CHAIN_INBOUND] = CHAIN_INBOUND,
 						    [WEIR_CHAIN_HOLD] = CHAIN_HOLD};
@@ -73,6 +74,9 @@ static void encode_match(struct encoder *encoder, const struct rule_match *match
 		cell->count = (uint32_t)ruleset->sets[match->set].count;
 	} else if (is_interface(match->field)) {
 		memcpy(cell->name, match->name, sizeof cell->name);
+	} else if (match->field == RULE_CGROUP) {
+		cell->value = match->cgroup;
+		cell->mask = match->value;
 	} else {
 		cell->value = match->value;
 		cell->mask = match->mask;
@@ -222,6 +226,9 @@ static void decode_match(const struct weir_match *cell, struct rule_match *ret_m
 					 .mask = UINT32_MAX};
 	if (is_interface(ret_match->field)) {
 		memcpy(ret_match->name, cell->name, sizeof ret_match->name);
+	} else if (ret_match->field == RULE_CGROUP) {
+		ret_match->cgroup = cell->value;
+		ret_match->value = cell->mask;
 	} else if (!cell->is_set) {
 		ret_match->value = (uint32_t)cell->value;
 		ret_match->mask = cell->mask;

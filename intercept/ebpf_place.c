@@ -4,12 +4,13 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "bpf/shared.h"
+#include "intercept/cgroups.h"
+#include "intercept/host_root.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <mntent.h>
 #include <stdio.h>
 #include <sys/file.h>
 #include <sys/mount.h>
@@ -19,18 +20,6 @@
 #include <unistd.h>
 
 #define BPFFS "/sys/fs/bpf"
-
-// Where the host's files are seen from here. `ip netns exec` runs programs in a mount namespace of their own,
-// whose /sys is another one: then they are seen by way of who called it, or of the first process.
-enum { ROOT_OWN, ROOT_PARENT, ROOT_INIT, ROOTS };
-
-static void root_path(int root, char ret_path[40])
-{
-	int pid = root == ROOT_PARENT ? (int)getppid() : 1;
-	ret_path[0] = '\0';
-	if (root != ROOT_OWN)
-		snprintf(ret_path, 40, "/proc/%d/root", pid);
-}
 
 #ifndef SO_NETNS_COOKIE
 #define SO_NETNS_COOKIE 71
@@ -69,9 +58,9 @@ static bool is_bpffs(const char *path)
 // The BPF file system's folder.
 static bool find_bpffs(char ret_path[EBPF_PATH_MAX])
 {
-	for (int root = 0; root < ROOTS; root++) {
+	for (enum host_root root = ROOT_OWN; root < HOST_ROOTS; root++) {
 		char prefix[40];
-		root_path(root, prefix);
+		host_root_path(root, prefix);
 		snprintf(ret_path, EBPF_PATH_MAX, "%s" BPFFS, prefix);
 		if (is_bpffs(ret_path))
 			return true;
@@ -149,37 +138,6 @@ void ebpf_place_close(struct ebpf_place *place)
 }
 
 // --- control groups ------------------------------------------------------------------------------------------
-// Where the second version's hierarchy is mounted, as seen by way of that root.
-static bool find_mount(int root, char ret_path[EBPF_PATH_MAX])
-{
-	static const char *const tables[ROOTS] = {"self", NULL, "1"};
-	const struct mntent *entry;
-	char prefix[40], table[40];
-	bool found = false;
-	root_path(root, prefix);
-	if (tables[root])
-		snprintf(table, sizeof table, "/proc/%s/mounts", tables[root]);
-	else
-		snprintf(table, sizeof table, "/proc/%d/mounts", (int)getppid());
-	FILE *file = setmntent(table, "re");
-	while (file && !found && (entry = getmntent(file))) {
-		found = strcmp(entry->mnt_type, "cgroup2") == 0;
-		if (found)
-			snprintf(ret_path, EBPF_PATH_MAX, "%s%s", prefix, entry->mnt_dir);
-	}
-	if (file)
-		endmntent(file);
-	return found && access(ret_path, R_OK) == 0;
-}
-
-static bool find_hierarchy(char ret_path[EBPF_PATH_MAX])
-{
-	for (int root = 0; root < ROOTS; root++)
-		if (find_mount(root, ret_path))
-			return true;
-	return false;
-}
-
 // Versions whose maps differ do not share them.
 static const size_t layout_size = sizeof(union weir_cell) + sizeof(struct weir_pending) +
 				  sizeof(struct weir_socket) + sizeof(struct weir_servers) +
@@ -191,7 +149,7 @@ int ebpf_place_cgroup(const struct ebpf_place *place, const char *path, int *ret
 	char found[EBPF_PATH_MAX], name[40];
 	struct statfs fs;
 	struct stat st;
-	if (!path && !find_hierarchy(found)) {
+	if (!path && !cgroup_folder(found, sizeof found)) {
 		strbuf_add_text(ret_error,
 				"no control groups of version 2 are mounted here (mount -t cgroup2 none "
 				"/sys/fs/cgroup), to which programs could be attached");

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "intercept/cgroups.h"
 
 #include <errno.h>
 #include <sys/socket.h>
@@ -146,7 +147,7 @@ static int apply(struct change *change, bool *ret_changed, struct strbuf *ret_er
 	int err = capture_plan_validate(plan, ret_error);
 	if (err)
 		return err;
-	err = backend_compile(change->backend, plan, &change->ruleset);
+	err = backend_compile(change->backend, plan, &change->ruleset, ret_error);
 	if (err)
 		return err;
 	err = routes_list(&before.routes, &before.route_count, ret_error);
@@ -188,6 +189,7 @@ static int read_rules(struct installed *installed, struct strbuf *error)
 		int err = backends[i]->read(&installed->ruleset, &why);
 		if (err == 0) {
 			installed->backend = backends[i];
+			ruleset_name_cgroups(&installed->ruleset);
 			return 0;
 		}
 		if (!is_absent(err)) {
@@ -270,7 +272,7 @@ static int leave_open(const struct installed *installed, struct strbuf *error)
 	if (installed->backend->leave_open)
 		return installed->backend->leave_open(error);
 	plan_of_nothing(installed, &plan);
-	int err = backend_compile(installed->backend, &plan, &ruleset);
+	int err = backend_compile(installed->backend, &plan, &ruleset, error);
 	if (err)
 		return err;
 	err = installed->backend->apply(&plan, &ruleset, error);

@@ -2,6 +2,7 @@
 // From iptables' text back to rules: each line to a piece of a rule, the pieces of one number to the rule.
 #include "intercept/iptables_text.h"
 
+#include "base/limits.h"
 #include "base/mem.h"
 
 #include <errno.h>
@@ -9,7 +10,7 @@
 #include <netinet/in.h>
 #include <stdlib.h>
 
-enum { PIECE_MATCHES_MAX = 12, PIECE_RANGES_MAX = 15, WORD_MAX = 256 };
+enum { PIECE_MATCHES_MAX = 12, PIECE_RANGES_MAX = 15, WORD_MAX = LIMIT_CGROUP_PATH };
 
 // What one line says.
 struct piece {
@@ -26,7 +27,8 @@ struct piece {
 	struct rule_range ranges[PIECE_RANGES_MAX];
 	size_t range_count;
 
-	char set[32]; // "" or the set's name
+	char set[32]; // "" or the set's name; a family; a control group's number
+	char cgroup[LIMIT_CGROUP_PATH];
 	bool goes_around, foreign, done;
 	uint8_t protocol;
 	enum rule_action action;
@@ -232,6 +234,17 @@ static bool read_mark(struct parser *p)
 	       (!rest.p || read_number(rest, UINT32_MAX, &match->mask));
 }
 
+static bool read_cgroup(struct parser *p)
+{
+	struct rule_match *match = add_match(p, RULE_CGROUP);
+	memcpy(p->piece->cgroup, p->word, sizeof p->word);
+	for (const char *c = p->word; match && *c; c++)
+		match->value += *c == '/';
+	if (match)
+		match->value++;
+	return match != NULL;
+}
+
 static bool read_dest_type(struct parser *p)
 {
 	struct rule_match *match = add_match(p, RULE_DEST_TYPE);
@@ -320,25 +333,16 @@ static const struct {
 	const char *word;
 	bool (*read)(struct parser *p);
 } options[] = {
-    {"-s", read_source},
-    {"-d", read_destination},
-    {"-i", read_in_interface},
-    {"-o", read_out_interface},
-    {"-p", read_protocol},
-    {"-m", read_skip},
-    {"--dport", read_port},
-    {"--sport", read_source_port},
-    {"--dports", read_ports},
-    {"--uid-owner", read_user},
-    {"--gid-owner", read_group},
-    {"--mark", read_mark},
-    {"--dst-type", read_dest_type},
-    {"--comment", read_comment},
-    {"-j", read_jump},
-    {"-g", read_goto},
-    {"--to-ports", read_redirect},
-    {"--zone", read_zone},
-    {"--ctstate", read_state},
+    {"-s", read_source},	 {"-d", read_destination},
+    {"-i", read_in_interface},	 {"-o", read_out_interface},
+    {"-p", read_protocol},	 {"-m", read_skip},
+    {"--dport", read_port},	 {"--sport", read_source_port},
+    {"--dports", read_ports},	 {"--uid-owner", read_user},
+    {"--gid-owner", read_group}, {"--mark", read_mark},
+    {"--path", read_cgroup},	 {"--dst-type", read_dest_type},
+    {"--comment", read_comment}, {"-j", read_jump},
+    {"-g", read_goto},		 {"--to-ports", read_redirect},
+    {"--zone", read_zone},	 {"--ctstate", read_state},
 };
 
 static bool read_option(struct parser *p)
@@ -366,11 +370,23 @@ static void settle_single(struct piece *piece)
 	piece->has_element = false;
 }
 
+// What the comment says of a control group.
+static void settle_cgroup(struct piece *piece)
+{
+	for (size_t i = 0; i < piece->match_count; i++) {
+		if (piece->matches[i].field != RULE_CGROUP)
+			continue;
+		piece->foreign |= str_to_u64(str_from(piece->set), &piece->matches[i].cgroup) != 0;
+		piece->set[0] = 0;
+	}
+}
+
 static void settle(struct piece *piece)
 {
 	struct parser p = {.piece = piece};
 	struct rule_match *match;
 	settle_single(piece);
+	settle_cgroup(piece);
 	if (piece->protocol && (match = add_match(&p, RULE_PROTOCOL)))
 		match->value = piece->protocol;
 	bool ipv6 = strcmp(piece->set, "ipv6") == 0, family = ipv6 || strcmp(piece->set, "ipv4") == 0;
@@ -431,7 +447,8 @@ static void put_match(struct rule *rule, const struct rule_match *match)
 {
 	for (size_t i = 0; i < rule->match_count; i++)
 		if (rule->matches[i].field == match->field && rule->matches[i].set == match->set &&
-		    strcmp(rule->matches[i].name, match->name) == 0 && rule->matches[i].value == match->value)
+		    strcmp(rule->matches[i].name, match->name) == 0 &&
+		    rule->matches[i].value == match->value && rule->matches[i].cgroup == match->cgroup)
 			return;
 	if (rule->match_count < RULE_MATCHES_MAX)
 		rule->matches[rule->match_count++] = *match;
@@ -454,6 +471,11 @@ static int take_piece(struct ruleset *ruleset, struct rule *rule, const struct p
 	for (size_t i = 0; i < piece->match_count; i++) {
 		struct rule_match match = piece->matches[i];
 		match.negated |= piece->goes_around;
+		if (match.field == RULE_CGROUP) {
+			match.path = ruleset_keep_text(ruleset, str_from(piece->cgroup));
+			if (!match.path)
+				return -ENOMEM;
+		}
 		put_match(rule, &match);
 	}
 	if (piece->goes_around)

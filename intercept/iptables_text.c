@@ -9,10 +9,11 @@
 #include <stdio.h>
 
 // Ports in one match; a range takes two of them.
-enum { MULTIPORT_MAX = 15, ELEMENT_MAX = 200 };
+enum { MULTIPORT_MAX = 15, ELEMENT_MAX = 200, NUMBER_MAX = 24, COMMENT_MAX = RULE_COMMENT_MAX + 64 };
 
 const struct iptables_place iptables_places[CHAIN_COUNT] = {
     [CHAIN_OUTPUT_RAW] = {"raw", "OUTPUT"}, [CHAIN_DNS_ZONE] = {"raw", NULL},
+    [CHAIN_DNS_CHOSEN] = {"raw", NULL},	    [CHAIN_CHOSEN] = {"nat", NULL},
     [CHAIN_OUTPUT] = {"nat", "OUTPUT"},	    [CHAIN_PREROUTING] = {"nat", "PREROUTING"},
     [CHAIN_INBOUND] = {"nat", NULL},	    [CHAIN_ARRIVING] = {"mangle", "PREROUTING"},
     [CHAIN_HANDED] = {"mangle", NULL},	    [CHAIN_HOLD] = {"mangle", "INPUT"},
@@ -176,6 +177,7 @@ static const struct {
     [RULE_MARK] = {"-m mark ", "--mark"},
     [RULE_USER] = {"-m owner ", "--uid-owner"},
     [RULE_GROUP] = {"-m owner ", "--gid-owner"},
+    [RULE_CGROUP] = {"-m cgroup ", "--path"},
     [RULE_IN_INTERFACE] = {"", "-i"},
     [RULE_OUT_INTERFACE] = {"", "-o"},
     [RULE_SOURCE4] = {"", "-s"},
@@ -200,12 +202,35 @@ static void print_words(struct strbuf *out, const struct rule_match *match, cons
 			      words[match->field].after, value[0] ? " " : "", value);
 }
 
+// Between quotes, as iptables-save prints it.
+static void add_quoted(struct strbuf *out, const char *text)
+{
+	strbuf_add_char(out, '"');
+	for (; *text; text++) {
+		if (*text == '"' || *text == '\\')
+			strbuf_add_char(out, '\\');
+		strbuf_add_char(out, *text);
+	}
+	strbuf_add_char(out, '"');
+}
+
+static void print_cgroup(struct strbuf *out, const struct rule_match *match)
+{
+	autostrbuf struct strbuf path = {0};
+	add_quoted(&path, match->path);
+	out->failed |= path.failed;
+	print_words(out, match, path.p ? path.p : "");
+}
+
 static void print_value(struct strbuf *out, const struct rule_match *match)
 {
 	char text[ELEMENT_MAX];
 	size_t len = strlen(match->name);
 	switch (match->field) {
 	case RULE_FAMILY: // said by whose table it is
+		return;
+	case RULE_CGROUP:
+		print_cgroup(out, match);
 		return;
 	case RULE_PROTOCOL:
 		snprintf(text, sizeof text, "%s", match->value == IPPROTO_UDP ? "udp" : "tcp");
@@ -265,11 +290,13 @@ static void print_action(struct strbuf *out, const struct rule *rule)
 // chain's next part).
 static void print_line(struct printer *p, struct str matches, const char *set, const struct rule *rule)
 {
-	char name[IPTABLES_NAME_MAX];
+	char name[IPTABLES_NAME_MAX], comment[COMMENT_MAX];
 	iptables_chain_name(p->chain, p->part, name);
-	strbuf_printf(p->rules, "-A %s %.*s-m comment --comment \"weir %u %s%s%s%s\" ", name,
-		      STR_ARG(matches), p->index, set ? "@" : "", set ? set : "", set ? " " : "",
-		      rule ? rule->comment : "listed");
+	strbuf_printf(p->rules, "-A %s %.*s-m comment --comment ", name, STR_ARG(matches));
+	snprintf(comment, sizeof comment, "weir %u %s%s%s%s", p->index, set ? "@" : "", set ? set : "",
+		 set ? " " : "", rule ? rule->comment : "listed");
+	add_quoted(p->rules, comment);
+	strbuf_add_char(p->rules, ' ');
 	iptables_chain_name(p->chain, p->part + 1, name);
 	if (rule)
 		print_action(p->rules, rule);
@@ -319,12 +346,12 @@ static void print_listed(struct printer *p, const struct rule_match *match)
 
 // Lines for a set's elements, or one, with what else the rule asks for.
 static void print_lines(struct printer *p, const struct rule *rule, const struct rule_match *set_match,
-			struct str others, const char *family)
+			struct str others, const char *word)
 {
 	autostrbuf struct strbuf text = {0};
 	char element[ELEMENT_MAX];
 	if (!set_match) {
-		print_line(p, others, family, rule);
+		print_line(p, others, word, rule);
 		return;
 	}
 	struct elements elements = {.set = set_of(p, set_match)};
@@ -340,13 +367,18 @@ static void print_lines(struct printer *p, const struct rule *rule, const struct
 static void print_rule(struct printer *p, const struct rule *rule)
 {
 	const struct rule_match *set_match = NULL;
-	const char *family = NULL;
+	const char *word = NULL;
+	char number[NUMBER_MAX];
 	autostrbuf struct strbuf others = {0};
 	bool around = false;
 	for (size_t i = 0; i < rule->match_count; i++) {
 		const struct rule_match *match = &rule->matches[i];
 		if (match->field == RULE_FAMILY)
-			family = match->value == AF_INET6 ? "ipv6" : "ipv4";
+			word = match->value == AF_INET6 ? "ipv6" : "ipv4";
+		if (match->field == RULE_CGROUP) {
+			snprintf(number, sizeof number, "%llu", (unsigned long long)match->cgroup);
+			word = number;
+		}
 		if (goes_around(p, rule, match)) {
 			print_listed(p, match);
 			around = true;
@@ -356,7 +388,7 @@ static void print_rule(struct printer *p, const struct rule *rule)
 			print_value(&others, match);
 		}
 	}
-	print_lines(p, rule, set_match, strbuf_str(&others), family);
+	print_lines(p, rule, set_match, strbuf_str(&others), word);
 	p->failed |= others.failed;
 	if (around) {
 		p->part++;

@@ -2,7 +2,8 @@
 // Rules as iptables' text, of one family: as iptables-save prints them, as iptables-restore takes them.
 // iptables has no sets: a rule that uses one becomes several. One that asks for what is *not* in a set sends
 // what is in it on to a chain that goes on where the rule ends. Each rule's comment is "weir N @set purpose":
-// it is rule N of its chain in the ruleset, by which those that belong together are found again. Pure text;
+// it is rule N of its chain in the ruleset, by which those that belong together are found again. Where a
+// control group is asked for, its number stands for the set: the rule itself has the path alone. Pure text;
 // no program is run.
 #pragma once
 

@@ -343,6 +343,10 @@ static const char *rule_needs(const struct rule *rule)
 	for (size_t i = 0; i < rule->match_count; i++)
 		if (rule->matches[i].field == RULE_LISTENS)
 			return "CONFIG_NFT_SOCKET (module nft_socket)";
+	for (size_t i = 0; i < rule->match_count; i++)
+		if (rule->matches[i].field == RULE_CGROUP)
+			return "Linux 5.13 with CONFIG_NFT_SOCKET (module nft_socket) and "
+			       "CONFIG_SOCK_CGROUP_DATA";
 	if (rule->action == RULE_TPROXY)
 		return "CONFIG_NFT_TPROXY (module nft_tproxy)";
 	if (rule->action == RULE_ZONE)

@@ -13,7 +13,7 @@
 #include <linux/netfilter/nf_tables.h>
 #include <netinet/in.h>
 
-enum load_kind { LOAD_META, LOAD_PAYLOAD, LOAD_FIB, LOAD_STATE, LOAD_SOCKET };
+enum load_kind { LOAD_META, LOAD_PAYLOAD, LOAD_FIB, LOAD_STATE, LOAD_SOCKET, LOAD_CGROUP };
 
 // As in the kernel's nf_conntrack_common.h: NF_CT_STATE_BIT(IP_CT_NEW).
 enum { STATE_NEW = 8, NEITHER_0_NOR_1 = 2 };
@@ -33,6 +33,7 @@ static const struct field_load {
     [RULE_MARK] = {LOAD_META, NFT_META_MARK, .len = 4},
     [RULE_USER] = {LOAD_META, NFT_META_SKUID, .len = 4, .convert_for_sets = true},
     [RULE_GROUP] = {LOAD_META, NFT_META_SKGID, .len = 4, .convert_for_sets = true},
+    [RULE_CGROUP] = {LOAD_CGROUP, .len = 8},
     [RULE_IN_INTERFACE] = {LOAD_META, NFT_META_IIFNAME, .len = IFNAMSIZ},
     [RULE_OUT_INTERFACE] = {LOAD_META, NFT_META_OIFNAME, .len = IFNAMSIZ},
     [RULE_SOURCE4] = {LOAD_PAYLOAD, NFT_PAYLOAD_NETWORK_HEADER, 12, 4, .family = NFPROTO_IPV4},
@@ -125,6 +126,16 @@ static void encode_state(struct encoder *e)
 	set_u32(expr, NFTNL_EXPR_CT_DREG, NFT_REG_1);
 }
 
+// The number of the control group at that level of those that the socket is in; if it is not so deep, the
+// rule ends here.
+static void encode_cgroup(struct encoder *e, uint32_t level)
+{
+	struct nftnl_expr *expr = add(e, "socket");
+	set_u32(expr, NFTNL_EXPR_SOCKET_KEY, NFT_SOCKET_CGROUPV2);
+	set_u32(expr, NFTNL_EXPR_SOCKET_LEVEL, level);
+	set_u32(expr, NFTNL_EXPR_SOCKET_DREG, NFT_REG_1);
+}
+
 // Whether it is transparent, if there is a socket; else the rule ends here.
 static void encode_socket(struct encoder *e)
 {
@@ -175,7 +186,9 @@ static uint32_t value_bytes(const struct rule_match *match, const struct field_l
 		// A prefix is compared without the star and without what follows.
 		return match->name[len - 1] == '*' ? (uint32_t)len - 1 : IFNAMSIZ;
 	}
-	if (load->big_endian)
+	if (load->kind == LOAD_CGROUP)
+		memcpy(ret_bytes, &match->cgroup, sizeof match->cgroup);
+	else if (load->big_endian)
 		memcpy(ret_bytes, &port, sizeof port);
 	else if (load->len == 1)
 		ret_bytes[0] = (uint8_t)match->value;
@@ -206,6 +219,8 @@ static void encode_match(struct encoder *e, const struct rule_match *match)
 		encode_fib(e);
 	else if (load->kind == LOAD_STATE)
 		encode_state(e);
+	else if (load->kind == LOAD_CGROUP)
+		encode_cgroup(e, match->value);
 	else
 		encode_socket(e);
 	if (match->field == RULE_NEW)
@@ -387,8 +402,13 @@ static bool decode_fib(struct decoder *d, const struct nftnl_expr *expr)
 
 static bool decode_socket(struct decoder *d, const struct nftnl_expr *expr)
 {
-	return nftnl_expr_get_u32(expr, NFTNL_EXPR_SOCKET_KEY) == NFT_SOCKET_TRANSPARENT &&
-	       decode_load(d, RULE_LISTENS);
+	uint32_t key = nftnl_expr_get_u32(expr, NFTNL_EXPR_SOCKET_KEY);
+	if (key == NFT_SOCKET_CGROUPV2) {
+		decode_load(d, RULE_CGROUP);
+		d->match.value = nftnl_expr_get_u32(expr, NFTNL_EXPR_SOCKET_LEVEL);
+		return true;
+	}
+	return key == NFT_SOCKET_TRANSPARENT && decode_load(d, RULE_LISTENS);
 }
 
 static bool decode_mask(struct decoder *d, const struct nftnl_expr *expr)
@@ -438,7 +458,9 @@ static bool decode_value(struct rule_match *match, const uint8_t *bytes, uint32_
 		return false;
 	if (match->field == RULE_LISTENS)
 		return bytes[0] == NEITHER_0_NOR_1;
-	if (load->big_endian) {
+	if (load->kind == LOAD_CGROUP) {
+		memcpy(&match->cgroup, bytes, len);
+	} else if (load->big_endian) {
 		memcpy(&port, bytes, sizeof port);
 		match->value = ntohs(port);
 	} else if (len == 1) {

@@ -36,6 +36,7 @@ ASSERT_LIST(capture_ports, ranges, count);
 ASSERT_LIST(capture_cidrs, cidrs, count);
 ASSERT_LIST(capture_ids, ranges, count);
 ASSERT_LIST(capture_interfaces, names, count);
+ASSERT_LIST(capture_cgroups, names, count);
 ASSERT_LIST(capture_dns, servers, server_count);
 ASSERT_LIST(capture_plan, exclude_marks, exclude_mark_count);
 ASSERT_LIST(capture_plan, vips, vip_count);
@@ -176,7 +177,7 @@ static int take_address(const struct setting *setting, struct str text, void *re
 	return ip_parse(text, ret_item) ? refuse(setting, text, "is no IP address") : 0;
 }
 
-static int take_interface(const struct setting *setting, struct str text, void *ret_item)
+static int take_name(const struct setting *setting, struct str text, void *ret_item)
 {
 	char *name = mem_strndup(text.p, text.len);
 	int err = keep(setting->builder, name);
@@ -214,10 +215,11 @@ static const struct list_kind {
     [PLAN_PORTS] = {sizeof(struct port_range), take_port},
     [PLAN_CIDRS] = {sizeof(struct cidr), take_cidr},
     [PLAN_ADDRESSES] = {sizeof(struct ip), take_address},
-    [PLAN_INTERFACES] = {sizeof(const char *), take_interface},
+    [PLAN_INTERFACES] = {sizeof(const char *), take_name},
     [PLAN_USERS] = {sizeof(struct id_range), take_user},
     [PLAN_GROUPS] = {sizeof(struct id_range), take_group},
     [PLAN_MARKS] = {sizeof(struct mark_match), take_mark},
+    [PLAN_CGROUPS] = {sizeof(const char *), take_name},
 };
 
 static size_t count_pieces(struct str value)

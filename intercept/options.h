@@ -21,6 +21,7 @@ enum plan_option_kind {
 	PLAN_USERS,	 // names, numbers, or ranges a-b of numbers
 	PLAN_GROUPS,	 // the same
 	PLAN_MARKS,	 // value or value/mask
+	PLAN_CGROUPS,	 // paths, or names of units
 };
 
 // X(name, kind, field of struct capture_plan, what to give, help)
@@ -70,6 +71,10 @@ enum plan_option_kind {
 	X("exclude-users", PLAN_USERS, exclude_users, "USERS", "outbound and DNS: not of these users")       \
 	X("include-groups", PLAN_GROUPS, include_groups, "GROUPS", "outbound and DNS: only of these groups") \
 	X("exclude-groups", PLAN_GROUPS, exclude_groups, "GROUPS", "outbound and DNS: not of these groups")  \
+	X("include-cgroups", PLAN_CGROUPS, include_cgroups, "CGROUPS",                                       \
+	  "outbound and DNS: only of programs in these control groups or units")                             \
+	X("exclude-cgroups", PLAN_CGROUPS, exclude_cgroups, "CGROUPS",                                       \
+	  "outbound and DNS: not of programs in these control groups or units")                              \
 	X("exclude-marks", PLAN_MARKS, exclude_marks, "MARKS", "outbound and DNS: not of sockets so marked") \
 	X("dns-servers", PLAN_ADDRESSES, dns.servers, "ADDRESSES", "only DNS queries to these servers")      \
 	X("proxy-user", PLAN_USER, proxy_uid, "USER",                                                        \

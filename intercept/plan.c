@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/mem.h"
+#include "intercept/cgroups.h"
 #include "intercept/marks.h"
 
 #include <net/if.h>
@@ -136,6 +137,18 @@ static int check_interfaces(const struct capture_interfaces *interfaces, const c
 	return 0;
 }
 
+static int check_cgroups(const struct capture_cgroups *cgroups, const char *what, struct strbuf *error)
+{
+	if (cgroups->count > LIMIT_CAPTURE_CGROUPS)
+		return invalid(error, "%s: more than %d entries", what, LIMIT_CAPTURE_CGROUPS);
+	for (size_t i = 0; i < cgroups->count; i++) {
+		const char *fault = cgroup_name_fault(cgroups->names[i]);
+		if (fault)
+			return invalid(error, "%s: '%.64s' %s", what, cgroups->names[i], fault);
+	}
+	return 0;
+}
+
 static int check_direction(const struct capture_direction *direction, const char *name, struct strbuf *error)
 {
 	char what[64];
@@ -178,6 +191,10 @@ static int check_lists(const struct capture_plan *plan, struct strbuf *error)
 		err = check_direction(&plan->inbound, "inbound", error);
 	for (size_t i = 0; i < 4 && !err; i++)
 		err = check_ids(ids[i].ids, ids[i].what, error);
+	if (err == 0)
+		err = check_cgroups(&plan->include_cgroups, "included control groups", error);
+	if (err == 0)
+		err = check_cgroups(&plan->exclude_cgroups, "excluded control groups", error);
 	if (err == 0 && plan->exclude_mark_count > LIMIT_CAPTURE_MARKS)
 		err = invalid(error, "excluded marks: more than %d entries", LIMIT_CAPTURE_MARKS);
 	if (err == 0 &&

@@ -4,8 +4,8 @@
 // it is in rules.h.
 //
 // How the parts combine: a connection is captured if nothing excludes it and, for every include list that is
-// not empty, something in it matches (users and groups are one list in this respect). The proxy's own
-// connections and the connections of a program to its own host are always left alone.
+// not empty, something in it matches (users, groups and control groups are one list in this respect). The
+// proxy's own connections and the connections of a program to its own host are always left alone.
 // Connections to VIP ranges are captured whatever ports, networks and interfaces say: nothing else could
 // answer there.
 #pragma once
@@ -48,6 +48,13 @@ struct capture_ids {
 
 // Names of interfaces; one that ends in '*' stands for all that begin so.
 struct capture_interfaces {
+	const char *const *names;
+	size_t count;
+};
+
+// Control groups (version 2) as they are named: a path, or a unit. Each stands for all that are in it, too.
+// What they are in the kernel is looked up when rules are made (cgroups.h).
+struct capture_cgroups {
 	const char *const *names;
 	size_t count;
 };
@@ -95,6 +102,7 @@ struct capture_plan {
 	// Of outbound connections and DNS queries: the programs that open them.
 	struct capture_ids include_users, exclude_users;
 	struct capture_ids include_groups, exclude_groups;
+	struct capture_cgroups include_cgroups, exclude_cgroups;
 	const struct mark_match *exclude_marks;
 	size_t exclude_mark_count;
 

@@ -14,6 +14,7 @@ static const char *const field_names[] = {
     [RULE_MARK] = "meta mark",
     [RULE_USER] = "meta skuid",
     [RULE_GROUP] = "meta skgid",
+    [RULE_CGROUP] = "socket cgroupv2 level",
     [RULE_IN_INTERFACE] = "iifname",
     [RULE_OUT_INTERFACE] = "oifname",
     [RULE_SOURCE4] = "ip saddr",
@@ -59,8 +60,22 @@ static void print_value(const struct rule_match *match, struct strbuf *out)
 	}
 }
 
+// As nft does: of one that is gone there is no more than its number.
+static void print_cgroup(const struct rule_match *match, struct strbuf *out)
+{
+	strbuf_printf(out, "%s %u %s", field_names[match->field], match->value, match->negated ? "!= " : "");
+	if (match->path)
+		strbuf_printf(out, "\"%s\"", match->path);
+	else
+		strbuf_printf(out, "%llu", (unsigned long long)match->cgroup);
+}
+
 void rule_match_print(const struct ruleset *ruleset, const struct rule_match *match, struct strbuf *out)
 {
+	if (match->field == RULE_CGROUP) {
+		print_cgroup(match, out);
+		return;
+	}
 	bool masked = match->field == RULE_MARK && match->mask != UINT32_MAX;
 	strbuf_printf(out, "%s ", field_names[match->field]);
 	if (masked)

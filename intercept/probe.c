@@ -47,6 +47,7 @@ static const struct {
     {"inbound-source client", "inbound-source", "client"},
     {"fail hold", "fail", "hold"},
     {"fail open", "fail", "open"},
+    {"control groups", "exclude-cgroups", "/"}, // the root is there, and asking for it changes nothing
 };
 
 typedef int feature_fn(const struct capture_plan *plan, const struct ruleset *ruleset, struct strbuf *error);

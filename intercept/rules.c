@@ -12,7 +12,9 @@
 const struct rule_chain_info rule_chains[CHAIN_COUNT] = {
     [CHAIN_OUTPUT_RAW] = {"output_raw", "filter", "output", NF_INET_LOCAL_OUT, -300},
     [CHAIN_DNS_ZONE] = {.name = "dns_zone"},
+    [CHAIN_DNS_CHOSEN] = {.name = "dns_chosen"},
     [CHAIN_OUTPUT] = {"output", "nat", "output", NF_INET_LOCAL_OUT, -100},
+    [CHAIN_CHOSEN] = {.name = "chosen"},
     [CHAIN_PREROUTING] = {"prerouting", "nat", "prerouting", NF_INET_PRE_ROUTING, -100},
     [CHAIN_INBOUND] = {.name = "inbound"},
     [CHAIN_ARRIVING] = {"arriving", "filter", "prerouting", NF_INET_PRE_ROUTING, -150},
@@ -24,6 +26,9 @@ void ruleset_done(struct ruleset *ruleset)
 {
 	for (size_t i = 0; i < ruleset->set_count; i++)
 		mem_free(ruleset->sets[i].ranges);
+	for (size_t i = 0; i < ruleset->_text_count; i++)
+		mem_free(ruleset->_texts[i]);
+	mem_free(ruleset->_texts);
 	mem_free(ruleset->sets);
 	mem_free(ruleset->rules);
 	*ruleset = (struct ruleset){0};
@@ -54,6 +59,19 @@ int rule_set_add(struct rule_set *set, const struct rule_range *range)
 	if (err == 0)
 		set->ranges[set->count++] = *range;
 	return err;
+}
+
+const char *ruleset_keep_text(struct ruleset *ruleset, struct str text)
+{
+	char *copy = mem_strndup(text.p, text.len);
+	if (copy && mem_grow((void **)&ruleset->_texts, &ruleset->_text_cap, ruleset->_text_count + 1,
+			     sizeof *ruleset->_texts)) {
+		mem_free(copy);
+		return NULL;
+	}
+	if (copy)
+		ruleset->_texts[ruleset->_text_count++] = copy;
+	return copy;
 }
 
 static int compare_ranges(const void *a, const void *b)
@@ -183,7 +201,8 @@ static bool match_equal(const struct ruleset *a, const struct rule_match *x, con
 		return false;
 	if (x->set >= 0)
 		return strcmp(a->sets[x->set].name, b->sets[y->set].name) == 0;
-	return x->value == y->value && x->mask == y->mask && strcmp(x->name, y->name) == 0;
+	return x->value == y->value && x->mask == y->mask && x->cgroup == y->cgroup &&
+	       strcmp(x->name, y->name) == 0;
 }
 
 // All of a rule's matches must hold: their order does not matter, and none is there twice.

@@ -17,7 +17,9 @@
 enum rule_chain {
 	CHAIN_OUTPUT_RAW, // before connection tracking
 	CHAIN_DNS_ZONE,	  // reached from there
+	CHAIN_DNS_CHOSEN, // reached from there
 	CHAIN_OUTPUT,	  // connections that leave
+	CHAIN_CHOSEN,	  // reached from there: those of included programs
 	CHAIN_PREROUTING, // connections that arrive
 	CHAIN_INBOUND,	  // reached from both
 	CHAIN_ARRIVING,	  // connections that arrive, to be handed over as they are
@@ -57,6 +59,7 @@ enum rule_field {
 	RULE_MARK,     // value and mask
 	RULE_USER,
 	RULE_GROUP,
+	RULE_CGROUP,	   // cgroup and, in value, its level
 	RULE_IN_INTERFACE, // name
 	RULE_OUT_INTERFACE,
 	RULE_SOURCE4,
@@ -79,6 +82,9 @@ struct rule_match {
 	int set; // index; negative: none
 	uint32_t value, mask;
 	char name[IFNAMSIZ]; // of an interface; "eth*": all that begin so
+	uint64_t cgroup;     // number of a control group: it, or any that it is in
+	const char
+	    *path; // its path, in the ruleset's keeping; before it was looked up: its name; NULL: unknown
 };
 
 enum rule_action {
@@ -109,6 +115,8 @@ struct ruleset {
 	size_t set_count, _set_cap;
 	struct rule *rules; // of each chain in their order
 	size_t rule_count, _rule_cap;
+	char **_texts;
+	size_t _text_count, _text_cap;
 	bool held;     // read back: its process takes it along
 	uint32_t fail; // enum capture_fail, if the back end sees to it by itself
 	bool altered;  // read back, and there are chains or sets that weir does not make
@@ -124,7 +132,8 @@ bool ruleset_has_chain(const struct ruleset *ruleset, enum rule_chain chain);
 // Whether the rules leave alone whatever is of that family (AF_INET or AF_INET6).
 bool ruleset_spares_family(const struct ruleset *ruleset, uint8_t family);
 
-// The text that nft lists for the whole table (with numeric priorities: nft -y), and that it would take.
+// The text that nft lists for the whole table (with numeric priorities: nft -y), and that it would take. (It
+// would look for control groups in /sys/fs/cgroup, wherever they are mounted.)
 void ruleset_print(const struct ruleset *ruleset, struct strbuf *out);
 // One rule's matches and action, without its counter and comment.
 void rule_print(const struct ruleset *ruleset, const struct rule *rule, struct strbuf *out);
@@ -140,6 +149,8 @@ size_t rule_set_key_len(enum rule_set_type type);
 // A new empty set; its index or -ENOMEM.
 int ruleset_add_set(struct ruleset *ruleset, const char *name, enum rule_set_type type);
 int rule_set_add(struct rule_set *set, const struct rule_range *range);
+// A copy of the text that lives as long as the ruleset; NULL when out of memory.
+const char *ruleset_keep_text(struct ruleset *ruleset, struct str text);
 // Sorts and joins what was added.
 void rule_set_normalise(struct rule_set *set);
 // Without the rules and sets that limit how long connections are held: the value of the rule that drops them

@@ -31,6 +31,7 @@ BACKENDS = {
 
 FAMILIES = ("ipv4", "ipv6", "mapped")
 USER, GROUP, MARK = 1234, 1235, 0x5500
+CHOSEN_USER = 1300
 SPARED = ("10.77.0.200", "fd00:77::200")
 VIPS = ("240.240.0.0/16", "fd77:65:6972::/112")
 
@@ -90,7 +91,8 @@ class World:
 
     def __init__(self, network, weir, weir_proxy, backend):
         self.backend, self.network = backend, network
-        self.cgroup = CONTROL_GROUPS / f"{network.prefix}pods"
+        self.cgroup = CONTROL_GROUPS / f"{network.prefix}pods.slice"
+        self.unit = f"{network.prefix}chosen.service"
         self.callers = Callers()
         self.mesh = Mesh(network, weir, weir_proxy)
         self.other = network.pod("other")
@@ -132,8 +134,9 @@ class World:
             intercept={"capture": {"inbound_source": "client" if keeps_client(self.backend) else "proxy"}},
         )
         sidecar.start()
-        for folder in (self.cgroup_of(sidecar), self.cgroup_of(sidecar) / "spared"):
-            folder.mkdir(parents=True)
+        for folder in ("spared/below", "spared-not"):
+            (self.cgroup_of(sidecar) / folder).mkdir(parents=True)
+        (self.cgroup / self.unit / "below").mkdir(parents=True, exist_ok=True)
         (self.cgroup_of(sidecar) / "cgroup.procs").write_text(str(sidecar.proxy.pid))
         return sidecar
 
@@ -151,18 +154,19 @@ class World:
             *(() if self.backend == "ebpf" else ("--exclude-outbound-interfaces", "eth1")),
             *("--exclude-inbound-interfaces", "eth1"),
             *("--exclude-users", str(USER), "--exclude-groups", str(GROUP), "--exclude-marks", hex(MARK)),
+            *("--exclude-cgroups", str(self.cgroup_of(sidecar) / "spared")),
             *("--dns-servers", f"{self.other.ipv4},{self.other.ipv6},127.0.0.1,::1"),
         ]
 
-    def apply(self, sidecar):
-        return self.weir(sidecar, "apply", *self.words(sidecar)).stdout
+    def apply(self, sidecar, *more):
+        return self.weir(sidecar, "apply", *self.words(sidecar), *more).stdout
 
     def weir(self, sidecar, verb, *words, **options):
         return sidecar.pod.run([self.mesh.weir_path, "intercept", verb, *words], env=self.environment, **options)
 
     def call(self, pod, to, cgroup=None, **options):
         if pod in (self.app, self.near):
-            cgroup = cgroup or self.cgroup_of(pod)
+            cgroup = self.cgroup_of(pod) / (cgroup or "")
         return self.callers.call(pod, to, cgroup=str(cgroup) if cgroup else None, **options)
 
     def close(self):
@@ -261,7 +265,9 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 # --- outbound --------------------------------------------------------------------------------------------------------
 @every_family
-@pytest.mark.parametrize("who", [{}, {"user": USER + 1}, {"group": GROUP + 1}, {"mark": MARK + 1}], ids=str)
+@pytest.mark.parametrize(
+    "who", [{}, {"user": USER + 1}, {"group": GROUP + 1}, {"mark": MARK + 1}, {"cgroup": "spared-not"}], ids=str
+)
 def test_outbound_is_captured(world, family, who):
     to = (address_of(world.other, family), 7000)
     seen = observe(world, world.app, to, **who)
@@ -294,6 +300,8 @@ OUTBOUND_SPARED = {
     "user": {"user": USER},
     "group": {"group": GROUP},
     "mark": {"mark": MARK},
+    "control group": {"cgroup": "spared"},
+    "control group above": {"cgroup": "spared/below"},
     "proxy": {"mark": 0x771},
     "proxys-other": {"mark": 0x772},
 }
@@ -453,6 +461,8 @@ DNS_SPARED = {
     "user": {"user": USER},
     "group": {"group": GROUP},
     "mark": {"mark": MARK},
+    "control group": {"cgroup": "spared"},
+    "control group above": {"cgroup": "spared/below"},
     "proxy": {"mark": 0x771},
     "proxys-other": {"mark": 0x772},
 }
@@ -485,6 +495,63 @@ def test_one_socket_asks_two_servers(world, family):
             assert by_weir(world, family, answer)
             senders.add(sender[:2])
     assert senders == set(to)
+
+
+# --- only some programs ----------------------------------------------------------------------------------------------
+@pytest.fixture(scope="class")
+def choosing(world):
+    """Captured are the programs of one unit and of one user, and no others."""
+    world.apply(world.app, "--include-cgroups", world.unit, "--include-users", str(CHOSEN_USER))
+    yield world
+    world.apply(world.app)
+
+
+# Who: (options of a call, whether it is captured). A unit's folder is beside the pod's.
+def chosen(world):
+    unit = world.cgroup / world.unit
+    return {
+        "unit": ({"cgroup": unit}, True),
+        "below the unit": ({"cgroup": unit / "below"}, True),
+        "unit, excluded user": ({"cgroup": unit, "user": USER}, False),
+        "another": ({}, False),
+        "the unit's slice": ({"cgroup": world.cgroup}, False),
+        "none": ({"cgroup": CONTROL_GROUPS}, False),
+        "user": ({"user": CHOSEN_USER}, True),
+        "user, excluded group": ({"user": CHOSEN_USER, "cgroup": "spared"}, False),
+    }
+
+
+WHO = ("unit", "below the unit", "unit, excluded user", "another", "the unit's slice", "none", "user", "user, excluded group")
+
+
+class TestOnlyAControlGroup:
+    @every_family
+    @pytest.mark.parametrize("who", WHO)
+    def test_outbound(self, choosing, family, who):
+        options, captured = chosen(choosing)[who]
+        to = (address_of(choosing.other, family), 7000)
+        seen = observe(choosing, choosing.app, to, **options)
+        assert seen.passed() == ([("app", "outbound", plain_name(to))] if captured else [])
+        assert seen.is_whole() and seen.server == "other" and (captured or seen.saw_the_client())
+
+    @every_family
+    @every_transport
+    @pytest.mark.parametrize("who", WHO[:5])
+    def test_dns(self, choosing, family, transport, who):
+        options, captured = chosen(choosing)[who]
+        to = (address_of(choosing.other, family), 53)
+        assert ask_by(transport)(choosing, family, to, **options) == (captured, to)
+
+    @pytest.mark.parametrize("who", WHO)
+    def test_what_if_agrees(self, choosing, who):
+        options, captured = chosen(choosing)[who]
+        to = name_of(choosing.other.ipv4, 7000)
+        cgroup = str(choosing.cgroup_of(choosing.app) / options.get("cgroup", "")).removeprefix(str(CONTROL_GROUPS)) or "/"
+        words = ["what-if", "-j", "--to", to, "--cgroup", cgroup, "--uid", str(options.get("user", 0))]
+        done = choosing.app.pod.run([choosing.mesh.weir_path, "explain", *words], env=choosing.environment)
+        said = json.loads(done.stdout)["outbound"]
+        assert said["cgroup"] == cgroup
+        assert said["verdict"].split(" ")[0] == ("captured" if captured else "left"), json.dumps(said)
 
 
 # --- coming and going ------------------------------------------------------------------------------------------------
@@ -573,6 +640,69 @@ def test_show_counts_and_check_proves(lone, address):
     assert results["outbound TCP", address.replace("ip", "IP")][0] == "ok"
 
 
+@pytest.fixture
+def group(lone):
+    """A control group, and what answers a program in it."""
+    folder = CONTROL_GROUPS / f"{lone.pod.network.prefix}some"
+    other = lone.pod.network.pod("other")
+    Server(other, 80, "direct")
+    folder.mkdir()
+    with Callers() as callers:
+
+        def answers(place=folder):
+            with callers.call(lone, (other.ipv4, 80), cgroup=str(place)) as sock:
+                return sock.recv(512).decode().split()[0]
+
+        yield folder, answers
+
+
+def stale(lone):
+    """What check says of control groups."""
+    status, results = lone.check()
+    result, found = results["control groups", None]
+    assert status == (result != "ok")
+    return found
+
+
+def test_a_control_group_that_is_made_anew_is_another_one(lone, group):
+    """A unit that restarts is such. The rules go on for the one that is gone, and check says so."""
+    folder, answers = group
+    before = lone.state()
+    words = ("--exclude-cgroups", folder.name)
+    assert lone.weir("apply", *words).stdout == "interception: installed\n"
+    assert lone.weir("apply", "--exclude-cgroups", f"/{folder.name}/").stdout == "interception: unchanged\n"
+    assert answers() == "direct" and stale(lone) == "1, all there"
+    folder.rmdir()
+    assert stale(lone).startswith("1 of 1 gone") and folder.name in stale(lone)
+    failed = lone.weir("apply", *words, check=False)
+    assert failed.returncode == 1 and f"there is no control group '{folder.name}'" in failed.stderr
+    folder.mkdir()
+    assert answers() == "outbound" and stale(lone).startswith("1 of 1 gone")
+    assert lone.weir("apply", *words).stdout == "interception: installed\n"
+    assert answers() == "direct" and stale(lone) == "1, all there"
+    folder.rmdir()
+    assert lone.weir("remove").stdout == "interception: removed\n"
+    assert lone.state() == before
+
+
+def test_an_included_control_group(lone, group):
+    """Shown by its path, also one that has what must be quoted."""
+    folder, answers = group
+    assert lone.weir("apply", "--include-cgroups", f"{folder.name}").stdout == "interception: installed\n"
+    assert answers() == "outbound" and answers(CONTROL_GROUPS) == "direct"
+    shown = lone.show()
+    assert not shown["altered"]
+    rules = [rule["rule"] for rule in shown["rules"] if rule["purpose"] == f"included control group {folder.name}"]
+    assert f'socket cgroupv2 level 1 "{folder.name}" goto chosen' in rules
+    status, results = lone.check()
+    assert {result for result, _ in results.values()} <= {"ok", "skipped"}, results
+    below = folder / "a\\x2db"
+    below.mkdir()
+    assert lone.weir("apply", "--include-cgroups", f"{folder.name}/{below.name}").stdout == "interception: installed\n"
+    assert lone.weir("apply", "--include-cgroups", f"{folder.name}/{below.name}").stdout == "interception: unchanged\n"
+    assert answers() == "direct" and not lone.show()["altered"]
+
+
 def test_another_plan_takes_over_without_a_gap(lone):
     """What all plans capture is captured at every moment, and what none of them captures never is."""
     other = lone.pod.network.pod("other")
@@ -580,6 +710,9 @@ def test_another_plan_takes_over_without_a_gap(lone):
         Server(other, 83, "other", address)
         Server(other, 2001, "other", address)
     spare = ("--exclude-outbound-ports", "2001")
+    group = CONTROL_GROUPS / f"{lone.pod.network.prefix}some"
+    group.mkdir()
+    chosen = ("--include-cgroups", group.name, "--include-users", "0")
     lone.weir("apply", *spare)
     answers, done = {83: set(), 2001: set()}, threading.Event()
 
@@ -589,7 +722,7 @@ def test_another_plan_takes_over_without_a_gap(lone):
 
     ways = [(address, port) for address in (other.ipv4, other.ipv6) for port in answers]
     asking = [threading.Thread(target=ask, args=way) for way in ways]
-    plans = (EVERYTHING, ("--exclude-outbound-ports", "7", "--include-users", "0,7"), ())
+    plans = (EVERYTHING, ("--exclude-outbound-ports", "7", "--include-users", "0,7"), chosen, ())
     for thread in asking:
         thread.start()
     try:

@@ -10,7 +10,7 @@ import pytest
 
 from capture import CapturedPod, Server, probe
 from mesh import Mesh, Origin, cluster, connect, service
-from netns import output, wait_until
+from netns import CONTROL_GROUPS, output, wait_until
 
 CLIENT_ID, SERVER_ID = "spiffe://mesh/ns/test/sa/client", "spiffe://mesh/ns/test/sa/server"
 
@@ -356,6 +356,16 @@ def test_a_process(site):
     near.pod.run([near.mesh.weir_path, "intercept", "apply", *near.mesh.backend, "--exclude-users", "1000"])
     said = explain(near, "pid", program.pid)
     assert said["new_connections"]["verdict"] == said["dns"]["verdict"] == "left alone: excluded user"
+
+    # By its control group, or one above that.
+    group = CONTROL_GROUPS / f"{near.pod.network.prefix}program"
+    (group / "below").mkdir(parents=True)
+    (group / "below" / "cgroup.procs").write_text(str(program.pid))
+    near.pod.run([near.mesh.weir_path, "intercept", "apply", "--exclude-cgroups", group.name])
+    said = explain(near, "pid", program.pid)
+    assert said["new_connections"]["cgroup"] == said["process"]["cgroup"] == f"/{group.name}/below"
+    verdict = f"left alone: excluded control group {group.name}"
+    assert said["new_connections"]["verdict"] == said["dns"]["verdict"] == verdict
 
     # Of a process in another namespace the rules and sockets of that one count.
     words = [near.mesh.weir_path, "--socket", near.socket, "explain", "pid", str(program.pid), "-j"]

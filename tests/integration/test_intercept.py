@@ -11,9 +11,10 @@ import subprocess
 
 import pytest
 
+from callers import Callers
 from capture import STATE, CapturedPod, Server, name_of, probe, state
 from mesh import Mesh
-from netns import wait_until
+from netns import CONTROL_GROUPS, wait_until
 
 FOREIGN_RULES = """
 table ip nat {
@@ -513,6 +514,76 @@ def test_a_namespace_without_ipv6(network, weir):
     assert probe(app, A_VIP[4], 80).startswith("outbound")
     app.weir("remove")
     assert state(app) == before
+
+
+# --- control groups --------------------------------------------------------------------------------------------------
+@pytest.fixture
+def tree(network):
+    """Control groups as systemd makes them, with names that nobody else has."""
+    top = CONTROL_GROUPS / f"{network.prefix}x.slice"
+    for name in ("y.slice/one.service/nested.service", "y.slice/two.service", "two.service", "session.scope/inner.slice/three.service"):
+        path = top.joinpath(*(part if part.endswith("slice") else network.prefix + part for part in name.split("/")))
+        path.mkdir(parents=True)
+    return top
+
+
+def named(app, name):
+    """The path that a rule has for that name of a control group, or what is said."""
+    done = app.weir("plan", "--exclude-cgroups", str(name), check=False)
+    found = re.search(r'socket cgroupv2 level (\d+) "(.*?)"', done.stdout)
+    if not found:
+        return done.stderr
+    assert int(found[1]) == found[2].count("/") + 1
+    return found[2]
+
+
+def test_a_unit_is_found_in_its_slice(app, tree):
+    prefix = app.pod.network.prefix
+    one = f"{tree.name}/y.slice/{prefix}one.service"
+    for name in (f"{prefix}one.service", one, f"/{one}", f"/{one}//", f"/sys/fs/cgroup/{one}", CONTROL_GROUPS / one):
+        assert named(app, name) == one
+    assert named(app, tree.name) == tree.name
+    assert f"could be {tree.name}/" in named(app, f"{prefix}two.service")
+    assert named(app, f"{tree.name}/{prefix}two.service") == f"{tree.name}/{prefix}two.service"
+
+
+def test_what_a_unit_keeps_in_its_own_group_is_no_unit(app, tree):
+    """A container that calls a group of its own like a unit of the host does not pass for that."""
+    prefix = app.pod.network.prefix
+    for name in ("nested.service", "three.service"):
+        said = named(app, prefix + name)
+        assert f"there is no control group '{prefix}{name}'" in said and "a unit has one only while it runs" in said
+    assert named(app, f"{tree.name}/y.slice/{prefix}one.service/{prefix}nested.service")
+    assert "No such file" in named(app, f"/{prefix}one.service")
+    assert "Not a directory" in named(app, f"{tree.name}/cgroup.procs")
+
+
+IN_A_NAMESPACE = """
+echo $$ >{top}/cgroup.procs
+exec unshare --cgroup --mount nsenter --net=/run/netns/{netns} sh -c '
+    {weir} intercept plan --exclude-cgroups y.slice
+    umount {root} && mount -t cgroup2 none {root}
+    {weir} intercept apply --backend {backend} --exclude-cgroups y.slice --exclude-cgroups y.slice/{prefix}two.service
+    {weir} intercept show -j'
+"""
+
+
+@pytest.mark.parametrize("backend", ["nft", "iptables"])
+def test_in_a_namespace_of_control_groups(app, tree, backend):
+    """As in a container: names go out from the container's own control group. What is above is not to be named. (eBPF programs
+    are installed from the host.)"""
+    other = app.pod.network.pod("other")
+    Server(other, 80, "direct")
+    words = {"top": tree, "netns": app.pod.netns, "weir": app.path, "root": CONTROL_GROUPS, "prefix": app.pod.network.prefix}
+    done = subprocess.run(["sh", "-c", IN_A_NAMESPACE.format(backend=backend, **words)], capture_output=True, text=True, timeout=60)
+    assert "shows control groups of another namespace" in done.stderr
+    first, shown = done.stdout.split("\n", 1)
+    assert first == "interception: installed", done.stderr
+    assert not json.loads(shown)["altered"] and 'level 1 \\"y.slice\\"' in shown
+    with Callers() as callers:
+        for place, word in ((tree / "y.slice", "direct"), (tree, "outbound")):
+            with callers.call(app, (other.ipv4, 80), cgroup=str(place)) as sock:
+                assert sock.recv(512).decode().split()[0] == word
 
 
 # --- plan ------------------------------------------------------------------------------------------------------------
@@ -1194,6 +1265,11 @@ BAD_WORDS = [
     (["--exclude-inbound-interfaces", "*"], "is no name of an interface"),
     (["--exclude-inbound-interfaces", ",".join(f"e{i}" for i in range(33))], "more than 32 entries"),
     (["--exclude-users", "no-such-user"], "'no-such-user' is no user here"),
+    (["--exclude-cgroups", "/"], "'/' names the root, in which every program is"),
+    (["--include-cgroups", "a/../b"], "has . or .. for a part"),
+    (["--include-cgroups", "a\nb"], "a character that no path of a control group should have"),
+    (["--include-cgroups", "a" * 512], "is longer than paths of control groups are"),
+    (["--exclude-cgroups", ",".join(f"g{i}" for i in range(33))], "more than 32 entries"),
     (["--exclude-users", "4294967295"], "is no user here"),
     (["--exclude-groups", "no-such-group"], "'no-such-group' is no group here"),
     (["--exclude-users", "9-1"], "ends before it begins"),

@@ -94,6 +94,9 @@ enum {
 	LIMIT_CAPTURE_RANGES = 1024,	// entries of one list of ports, networks, users or groups
 	LIMIT_CAPTURE_INTERFACES = 32,	// names in one list
 	LIMIT_CAPTURE_MARKS = 32,	// excluded marks
+	LIMIT_CAPTURE_CGROUPS = 32,	// control groups in one list
+	LIMIT_CGROUP_PATH = 512,	// bytes of one's path with its end, as iptables takes it
+	LIMIT_CGROUP_DEPTH = 32,	// of control groups in others
 	LIMIT_HOLD_MS = 3600000,	// for which a connection may be made to wait for the proxy
 	LIMIT_HELD = 65536,		// connections of which it is known how long they have waited
 	LIMIT_PROGRAM_OUTPUT = 64 * 1024 * 1024, // what iptables-save may print

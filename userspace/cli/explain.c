@@ -129,8 +129,7 @@ static void explain_address(struct explanation *explanation, const struct addr *
 {
 	char name[IFNAMSIZ];
 	struct flow flow = kernel_flow_out(to, NULL, name);
-	flow.user = geteuid();
-	flow.group = getegid();
+	kernel_flow_own(&flow);
 	if (!routes_is_local(&to->ip)) {
 		explain_flow(explanation, false, &flow);
 		return;
@@ -169,8 +168,7 @@ static void explain_query(struct explanation *explanation)
 	}
 	struct flow flow = kernel_flow_out(&server, NULL, name);
 	flow.protocol = IPPROTO_UDP;
-	flow.user = geteuid();
-	flow.group = getegid();
+	kernel_flow_own(&flow);
 	kernel_emit(&explanation->kernel, "dns", false, &flow, explanation->cli->emit);
 }
 
@@ -182,8 +180,7 @@ static void explain_vip(struct explanation *explanation, const struct json_value
 	if (!reply_ip(host, key, &to.ip))
 		return;
 	struct flow flow = kernel_flow_out(&to, NULL, interface);
-	flow.user = geteuid();
-	flow.group = getegid();
+	kernel_flow_own(&flow);
 	kernel_emit(&explanation->kernel, name, false, &flow, explanation->cli->emit);
 }
 
@@ -209,13 +206,14 @@ static void emit_owner(struct explanation *explanation, const struct socket_info
 	pid_t pid = process_of_socket(socket->inode);
 	flow->user = socket->user;
 	flow->mark = socket->mark;
-	flow->unknown |= 1u << RULE_GROUP;
+	flow->unknown |= 1u << RULE_GROUP | 1u << RULE_CGROUP;
 	if (!socket->marks_visible)
 		flow->unknown |= 1u << RULE_MARK;
 	if (!pid || process_read(pid, &process))
 		return;
 	flow->group = process.group;
 	flow->unknown &= ~(1u << RULE_GROUP);
+	kernel_flow_cgroup(flow, process.cgroup);
 	emit_record_begin(emit, "process");
 	emit_uint(emit, "pid", (uint64_t)pid);
 	emit_text(emit, "name", process.name);
@@ -234,7 +232,7 @@ static void explain_outgoing(struct explanation *explanation, const struct addr 
 	if (socket)
 		emit_owner(explanation, socket, &flow);
 	else
-		flow.unknown |= 1u << RULE_USER | 1u << RULE_GROUP;
+		flow.unknown |= 1u << RULE_USER | 1u << RULE_GROUP | 1u << RULE_CGROUP;
 	kernel_emit(&explanation->kernel, "outbound", false, &flow, explanation->cli->emit);
 }
 
@@ -380,6 +378,27 @@ static int take_group(const struct cli *cli, uint32_t *ret_group)
 	return CLI_DONE;
 }
 
+static int take_cgroup(const struct cli *cli, struct flow *flow)
+{
+	autostrbuf struct strbuf error = {0};
+	const char *name = cli_get(cli, "cgroup");
+	struct cgroup cgroup;
+	char path[LIMIT_CGROUP_PATH + 1];
+	if (!name)
+		return CLI_DONE;
+	if (strcmp(name, "/") == 0) {
+		kernel_flow_cgroup(flow, name);
+		return CLI_DONE;
+	}
+	int err = cgroup_find(name, &cgroup, &error);
+	if (err)
+		return err == ERR_CONFIG ? cli_usage(cli, "%s", error.p)
+					 : cli_fail(cli, "%s", error.p ? error.p : err_text(err));
+	snprintf(path, sizeof path, "/%s", cgroup.path);
+	kernel_flow_cgroup(flow, path);
+	return CLI_DONE;
+}
+
 // An address with or without a port.
 static int take_source(const struct cli *cli, struct addr *ret_source)
 {
@@ -400,15 +419,14 @@ static int supposed_flow(const struct cli *cli, bool inbound, char name[IFNAMSIZ
 	struct flow flow =
 	    inbound ? kernel_flow_in(&from, &to, interface, name) : kernel_flow_out(&to, interface, name);
 	flow.source = from;
-	flow.user = geteuid();
-	flow.group = getegid();
+	kernel_flow_own(&flow);
 	if (cli_has(cli, "udp"))
 		flow.protocol = IPPROTO_UDP;
 	if (take_user(cli, &flow.user) || take_group(cli, &flow.group) ||
 	    take_number(cli, "mark", &flow.mark))
 		return CLI_USAGE;
 	*ret_flow = flow;
-	return CLI_DONE;
+	return take_cgroup(cli, ret_flow);
 }
 
 static int what_if(struct explanation *explanation)
@@ -454,6 +472,7 @@ static const struct command_param what_if_params[] = {
     {PARAM_FLAG, "inbound", NULL, "it comes from another host", false, false},
     {PARAM_OPTION, "uid", "USER", "user of the program (yourself)", false, false},
     {PARAM_OPTION, "gid", "GROUP", "group of the program (your own)", false, false},
+    {PARAM_OPTION, "cgroup", "CGROUP", "control group or unit of the program (your own)", false, false},
     {PARAM_OPTION, "mark", "MARK", "mark of the socket (0)", false, false},
     {PARAM_OPTION, "interface", "NAME", "the interface that it passes (the one of the route)", false, false},
     {PARAM_FLAG, "udp", NULL, "a datagram: a DNS query, if the port is 53", false, false},

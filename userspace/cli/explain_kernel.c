@@ -8,6 +8,7 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <stdio.h>
+#include <unistd.h>
 
 enum { DNS_PORT = 53, ELEMENTS_SHOWN = 16 };
 
@@ -75,6 +76,21 @@ struct flow kernel_flow_in(const struct addr *source, const struct addr *dest, c
 	if (!flow.in_interface)
 		flow.unknown |= 1u << RULE_IN_INTERFACE;
 	return flow;
+}
+
+void kernel_flow_own(struct flow *flow)
+{
+	flow->user = geteuid();
+	flow->group = getegid();
+	if (cgroup_line_own(&flow->cgroups))
+		flow->unknown |= 1u << RULE_CGROUP;
+}
+
+void kernel_flow_cgroup(struct flow *flow, const char *path)
+{
+	flow->unknown &= ~(1u << RULE_CGROUP);
+	if (!path[0] || cgroup_line_of(path, &flow->cgroups))
+		flow->unknown |= 1u << RULE_CGROUP;
 }
 
 // --- the verdict ------------------------------------------------------------------------------------------
@@ -230,6 +246,7 @@ static void emit_asked(struct emit *emit, bool inbound, const struct flow *flow)
 		emit_text(emit, "group", NULL);
 	else
 		emit_uint(emit, "group", flow->group);
+	emit_text(emit, "cgroup", flow->unknown & 1u << RULE_CGROUP ? NULL : flow->cgroups.path);
 	emit_uint(emit, "mark", flow->mark);
 }
 

@@ -42,6 +42,11 @@ struct flow kernel_flow_out(const struct addr *dest, const char *interface, char
 struct flow kernel_flow_in(const struct addr *source, const struct addr *dest, const char *interface,
 			   char name[IFNAMSIZ]);
 
+// It is the calling process's: its user, group and control group.
+void kernel_flow_own(struct flow *flow);
+// It is of a process in that control group, as /proc/PID/cgroup has it; "": nothing is known of that.
+void kernel_flow_cgroup(struct flow *flow, const char *path);
+
 struct kernel_verdict kernel_judge(const struct kernel_view *view, bool inbound, const struct flow *flow);
 // "captured to port 15001 (outbound)", "left alone: excluded port".
 void kernel_verdict_text(const struct kernel_view *view, const struct kernel_verdict *verdict,

@@ -23,7 +23,7 @@ struct survey {
 // Wherever it goes.
 static struct flow new_flow(const struct process *process)
 {
-	return (struct flow){
+	struct flow flow = {
 	    .protocol = IPPROTO_TCP,
 	    .dest.ip.family = AF_INET,
 	    .user = process->user,
@@ -31,6 +31,8 @@ static struct flow new_flow(const struct process *process)
 	    .unknown = 1u << RULE_FAMILY | 1u << RULE_DEST4 | 1u << RULE_DEST6 | 1u << RULE_TCP_DEST_PORT |
 		       1u << RULE_OUT_INTERFACE,
 	};
+	kernel_flow_cgroup(&flow, process->cgroup);
+	return flow;
 }
 
 static void emit_new(const struct survey *survey)
@@ -65,6 +67,7 @@ static struct flow flow_of(const struct socket_info *socket, const struct proces
 	flow.group = process ? process->group : 0;
 	if (!process)
 		flow.unknown |= 1u << RULE_GROUP;
+	kernel_flow_cgroup(&flow, process ? process->cgroup : "");
 	if (!socket->marks_visible)
 		flow.unknown |= 1u << RULE_MARK;
 	return flow;

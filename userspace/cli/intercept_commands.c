@@ -150,7 +150,7 @@ static int show_plan(struct cli *cli, const struct capture_plan *plan)
 	autostrbuf struct strbuf rules = {0}, error = {0};
 	autofree bool *needed = mem_array(plan->vip_count + 1, sizeof *needed);
 	const struct backend *backend = printing_backend(cli, plan);
-	int err = needed ? backend_compile(backend, plan, &ruleset) : -ENOMEM;
+	int err = needed ? backend_compile(backend, plan, &ruleset, &error) : -ENOMEM;
 	if (err)
 		return fail(cli, err, &error);
 	backend->print(&ruleset, &rules);
@@ -304,9 +304,13 @@ static int emit_results(struct emit *emit, const struct check_result *results, s
 	for (size_t i = 0; i < count; i++) {
 		emit_row_begin(emit);
 		emit_text(emit, "check", results[i].what);
-		emit_text(emit, "family", results[i].family == AF_INET6 ? "IPv6" : "IPv4");
+		bool both = results[i].family == 0;
+		emit_text(emit, "family", both ? NULL : results[i].family == AF_INET6 ? "IPv6" : "IPv4");
 		emit_text(emit, "result", verdicts[results[i].verdict]);
-		emit_addr(emit, "to", &results[i].target);
+		if (both)
+			emit_text(emit, "to", NULL);
+		else
+			emit_addr(emit, "to", &results[i].target);
 		emit_text(emit, "found", results[i].detail);
 		emit_row_end(emit);
 		failed += results[i].verdict == CHECK_FAILED;

@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PATH_LEN = 64, LINE_LEN = 512 };
+enum { PATH_LEN = 64, LINE_LEN = LIMIT_CGROUP_PATH + 8 };
 
 // --- its status -------------------------------------------------------------------------------------------
 // Sockets get the user and the group of the file system: the fourth of each line.

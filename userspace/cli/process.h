@@ -2,6 +2,7 @@
 // What /proc tells of a process, as far as interception asks: whose sockets they are, and which they are.
 #pragma once
 
+#include "base/limits.h"
 #include "base/str.h"
 
 #include <stdbool.h>
@@ -12,9 +13,10 @@
 struct process {
 	pid_t pid;
 	char name[32];
-	char cgroup[256];     // of the unified hierarchy: "/system.slice/nginx.service"; empty: unknown
-	uint32_t user, group; // that its new sockets have
-	uint32_t *inodes;     // of its sockets; those of all kinds
+	char cgroup[LIMIT_CGROUP_PATH]; // of the unified hierarchy: "/system.slice/nginx.service"; empty:
+					// unknown
+	uint32_t user, group;		// that its new sockets have
+	uint32_t *inodes;		// of its sockets; those of all kinds
 	size_t inode_count, _inode_cap;
 	bool sockets_visible; // false: its descriptors may not be seen
 };

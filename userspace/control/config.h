@@ -107,6 +107,7 @@ struct config_capture {
 	uint32_t inbound_mode, inbound_source, fail, hold_ms;				 // as in the plan
 	struct config_list dns_servers;							 // struct ip
 	struct config_list include_users, exclude_users, include_groups, exclude_groups; // struct id_range
+	struct config_list include_cgroups, exclude_cgroups;				 // const char *
 	struct config_list exclude_marks;						 // struct mark_match
 };
 

@@ -36,6 +36,7 @@ static const struct key ports_item = {.name = "ports", .type = KEY_PORTS, .text 
 static const struct key users_item = {.name = "user", .type = KEY_USERS, .text = "A user's name, a number, or a range of numbers."};
 static const struct key groups_item = {.name = "group", .type = KEY_GROUPS, .text = "A group's name, a number, or a range of numbers."};
 static const struct key interface_item = {.name = "interface", .type = KEY_NAME, .min = 1, .max = 15, .text = "An interface; a final `*` stands for any rest."};
+static const struct key cgroup_item = {.name = "cgroup", .type = KEY_NAME, .min = 1, .max = LIMIT_CGROUP_PATH - 1, .text = "A control group (version 2) by its path, or a unit of systemd by its name."};
 static const struct key mark_item = {.name = "mark", .type = KEY_MARK, .text = "A socket mark (SO_MARK): `0x100`, or `0x100/0xff00` with a mask."};
 
 static const struct key protocol_item = {.name = "protocol", TEXT(32), .min = 1, .text = "A protocol."};
@@ -88,6 +89,8 @@ static const struct key capture_keys[] = {
 	{"exclude_users", LIST(users_item, struct id_range, SHORT_LIST), FIELD(config, intercept.capture.exclude_users), .text = "Not those of these users' programs."},
 	{"include_groups", LIST(groups_item, struct id_range, SHORT_LIST), FIELD(config, intercept.capture.include_groups), .text = "Only connections of programs that run with these groups."},
 	{"exclude_groups", LIST(groups_item, struct id_range, SHORT_LIST), FIELD(config, intercept.capture.exclude_groups), .text = "Not those of programs that run with these groups."},
+	{"include_cgroups", LIST(cgroup_item, const char *, LIMIT_CAPTURE_CGROUPS), FIELD(config, intercept.capture.include_cgroups), .text = "Only connections of programs in these control groups or units (`nginx.service`, `system.slice/nginx.service`), and in those below them."},
+	{"exclude_cgroups", LIST(cgroup_item, const char *, LIMIT_CAPTURE_CGROUPS), FIELD(config, intercept.capture.exclude_cgroups), .text = "Not those of programs in these control groups or units."},
 	{"exclude_marks", LIST(mark_item, struct mark_match, 64), FIELD(config, intercept.capture.exclude_marks), .text = "Not connections whose socket carries one of these marks."},
 	{0}};
 

@@ -333,6 +333,10 @@ void config_capture_plan(const struct config *config, struct capture_plan *ret_p
 	    (struct capture_ids){capture->include_groups.items, capture->include_groups.count};
 	ret_plan->exclude_groups =
 	    (struct capture_ids){capture->exclude_groups.items, capture->exclude_groups.count};
+	ret_plan->include_cgroups =
+	    (struct capture_cgroups){capture->include_cgroups.items, capture->include_cgroups.count};
+	ret_plan->exclude_cgroups =
+	    (struct capture_cgroups){capture->exclude_cgroups.items, capture->exclude_cgroups.count};
 	ret_plan->exclude_marks = capture->exclude_marks.items;
 	ret_plan->exclude_mark_count = capture->exclude_marks.count;
 	ret_plan->vips = config->dns.vips.items;

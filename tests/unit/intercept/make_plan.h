@@ -5,10 +5,12 @@
 #include "test.h"
 
 #include "base/error.h"
+#include "intercept/cgroups.h"
 #include "intercept/options.h"
 #include "intercept/rules.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 // 0, or the error of the first setting that is refused, or of the plan as a whole.
 static inline int make_plan(struct plan_builder *builder, const char *text, struct strbuf *error)
@@ -25,6 +27,39 @@ static inline int make_plan(struct plan_builder *builder, const char *text, stru
 	return err ? err : capture_plan_validate(&builder->plan, error);
 }
 
+// Control groups that there need not be: the digits at the end of a name are the group's number.
+static inline uint64_t cgroup_number(const char *name)
+{
+	const char *at = name + strlen(name);
+	while (at > name && at[-1] >= '0' && at[-1] <= '9')
+		at--;
+	return strtoull(at, NULL, 10);
+}
+
+// Number 4 is in 2, that in 1; 3 is by itself; 0 stands for the root.
+static inline struct cgroup_line cgroup_line_at(uint64_t number)
+{
+	static const uint64_t above[] = {0, 0, 1, 0, 2};
+	struct cgroup_line line = {.path = "/"};
+	for (uint64_t at = number; at; at = above[at])
+		line.ids[line.count++] = at;
+	return line;
+}
+
+static inline void number_cgroups(struct ruleset *ruleset)
+{
+	for (size_t i = 0; i < ruleset->rule_count; i++)
+		for (size_t j = 0; j < ruleset->rules[i].match_count; j++) {
+			struct rule_match *match = &ruleset->rules[i].matches[j];
+			if (match->field != RULE_CGROUP)
+				continue;
+			match->cgroup = cgroup_number(match->path);
+			match->value = 1;
+			for (const char *c = match->path; *c; c++)
+				match->value += *c == '/';
+		}
+}
+
 static inline void make_rules(const char *text, struct ruleset *ret_ruleset)
 {
 	autostrbuf struct strbuf error = {0};
@@ -34,6 +69,7 @@ static inline void make_rules(const char *text, struct ruleset *ret_ruleset)
 		fail_msg("%s: %s", text, error.p ? error.p : "?");
 	assert_int_equal(ruleset_compile(&builder.plan, ret_ruleset), 0);
 	plan_builder_done(&builder);
+	number_cgroups(ret_ruleset);
 }
 
 // A plan in which everything is used.
@@ -49,7 +85,7 @@ static const char plan_of_everything[] =
     "include-inbound-interfaces eth0; exclude-inbound-interfaces br*; include-users 0-100,65534;"
     "exclude-users 4294967294; include-groups 0,7-9; exclude-groups 100-200; exclude-marks "
     "0x1,0x70000/0xf0000;"
-    "dns-servers 10.0.0.53,fd00::53; proxy-user 65534; proxy-group 99";
+    "dns-servers 10.0.0.53,fd00::53; proxy-user 65534; proxy-group 99; exclude-cgroups a1/b2/c4,a3";
 
 static const char *const plans[] = {
     "",
@@ -59,4 +95,8 @@ static const char *const plans[] = {
     "no-ipv6; include-outbound-cidrs fd00::/8,10.0.0.0/8; capture-metadata",
     "no-dns; no-inbound; vips 240.0.0.0/16",
     "dns-servers fd00::53; no-ipv6",
+    "include-cgroups a1/b2,a3; include-users 5,100; include-groups 7; exclude-cgroups a1/b2/c4",
+    "exclude-cgroups a1; include-groups 0-100; no-inbound",
+    "include-cgroups a1; no-outbound",
+    "include-cgroups a1; no-outbound; no-dns",
 };

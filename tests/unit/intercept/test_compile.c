@@ -83,6 +83,15 @@ static bool has_id(const struct capture_ids *ids, uint32_t id)
 	return false;
 }
 
+static bool has_cgroup(const struct capture_cgroups *cgroups, const struct flow *flow)
+{
+	for (size_t i = 0; i < cgroups->count; i++)
+		for (size_t j = 0; j < flow->cgroups.count; j++)
+			if (flow->cgroups.ids[j] == cgroup_number(cgroups->names[i]))
+				return true;
+	return false;
+}
+
 static bool has_interface(const struct capture_interfaces *interfaces, const char *name)
 {
 	for (size_t i = 0; i < interfaces->count; i++) {
@@ -126,8 +135,11 @@ static bool program_is_captured(const struct capture_plan *plan, const struct fl
 		return false;
 	if (has_id(&plan->exclude_users, flow->user) || has_id(&plan->exclude_groups, flow->group))
 		return false;
-	bool all = !plan->include_users.count && !plan->include_groups.count;
-	return all || has_id(&plan->include_users, flow->user) || has_id(&plan->include_groups, flow->group);
+	if (has_cgroup(&plan->exclude_cgroups, flow))
+		return false;
+	bool all = !plan->include_users.count && !plan->include_groups.count && !plan->include_cgroups.count;
+	return all || has_cgroup(&plan->include_cgroups, flow) || has_id(&plan->include_users, flow->user) ||
+	       has_id(&plan->include_groups, flow->group);
 }
 
 static bool dns_takes(const struct capture_plan *plan, const struct flow *flow)
@@ -204,6 +216,7 @@ static const char *const hosts[] = {
 static const uint16_t ports[] = {1, 5, 10, 11, 22, 53, 80, 443, 15001, 65535};
 static const uint32_t marks[] = {0, 1, 0x771, 0x772, 0xf771, 0x70000, 0x70772, 0x770};
 static const uint32_t ids[] = {0, 8, 99, 100, 150, 1000, 65534, 4294967294u};
+static const uint32_t cgroups[] = {0, 1, 2, 3, 4};
 static const char *const interfaces[] = {"lo",	  "eth0",   "eth", "docker0",
 					 "wlan0", "wlan01", "br7", "abcdefghijklmno"};
 
@@ -237,6 +250,7 @@ static struct flow some_flow(uint32_t *seed)
 	flow.mark = PICK(marks);
 	flow.user = PICK(ids);
 	flow.group = PICK(ids);
+	flow.cgroups = cgroup_line_at(PICK(cgroups));
 	flow.out_interface = PICK(interfaces);
 	flow.in_interface = PICK(interfaces);
 	flow.dest_is_local = PICK(ports) % 2;

@@ -16,10 +16,7 @@ static struct flow flow_to(const char *dest)
 // The way of a connection as text: a letter for each rule (passed over, leads on, unknown, decides).
 static void note(const struct rule_visit *visit, void *arg)
 {
-	strbuf_add_char(arg, visit->decides   ? 'D'
-			     : visit->unknown ? '?'
-			     : visit->failed  ? '.'
-					      : '>');
+	strbuf_add_char(arg, visit->decides ? 'D' : visit->unknown ? '?' : visit->failed ? '.' : '>');
 }
 
 static void goes(const char *plan, enum rule_chain chain, const struct flow *flow, const char *way,
@@ -65,6 +62,34 @@ static void chains_lead_on(void **state)
 	flow = flow_to("10.0.0.53:53");
 	flow.protocol = IPPROTO_UDP;
 	goes("", CHAIN_OUTPUT_RAW, &flow, ".>..D", "captured DNS queries");
+}
+
+// A group stands for those that are in it; what is included goes on in a chain of its own.
+static void control_groups(void **state)
+{
+	(void)state;
+	struct flow flow = flow_to("192.0.2.1:80");
+	flow.cgroups = cgroup_line_at(4);
+	goes("exclude-cgroups a1/b2", CHAIN_OUTPUT, &flow, "....D", "excluded control group");
+	goes("exclude-cgroups a3,a1/b2/c4", CHAIN_OUTPUT, &flow, ".....D", "excluded control group");
+	goes("include-cgroups a3,a1", CHAIN_OUTPUT, &flow, ".....>.....D", "outbound");
+	goes("exclude-cgroups a1; include-cgroups a1", CHAIN_OUTPUT, &flow, "....D",
+	     "excluded control group");
+	flow.cgroups = cgroup_line_at(1);
+	goes("include-cgroups a1/b2; include-groups 5; include-users 6", CHAIN_OUTPUT, &flow, ".......D",
+	     "no included user, group or control group");
+	goes("include-cgroups a1/b2; include-users 1000", CHAIN_OUTPUT, &flow, ".....>.....D", "outbound");
+	goes("include-cgroups a1; no-outbound; no-dns", CHAIN_OUTPUT, &flow, "....>D",
+	     "nothing else is captured");
+	flow.unknown = 1u << RULE_CGROUP;
+	goes("exclude-cgroups a1", CHAIN_OUTPUT, &flow, "....?.....D", "outbound");
+	flow = flow_to("10.0.0.53:53");
+	flow.protocol = IPPROTO_UDP;
+	flow.cgroups = cgroup_line_at(2);
+	goes("include-cgroups a1", CHAIN_OUTPUT_RAW, &flow, ".>..>D", "captured DNS queries");
+	flow.cgroups = cgroup_line_at(0);
+	goes("include-cgroups a1", CHAIN_OUTPUT_RAW, &flow, ".>...D",
+	     "no included user, group or control group");
 }
 
 static void what_is_unknown_does_not_decide(void **state)
@@ -122,8 +147,11 @@ static void foreign_rules_are_told(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(each_rule_on_the_way_is_told), cmocka_unit_test(chains_lead_on),
-	    cmocka_unit_test(what_is_unknown_does_not_decide), cmocka_unit_test(failed_matches_are_named),
+	    cmocka_unit_test(each_rule_on_the_way_is_told),
+	    cmocka_unit_test(chains_lead_on),
+	    cmocka_unit_test(control_groups),
+	    cmocka_unit_test(what_is_unknown_does_not_decide),
+	    cmocka_unit_test(failed_matches_are_named),
 	    cmocka_unit_test(foreign_rules_are_told),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

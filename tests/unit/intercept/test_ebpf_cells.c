@@ -17,6 +17,16 @@ static union weir_cell *weir_cell_at(void *plan, __u32 index)
 	return index < cells[WEIR_CELL_HEADER].header.cell_count ? &cells[index] : NULL;
 }
 
+// A control group is known to these tests by its number.
+static int weir_in_cgroup(__u64 cgroup, __u64 id)
+{
+	struct cgroup_line line = cgroup_line_at(cgroup);
+	for (size_t i = 0; i < line.count; i++)
+		if (line.ids[i] == id)
+			return 1;
+	return 0;
+}
+
 #include "bpf/decide.h"
 
 enum { HOLD_MS = 1500 };
@@ -26,6 +36,7 @@ static void make_kernel_rules(const char *text, struct ruleset *ret_ruleset)
 	make_rules(text, ret_ruleset);
 	ruleset_drop_chain(ret_ruleset, CHAIN_OUTPUT_RAW);
 	ruleset_drop_chain(ret_ruleset, CHAIN_DNS_ZONE);
+	ruleset_drop_chain(ret_ruleset, CHAIN_DNS_CHOSEN);
 	ruleset_simplify_hold(ret_ruleset, HOLD_MS);
 }
 
@@ -128,6 +139,7 @@ static void make_flow(struct flow *ret_flow, struct weir_flow *ret_kernel)
 	static const uint32_t marks[] = {0, 1, 0x771, 0x772, 0x70000, 0x5501};
 	static const uint32_t ports[] = {22, 53, 80, 1, 5, 10, 11, 443, 65535};
 	static const char *const interfaces[] = {"lo", "eth0", "br0", "wlan0"};
+	uint64_t cgroup = (uint64_t)random() % 5;
 	uint8_t family = random() % 2 ? AF_INET : AF_INET6;
 	struct flow flow = {
 	    .protocol = random() % 4 ? IPPROTO_TCP : IPPROTO_UDP,
@@ -136,6 +148,7 @@ static void make_flow(struct flow *ret_flow, struct weir_flow *ret_kernel)
 	    .mark = one_of(marks, ARRAY_SIZE(marks)),
 	    .user = one_of(ids, ARRAY_SIZE(ids)),
 	    .group = one_of(ids, ARRAY_SIZE(ids)),
+	    .cgroups = cgroup_line_at(cgroup),
 	    .in_interface = interfaces[(size_t)random() % ARRAY_SIZE(interfaces)],
 	    .dest_is_local = random() % 3 == 0};
 	flow.out_interface = flow.dest_is_local ? "lo" : NULL;
@@ -148,6 +161,7 @@ static void make_flow(struct flow *ret_flow, struct weir_flow *ret_kernel)
 					 .mark = flow.mark,
 					 .user = flow.user,
 					 .group = flow.group,
+					 .cgroup = cgroup,
 					 .source = number_of_ip(&flow.source.ip),
 					 .dest = number_of_ip(&flow.dest.ip)};
 	strncpy(ret_kernel->interface, flow.in_interface, sizeof ret_kernel->interface - 1);

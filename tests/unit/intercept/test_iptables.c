@@ -96,6 +96,13 @@ static void rules_as_iptables_prints_them(void **state)
 	    {"exclude-outbound-interfaces docker*", " -o docker+ ", " -o docker+ "},
 	    {"vips 240.0.0.0/16,240.1.0.0/16,240.2.0.1", "-d 240.0.0.0/15 -p tcp", "COMMIT\n"},
 	    {"include-outbound-ports 80", "-p tcp -m multiport ! --dports 80 -m comment", "COMMIT\n"},
+	    {"no-dns; exclude-cgroups a/b\\x2d7",
+	     "-A WEIR_OUTPUT -m cgroup --path \"a/b\\\\x2d7\" -m comment --comment \"weir 4 @7 excluded "
+	     "control group\" "
+	     "-j RETURN\n",
+	     "@7 "},
+	    {"no-dns; include-cgroups a7", "\"weir 4 @7 included control group\" -g WEIR_CHOSEN\n",
+	     "-A WEIR_CHOSEN -o lo"},
 	    {"no-dns; include-users 1,3",
 	     "--uid-owner 3 -m comment --comment \"weir 4 @include_users listed\" -g WEIR_OUTPUT_1\n",
 	     ":WEIR_OUTPUT_1 - [0:0]\n"},

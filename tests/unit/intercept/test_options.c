@@ -143,6 +143,11 @@ static void what_is_refused_and_why(void **state)
 	    {"include-outbound-cidrs 10.0.0.1/8", "'10.0.0.1/8' is no network"},
 	    {"include-outbound-cidrs fd00::/129", "is no network"},
 	    {"dns-servers ::1/128", "'::1/128' is no IP address"},
+	    {"exclude-cgroups /", "excluded control groups: '/' names the root"},
+	    {"include-cgroups a,", "included control groups: '' names the root"},
+	    {"include-cgroups a/../b", "included control groups: 'a/../b' has . or .. for a part"},
+	    {"include-cgroups a\nb", "has a character that no path"},
+	    {"exclude-cgroups a\"b", "has a character that no path"},
 	    {"exclude-users 4294967295", "is no user here"},
 	    {"exclude-groups no-such-group", "'no-such-group' is no group here"},
 	    {"exclude-users 9-1", "excluded users: the range 9-1 ends before it begins"},
@@ -223,6 +228,8 @@ static void lists_have_limits(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(interfaces); i++)
 		refuses_more_than(LIMIT_CAPTURE_INTERFACES, interfaces[i], "e", "");
 	refuses_more_than(LIMIT_CAPTURE_MARKS, "exclude-marks", "0x", "");
+	refuses_more_than(LIMIT_CAPTURE_CGROUPS, "include-cgroups", "g", "");
+	refuses_more_than(LIMIT_CAPTURE_CGROUPS, "exclude-cgroups", "g", "");
 }
 
 static void an_error_repeats_only_the_beginning_of_a_value(void **state)
