@@ -462,11 +462,11 @@ def test_a_client_that_half_closes_gets_its_answer(web):
 @pytest.mark.parametrize("transport", ["plain", "mesh", "h2"])
 def test_a_client_that_half_closes_and_resets_is_gone(mesh, transport):
     """After its end it may still want the answer; the reset behind that says no, to the origin, too, by whatever way."""
-    gone = []
+    asked, gone = [], []
 
     def handler(peer):
         try:
-            peer.head()
+            asked.append(peer.head())
             gone.append(peer.sock.recv(1))
         except ConnectionResetError:
             gone.append(b"reset")
@@ -481,9 +481,9 @@ def test_a_client_that_half_closes_and_resets_is_gone(mesh, transport):
         clusters=[cluster("web", [f"{pod.ipv4}:{PORT}"], **keys)],
     )
     vip = client.show("vhost", "show")["virtual_hosts"][0]["vip4"]
-    with Origin(pod, PORT, handler) as origin:
+    with Origin(pod, PORT, handler):
         peer = connect(client.pod, vip, 80).send("GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n").end()
-        wait_until(lambda: origin.accepted)
+        wait_until(lambda: asked)
         assert client.connections(state="request") and not gone
         peer.reset()
         wait_until(lambda: gone)
