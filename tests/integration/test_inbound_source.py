@@ -112,7 +112,8 @@ def get(pod, address, port):
 
 @families
 def test_a_pooled_connection_serves_its_own_client_alone(mesh, family):
-    sidecar = captured(mesh, "nft")
+    # With the protocol known the proxy dials when there is a request, and not early for a client that is silent yet.
+    sidecar = captured(mesh, "nft", inbound=[{"port": 8080, "protocol": "http"}])
     web = Web(sidecar.pod, family, 8080)
     one, two = mesh.network.pod("one"), mesh.network.pod("two")
     ports = {}
