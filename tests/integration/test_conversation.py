@@ -22,7 +22,7 @@ def sidecar(weir, weir_proxy):
         yield Mesh(network, weir, weir_proxy).sidecar(
             "both",
             pod=pod,
-            services=[service("web.mesh", 80, "web")],
+            services=[service("web.mesh", 80, "web", protocol="http")],  # dials when there is a request: one connection
             clusters=[cluster("web", [f"{pod.ipv4}:{PORT}"])],
         )
 
