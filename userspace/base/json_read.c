@@ -13,7 +13,7 @@ struct parser {
 	char *text;
 	struct reader r;
 	struct json_value *values;
-	size_t count, cap;
+	size_t count, cap, max;
 	unsigned depth;
 	int err;
 };
@@ -47,6 +47,8 @@ static void skip_blanks(struct parser *p)
 // A new value; its index, or a negative error.
 static int64_t add(struct parser *p, enum json_type type)
 {
+	if (p->count == p->max)
+		return fail(p, ERR_LIMIT);
 	if (mem_grow((void **)&p->values, &p->cap, p->count + 1, sizeof *p->values))
 		return fail(p, -ENOMEM);
 	p->values[p->count] = (struct json_value){.p = p->text + reader_tell(&p->r), .type = type, .size = 1};
@@ -247,7 +249,12 @@ static void read_value(struct parser *p)
 
 int json_read(char *text, size_t len, struct json_value **ret_values)
 {
-	struct parser p = {.text = text};
+	return json_read_at_most(text, len, TEXT_MAX, ret_values);
+}
+
+int json_read_at_most(char *text, size_t len, size_t values_max, struct json_value **ret_values)
+{
+	struct parser p = {.text = text, .max = values_max};
 	if (len > TEXT_MAX)
 		return ERR_LIMIT;
 	reader_init(&p.r, text, len);

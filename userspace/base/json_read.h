@@ -21,6 +21,8 @@ struct json_value {
 // with mem_free); ERR_MALFORMED; ERR_LIMIT: nested deeper than JSON_DEPTH_MAX, or longer than 512 MiB;
 // -ENOMEM.
 int json_read(char *text, size_t len, struct json_value **ret_values);
+// The same of a stranger's text: ERR_LIMIT also if it has more values than that, keys counted.
+int json_read_at_most(char *text, size_t len, size_t values_max, struct json_value **ret_values);
 static inline struct str json_str_of(const struct json_value *value)
 {
 	return (struct str){value->p, value->len};

@@ -108,6 +108,8 @@ enum {
 	LIMIT_MANIFEST_DEPTH = 64,	    // values within values
 	LIMIT_POD_PROBES = 256,
 	LIMIT_REVIEW_BYTES = 8 * 1024 * 1024, // of an AdmissionReview: objects have 3 MiB at most, and may come twice
+	LIMIT_REVIEW_VALUES = 256 * 1024, // values in it, keys counted
+	LIMIT_REVIEWS_BYTES = 64 * 1024 * 1024, // of all that are being received
 	LIMIT_INJECTOR_CLIENTS = 64,
 
 	// capture files (cli/pcap_file.h, cli/packet.h)

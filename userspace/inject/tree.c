@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <libfyaml.h>
+#include <stdlib.h>
 
 // --- what libfyaml should not see -------------------------------------------------------------------------
 // NUL, which it takes for the end, bytes that are no UTF-8, and directives, in which such bytes make it run
@@ -97,12 +98,29 @@ static int add_node(struct tree *tree, struct node *node, struct strbuf *ret_err
 	return 0;
 }
 
+// libfyaml's mark of the end is behind the blanks of the line that follows the text, where that line's own
+// node begins.
+static void end_at_line(const struct tree *tree, struct node *node)
+{
+	size_t end = node->end;
+	while (end > node->begin && tree->text.p[end - 1] == ' ')
+		end--;
+	if (end > node->begin && tree->text.p[end - 1] == '\n')
+		node->end = end;
+}
+
 static int take_scalar(struct tree *tree, struct node *node, struct fy_token *token)
 {
 	size_t len = 0;
 	const char *text = token ? fy_token_get_text(token, &len) : NULL;
 	enum fy_scalar_style style = token ? fy_token_scalar_style(token) : FYSS_PLAIN;
 	node->plain = style == FYSS_PLAIN;
+	if (style == FYSS_SINGLE_QUOTED || style == FYSS_DOUBLE_QUOTED) {
+		node->begin--; // libfyaml's mark is behind the quote
+		node->column--;
+	}
+	if (style == FYSS_LITERAL || style == FYSS_FOLDED)
+		end_at_line(tree, node);
 	node->text.p = arena_strdup(&tree->arena, text ? text : "", text ? len : 0);
 	node->text.len = text ? len : 0;
 	return node->text.p ? 0 : -ENOMEM;
@@ -274,9 +292,7 @@ int tree_parse_json(struct tree *ret_tree, struct str text, struct strbuf *ret_e
 	if (err)
 		return err;
 	char *copy = arena_strdup(&ret_tree->arena, text.p, text.len);
-	err = copy ? json_read(copy, text.len, &values) : -ENOMEM;
-	if (!err && values->size > LIMIT_MANIFEST_NODES)
-		err = ERR_LIMIT;
+	err = copy ? json_read_at_most(copy, text.len, LIMIT_REVIEW_VALUES, &values) : -ENOMEM;
 	if (!err)
 		err = add_json(ret_tree, values);
 	mem_free(values);
@@ -298,6 +314,32 @@ struct node *node_get(const struct node *map, const char *key)
 		if (str_eq(value->key->text, str_from(key)))
 			return value;
 	return NULL;
+}
+
+// By key, then as they stand.
+static int by_key(const void *a, const void *b)
+{
+	const struct node *one = *(const struct node *const *)a, *other = *(const struct node *const *)b;
+	int order = str_cmp(one->key->text, other->key->text);
+	return order ? order : (one->key->begin > other->key->begin) - (one->key->begin < other->key->begin);
+}
+
+int node_find_double(const struct node *map, const struct node **ret_value)
+{
+	size_t count = 0;
+	*ret_value = NULL;
+	if (map->kind != NODE_MAP || map->count < 2)
+		return 0;
+	autofree const struct node **values = mem_alloc(map->count * sizeof *values);
+	if (!values)
+		return -ENOMEM;
+	for (const struct node *value = map->first; value; value = value->next)
+		values[count++] = value;
+	qsort(values, count, sizeof *values, by_key);
+	for (size_t i = 1; i < count && !*ret_value; i++)
+		if (str_eq(values[i - 1]->key->text, values[i]->key->text))
+			*ret_value = values[i];
+	return 0;
 }
 
 struct str node_text(const struct node *node)

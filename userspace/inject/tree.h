@@ -19,7 +19,7 @@ struct node {
 	bool plain;	       // scalars: without quotes
 	bool anchored;	       // has an anchor: something else may refer to it
 	struct str text;       // of a scalar, decoded
-	uint32_t line, column; // counted from 1; line 0: an empty value, which stands nowhere
+	uint32_t line, column; // counted from 1; line 0: an empty value, which stands nowhere, or JSON
 	size_t begin;	       // byte offset of the first character; of a list in block style, its first dash
 	size_t end;	       // behind the last character; not behind a closing quote
 	struct node *key;      // of a value in a map
@@ -46,6 +46,9 @@ void tree_done(struct tree *tree);
 
 // The value of a key of a map; NULL if there is none, or `map` is NULL or no map.
 struct node *node_get(const struct node *map, const char *key);
+// The first value of a map, in the order of keys, whose key stood there before: readers differ in which of
+// the two they take. NULL in *ret_value: there is none. 0 or -ENOMEM.
+int node_find_double(const struct node *map, const struct node **ret_value);
 // The text of a scalar; p is NULL if the node is none.
 struct str node_text(const struct node *node);
 // A value that is not there: nothing, `null` or `~`, without quotes.

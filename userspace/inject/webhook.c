@@ -175,6 +175,7 @@ static int listen_on(struct webhook *webhook, size_t number, int family, struct 
 				      .arg = webhook,
 				      .clients_max = LIMIT_INJECTOR_CLIENTS,
 				      .request_max = REQUEST_MAX,
+				      .requests_max = LIMIT_REVIEWS_BYTES,
 				      .idle_ms = IDLE_MS,
 				      .evict = true,
 				      .tls = webhook->tls};

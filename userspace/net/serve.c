@@ -21,6 +21,7 @@ struct serve {
 	struct serve_ops ops;
 	struct list clients;
 	unsigned client_count;
+	size_t held; // bytes of all clients' requests
 };
 
 enum client_state { CLIENT_READS, CLIENT_WAITS, CLIENT_WRITES, CLIENT_LINGERS };
@@ -63,6 +64,7 @@ static void client_unlink(struct serve_client *client)
 	close(fd);
 	list_del(&client->node);
 	client->serve->client_count--;
+	client->serve->held -= client->cap;
 }
 
 static void client_close(struct serve_client *client)
@@ -151,6 +153,30 @@ static int client_ask(struct serve_client *client)
 	return err;
 }
 
+// One client less that is still sending, of those that hold memory the one that has been there longest, but
+// not `spared`.
+static bool drop_sender(struct serve *serve, const struct serve_client *spared)
+{
+	list_for_each (node, &serve->clients) {
+		struct serve_client *client = container_of(node, struct serve_client, node);
+		if (client->state != CLIENT_READS || client->cap == 0 || client == spared)
+			continue;
+		client_close(client);
+		return true;
+	}
+	return false;
+}
+
+static bool may_hold(struct serve_client *client, size_t cap)
+{
+	struct serve *serve = client->serve;
+	size_t max = serve->ops.requests_max;
+	while (max && serve->held - client->cap + cap > max)
+		if (!drop_sender(serve, client))
+			return false;
+	return true;
+}
+
 // Room for more of the request: it grows with what comes.
 static int client_make_room(struct serve_client *client)
 {
@@ -158,34 +184,39 @@ static int client_make_room(struct serve_client *client)
 	if (client->len < client->cap)
 		return 0;
 	size_t cap = MIN(client->cap ? client->cap * 2 : REQUEST_ROOM, max);
-	char *more = mem_realloc(client->request, cap);
+	char *more = may_hold(client, cap) ? mem_realloc(client->request, cap) : NULL;
 	if (!more)
 		return -ENOMEM;
+	client->serve->held += cap - client->cap;
 	client->request = more;
 	client->cap = cap;
 	return 0;
 }
 
-// Hands the request on whenever it has grown.
-static void client_read(struct serve_client *client)
+// Takes what has come. 0: the request is as long as it may be; ERR_NEED_MORE: there may be more; another
+// error: there will be none.
+static int client_collect(struct serve_client *client)
 {
-	for (;;) {
+	while (client->len < client->serve->ops.request_max) {
 		int err = client_make_room(client);
 		int n =
 		    err ? err
 			: wire_read(&client->wire, client->request + client->len, client->cap - client->len);
-		if (n == ERR_NEED_MORE)
-			return;
 		if (n < 0)
-			break;
+			return n;
 		client->len += (size_t)n;
-		err = client_ask(client);
-		if (err == 0)
-			return;
-		if (err != ERR_NEED_MORE || client->len == client->serve->ops.request_max)
-			break;
 	}
-	client_close(client);
+	return 0;
+}
+
+// Hands the request on if it has grown.
+static void client_read(struct serve_client *client)
+{
+	size_t before = client->len;
+	int more = client_collect(client);
+	int err = client->len > before ? client_ask(client) : ERR_NEED_MORE;
+	if (err && (err != ERR_NEED_MORE || more != ERR_NEED_MORE))
+		client_close(client);
 }
 
 static void on_client(struct loop_io *io, uint32_t events)

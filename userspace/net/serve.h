@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A small server for the control loop, below the admin socket, the metrics, probes and the webhook: accepts,
 // collects one request, sends one answer, closes. Nothing blocks: a slow or silent client costs its memory
-// until its time is up. Clients above the limit wait in the backlog, or make the longest silent one go.
+// until its time is up. Clients above the limit wait in the backlog, or make the longest silent one go; those
+// whose requests together are too long make the one go that has been sending longest.
 #pragma once
 
 #include "base/str.h"
@@ -16,8 +17,9 @@ struct ssl_ctx_st;
 struct serve_ops {
 	// Whether the client may talk (NULL: everybody). If not, *ret_answer is what it is told.
 	bool (*admit)(void *arg, int fd, struct strbuf *ret_answer);
-	// Looks at the request so far, which it may change. 0 with an answer, ERR_NEED_MORE, or another
-	// error: the client is dropped. `len` never exceeds request_max.
+	// Looks at the request so far, which it may change; once for all that has come, however finely it is
+	// cut. 0 with an answer, ERR_NEED_MORE, or another error: the client is dropped. `len` never exceeds
+	// request_max.
 	int (*answer)(void *arg, char *bytes, size_t len, struct strbuf *ret_answer);
 	// In place of `answer`, where it takes time: after 0 serve_answer follows, unless `cancel` says that
 	// the client has gone.
@@ -26,6 +28,7 @@ struct serve_ops {
 	void *arg;
 	unsigned clients_max;
 	size_t request_max;
+	size_t requests_max;	// bytes of all requests under way; 0: no such limit
 	uint32_t idle_ms;	// without progress; not while an answer is awaited
 	bool evict;		// a new client above the limit takes the place of one that has asked nothing
 	struct ssl_ctx_st *tls; // NULL: none; see serve_set_tls

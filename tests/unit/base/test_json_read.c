@@ -143,6 +143,17 @@ static void depth_has_a_limit(void **state)
 	}
 }
 
+static void strangers_have_a_limit(void **state)
+{
+	(void)state;
+	for (size_t max = 0; max < 8; max++) {
+		char text[] = "[1,{\"a\":[]},2]"; // six values, the key counted
+		struct json_value *root = NULL;
+		assert_int_equal(json_read_at_most(text, strlen(text), max, &root), max < 6 ? ERR_LIMIT : 0);
+		mem_free(root);
+	}
+}
+
 static void memory_may_run_out(void **state)
 {
 	static const struct str text = STR("[1,[2,{\"a\":\"b\"},3,4,5,6,7,8,9],{}]");
@@ -186,8 +197,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(documents_are_walked),	  cmocka_unit_test(strings_are_unescaped),
 	    cmocka_unit_test(what_is_no_json_is_refused), cmocka_unit_test(texts_may_be_cut_anywhere),
-	    cmocka_unit_test(depth_has_a_limit),	  cmocka_unit_test(memory_may_run_out),
-	    cmocka_unit_test(the_writer_is_understood),
+	    cmocka_unit_test(depth_has_a_limit),	  cmocka_unit_test(strangers_have_a_limit),
+	    cmocka_unit_test(memory_may_run_out),	  cmocka_unit_test(the_writer_is_understood),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

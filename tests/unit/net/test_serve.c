@@ -24,13 +24,16 @@ struct fixture {
 	struct sockaddr_un where;
 	socklen_t size;
 	size_t times;
+	size_t request_max;
+	unsigned asked;
 	bool refuse;
 };
 
 static int answer(void *arg, char *bytes, size_t len, struct strbuf *ret_answer)
 {
-	const struct fixture *fixture = arg;
-	assert_true(len <= REQUEST_MAX);
+	struct fixture *fixture = arg;
+	assert_true(len <= fixture->request_max);
+	fixture->asked++;
 	if (len && bytes[0] == '!')
 		return ERR_MALFORMED;
 	if (!memchr(bytes, '\n', len))
@@ -49,9 +52,9 @@ static bool admit(void *arg, int fd, struct strbuf *ret_answer)
 	return !fixture->refuse;
 }
 
-static void start(struct fixture *fixture, uint32_t idle_ms)
+static void start_with(struct fixture *fixture, uint32_t idle_ms, size_t request_max, size_t requests_max)
 {
-	*fixture = (struct fixture){.times = 1, .where.sun_family = AF_UNIX};
+	*fixture = (struct fixture){.times = 1, .request_max = request_max, .where.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	// An abstract name that the kernel chooses.
 	assert_int_equal(bind(fd, (struct sockaddr *)&fixture->where, sizeof(sa_family_t)), 0);
@@ -62,10 +65,16 @@ static void start(struct fixture *fixture, uint32_t idle_ms)
 				      .answer = answer,
 				      .arg = fixture,
 				      .clients_max = CLIENTS_MAX,
-				      .request_max = REQUEST_MAX,
+				      .request_max = request_max,
+				      .requests_max = requests_max,
 				      .idle_ms = idle_ms};
 	assert_int_equal(loop_new(&fixture->loop), 0);
 	assert_int_equal(serve_new(fixture->loop, fd, &ops, &fixture->serve), 0);
+}
+
+static void start(struct fixture *fixture, uint32_t idle_ms)
+{
+	start_with(fixture, idle_ms, REQUEST_MAX, 0);
 }
 
 static void stop(struct fixture *fixture)
@@ -196,6 +205,57 @@ static void silent_clients_make_room(void **state)
 	stop(&fixture);
 }
 
+static void send_blanks(const struct fixture *fixture, int fd, size_t len)
+{
+	char *blanks = test_malloc(len);
+	memset(blanks, ' ', len);
+	assert_int_equal(write(fd, blanks, len), len);
+	test_free(blanks);
+	turn(fixture);
+}
+
+// What lies in the socket is looked at once, and not each time that the buffer was filled.
+static void pieces_are_looked_at_together(void **state)
+{
+	struct fixture fixture;
+	(void)state;
+	start_with(&fixture, 10000, 65536, 0);
+	int fd = dial(&fixture);
+	send_blanks(&fixture, fd, 50000);
+	assert_int_equal(fixture.asked, 1);
+	fixture.times = 0;
+	assert_int_equal(write(fd, "\n", 1), 1);
+	expect_text(&fixture, fd, "");
+	assert_int_equal(fixture.asked, 2);
+	stop(&fixture);
+}
+
+// Requests that together are too long: the one that has been under way longest goes, the newest is served.
+static void long_requests_make_room(void **state)
+{
+	struct fixture fixture;
+	(void)state;
+	start_with(&fixture, 10000, 65536, 65536);
+	int slow = dial(&fixture);
+	send_blanks(&fixture, slow, 40000);
+	int quick = dial(&fixture);
+	send_blanks(&fixture, quick, 40000);
+	expect_text(&fixture, slow, "");
+	fixture.times = 0;
+	assert_int_equal(write(quick, "\n", 1), 1);
+	expect_text(&fixture, quick, "");
+	assert_int_equal(fixture.asked, 3);
+	// What they held is free again.
+	for (int i = 0; i < 3; i++) {
+		int fd = dial(&fixture);
+		send_blanks(&fixture, fd, 40000);
+		assert_int_equal(write(fd, "\n", 1), 1);
+		expect_text(&fixture, fd, "");
+		assert_int_equal(fixture.asked, 5 + 2 * i);
+	}
+	stop(&fixture);
+}
+
 static void freed_with_clients(void **state)
 {
 	struct fixture fixture;
@@ -210,9 +270,14 @@ static void freed_with_clients(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(whole_and_bytewise),	    cmocka_unit_test(long_answers_and_slow_readers),
-	    cmocka_unit_test(what_is_unread_does_not_hurt), cmocka_unit_test(hopeless_requests_are_dropped),
-	    cmocka_unit_test(silent_clients_make_room),	    cmocka_unit_test(freed_with_clients),
+	    cmocka_unit_test(whole_and_bytewise),
+	    cmocka_unit_test(long_answers_and_slow_readers),
+	    cmocka_unit_test(what_is_unread_does_not_hurt),
+	    cmocka_unit_test(hopeless_requests_are_dropped),
+	    cmocka_unit_test(silent_clients_make_room),
+	    cmocka_unit_test(freed_with_clients),
+	    cmocka_unit_test(pieces_are_looked_at_together),
+	    cmocka_unit_test(long_requests_make_room),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
