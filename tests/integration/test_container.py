@@ -279,6 +279,7 @@ def test_pod_runs_as_its_manifest_says(network, weir, weir_proxy, engine):
         stop = proxy["lifecycle"]["preStop"]["exec"]["command"]
         assert "draining: yes" in engine.podman("exec", "weir-proxy", *stop).stdout
         assert kubelet.ask(proxy["readinessProbe"]) == 503 and kubelet.ask(app["livenessProbe"]) == 200
+        assert kubelet.ask(proxy["livenessProbe"]) == 200  # else the kubelet would end it with its connections
     engine.podman("kill", "--signal", "TERM", "weir-proxy")
     assert daemon.wait(20) == 0, (network.folder / "weir-proxy.log").read_text()
 

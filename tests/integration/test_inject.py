@@ -263,6 +263,7 @@ def test_without_pods_nothing_changes(weir, text):
         lambda text: "\n\n" + text + "\n\n# end",
         lambda text: text.replace("    - name: app", "  - # dash\n    name: app").replace("      image", "    image"),
         lambda text: text + "  initContainers:\n  volumes: ~",
+        lambda text: re.sub(r"(\w+):(?=\s)", r'"\1":', text) + '      "livenessProbe":\n        \'grpc\':\n          "port": 1\n',
         lambda text: text + "  initContainers: []\n  volumes:\n  - {name: a, emptyDir: {}}",
         lambda text: text + "      livenessProbe: {tcpSocket: {port: 1}}",
         lambda text: text + "      livenessProbe:\n        httpGet: {\n          path: '/a b',\n            port: 80 }\n",
@@ -284,6 +285,26 @@ def test_odd_layouts(weir, change):
     assert back.stdout == text.encode()
     if "\r" in text:
         assert done.stdout.count(b"\r\n") == done.stdout.count(b"\n")
+
+
+@pytest.mark.parametrize("style", ["|", "|-", "|+", ">-", "|2-", "| # why"])
+@pytest.mark.parametrize("more", ["", "\n", "\n\n", "  # less\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_what_follows_a_block_of_text_is_not_part_of_it(weir, style, more, end):
+    """Neither the key behind a handler that ends with one, nor the marks of a change right behind one."""
+    text = (
+        KINDS["Pod"]
+        + f"      readinessProbe:\n        grpc:\n          port: 1\n          service: {style}\n            abc\n{more}"
+        + "        periodSeconds: 3\n      tty: true\n"
+        + f"      command:\n      - {style}\n        abc\n{more}  initContainers: []"
+    ).replace("\n", end)
+    done = subprocess.run([weir, "inject", "-f", "-"], input=text.encode(), capture_output=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    app = containers(kubernetes.load(done.stdout)[0])["app"]
+    assert app["readinessProbe"] == {"httpGet": {"path": "/weir/probe/app/readiness", "port": 15021}, "periodSeconds": 3}
+    assert app["tty"] is True and app["command"][0].strip() == "abc"
+    back = subprocess.run([weir, "inject", "-f", "-", "--uninject"], input=done.stdout, capture_output=True, timeout=20)
+    assert back.stdout == text.encode()
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -322,6 +343,8 @@ def test_a_newer_weir_brings_the_lines_up_to_date(weir):
     "spec, reason",
     [
         ("  hostNetwork: true\n", "it uses the host's network"),
+        ("  hostNetwork: True\n", "it uses the host's network"),
+        ("  hostNetwork: yes\n", "it uses the host's network"),
         ("  os: {name: windows}\n", "it is a pod for Windows"),
         ("  initContainers: [{name: weir-proxy}]\n", "it has weir already"),
         ("", "weir.io/inject says no"),
@@ -354,6 +377,18 @@ REFUSED = {
     "kind: Pod\nspec:\n  containers: 7\n": "3:15: containers is no list",
     "a: &a {b: c}\nkind: Pod\nspec: *a\n": "3:8: the pod's spec is an alias",
     "a: &a {b: c}\nkind: Pod\nspec:\n  <<: *a\n  containers: []\n": "4:3: the pod's spec has a merge key",
+    # Behind an alias or a merge key there may be pods; of two keys the cluster takes the other one.
+    "a: &a {b: c}\nkind: Deployment\nspec: *a\n": "3:8: spec is an alias: write it out",
+    "a: &a {b: c}\nkind: Job\nspec:\n  <<: *a\n": "4:3: spec has a merge key",
+    "a: &a {b: c}\nkind: Job\nspec:\n  template: *a\n": "4:14: template is an alias",
+    "a: &a {b: c}\nkind: Job\n<<: *a\n": "3:1: this object has a merge key",
+    pod("kind: Job\n"): "6:1: this object has this key twice: 'kind'",
+    pod("spec:\n  containers: []\n"): "6:1: this object has this key twice: 'spec'",
+    pod("  containers: []\n"): "6:3: the pod's spec has this key twice: 'containers'",
+    pod("      name: b\n"): "6:7: this container has this key twice: 'name'",
+    pod("      livenessProbe: {grpc: {port: 1}, grpc: {port: 2}}\n"): "6:40: livenessProbe has this key twice: 'grpc'",
+    pod("      livenessProbe: {grpc: {port: 1, port: 2}}\n"): "6:39: the probe has this key twice: 'port'",
+    pod(annotations="weir.io/dns: 'true', a: b, 'weir.io/dns': 'false'"): "this list of annotations has this key twice: 'weir.io/dns'",
     pod("  initContainers: [{name: a}]\n"): "6:19: this list is written in [...] or JSON",
     pod("  volumes: [{name: a}]\n"): "6:12: this list is written in [...] or JSON",
     pod("  securityContext: {runAsUser: 1771}\n"): "3:3: the pod runs as user 1771",
@@ -364,14 +399,16 @@ REFUSED = {
     pod("      livenessProbe: &p {tcpSocket: {port: 1}}\n"): "6:7: this has an anchor or alias",
     pod("      livenessProbe: {tcpSocket: {&p port: 1}}\n"): "6:7: this has an anchor or alias",
     pod("      livenessProbe: {httpGet: {port: 1}, exec: {a: b}}\n"): "6:49: weir does not know this part",
+    pod('      livenessProbe: {httpGet: {port: 1, path: "a\u2028b"}}\n'): "6:7: this has a line separator of Unicode",
+    pod('      livenessProbe: {httpGet: {port: 1, path: "a\u0085b"}}\n'): "6:7: this has a line separator of Unicode",
     pod("    - {name: b, livenessProbe: {tcpSocket: {port: 1}}}\n"): "6:17: this stands in {...} or JSON",
     pod(annotations="weir.io/imag: x"): "2:40: there is no weir.io/imag, did you mean weir.io/image?",
     pod(annotations="weir.io/log-level: loud"): "2:45: log-level: 'loud' is no debug|info|warn|error",
-    pod(annotations="weir.io/probe-port: '0'"): "2:47: probe-port: '0' is no PORT",
+    pod(annotations="weir.io/probe-port: '0'"): "2:46: probe-port: '0' is no PORT",
     pod(annotations="weir.io/vips: 10/8"): "2:40: vips: '10/8'",
     pod(annotations="weir.io/config-map: A_b"): "2:46: config-map: 'A_b' is no NAME",
     pod(annotations="weir.io/cpu-limit: much"): "2:45: cpu-limit: 'much' is no QUANTITY",
-    pod(annotations="weir.io/image: 'a b'"): "2:42: image: 'a b' is no IMAGE",
+    pod(annotations="weir.io/image: 'a b'"): "2:41: image: 'a b' is no IMAGE",
     pod(annotations="weir.io/dns: [a]"): "2:39: an annotation is a text",
     "%YAML 1.2\n---\n": "1:1: directives",
     "a: \x00\n": "1:4: this byte is no UTF-8 text",

@@ -290,11 +290,30 @@ static void add_fresh(struct editing *editing, const struct node *key, struct st
 	out->failed |= fresh->failed;
 }
 
+// Of what some readers of YAML take for the end of a line, so that it would end a comment, and weir does not:
+// U+0085, U+2028, U+2029, and a carriage return alone.
+static bool has_odd_line_end(struct str text)
+{
+	static const char *const ends[] = {"\xc2\x85", "\xe2\x80\xa8", "\xe2\x80\xa9"};
+	for (; text.len; text.p++, text.len--) {
+		if (text.p[0] == '\r' && (text.len == 1 || text.p[1] != '\n'))
+			return true;
+		for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
+			if (str_starts(text, str_from(ends[i])))
+				return true;
+	}
+	return false;
+}
+
 static int end_replacement(struct editing *editing, const struct node *value, const struct strbuf *fresh)
 {
 	const struct node *key = value->key;
 	size_t at = line_start(editing, key->begin), end = line_end(editing, node_end(value));
 	bool fed = end && editing->tree.text.p[end - 1] == '\n';
+	if (has_odd_line_end((struct str){editing->tree.text.p + at, end - at}))
+		return fail_at(key, editing->error,
+			       "this has a line separator of Unicode or a carriage return in it, which would "
+			       "end a comment");
 	struct change *change = add_change(editing, at, end);
 	if (!change)
 		return -ENOMEM;
@@ -388,10 +407,11 @@ static int edit_pod(struct editing *editing, const struct pod *pod)
 static int edit_object(struct editing *editing, const struct node *object)
 {
 	struct pod pod;
-	const struct node *template = pod_template(object);
-	if (!template)
-		return 0;
-	int err = pod_read(&editing->tree, template, editing->settings, &pod, editing->error);
+	const struct node *template;
+	int err = pod_template(object, &template, editing->error);
+	if (err || !template)
+		return err;
+	err = pod_read(&editing->tree, template, editing->settings, &pod, editing->error);
 	if (err)
 		return err;
 	if (!pod.skip)

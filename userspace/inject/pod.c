@@ -20,29 +20,53 @@ static int refuse(const struct node *node, int err, struct strbuf *error, const 
 	return err;
 }
 
-// What weir has to look into must be written out.
-static int check_written_out(const struct node *node, const char *what, struct strbuf *error)
+// Of two keys by the same name weir would look at one, and the cluster take the other.
+static int check_keys(const struct node *node, const char *what, struct strbuf *error)
 {
+	const struct node *twice;
 	if (node->kind == NODE_ALIAS)
 		return refuse(node, ERR_UNSUPPORTED, error, "%s is an alias: write it out", what);
+	int err = node_find_double(node, &twice);
+	return err || !twice ? err
+			     : refuse(twice->key, ERR_CONFIG, error, "%s has this key twice: '%.*s'", what,
+				      (int)MIN(twice->key->text.len, (size_t)64), twice->key->text.p);
+}
+
+static int check_merge(const struct node *node, const char *what, struct strbuf *error)
+{
 	const struct node *merge = node_get(node, "<<");
 	return merge ? refuse(merge->key, ERR_UNSUPPORTED, error,
 			      "%s has a merge key: write out what it brings", what)
 		     : 0;
 }
 
-// --- templates --------------------------------------------------------------------------------------------
-static const struct node *node_at(const struct node *node, const char *const *path)
+// What weir has to look into must be written out.
+static int check_written_out(const struct node *node, const char *what, struct strbuf *error)
 {
-	for (; node && *path; path++)
-		node = node_get(node, *path);
-	return node;
+	int err = check_keys(node, what, error);
+	return err ? err : check_merge(node, what, error);
 }
 
-const struct node *pod_template(const struct node *object)
+// --- templates --------------------------------------------------------------------------------------------
+static int find_at(const struct node *node, const char *const *path, const struct node **ret_found,
+		   struct strbuf *error)
+{
+	const char *what = "this object";
+	int err = check_keys(node, what, error);
+	for (; node && *path && !err; path++) {
+		const struct node *found = node_get(node, *path);
+		err = found ? check_keys(found, *path, error) : check_merge(node, what, error);
+		node = found;
+		what = *path;
+	}
+	*ret_found = node;
+	return err;
+}
+
+int pod_template(const struct node *object, const struct node **ret_template, struct strbuf *ret_error)
 {
 	static const struct {
-		const char *kind, *path[4];
+		const char *kind, *path[5];
 	} kinds[] = {
 	    {"Pod", {NULL}},
 	    {"PodTemplate", {"template", NULL}},
@@ -52,15 +76,14 @@ const struct node *pod_template(const struct node *object)
 	    {"ReplicaSet", {"spec", "template", NULL}},
 	    {"ReplicationController", {"spec", "template", NULL}},
 	    {"Job", {"spec", "template", NULL}},
-	    {"CronJob", {"spec", "jobTemplate", "spec", NULL}},
+	    {"CronJob", {"spec", "jobTemplate", "spec", "template", NULL}},
 	};
 	struct str kind = node_text(node_get(object, "kind"));
+	*ret_template = NULL;
 	for (size_t i = 0; kind.p && i < ARRAY_SIZE(kinds); i++)
-		if (str_eq(kind, str_from(kinds[i].kind))) {
-			const struct node *found = node_at(object, kinds[i].path);
-			return i + 1 == ARRAY_SIZE(kinds) ? node_get(found, "template") : found;
-		}
-	return NULL;
+		if (str_eq(kind, str_from(kinds[i].kind)))
+			return find_at(object, kinds[i].path, ret_template, ret_error);
+	return 0;
 }
 
 // --- settings ---------------------------------------------------------------------------------------------
@@ -121,9 +144,20 @@ static bool has_ours(const struct node *list)
 	return false;
 }
 
+// As any reader of YAML may have it.
+static bool is_true(const struct node *node)
+{
+	static const char *const words[] = {"true", "yes", "on", "y"};
+	struct str text = node_text(node);
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+		if (text.p && str_eq_nocase(text, str_from(words[i])))
+			return true;
+	return false;
+}
+
 static const char *what_is_unfit(const struct node *spec)
 {
-	if (str_eq(node_text(node_get(spec, "hostNetwork")), STR("true")))
+	if (is_true(node_get(spec, "hostNetwork")))
 		return "it uses the host's network";
 	if (str_eq(node_text(node_get(node_get(spec, "os"), "name")), STR("windows")))
 		return "it is a pod for Windows";
@@ -134,7 +168,7 @@ static const char *reason_to_skip(const struct pod *pod)
 {
 	if (!settings_on(&pod->settings, SETTING_INJECT))
 		return ANNOTATION_PREFIX "inject says no";
-	if (has_ours(node_get(pod->spec, "initContainers")) || has_ours(node_get(pod->spec, "containers")))
+	if (pod->injected)
 		return "it has weir already";
 	return NULL;
 }
@@ -189,6 +223,15 @@ static int add_probe(struct reading *reading, const struct pod_probe *probe)
 	return 0;
 }
 
+// A probe that was handed to the proxy before.
+static bool asks_proxy(const struct reading *reading, const struct node *handler)
+{
+	uint64_t port;
+	return str_starts(node_text(node_get(handler, "path")), STR(PROBE_PATH)) &&
+	       str_to_u64(node_text(node_get(handler, "port")), &port) == 0 &&
+	       port == settings_number(&reading->pod->settings, SETTING_PROBE_PORT);
+}
+
 // What the proxy can take over. One that names a host does not ask the pod, and stays.
 static const struct node *find_handler(const struct node *probe, bool lifecycle)
 {
@@ -213,7 +256,7 @@ static int read_probe(struct reading *reading, const struct node *parent, const 
 	if (err)
 		return err;
 	const struct node *handler = find_handler(probe, group != NULL);
-	if (!handler)
+	if (!handler || asks_proxy(reading, handler))
 		return 0;
 	struct pod_probe found = {.probe = probe,
 				  .handler = handler,
@@ -265,7 +308,8 @@ static int read_containers(struct reading *reading, const char *key)
 	reading->index = 0;
 	reading->container = list && list->kind == NODE_LIST ? list->first : NULL;
 	for (; reading->container && !err; reading->container = reading->container->next) {
-		err = read_container(reading);
+		if (!is_ours(node_text(node_get(reading->container, "name"))))
+			err = read_container(reading);
 		reading->index++;
 	}
 	return err;
@@ -304,10 +348,43 @@ int pod_read(struct tree *tree, const struct node *template, const struct settin
 		err = read_annotations(template, &ret_pod->settings, ret_error);
 	if (err)
 		return err;
+	ret_pod->injected = settings_on(&ret_pod->settings, SETTING_INJECT) &&
+			    (has_ours(node_get(ret_pod->spec, "initContainers")) ||
+			     has_ours(node_get(ret_pod->spec, "containers")));
 	ret_pod->skip = reason_to_skip(ret_pod);
 	if (!ret_pod->skip) {
 		ret_pod->skip = what_is_unfit(ret_pod->spec);
 		ret_pod->unfit = ret_pod->skip != NULL;
 	}
 	return ret_pod->skip ? 0 : read_spec(&reading);
+}
+
+// --- a pod that has weir ----------------------------------------------------------------------------------
+static bool has_probe_port(const struct pod *pod, const struct node *proxy)
+{
+	const struct node *command = node_get(proxy, "command");
+	autostrbuf struct strbuf wanted = {0};
+	strbuf_printf(&wanted, "--probe-port=%u", settings_number(&pod->settings, SETTING_PROBE_PORT));
+	for (const struct node *word = command && command->kind == NODE_LIST ? command->first : NULL; word;
+	     word = word->next)
+		if (str_eq(node_text(word), strbuf_str(&wanted)))
+			return true;
+	return false;
+}
+
+int pod_read_later(struct tree *tree, struct pod *pod, uint32_t *ret_proxy, struct strbuf *ret_error)
+{
+	struct reading reading = {.tree = tree, .pod = pod, .error = ret_error};
+	const struct node *list = node_get(pod->spec, "initContainers");
+	const struct node *proxy = list && list->kind == NODE_LIST ? list->first : NULL;
+	uint32_t index = 0;
+	for (; proxy && !str_eq(node_text(node_get(proxy, "name")), STR(CONTAINER_PROXY));
+	     proxy = proxy->next)
+		index++;
+	if (!proxy || !has_probe_port(pod, proxy))
+		return 0;
+	int err = read_spec(&reading);
+	if (!err)
+		*ret_proxy = index;
+	return err;
 }

@@ -16,6 +16,7 @@
 
 #define CONTAINER_PROXY "weir-proxy"
 #define CONTAINER_INIT	"weir-init"
+#define PROBE_PATH	"/weir/probe/"
 
 // One probe or lifecycle handler that the proxy takes over.
 struct pod_probe {
@@ -36,6 +37,7 @@ struct pod {
 	size_t probe_count;
 	const char *skip; // why the pod stays as it is; NULL: it gets weir
 	bool unfit;	  // it cannot have weir: somebody may want to know
+	bool injected;	  // it has weir already, which is why it is skipped
 };
 
 // `template` has metadata and spec. Settings are the defaults; annotations come before them. 0; -ENOMEM;
@@ -43,8 +45,13 @@ struct pod {
 // done to a pod that is fine.
 int pod_read(struct tree *tree, const struct node *template, const struct settings *settings,
 	     struct pod *ret_pod, struct strbuf *ret_error);
+// Of a pod that has weir already: reads the probes that its proxy does not know, those of containers that
+// came later, and says where that proxy stands in initContainers. No probes if it takes none over. Errors as
+// above.
+int pod_read_later(struct tree *tree, struct pod *pod, uint32_t *ret_proxy, struct strbuf *ret_error);
 // The template of the pods that an object of this kind makes; NULL: it makes none. `object` itself for a Pod.
-const struct node *pod_template(const struct node *object);
+// 0; -ENOMEM; ERR_CONFIG or ERR_UNSUPPORTED as above.
+int pod_template(const struct node *object, const struct node **ret_template, struct strbuf *ret_error);
 
 // --- what goes in -----------------------------------------------------------------------------------------
 // The two containers, in this order: the proxy, whose startup probe must have passed before anything else
@@ -55,5 +62,7 @@ void pod_write_init(const struct pod *pod, struct writer *writer);
 enum { POD_VOLUMES = 4 };
 bool pod_wants_volume(const struct pod *pod, size_t number);
 void pod_write_volume(const struct pod *pod, size_t number, struct writer *writer);
+// The proxy's option for a probe.
+void pod_write_probe(const struct pod_probe *probe, const char *key, struct writer *writer);
 // The map `httpGet` that takes a probe's place.
 void pod_write_handler(const struct pod *pod, const struct pod_probe *probe, struct writer *writer);

@@ -9,7 +9,6 @@
 #define TLS_FOLDER     "/etc/weir-tls"
 #define RUN_FOLDER     "/run/weir"
 #define STATE_FOLDER   "/var/lib/weir"
-#define PROBE_PATH     "/weir/probe/"
 #define VOLUME_CONFIG  "weir-config"
 #define VOLUME_TLS     "weir-tls"
 #define VOLUME_RUN     "weir-run"
@@ -27,7 +26,7 @@ static bool by_agent(const struct pod *pod)
 
 // --- arguments --------------------------------------------------------------------------------------------
 // Kubernetes expands $(NAME) in arguments, and takes $$ for a dollar sign.
-static void write_argument(struct writer *writer, const struct strbuf *text)
+static void write_argument(struct writer *writer, const char *key, const struct strbuf *text)
 {
 	struct strbuf escaped = {0};
 	for (size_t i = 0; i < text->len; i++) {
@@ -36,7 +35,7 @@ static void write_argument(struct writer *writer, const struct strbuf *text)
 		strbuf_add_char(&escaped, text->p[i]);
 	}
 	writer->out->failed |= text->failed || escaped.failed;
-	writer_str(writer, NULL, strbuf_str(&escaped));
+	writer_str(writer, key, strbuf_str(&escaped));
 	strbuf_done(&escaped);
 }
 
@@ -46,7 +45,7 @@ static void write_option(struct writer *writer, const char *name, struct str val
 	if (!value.len)
 		return;
 	strbuf_printf(&text, "--%s=%.*s", name, STR_ARG(value));
-	write_argument(writer, &text);
+	write_argument(writer, NULL, &text);
 }
 
 static void write_set(struct writer *writer, const char *key, struct str value)
@@ -55,26 +54,43 @@ static void write_set(struct writer *writer, const char *key, struct str value)
 	if (!value.len)
 		return;
 	strbuf_printf(&text, "--set=%s=%.*s", key, STR_ARG(value));
-	write_argument(writer, &text);
+	write_argument(writer, NULL, &text);
 }
 
-// "--probe=app/readiness=http:8080/healthz", as proxy/probe.h reads it.
-static void write_probe(struct writer *writer, const struct pod_probe *probe)
+// A path as it stands in a request, which it does here in any case: the kubelet writes blanks and the like
+// so, and does not send what a fragment is.
+static void add_target(struct strbuf *out, struct str path)
+{
+	path = str_split(&path, '#');
+	if (!path.len || path.p[0] != '/')
+		strbuf_add_char(out, '/');
+	for (size_t i = 0; i < path.len; i++) {
+		unsigned char c = (unsigned char)path.p[i];
+		if (c <= ' ' || c >= 0x7f)
+			strbuf_printf(out, "%%%02X", c);
+		else
+			strbuf_add_char(out, (char)c);
+	}
+}
+
+// "--probe=app/readiness=http:8080/healthz", as admin/probe.h reads it.
+void pod_write_probe(const struct pod_probe *probe, const char *key, struct writer *writer)
 {
 	const struct node *handler = probe->handler;
 	struct str kind = handler->key->text, path = node_text(node_get(handler, "path"));
 	bool https = str_eq(node_text(node_get(handler, "scheme")), STR("HTTPS"));
 	autostrbuf struct strbuf text = {0};
 	strbuf_printf(&text, "--probe=%.*s/%s=", STR_ARG(probe->container), probe->name);
-	if (str_eq(kind, STR("httpGet")))
-		strbuf_printf(&text, "%s:%u%s%.*s", https ? "https" : "http", probe->port,
-			      path.len && path.p[0] == '/' ? "" : "/", STR_ARG(path));
-	else if (str_eq(kind, STR("tcpSocket")))
+	if (str_eq(kind, STR("httpGet"))) {
+		strbuf_printf(&text, "%s:%u", https ? "https" : "http", probe->port);
+		add_target(&text, path);
+	} else if (str_eq(kind, STR("tcpSocket"))) {
 		strbuf_printf(&text, "tcp:%u", probe->port);
-	else
+	} else {
 		strbuf_printf(&text, "grpc:%u/%.*s", probe->port,
 			      STR_ARG(node_text(node_get(handler, "service"))));
-	write_argument(writer, &text);
+	}
+	write_argument(writer, key, &text);
 }
 
 // --- parts of a container ---------------------------------------------------------------------------------
@@ -241,7 +257,7 @@ static void write_proxy_command(const struct pod *pod, struct writer *writer)
 	write_set(writer, "log.level", setting(pod, SETTING_LOG_LEVEL));
 	write_option(writer, "probe-port", setting(pod, SETTING_PROBE_PORT));
 	for (size_t i = 0; i < pod->probe_count; i++)
-		write_probe(writer, &pod->probes[i]);
+		pod_write_probe(&pod->probes[i], NULL, writer);
 	writer_list_end(writer);
 }
 

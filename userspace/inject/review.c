@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <openssl/evp.h>
+#include <stdio.h>
 
 #define REVIEW_VERSION "admission.k8s.io/v1"
 
@@ -114,6 +115,28 @@ static void write_patch(const struct pod *pod, struct strbuf *out)
 	writer_list_end(&writer);
 }
 
+// For a pod that another webhook has changed since it got weir.
+static int write_later_patch(struct tree *tree, struct pod *pod, struct strbuf *out, struct strbuf *error)
+{
+	struct writer writer;
+	char path[64];
+	uint32_t proxy = 0;
+	int err = pod_read_later(tree, pod, &proxy, error);
+	if (err || !pod->probe_count)
+		return err;
+	snprintf(path, sizeof path, "/spec/initContainers/%u/command/-", proxy);
+	writer_init_json(&writer, out);
+	writer_list(&writer, NULL);
+	for (size_t i = 0; i < pod->probe_count; i++) {
+		patch_probe(pod, &pod->probes[i], &writer);
+		begin_operation(&writer, "add", path);
+		pod_write_probe(&pod->probes[i], "value", &writer);
+		writer_map_end(&writer);
+	}
+	writer_list_end(&writer);
+	return 0;
+}
+
 // --- the answer -------------------------------------------------------------------------------------------
 struct verdict {
 	struct str uid;
@@ -193,6 +216,8 @@ static int judge(struct tree *tree, const struct node *request, const struct set
 	if (!str_eq(kind, STR("Pod")) || !str_eq(operation, STR("CREATE")))
 		return 0;
 	int err = pod_read(tree, node_get(request, "object"), settings, &pod, &error);
+	if (!err && pod.injected)
+		err = write_later_patch(tree, &pod, &verdict->patch, &error);
 	if (err == -ENOMEM)
 		return err;
 	if (err) {
