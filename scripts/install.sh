@@ -128,6 +128,40 @@ check_targets() {
 	done
 	[ ${#foreign[@]} = 0 ] ||
 		fail "${foreign[*]}: there already, and not by this script; remove that, or choose another --prefix"
+	check_units
+	for target in "${targets[@]}" "$config" "$record"; do
+		check_writable "$target"
+	done
+}
+
+# Units of the same names, where systemd would take them before ours or would take ours for them. What an administrator puts
+# there after the installation is theirs.
+check_units() {
+	local unit folder
+	for unit in "${units[@]}"; do
+		for folder in /etc /run /usr/lib /lib; do
+			[ ! -e "$root$folder/systemd/system/$unit" ] || noted unit "$unit" ||
+				fail "$folder/systemd/system/$unit: there already, and not by this script; remove that"
+		done
+	done
+}
+
+check_writable() {
+	local folder
+	folder=$(dirname "$1")
+	while [ ! -e "$root$folder" ] && [ "$folder" != / ]; do
+		folder=$(dirname "$folder")
+	done
+	[ -d "$root$folder" ] && [ -w "$root$folder" ] || [ "$(id -u)" != 0 ] ||
+		fail "$folder is not a folder that can be written to, and $1 would go there"
+}
+
+# A configuration that stays must be one for the new programs, too: otherwise the old ones go on.
+check_config() {
+	local why
+	[ -z "$root" ] && [ -e "$config" ] && ! unchanged_config || return 0
+	why=$("$stage/bin/weir" config check "$config" 2>&1) ||
+		fail "weir $version does not take the configuration that is there, so nothing was changed: $why"
 }
 
 # --- from where ------------------------------------------------------------------------------------------------------
@@ -234,12 +268,14 @@ main() {
 		fail "weir is installed under $(values prefix) already; uninstall that first, or give --prefix $(values prefix)"
 	dns=${dns:-$(values dns)}
 	dns=${dns:-capture}
+	check_user
 	check_dns "$dns"
 	find_programs
 	check_libraries
 	check_programs
 	list_files
 	check_targets
+	check_config
 	local before
 	before=$(values version)
 	say "installing weir $version${before:+ over $before}${root:+ in $root}"

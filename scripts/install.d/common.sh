@@ -8,6 +8,7 @@
 # The record lies in a folder of root's own: the state folder of the proxy belongs to the proxy's user.
 # shellcheck shell=bash
 
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # which the shell of `su` has not
 root='' dry=0 quiet=0
 record_dir=/var/lib/weir-install
 record=$record_dir/record
@@ -55,7 +56,8 @@ values() {
 
 forget() {
 	[ "$dry" = 0 ] && [ -e "$root$record" ] || return 0
-	grep -vxF -- "$*" "$root$record" >"$root$record.new" || true
+	# 1: there are no other lines. A record that could not be written must not take the place of the whole one.
+	grep -vxF -- "$*" "$root$record" >"$root$record.new" || [ $? = 1 ] || fail "cannot write $root$record.new"
 	mv "$root$record.new" "$root$record"
 }
 
@@ -102,8 +104,9 @@ place_text() {
 }
 
 drop_file() {
+	[ "$dry" = 1 ] || rm -f "$root$1.weir-new" # of an installation that was interrupted
 	[ -e "$root$1" ] || [ -L "$root$1" ] || return 0
-	! change "remove $1" || rm -f "$root$1" "$root$1.weir-new"
+	! change "remove $1" || rm -f "$root$1"
 }
 
 sum_of() {
@@ -113,6 +116,17 @@ sum_of() {
 # --- the user --------------------------------------------------------------------------------------------------------
 has_user() {
 	grep -q '^weir:' "$root/etc/passwd"
+}
+
+has_group() {
+	grep -q '^weir:' "$root/etc/group"
+}
+
+# The services want both; useradd makes both, and userdel takes both.
+check_user() {
+	! has_user || has_group || fail "there is a user weir already, but no group of that name: groupadd --system weir"
+	! has_group || has_user || fail "there is a group weir already, but no user of that name: make one (useradd --system --gid weir weir)," \
+		"or remove the group"
 }
 
 make_user() {
@@ -173,6 +187,7 @@ restart_resolved() {
 check_dns() {
 	local other
 	[ "$1" = resolved ] || return 0
+	[ ! -e "$root$drop_in" ] || noted drop-in "$drop_in" || fail "$drop_in: there already, and not by this script; remove that"
 	has_resolved ||
 		fail "systemd-resolved is not installed here (apt-get install systemd-resolved); --dns capture does without"
 	other=$(grep -ls '^[[:space:]]*DNS=[^[:space:]]' "$root"/etc/systemd/resolved.conf \
@@ -291,8 +306,8 @@ remove_dirs() {
 remove_all() {
 	remove_config "${1:-}"
 	remove_state
-	remove_files
 	remove_user
+	remove_files
 	remove_dirs
 	[ "$dry" = 1 ] || rm -rf "$root${record_dir:?}"
 }

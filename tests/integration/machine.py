@@ -14,6 +14,7 @@ services and file tree, and can be rebooted. Services of this machine are not st
 
 Machine
     .root                  its root folder as this process can reach it (pathlib.Path)
+    .mount(folder, ...)    mounts something there, before the first boot
     .boot() .reboot() .off() .cut()    cut: as by a loss of power
     .run(argv, ...)        runs in the machine to the end; like Pod.run
     .snapshot()            {path: description} of every file that differs from this machine's, for comparing
@@ -122,6 +123,11 @@ class Machine:
 
     def _holder_output(self):
         return self.pod.network.daemons[-1].output()
+
+    def mount(self, folder, *words):
+        """Mounts something over a folder of the root, before it is booted."""
+        words = ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "mount", *words, self.base / "root" / folder]
+        subprocess.run(list(map(str, words)), check=True)
 
     def boot(self):
         self.cgroup.mkdir(exist_ok=True)

@@ -60,6 +60,10 @@ def pid(machine):
     return machine.run(["systemctl", "show", "--property", "MainPID", "--value", UNITS[0]]).stdout.strip()
 
 
+def moment(machine, unit, event):
+    return int(machine.run(["systemctl", "show", "--property", f"{event}TimestampMonotonic", "--value", unit]).stdout)
+
+
 class Before:
     """A machine as it was: files, users, rules, routes, resolver, units."""
 
@@ -173,6 +177,8 @@ def test_traffic_and_a_reboot(machine, release, network):
         assert [now - then for now, then in zip(counted(machine), taken)] == [1, 1]
         machine.reboot()
         assert active(machine) == ["active", "active"]
+        # Nothing is captured before the proxy serves.
+        assert moment(machine, UNITS[0], "ActiveEnter") <= moment(machine, UNITS[1], "InactiveExit")
     machine.cut()
     machine.boot()
     assert active(machine) == ["active", "active"]
@@ -274,6 +280,13 @@ def test_an_upgrade_in_place(machine, release):
     assert not (machine.root / "usr/local/include/weir_plugin.h").exists()
     # Nobody had changed the default: the new one took its place. What was changed stays, and what was disabled, too.
     assert (machine.root / CONFIG).read_text().endswith("# newer\n")
+    # One that the new programs do not take keeps the old ones in service.
+    first = pid(machine)
+    (machine.root / CONFIG).write_text("nonsense: 1\n")
+    (newer / "share" / "more.txt").write_text("newest\n")
+    refused = install(machine, release, check=False)
+    assert refused.returncode == 1 and re.search("does not take the configuration that is there.*nonsense", refused.stderr)
+    assert pid(machine) == first and (machine.root / "usr/local/share/more.txt").read_text() == "more\n"
     changed = "services: []\nclusters: []\n# mine\n"
     (machine.root / CONFIG).write_text(changed)
     machine.run(["systemctl", "disable", "--now", UNITS[1]])
@@ -356,6 +369,11 @@ def test_from_a_package(machine, packages, tmp_path):
         ("foreign", "/usr/local/bin/weir: there already, and not by this script"),
         ("resolved", "systemd-resolved is not installed here"),
         ("global", "resolved.conf.d/uplink.conf names DNS servers for all of systemd-resolved"),
+        ("drop-in", "resolved.conf.d/weir.conf: there already, and not by this script"),
+        ("group", "there is a group weir already, but no user of that name"),
+        ("user", "there is a user weir already, but no group of that name"),
+        ("unit", "/etc/systemd/system/weir-proxy.service: there already, and not by this script"),
+        ("read-only", "/usr/local is not a folder that can be written to, and /usr/local/lib/weir/uninstall.sh would go there"),
     ],
 )
 def test_refused(network, build_dir, system, text):
@@ -374,6 +392,17 @@ def test_refused(network, build_dir, system, text):
         (machine.root / "etc/systemd/system/systemd-resolved.service").write_text("[Service]\nExecStart=/bin/true\n")
         (machine.root / "etc/systemd/resolved.conf.d").mkdir()
         (machine.root / "etc/systemd/resolved.conf.d/uplink.conf").write_text("[Resolve]\nDNS=192.0.2.53\n")
+    elif system == "drop-in":
+        options = ["--dns", "resolved"]
+        (machine.root / "etc/systemd/resolved.conf.d").mkdir()
+        (machine.root / "etc/systemd/resolved.conf.d/weir.conf").write_text("# somebody's\n")
+    elif system in ("group", "user"):
+        with open(machine.root / "etc" / {"group": "group", "user": "passwd"}[system], "a") as file:
+            file.write({"group": "weir:x:977:\n", "user": "weir:x:977:100::/:/bin/false\n"}[system])
+    elif system == "unit":
+        (machine.root / "etc/systemd/system/weir-proxy.service").write_text("[Service]\nExecStart=/bin/true\n")
+    elif system == "read-only":
+        machine.mount("usr/local", "-t", "tmpfs", "-o", "ro", "tmpfs")
     else:
         (machine.root / "etc/os-release").unlink()
         (machine.root / "etc/os-release").write_text(system)
@@ -381,6 +410,38 @@ def test_refused(network, build_dir, system, text):
     words = [ROOT / "scripts/install.sh", "--root", machine.root, "--build", build_dir, *options]
     done = machine.pod.run(words, check=False)
     assert done.returncode == 1 and text in done.stderr and done.stdout == ""
+    assert machine.snapshot() == before
+
+
+# `install` as on a disk that gets full, half a program written; or grep, which writes the record anew.
+FULL_DISK = {
+    "install": """case "${@: -1}" in */weir-proxy.weir-new) head -c 1000 "${@: -2:1}" >"${@: -1}" && exit 1 ;; esac""",
+    "grep": """case "$1" in -vxF) echo "grep: write error: No space left on device" >&2 && exit 2 ;; esac""",
+}
+
+
+@pytest.mark.parametrize("name", FULL_DISK)
+def test_a_full_disk(network, build_dir, tmp_path, name):
+    """The installation ends, and what there is of it is taken away again."""
+    machine = Machine(network.pod("image"), share=[ROOT])
+    before = machine.snapshot()
+    (tmp_path / name).write_text(f'#!/bin/bash\n{FULL_DISK[name]}\nexec /usr/bin/{name} "$@"\n')
+    (tmp_path / name).chmod(0o755)
+    words = [ROOT / "scripts/install.sh", "--root", machine.root, "--build", build_dir]
+    done = machine.pod.run(["env", f"PATH={tmp_path}:/usr/sbin:/usr/bin", *words], check=False)
+    assert done.returncode == 1
+    assert (machine.root / "var/lib/weir-install/record").read_text().startswith("prefix /usr/local\n")
+    machine.pod.run([ROOT / "scripts/uninstall.sh", "--root", machine.root])
+    assert machine.snapshot() == before
+
+
+def test_the_path_of_su_is_enough(network, build_dir):
+    """It has no folder for the programs of root, where useradd is."""
+    machine = Machine(network.pod("image"), share=[ROOT])
+    before = machine.snapshot()
+    for script, options in (("install.sh", ["--build", build_dir]), ("uninstall.sh", [])):
+        words = [ROOT / "scripts" / script, "--root", machine.root, *options]
+        machine.pod.run(["env", "PATH=/usr/local/bin:/usr/bin:/bin", *words])
     assert machine.snapshot() == before
 
 
@@ -439,8 +500,9 @@ def test_an_interrupted_installation(machine, release, name, count, when):
     install(machine, release)
     assert active(machine) == ["active", "active"]
     # The same for uninstalling.
-    killed(machine, [f"{release}/uninstall.sh"], "rm", 4, "after")
-    machine.run([f"{release}/uninstall.sh"])
+    killed(machine, ["/usr/local/lib/weir/uninstall.sh"], "userdel", 1, "before")
+    killed(machine, ["/usr/local/lib/weir/uninstall.sh"], "rm", 6, "after")
+    uninstall(machine)
     before.check()
 
 
