@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 
 import pytest
 
@@ -376,6 +377,14 @@ def test_a_process(site):
     done = near.weir("explain", "pid", str(program.pid), check=False)
     assert (done.returncode, done.stdout) == (1, "") and "No such process" in done.stderr
     assert near.weir("explain", "pid", "x", check=False).returncode == 2
+
+
+@pytest.mark.parametrize(
+    "word", ["", ":80", "a b", "a\nb", "\x1b[31m", "1.2.3.4:99999", "[::1", "[::1]:99999", "name:", "name:0", "name:65536", "a" * 300]
+)
+def test_what_is_neither_an_address_nor_a_name(weir, word):
+    done = subprocess.run([weir, "explain", "flow", word], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout) == (2, "") and "neither an address" in done.stderr
 
 
 # --- parts that are missing ------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { DNS_PORT = 53, DEFAULT_PORT = 80, ASKED_MAX = CLI_VALUES_MAX };
+enum { DNS_PORT = 53, DEFAULT_PORT = 80, ASKED_MAX = CLI_VALUES_MAX, NAME_MAX_BYTES = 254 };
 
 // --- asking the proxy -------------------------------------------------------------------------------------
 struct request {
@@ -301,6 +301,23 @@ static bool is_number(const char *word)
 	return str_to_u64(str_from(word), &value) == 0;
 }
 
+// NAME or NAME:PORT; what was meant as an address, but is none, is not asked for as a name.
+static bool is_name(const char *word)
+{
+	static const char others[] = "-_.";
+	uint64_t port = 1;
+	struct str rest = str_from(word), name = str_split(&rest, ':');
+	for (size_t i = 0; i < name.len; i++) {
+		char c = ascii_lower(name.p[i]);
+		if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') && !strchr(others, c))
+			return false;
+	}
+	struct addr addr;
+	if (rest.p && (str_to_u64(rest, &port) || port < 1 || port > UINT16_MAX))
+		return false;
+	return name.len && name.len <= NAME_MAX_BYTES && ip_parse(name, &addr.ip) != 0;
+}
+
 static int flow(struct explanation *explanation)
 {
 	size_t at = 0;
@@ -323,6 +340,9 @@ static int flow(struct explanation *explanation)
 		explain_address(explanation, &addr);
 	} else if (ip_parse(str_from(first), &addr.ip) == 0) {
 		return cli_usage(cli, "which port of %s?", first);
+	} else if (!is_name(first)) {
+		return cli_usage(cli, "'%.64s' is neither an address with a port, nor a name, nor a number",
+				 first);
 	} else {
 		explain_name(explanation, str_from(first));
 	}
