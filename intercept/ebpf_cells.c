@@ -13,10 +13,10 @@ _Static_assert((int)WEIR_FAIL_OPEN == (int)FAIL_OPEN && (int)WEIR_FAIL_HOLD == (
 
 // Those that there are hooks for.
 static const enum rule_chain chains[WEIR_CHAINS] = {[WEIR_CHAIN_OUTPUT] = CHAIN_OUTPUT,
-						    [WEIR_CHAIN_CHOSEN] = CHAIN_CHOSEN,
 						    [WEIR_CHAIN_PREROUTING] = CHAIN_PREROUTING,
 						    [WEIR_CHAIN_INBOUND] = CHAIN_INBOUND,
-						    [WEIR_CHAIN_HOLD] = CHAIN_HOLD};
+						    [WEIR_CHAIN_HOLD] = CHAIN_HOLD,
+						    [WEIR_CHAIN_CHOSEN] = CHAIN_CHOSEN};
 
 static uint32_t chain_number(uint32_t chain)
 {
