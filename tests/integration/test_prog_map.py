@@ -18,7 +18,7 @@ import pytest
 import bpf
 from capture import PINS, CapturedPod, cookie_of, name_of, probe
 from mesh import Mesh, Origin, cluster, connect, service
-from netns import wait_until
+from netns import CONTROL_GROUPS, wait_until
 
 CAPTURE = {
     "weir_connect4": "cgroup_inet4_connect",
@@ -77,7 +77,9 @@ def programs_of(weir, pod):
 def lone(network, weir):
     """A captured pod without a proxy."""
     app = CapturedPod(network, weir, "app", proxy=False)
-    app.apply("--backend", "ebpf", "--fail", "open", "--exclude-outbound-ports", "7,9")
+    group = CONTROL_GROUPS / f"{network.prefix}spared"
+    group.mkdir()
+    app.apply("--backend", "ebpf", "--fail", "open", "--exclude-outbound-ports", "7,9", "--exclude-cgroups", group.name)
     return app
 
 

@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "bpf/bypass.h"
 #include "bpf/storage.h"
+#include "intercept/cgroups.h"
 #include "intercept/ebpf_cells.h"
 #include "intercept/ebpf_entries.h"
 #include "intercept/ebpf_load.h"
@@ -305,6 +306,7 @@ static int dump_plan(const struct dump *dump, const struct ebpf_map *map,
 	mem_free(cells);
 	if (err)
 		return err;
+	ruleset_name_cgroups(&ruleset);
 	fn(dump, map, &ruleset);
 	ruleset_done(&ruleset);
 	return 0;
