@@ -124,8 +124,8 @@ static void write_request(struct probe_ask *ask)
 static void ask_again(struct loop_task *task)
 {
 	struct probe_ask *ask = container_of(task, struct probe_ask, task);
-	if (ask->over) {
-		ask_free(task);
+	if (ask->over || ask->status) { // its time ended, too, in the turn in which it was redirected
+		tell(task);
 		return;
 	}
 	int err = begin(ask);
