@@ -158,23 +158,35 @@ int bufq_add_copy(struct bufq *q, const void *bytes, size_t len)
 	return err;
 }
 
-int bufq_add_packed(struct bufq *q, const void *bytes, size_t len)
+uint8_t *bufq_packed_room(size_t room)
 {
 	if (tx && tx->refs == 1)
 		tx->used = 0;
-	if (!tx || tx->cap - tx->used < len) {
-		struct chunk *fresh = chunk_new(len <= CHUNK_SIZE ? 0 : len);
+	if (!tx || tx->cap - tx->used < room) {
+		struct chunk *fresh = chunk_new(room <= CHUNK_SIZE ? 0 : room);
 		if (!fresh)
-			return -ENOMEM;
+			return NULL;
 		chunk_unref(tx);
 		tx = fresh;
 	}
-	struct slice slice = {tx, tx->data + tx->used, len};
-	memcpy(tx->data + tx->used, bytes, len);
-	int err = bufq_add_slice(q, slice);
+	return tx->data + tx->used;
+}
+
+int bufq_packed_add(struct bufq *q, size_t len)
+{
+	int err = bufq_add_slice(q, (struct slice){tx, tx->data + tx->used, len});
 	if (err == 0)
 		tx->used += (uint32_t)len;
 	return err;
+}
+
+int bufq_add_packed(struct bufq *q, const void *bytes, size_t len)
+{
+	uint8_t *room = bufq_packed_room(len);
+	if (!room)
+		return -ENOMEM;
+	memcpy(room, bytes, len);
+	return bufq_packed_add(q, len);
 }
 
 int bufq_append_flat(struct bufq *q, struct slice bytes)
@@ -244,6 +256,8 @@ int bufq_move(struct bufq *to, struct bufq *from, size_t len)
 int bufq_clone(struct bufq *to, const struct bufq *from)
 {
 	struct bufq copy = {0};
+	if (from->_head == from->_tail)
+		return from->_head ? bufq_add_slice(to, from->_head->slice) : 0;
 	for (struct bufseg *seg = from->_head; seg; seg = seg->next) {
 		if (bufq_add_slice(&copy, seg->slice)) {
 			bufq_clear(&copy);

@@ -67,6 +67,10 @@ int bufq_add_copy(struct bufq *q, const void *bytes, size_t len);
 // The same into the thread's own chunk for writing, which many queues share: for many small pieces that leave
 // soon.
 int bufq_add_packed(struct bufq *q, const void *bytes, size_t len);
+// The same in two steps, for bytes that are made in place: room for that many in the chunk, good until the
+// next of these three (NULL when out of memory); and the first `len` of them into the queue.
+uint8_t *bufq_packed_room(size_t room);
+int bufq_packed_add(struct bufq *q, size_t len);
 // The bytes must outlive the program's use of them: literals.
 int bufq_add_static(struct bufq *q, struct str text);
 // Moves the first `len` bytes (at most all) from one queue to the end of another, without copying.
