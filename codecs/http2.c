@@ -73,7 +73,8 @@ static bool is_of_connection(const struct field *field)
 {
 	switch (field->name.len) {
 	case 2:
-		return IS(field->name, "te") && !str_eq_nocase(field->value, STR("trailers"));
+		return IS(field->name, "te") && !IS(field->value, "trailers") &&
+		       !str_eq_nocase(field->value, STR("trailers"));
 	case 7:
 		return IS(field->name, "upgrade");
 	case 10:
@@ -257,6 +258,28 @@ static int read_status(struct str text, uint16_t *ret_status)
 	return 0;
 }
 
+void http2_length_drop(struct message *message)
+{
+	struct head *head = &message->head;
+	unsigned kept = 0;
+	for (unsigned i = 0; i < head->field_count; i++)
+		if (!IS(head->fields[i].name, "content-length"))
+			head->fields[kept++] = head->fields[i];
+	head->field_count = (uint16_t)kept;
+	message->has_length = false;
+}
+
+// RFC 9110 8.6: no Content-Length with 1xx and 204; of the latter, 0 is let pass, but not on.
+static int check_length(struct message *message)
+{
+	if (!message->has_length || (message->head.status >= 200 && message->head.status != 204))
+		return 0;
+	if (message->head.status < 200 || message->length)
+		return ERR_MALFORMED;
+	http2_length_drop(message);
+	return 0;
+}
+
 // 101 does not exist here (RFC 9113 8.6).
 int http2_response_read(struct field *fields, size_t count, bool connect, struct message *ret_message)
 {
@@ -265,7 +288,7 @@ int http2_response_read(struct field *fields, size_t count, bool connect, struct
 	if (split_pseudo(&fields, &count, &pseudo) || pseudo.method.p || pseudo.scheme.p ||
 	    pseudo.authority.p || pseudo.path.p || pseudo.protocol.p ||
 	    read_status(pseudo.status, &message.head.status) || message.head.status == 101 ||
-	    read_fields(&message, fields, count, NULL))
+	    read_fields(&message, fields, count, NULL) || check_length(&message))
 		return ERR_MALFORMED;
 	if (connect && message.head.status / 100 == 2)
 		message.head.status = 101;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What HTTP/2 asks of heads (RFC 9113 8), over fields that HPACK has given back: from fields with
-// pseudo-fields to a message and the other way. Frames are nghttp2's business, see exchange/http2_session.h.
+// pseudo-fields to a message and the other way. Frames are the business of exchange/http2_session.h.
 // Whatever could be read differently by the next one (request smuggling) is refused, never repaired. Pure.
 #pragma once
 
@@ -23,6 +23,8 @@ bool http2_is_server_preface(struct str bytes);
 int http2_request_read(struct field *fields, size_t count, struct message *ret_message);
 // The same for a response. `connect` says that the request was CONNECT with :protocol: then 2xx becomes 101.
 int http2_response_read(struct field *fields, size_t count, bool connect, struct message *ret_message);
+// Takes Content-Length out of a message that has no content, or whose content is a tunnel's.
+void http2_length_drop(struct message *message);
 // Trailers: no pseudo-fields, nothing that belongs into a head (RFC 9110 6.5.1). 0 or ERR_MALFORMED.
 int http2_trailers_check(const struct field *fields, size_t count);
 

@@ -305,6 +305,11 @@ CASES = {
     "8.1.1-lengths-in-conflict": (answers(OK, ("content-length", "2"), ("content-length", "3")), CUT_OR_FAIL),
     "8.1.1-length-of-words": (answers(OK, ("content-length", "two")), FAIL),
     "8.1.1-length-below-0": (answers(OK, ("content-length", "-2")), FAIL),
+    "9110-8.6-length-with-204": (answers((":status", "204"), ("content-length", "2")), FAIL),
+    "9110-8.6-length-with-an-interim": (
+        sends(lambda n: headers(n, plain([(":status", "103"), ("content-length", "2")])) + fine(n)),
+        FAIL,
+    ),
     # 8.2, 8.3: fields
     "8.2.1-upper-case": (answers(OK, ("X-Upper", "1")), FAIL),
     "8.2.1-line-end-in-value": (answers(OK, ("x", "1\r\nx-smuggled: 1")), FAIL),

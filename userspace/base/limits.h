@@ -24,6 +24,7 @@ enum {
 	LIMIT_HTTP2_WINDOW = 1024 * 1024,   // and on one connection, in one flight
 	LIMIT_HTTP2_STREAM_OUT = 64 * 1024, // queued for one stream, above which the other side is not read
 	LIMIT_HTTP2_BLOCK = 4 * LIMIT_HTTP_HEAD, // decoded bytes of one header block: more ends the connection
+	LIMIT_HTTP2_SETTINGS_ENTRIES = 32,  // in one SETTINGS
 	LIMIT_HTTP2_CONTINUATIONS = 8,	    // frames of one header block behind the first
 	LIMIT_HTTP2_PROGRESS_BYTES = 1024,  // that a reader with payload waiting must take within the idle time
 	LIMIT_HTTP2_PING_MS = 30000,	    // of silence, before an endpoint is asked whether it is there

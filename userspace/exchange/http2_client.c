@@ -234,11 +234,13 @@ static int begin(struct http2_client *client, struct exchange *exchange)
 }
 
 // Before the endpoint has said how many streams it takes, one goes ahead; but not one that asks for a change
-// of protocols, which the endpoint has to allow (RFC 8441 3).
+// of protocols, which the endpoint has to allow (RFC 8441 3). An endpoint that does not read gets no more
+// heads.
 static bool may_begin(const struct http2_client *client, const struct exchange *exchange)
 {
 	const struct http2_session *session = &client->session;
-	if (!client->ready || session->open_count >= http2_session_max_streams(session))
+	if (!client->ready || session->open_count >= http2_session_max_streams(session) ||
+	    http2_session_congested(session))
 		return false;
 	return session->has_settings || (session->open_count == 0 && !exchange->message.upgrade.len);
 }
@@ -434,12 +436,11 @@ static void use_another(struct exchange *exchange, const struct upstream_target 
 	else
 		upstream_close(unused);
 	if (client_start(exchange, target))
-		exchange_reply(exchange, 503, "too many requests wait for the upstream",
-			       EXCHANGE_OVERLOADED);
+		exchange_reply(exchange, 503, "too many requests wait for the upstream", EXCHANGE_OVERLOADED);
 }
 
-// The connection that was dialled early becomes one that is shared, unless there is one already, or as many as
-// may be.
+// The connection that was dialled early becomes one that is shared, unless there is one already, or as many
+// as may be.
 static void client_adopt(struct exchange *exchange, struct upstream *upstream)
 {
 	struct dataplane *dataplane = exchange->connection->dataplane;
@@ -487,6 +488,22 @@ static int keep_fields(struct exchange *exchange, struct message *message)
 	return 0;
 }
 
+// RFC 9113 8.1.1. False: what was announced does not come.
+static bool expect_content(struct exchange *exchange, struct message *message, bool end)
+{
+	unsigned status = message->head.status;
+	bool tunnel = exchange->wants_tunnel && (status == 101 || status / 100 == 2);
+	bool none = status == 204 || status == 304 || str_eq(exchange->method, STR("HEAD"));
+	if (tunnel) {
+		http2_length_drop(message); // RFC 9110 9.3.6
+		return true;
+	}
+	if (!none && !message->has_length)
+		return true;
+	http2_stream_expect(&exchange->up, none ? 0 : message->length);
+	return !end || none || message->length == 0;
+}
+
 static void take_head(struct exchange *exchange, struct field *fields, size_t count, bool end)
 {
 	struct message message;
@@ -501,6 +518,10 @@ static void take_head(struct exchange *exchange, struct field *fields, size_t co
 			protocol_failure(exchange);
 		else
 			exchange_interim(exchange, &message);
+		return;
+	}
+	if (!expect_content(exchange, &message, end)) {
+		protocol_failure(exchange);
 		return;
 	}
 	exchange->shared->served = true;

@@ -5,7 +5,6 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 // What precedes the caller's bytes, which are aligned as malloc's are.
@@ -60,7 +59,7 @@ static void *take(size_t size, void *arg)
 	size_t sort = sort_of(whole);
 	bool sorted = sort < ARRAY_SIZE(sorts);
 	size_t real = sorted ? sorts[sort].size : whole;
-	struct block *block = sorted && sorts[sort].spare ? spare_pop(sort) : malloc(real);
+	struct block *block = sorted && sorts[sort].spare ? spare_pop(sort) : mem_alloc(real);
 	if (!block)
 		return NULL;
 	block->room = real - sizeof *block;
@@ -76,7 +75,7 @@ static void give(void *bytes, void *arg)
 	struct block *block = block_of(bytes);
 	size_t sort = block->sort;
 	if (sort >= ARRAY_SIZE(sorts) || sorts[sort].count >= sorts[sort].keep) {
-		free(block);
+		mem_free(block);
 		return;
 	}
 	block->next = sorts[sort].spare;
@@ -103,14 +102,15 @@ static void *resize(void *bytes, size_t size, void *arg)
 	return bigger;
 }
 
-nghttp2_mem http2_memory(void)
+nghttp2_mem *http2_memory(void)
 {
-	return (nghttp2_mem){NULL, take, give, take_zeroed, resize};
+	static nghttp2_mem memory = {NULL, take, give, take_zeroed, resize};
+	return &memory;
 }
 
 void http2_memory_thread_done(void)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(sorts); i++)
 		while (sorts[i].spare)
-			free(spare_pop(i));
+			mem_free(spare_pop(i));
 }

@@ -88,9 +88,9 @@ static void watch(struct http2_server *server)
 	const struct timeouts *timeouts = &dataplane_model(server->connection->dataplane)->timeouts;
 	static const loop_timer_fn callbacks[] = {
 	    [WATCH_IDLE] = on_idle, [WATCH_HEAD] = on_head_timeout, [WATCH_PROGRESS] = on_progress_due};
-	enum watch wanted = server->session.fields		   ? WATCH_HEAD
-			    : list_empty(&server->session.streams) ? WATCH_IDLE
-								   : WATCH_PROGRESS;
+	enum watch wanted = http2_session_in_block(&server->session) ? WATCH_HEAD
+			    : list_empty(&server->session.streams)   ? WATCH_IDLE
+								     : WATCH_PROGRESS;
 	if (server->watch == wanted && wanted != WATCH_IDLE)
 		return;
 	server->watch = wanted;
@@ -160,12 +160,22 @@ static bool has_too_many(const struct head *head)
 	return head->field_count + (head->authority.len > 0) > LIMIT_HTTP_HEADERS;
 }
 
+// RFC 9113 8.1.1. False: what was announced does not come.
+static bool expect_content(struct exchange *exchange, bool end)
+{
+	const struct message *message = &exchange->message;
+	if (!message->has_length || message->upgrade.len || str_eq(message->head.method, STR("CONNECT")))
+		return true;
+	http2_stream_expect(&exchange->down, message->length);
+	return !end || message->length == 0;
+}
+
 static void take_request(struct exchange *exchange, struct field *fields, size_t count, bool end)
 {
 	exchange->request_done = end;
 	if (!fields) {
 		refuse_size(exchange);
-	} else if (http2_request_read(fields, count, &exchange->message)) {
+	} else if (http2_request_read(fields, count, &exchange->message) || !expect_content(exchange, end)) {
 		refuse(exchange);
 	} else if (keep_fields(exchange)) {
 		exchange_reply(exchange, 503, "out of memory", EXCHANGE_NO_ENDPOINT);
@@ -228,7 +238,7 @@ static void on_data(struct http2_stream *stream, struct slice bytes)
 		return;
 	}
 	exchange_send(exchange, &out);
-	if (nghttp2_session_get_stream_user_data(session->ng, id) == stream && exchange_takes_body(exchange))
+	if (http2_session_find(session, id) == stream && exchange_takes_body(exchange))
 		http2_stream_consume(stream);
 }
 
@@ -243,8 +253,7 @@ static void on_end_sent(struct http2_stream *stream)
 {
 	struct exchange *exchange = of_stream(stream);
 	if (!stream->end_received && !exchange->tunnel)
-		nghttp2_submit_rst_stream(stream->session->ng, NGHTTP2_FLAG_NONE, stream->id,
-					  NGHTTP2_NO_ERROR);
+		http2_stream_decline(stream);
 }
 
 // Both halves of a tunnel: it ends when the endpoint has all of the client's, within the time of an idle
@@ -624,8 +633,7 @@ bool http2_server_upgrade(struct connection *connection, const struct http1_head
 		return false;
 	struct bufq out = {0};
 	if (bufq_add_static(&out, SWITCH) ||
-	    http2_session_upgrade(&server->session, bytes, (size_t)len,
-				  str_eq(head->head.method, STR("HEAD")), &exchange->down)) {
+	    http2_session_upgrade(&server->session, bytes, (size_t)len, &exchange->down)) {
 		bufq_clear(&out);
 		http2_session_done(&server->session);
 		pool_put(&connection->dataplane->http2_server_pool, server);

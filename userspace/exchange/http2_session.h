@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// HTTP/2 on one stream of bytes, either side of it: nghttp2 does the frames and HPACK, and here is what a
-// proxy adds. Whatever is received goes in by whole reads, whatever is to be sent goes out once a turn of the
-// loop, payload by reference. Flow control is in our hands: a peer gets credit for a stream when its payload
-// has gone on, and credit for the connection at once, so that one slow stream stops itself only. What a peer
-// can overdo is counted and has a limit (base/limits.h, STAT_HTTP2_*).
+// HTTP/2 (RFC 9113) on one stream of bytes, either side of it: connection, streams and flow control. Frames
+// are taken apart in http2_receive.c and made in http2_send.c; nghttp2 does HPACK. Heads go to the wire at
+// once, payload once a turn of the loop, by reference where it is much. A peer gets credit for a stream when
+// its payload has gone on, and credit for the connection at once, so that one slow stream stops itself only.
+// What a peer can overdo is counted and has a limit (base/limits.h, STAT_HTTP2_*). What the fields of a
+// message say is not looked at here (codecs/http2.h).
 //
 // Owned by http2_server.c or http2_client.c, which embed it. None of the functions calls back, except
-// http2_session_read; the operations may call any of them but http2_session_read and _done.
+// http2_session_feed and _read; the operations may call any of them but those two and _done.
 #pragma once
 
 #include "base/pool.h"
 #include "exchange/http2_stream.h"
 #include "net/stream.h"
 
-struct nghttp2_session;
+struct nghttp2_hd_deflater;
+struct nghttp2_hd_inflater;
 
 struct http2_session_ops {
 	// The peer opened a stream (server): where its state is, or NULL: refused.
@@ -54,32 +56,72 @@ enum http2_flood {
 	HTTP2_FLOOD_COUNT,
 };
 
-enum { HTTP2_GAPS = 16 };
+enum { HTTP2_GAPS = 16, HTTP2_CHAINS = 64, HTTP2_FRAME_HEAD = 9 };
+
+// The frame that is being received.
+struct http2_frame {
+	uint8_t head[HTTP2_FRAME_HEAD];
+	uint8_t type, flags;
+	int32_t id;
+	uint32_t len;
+	uint32_t have;	  // bytes of the head, or of a payload in pieces, so far
+	uint32_t left;	  // bytes of DATA, or of what is ignored, to come; padding included
+	uint32_t padding; // of those
+};
+
+// What the peer's SETTINGS say.
+struct http2_settings {
+	uint32_t max_streams;
+	int32_t window; // of each stream
+	bool connect;	// RFC 8441
+};
 
 struct http2_session {
-	struct nghttp2_session *ng;
 	struct stream *stream;
 	const struct http2_session_ops *ops;
+	struct nghttp2_hd_inflater *inflater; // NULL: there is no session
+	struct nghttp2_hd_deflater *deflater;
 	struct loop_task task;
-	struct list streams; // attached ones
-	struct list drained;
-	struct bufq wire;     // made in this turn, not handed to the stream yet
-	struct slice input;   // being fed
+	struct list streams;			  // open ones
+	struct list sending;			  // those that have something to send
+	struct list drained;			  // those that have room again
+	struct http2_stream *by_id[HTTP2_CHAINS]; // open ones
+	struct http2_settings peer;
+	int32_t receive_window, send_window;
+	uint32_t credit; // received that the peer was not told it may send again
+
+	// The next step of receiving: takes some of the bytes (more than none) and says how many.
+	size_t (*receive)(struct http2_session *session, const uint8_t *bytes, size_t len);
+	struct http2_frame frame;
+	uint8_t *payload;	       // of a frame in pieces; NULL: none
+	struct slice input;	       // being fed
+	struct http2_stream *data_for; // whose DATA it is; NULL: nobody's any more
+
 	struct field *fields; // of the block under way; NULL: none
 	size_t field_count, field_bytes;
 	struct http2_stream *fields_for; // whose they are; NULL: nobody's any more
-	int32_t last_id;		 // the highest that the peer opened
+	int32_t block_id;		 // of the stream of the block under way; 0: none is
+	uint8_t block_flags;		 // of its first frame
+	uint8_t continuations;
+
+	int32_t next_id;   // the next that is opened here
+	int32_t last_id;   // the highest that the peer opened
+	int32_t goaway_id; // the highest of ours that the peer deals with
 	struct {
 		int32_t from, to;
 	} gaps[HTTP2_GAPS]; // ids that were passed over: nobody may open them any more
 	unsigned gap_count;
 	unsigned open_count; // streams that are not closed yet
 	struct http2_bucket buckets[HTTP2_FLOOD_COUNT];
-	uint32_t fault; // error code of a connection error found here
+	struct bufq wire; // made, not handed to the stream yet
+	uint32_t fault;	  // error code of a connection error found here
 	bool server : 1;
-	bool trusted : 1;      // a sidecar, which resets streams for many clients of its own
-	bool over : 1;	       // ops->over was called
-	bool dead : 1;	       // out of memory in the middle of something: the library is not asked any more
+	bool trusted : 1;    // a sidecar, which resets streams for many clients of its own
+	bool over : 1;	     // ops->over was called
+	bool dead : 1;	     // out of memory in the middle of something: nothing more is said
+	bool terminated : 1; // the last GOAWAY is out
+	bool goaway_sent : 1;
+	bool goaway_received : 1;
 	bool received : 1;     // anything since this was last cleared
 	bool has_settings : 1; // the peer's have come
 };
@@ -92,9 +134,9 @@ void http2_session_done(struct http2_session *session);
 // Frees what the calling thread keeps for further sessions.
 void http2_thread_done(void);
 // The server's side of Upgrade: h2c: stream 1 is open and half closed, the client's settings are `settings`.
-// 0, -ENOMEM or ERR_MALFORMED.
+// 0 or ERR_MALFORMED.
 int http2_session_upgrade(struct http2_session *session, const uint8_t *settings, size_t len,
-			  bool head_request, struct http2_stream *stream);
+			  struct http2_stream *stream);
 
 // Takes in bytes that were read. 0, or an error after which nothing more is taken in (what is queued still
 // goes out, then ops->over comes).
@@ -115,6 +157,12 @@ uint32_t http2_session_max_streams(const struct http2_session *session);
 bool http2_session_takes_connect(const struct http2_session *session); // RFC 8441
 // May open another stream: no GOAWAY so far, and ids are left.
 bool http2_session_usable(const struct http2_session *session);
+// More waits to be sent than should: ops->settled comes when there is room again.
+bool http2_session_congested(const struct http2_session *session);
+// The peer is in the middle of a field block.
+bool http2_session_in_block(const struct http2_session *session);
+// The open stream of that id; NULL: there is none.
+struct http2_stream *http2_session_find(const struct http2_session *session, int32_t id);
 
 // --- streams ------------------------------------------------------------------------------------------------
 // Opens a stream (client); `end`: no body. 0 or a negative error.
@@ -128,8 +176,12 @@ void http2_stream_write(struct http2_stream *stream, struct bufq *bytes);
 // Nothing follows but trailers (may be none; valid until the stream is closed).
 void http2_stream_end(struct http2_stream *stream, const struct field *trailers, size_t count);
 bool http2_stream_congested(struct http2_stream *stream);
+// The peer's content is that long, or it breaks off with PROTOCOL_ERROR (RFC 9113 8.1.1).
+void http2_stream_expect(struct http2_stream *stream, uint64_t length);
 // The peer may send as much again as was received and not consumed so far.
 void http2_stream_consume(struct http2_stream *stream);
+// Behind our end, in ops->end_sent: the peer need not send the rest (RST_STREAM with NO_ERROR).
+void http2_stream_decline(struct http2_stream *stream);
 // RST_STREAM behind what is queued; then `closed` is called. False: nothing is queued, so nothing was done.
 bool http2_stream_break(struct http2_stream *stream, uint32_t code);
 // RST_STREAM, and detaches. Safe when detached.

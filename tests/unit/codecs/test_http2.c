@@ -153,6 +153,39 @@ static void test_refused_requests(void **state)
 			fail_msg("row %zu was accepted", i);
 }
 
+// RFC 9110 8.6: no length where there can be no content; 0 with 204 says nothing and is left out.
+static void test_lengths_of_responses(void **state)
+{
+	(void)state;
+	static const struct {
+		struct str status, length;
+		int err;
+		bool kept;
+	} cases[] = {
+	    {STR("200"), STR("5"), 0, true},
+	    {STR("304"), STR("5"), 0, true},
+	    {STR("204"), STR("0"), 0, false},
+	    {STR("204"), STR("5"), ERR_MALFORMED, false},
+	    {STR("103"), STR("0"), ERR_MALFORMED, false},
+	    {STR("200"), STR("x"), ERR_MALFORMED, false},
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		struct message message;
+		struct field fields[] = {F(":status", ""), F("a", "b"), F("content-length", ""), F("c", "d")};
+		fields[0].value = cases[i].status;
+		fields[2].value = cases[i].length;
+		assert_int_equal(http2_response_read(fields, 4, false, &message), cases[i].err);
+		if (cases[i].err)
+			continue;
+		assert_int_equal(message.has_length, cases[i].kept);
+		assert_int_equal(message.head.field_count, cases[i].kept ? 3 : 2);
+		assert_true(str_eq(message.head.fields[message.head.field_count - 1].name, STR("c")));
+		http2_length_drop(&message);
+		assert_false(message.has_length);
+		assert_int_equal(message.head.field_count, 2);
+	}
+}
+
 static void test_response(void **state)
 {
 	(void)state;
@@ -267,7 +300,7 @@ int main(void)
 	    cmocka_unit_test(test_refused_requests), cmocka_unit_test(test_response),
 	    cmocka_unit_test(test_trailers),	     cmocka_unit_test(test_pseudo_fields),
 	    cmocka_unit_test(test_settings),	     cmocka_unit_test(test_bytes_of_values),
-	    cmocka_unit_test(test_constant_names),
+	    cmocka_unit_test(test_constant_names),   cmocka_unit_test(test_lengths_of_responses),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,7 +13,7 @@ static nghttp2_mem memory;
 static int begin(void **state)
 {
 	(void)state;
-	memory = http2_memory();
+	memory = *http2_memory();
 	return 0;
 }
 

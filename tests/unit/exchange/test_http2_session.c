@@ -40,6 +40,7 @@ static struct end server, client;
 static struct half halves[4]; // of the server, by stream
 static unsigned opened;
 static bool refuse_streams;
+static const struct field *path_wanted; // NULL: none, or it was there
 
 static struct half *of(struct http2_stream *stream)
 {
@@ -68,6 +69,9 @@ static void on_server_fields(struct http2_stream *stream, struct field *fields, 
 	struct half *half = of(stream);
 	half->field_count = fields ? count : 0;
 	half->ends += end;
+	if (path_wanted && count == 5 && str_eq(fields[2].value, path_wanted->value) &&
+	    str_eq(fields[4].value, STR("value")) && fields[2].never_indexed == path_wanted->never_indexed)
+		path_wanted = NULL;
 	if (half->heads++)
 		return; // trailers
 	if (http2_stream_respond(stream, head, 2, false))
@@ -178,14 +182,14 @@ static const struct http2_session_ops client_ops = {.arena = arena_of,
 static void on_readable(struct stream *stream)
 {
 	struct end *end = container_of(stream, struct end, stream);
-	if (end->session.ng)
+	if (end->session.inflater)
 		http2_session_read(&end->session);
 }
 
 static void on_drained(struct stream *stream)
 {
 	struct end *end = container_of(stream, struct end, stream);
-	if (!end->session.ng)
+	if (!end->session.inflater)
 		return;
 	http2_session_wake(&end->session);
 	http2_session_read(&end->session);
@@ -475,6 +479,117 @@ static void test_ping(void **state)
 	end();
 }
 
+// Paths of all lengths arrive as they are, whatever stands in front of them and behind.
+static void test_paths(void **state)
+{
+	static char text[20000];
+	const size_t lengths[] = {1, 2, 126, 127, 128, 254, 255, 256, 16383, 16510, 16511, sizeof text};
+	(void)state;
+	memset(text, 'p', sizeof text);
+	assert_int_equal(begin(), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(lengths); i++) {
+		struct half half = {0};
+		struct field fields[] = {GET[0], GET[1], GET[2], GET[3], GET[4]};
+		fields[2].value = (struct str){text, lengths[i]};
+		fields[2].never_indexed = i % 2;
+		opened = 0;
+		finish(halves, 1);
+		path_wanted = &fields[2];
+		assert_int_equal(http2_stream_open(&client.session, &half.stream, fields, 5, true), 0);
+		turns(10);
+		assert_null(path_wanted); // it was there
+		assert_string_equal(half.status, "200");
+		finish(&half, 1);
+	}
+	end();
+}
+
+// Content that is longer or shorter than was said breaks its stream off, and no other.
+static void check_length(size_t said, size_t sent, uint32_t code)
+{
+	struct half half = {0}, other = {0};
+	assert_int_equal(begin(), 0);
+	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, false), 0);
+	turns(10);
+	http2_stream_expect(&halves[0].stream, said);
+	write_bytes(&half.stream, sent);
+	http2_stream_end(&half.stream, NULL, 0);
+	turns(20);
+	assert_int_equal(half.closed, 1);
+	assert_int_equal(half.code, code);
+	assert_int_equal(halves[0].code, code);
+	assert_int_equal(halves[0].ends, code == NGHTTP2_NO_ERROR);
+	assert_in_range(halves[0].received, 0, said);
+	assert_int_equal(http2_stream_open(&client.session, &other.stream, GET, 5, true), 0);
+	turns(20);
+	assert_int_equal(other.ends, 1);
+	finish(&half, 1);
+	finish(&other, 1);
+	end();
+}
+
+static void test_length_of_content(void **state)
+{
+	(void)state;
+	check_length(0, 0, NGHTTP2_NO_ERROR);
+	check_length(40000, 40000, NGHTTP2_NO_ERROR);
+	check_length(0, 1, NGHTTP2_PROTOCOL_ERROR);
+	check_length(40000, 40001, NGHTTP2_PROTOCOL_ERROR);
+	check_length(40000, 39999, NGHTTP2_PROTOCOL_ERROR);
+}
+
+// --- bytes of a client's, as they may be cut ----------------------------------------------------------------
+static const uint8_t CONVERSATION[] =
+    NGHTTP2_CLIENT_MAGIC "\0\0\6\4\0\0\0\0\0\0\3\0\0\0\12"		   // SETTINGS: 10 streams
+			 "\0\0\0\4\1\0\0\0\0"				   // its acknowledgement
+			 "\0\0\2\372\0\0\0\0\0hi"			   // of no known type
+			 "\0\0\5\2\0\0\0\0\1\0\0\0\0\1"			   // PRIORITY
+			 "\0\0\13\1\50\0\0\0\1\3\0\0\0\0\17\203\206\0\0\0" // HEADERS, padded, with a priority
+			 "\0\0\1\11\0\0\0\0\1\204"			   // CONTINUATION
+			 "\0\0\3\11\4\0\0\0\1\1\1a"			   // the last one
+			 "\0\0\6\0\10\0\0\0\1\2one\0\0"			   // DATA, padded
+			 "\0\0\4\10\0\0\0\0\1\0\0\0\7"			   // WINDOW_UPDATE
+			 "\0\0\3\0\0\0\0\0\1two"			   // DATA
+			 "\0\0\5\1\5\0\0\0\1\0\1x\1y"			   // trailers
+			 "\0\0\10\6\1\0\0\0\0question";			   // PING, confirmed
+
+static void feed(size_t from, size_t to)
+{
+	const struct slice bytes = {NULL, CONVERSATION + from, to - from};
+	assert_int_equal(http2_session_feed(&server.session, bytes), 0);
+}
+
+static void check_conversation(void)
+{
+	assert_int_equal(server.session.fault, 0);
+	assert_int_equal(server.session.peer.max_streams, 10);
+	assert_int_equal(halves[0].heads, 2);
+	assert_int_equal(halves[0].field_count, 1); // the trailers'
+	assert_int_equal(halves[0].received, 6);
+	assert_int_equal(halves[0].ends, 1);
+	assert_int_equal(halves[0].stream.send_window, 65535 + 7);
+	assert_int_equal(server.pongs, 1);
+	assert_false(http2_session_in_block(&server.session));
+}
+
+static void test_every_split(void **state)
+{
+	const size_t len = sizeof CONVERSATION - 1;
+	(void)state;
+	for (size_t cut = 0; cut <= len; cut++) {
+		assert_int_equal(begin(), 0);
+		feed(0, cut);
+		feed(cut, len);
+		check_conversation();
+		end();
+	}
+	assert_int_equal(begin(), 0);
+	for (size_t at = 0; at < len; at++)
+		feed(at, at + 1);
+	check_conversation();
+	end();
+}
+
 // Nothing looks at one again that was given up before it was to send anything.
 static void test_given_up_at_once(void **state)
 {
@@ -543,6 +658,9 @@ int main(void)
 	    cmocka_unit_test(test_goaway),
 	    cmocka_unit_test(test_terminate),
 	    cmocka_unit_test(test_ping),
+	    cmocka_unit_test(test_paths),
+	    cmocka_unit_test(test_length_of_content),
+	    cmocka_unit_test(test_every_split),
 	    cmocka_unit_test(test_given_up_at_once),
 	    cmocka_unit_test(test_no_preface),
 	    cmocka_unit_test(test_failing_allocations),
