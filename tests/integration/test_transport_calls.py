@@ -480,7 +480,7 @@ class OneAtATime(FarEnd):
 
     def __init__(self, site):
         super().__init__(site)
-        self.streams = []
+        self.streams, self.settled = [], []
 
     def __call__(self, peer):
         peer.sock.settimeout(None)
@@ -494,6 +494,7 @@ class OneAtATime(FarEnd):
             while data := sock.recv(65536):
                 events = connection.receive_data(data)
                 self.streams += [event for event in events if type(event).__name__ == "StreamEnded"]
+                self.settled += [event for event in events if type(event).__name__ == "SettingsAcknowledged"]
                 sock.sendall(connection.data_to_send())
 
 
@@ -506,7 +507,8 @@ def test_more_calls_than_can_wait(mesh):
         bolts = [site.bolt() for _ in range(5)]
         for bolt in bolts[:4]:
             bolt.send(*requests)
-        wait_until(lambda: len(far.streams) == 64 and len(site.client.connections(calls=256)) == 4, timeout=30)
+        wait_until(lambda: len(far.streams) == len(far.settled) == 64, timeout=30)
+        wait_until(lambda: len(site.client.connections(calls=256)) == 4)
         assert origin.accepted == 64
         bolts[4].send(*requests)
         answers = bolts[4].frames(192)
