@@ -117,6 +117,7 @@ static struct http2_stream *open_stream(struct http2_session *session, int32_t i
 	note_gap(session, id);
 	if (session->goaway_sent)
 		return NULL;
+	session->taken_id = id;
 	if (session->open_count >= LIMIT_HTTP2_STREAMS) {
 		http2_send_reset(session, id, NGHTTP2_REFUSED_STREAM);
 		return NULL;

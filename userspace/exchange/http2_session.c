@@ -263,7 +263,7 @@ int http2_session_upgrade(struct http2_session *session, const uint8_t *settings
 	http2_receive_settings(session, payload);
 	if (session->fault)
 		return ERR_MALFORMED;
-	session->last_id = 1;
+	session->last_id = session->taken_id = 1;
 	http2_stream_begin(session, stream, 1);
 	stream->end_received = true;
 	return 0;
@@ -316,7 +316,7 @@ void http2_session_warn(struct http2_session *session)
 void http2_session_goaway(struct http2_session *session)
 {
 	session->goaway_sent = true;
-	http2_send_goaway(session, session->last_id, NGHTTP2_NO_ERROR);
+	http2_send_goaway(session, session->taken_id, NGHTTP2_NO_ERROR);
 	http2_session_wake(session);
 }
 
@@ -325,7 +325,7 @@ void http2_session_terminate(struct http2_session *session, uint32_t code)
 	if (!session->fault)
 		session->fault = code;
 	if (!session->terminated)
-		http2_send_goaway(session, session->last_id, code);
+		http2_send_goaway(session, session->taken_id, code);
 	session->terminated = true;
 	http2_session_wake(session);
 }

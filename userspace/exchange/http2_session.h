@@ -106,6 +106,7 @@ struct http2_session {
 
 	int32_t next_id;   // the next that is opened here
 	int32_t last_id;   // the highest that the peer opened
+	int32_t taken_id;  // the highest of those that is dealt with: none that came behind our GOAWAY is
 	int32_t goaway_id; // the highest of ours that the peer deals with
 	struct {
 		int32_t from, to;

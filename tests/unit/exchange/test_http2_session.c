@@ -479,6 +479,45 @@ static void test_ping(void **state)
 	end();
 }
 
+// Frames as a peer of the server's may send them, behind a preface and SETTINGS.
+static int feed_frames(const char *frames, size_t len)
+{
+	static const char start[] = NGHTTP2_CLIENT_MAGIC "\0\0\0\4\0\0\0\0\0";
+	assert_int_equal(
+	    http2_session_feed(&server.session,
+			       (struct slice){NULL, (const uint8_t *)start, sizeof start - 1}),
+	    0);
+	return http2_session_feed(&server.session, (struct slice){NULL, (const uint8_t *)frames, len});
+}
+
+// What the server queued for its peer.
+static size_t take_wire(uint8_t *bytes, size_t room)
+{
+	size_t len = bufq_peek(&server.session.wire, 0, bytes, room);
+	bufq_clear(&server.session.wire);
+	return len;
+}
+
+// A stream that came behind GOAWAY is nobody's: no later GOAWAY says anything else (RFC 9113 6.8).
+static void test_goaway_is_kept(void **state)
+{
+	static const char late[] = "\0\0\3\1\5\0\0\0\1\202\206\204"	 // HEADERS
+				   "\0\0\3\1\5\0\0\0\7\202\206\204"; // and of another
+	uint8_t wire[256];
+	(void)state;
+	assert_int_equal(begin(), 0);
+	assert_int_equal(feed_frames(late, 12), 0);
+	http2_session_goaway(&server.session);
+	assert_int_equal(
+	    http2_session_feed(&server.session, (struct slice){NULL, (const uint8_t *)late + 12, 12}), 0);
+	assert_int_equal(opened, 1);
+	take_wire(wire, sizeof wire);
+	http2_session_terminate(&server.session, NGHTTP2_NO_ERROR);
+	assert_int_equal(take_wire(wire, sizeof wire), 17);
+	assert_memory_equal(wire, "\0\0\10\7\0\0\0\0\0\0\0\0\1\0\0\0", 17);
+	end();
+}
+
 // Paths of all lengths arrive as they are, whatever stands in front of them and behind.
 static void test_paths(void **state)
 {
@@ -658,6 +697,7 @@ int main(void)
 	    cmocka_unit_test(test_goaway),
 	    cmocka_unit_test(test_terminate),
 	    cmocka_unit_test(test_ping),
+	    cmocka_unit_test(test_goaway_is_kept),
 	    cmocka_unit_test(test_paths),
 	    cmocka_unit_test(test_length_of_content),
 	    cmocka_unit_test(test_every_split),
