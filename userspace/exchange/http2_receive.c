@@ -471,7 +471,7 @@ static bool is_idle(const struct http2_session *session, int32_t id)
 {
 	if (session->server)
 		return id % 2 == 0 || id > session->last_id;
-	return id % 2 == 0 || id >= session->next_id;
+	return id % 2 == 0 || (session->next_id && id >= session->next_id);
 }
 
 static bool is_in_place(const struct http2_session *session, const struct rule *rule)

@@ -104,7 +104,7 @@ struct http2_session {
 	uint8_t block_flags;		 // of its first frame
 	uint8_t continuations;
 
-	int32_t next_id;   // the next that is opened here
+	int32_t next_id;   // the next that is opened here; 0: there was the last one
 	int32_t last_id;   // the highest that the peer opened
 	int32_t taken_id;  // the highest of those that is dealt with: none that came behind our GOAWAY is
 	int32_t goaway_id; // the highest of ours that the peer deals with

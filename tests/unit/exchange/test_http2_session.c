@@ -518,6 +518,25 @@ static void test_goaway_is_kept(void **state)
 	end();
 }
 
+// The last stream that there can be is answered like any other.
+static void test_the_last_id(void **state)
+{
+	(void)state;
+	struct half half = {0};
+	assert_int_equal(begin(), 0);
+	client.session.next_id = INT32_MAX;
+	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, false), 0);
+	assert_false(http2_session_usable(&client.session));
+	write_bytes(&half.stream, 300000);
+	http2_stream_end(&half.stream, NULL, 0);
+	turns(50);
+	assert_int_equal(half.received, 300000);
+	assert_int_equal(half.closed, 1);
+	assert_int_equal(half.code, 0);
+	finish(&half, 1);
+	end();
+}
+
 // Paths of all lengths arrive as they are, whatever stands in front of them and behind.
 static void test_paths(void **state)
 {
@@ -698,6 +717,7 @@ int main(void)
 	    cmocka_unit_test(test_terminate),
 	    cmocka_unit_test(test_ping),
 	    cmocka_unit_test(test_goaway_is_kept),
+	    cmocka_unit_test(test_the_last_id),
 	    cmocka_unit_test(test_paths),
 	    cmocka_unit_test(test_length_of_content),
 	    cmocka_unit_test(test_every_split),
