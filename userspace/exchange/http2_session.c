@@ -287,10 +287,17 @@ int http2_session_feed(struct http2_session *session, struct slice bytes)
 	return ERR_MALFORMED;
 }
 
+// More than content and its trailers alone can be (http2_send_content): what was provoked is not taken.
+static bool is_stuffed(const struct http2_session *session)
+{
+	return stream_queued(session->stream) + session->wire.bytes > 2 * LIMIT_OUT_HIGH;
+}
+
+// Goes on while content waits: the peer may be one that reads no more, either, until its content is taken.
 int http2_session_read(struct http2_session *session)
 {
 	struct slice slice;
-	while (!stream_congested(session->stream)) {
+	while (!is_stuffed(session)) {
 		int n = stream_read(session->stream, &slice);
 		if (n < 0)
 			return n;

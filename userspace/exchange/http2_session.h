@@ -142,8 +142,8 @@ int http2_session_upgrade(struct http2_session *session, const uint8_t *settings
 // Takes in bytes that were read. 0, or an error after which nothing more is taken in (what is queued still
 // goes out, then ops->over comes).
 int http2_session_feed(struct http2_session *session, struct slice bytes);
-// Reads and feeds what is there, as long as the peer takes what is sent: what stream_read returned in the
-// end, 0 while congested, or the error of feeding.
+// Reads and feeds what is there, as long as the peer takes what it provokes: what stream_read returned in
+// the end, 0 while it does not, or the error of feeding.
 int http2_session_read(struct http2_session *session);
 // Something is to be sent: it will be, at the end of the turn.
 void http2_session_wake(struct http2_session *session);

@@ -483,10 +483,9 @@ static void test_ping(void **state)
 static int feed_frames(const char *frames, size_t len)
 {
 	static const char start[] = NGHTTP2_CLIENT_MAGIC "\0\0\0\4\0\0\0\0\0";
-	assert_int_equal(
-	    http2_session_feed(&server.session,
-			       (struct slice){NULL, (const uint8_t *)start, sizeof start - 1}),
-	    0);
+	assert_int_equal(http2_session_feed(&server.session,
+					    (struct slice){NULL, (const uint8_t *)start, sizeof start - 1}),
+			 0);
 	return http2_session_feed(&server.session, (struct slice){NULL, (const uint8_t *)frames, len});
 }
 
@@ -501,7 +500,7 @@ static size_t take_wire(uint8_t *bytes, size_t room)
 // A stream that came behind GOAWAY is nobody's: no later GOAWAY says anything else (RFC 9113 6.8).
 static void test_goaway_is_kept(void **state)
 {
-	static const char late[] = "\0\0\3\1\5\0\0\0\1\202\206\204"	 // HEADERS
+	static const char late[] = "\0\0\3\1\5\0\0\0\1\202\206\204"  // HEADERS
 				   "\0\0\3\1\5\0\0\0\7\202\206\204"; // and of another
 	uint8_t wire[256];
 	(void)state;
@@ -534,6 +533,34 @@ static void test_the_last_id(void **state)
 	assert_int_equal(half.closed, 1);
 	assert_int_equal(half.code, 0);
 	finish(&half, 1);
+	end();
+}
+
+// Neither side waits for the other to read first, however little lies between them.
+static void test_much_both_ways(void **state)
+{
+	(void)state;
+	const size_t len = 2000000;
+	const int small = 4096;
+	struct half half[4] = {0};
+	assert_int_equal(begin(), 0);
+	assert_int_equal(setsockopt(stream_fd(&server.stream), SOL_SOCKET, SO_SNDBUF, &small, sizeof small),
+			 0);
+	assert_int_equal(setsockopt(stream_fd(&client.stream), SOL_SOCKET, SO_SNDBUF, &small, sizeof small),
+			 0);
+	for (size_t i = 0; i < ARRAY_SIZE(half); i++)
+		assert_int_equal(http2_stream_open(&client.session, &half[i].stream, GET, 5, false), 0);
+	turns(20);
+	for (size_t i = 0; i < ARRAY_SIZE(half); i++) {
+		write_bytes(&half[i].stream, len);
+		write_bytes(&halves[i].stream, len);
+		http2_stream_end(&half[i].stream, NULL, 0);
+	}
+	for (int i = 0; i < 100000 && client.session.open_count; i++)
+		turns(1);
+	for (size_t i = 0; i < ARRAY_SIZE(half); i++)
+		assert_int_equal(half[i].received, 2 * len);
+	finish(half, ARRAY_SIZE(half));
 	end();
 }
 
@@ -718,6 +745,7 @@ int main(void)
 	    cmocka_unit_test(test_ping),
 	    cmocka_unit_test(test_goaway_is_kept),
 	    cmocka_unit_test(test_the_last_id),
+	    cmocka_unit_test(test_much_both_ways),
 	    cmocka_unit_test(test_paths),
 	    cmocka_unit_test(test_length_of_content),
 	    cmocka_unit_test(test_every_split),
