@@ -361,10 +361,11 @@ static void send_some(struct http2_session *session, struct http2_stream *stream
 
 void http2_send_content(struct http2_session *session)
 {
-	while (!list_empty(&session->sending) && !session->dead && !session->over &&
-	       !http2_session_congested(session)) {
+	while (!list_empty(&session->sending) && !session->dead && !session->over) {
 		struct http2_stream *stream =
 		    container_of(session->sending.next, struct http2_stream, send_node);
+		if (!stream->head_ended && http2_session_congested(session))
+			return;
 		list_del(&stream->send_node);
 		send_some(session, stream);
 	}

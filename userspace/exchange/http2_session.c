@@ -127,10 +127,16 @@ void http2_stream_fail(struct http2_stream *stream, uint32_t code)
 	http2_stream_close(stream, code);
 }
 
+// One that has sent everything goes first: for the peer its place is free.
 void http2_stream_queue(struct http2_stream *stream)
 {
-	if (!stream->end_sent && list_empty(&stream->send_node))
-		list_append(&stream->session->sending, &stream->send_node);
+	struct list *sending = &stream->session->sending;
+	if (stream->head_ended && !stream->end_sent) {
+		list_del(&stream->send_node);
+		list_prepend(sending, &stream->send_node);
+	} else if (!stream->end_sent && list_empty(&stream->send_node)) {
+		list_append(sending, &stream->send_node);
+	}
 	http2_session_wake(stream->session);
 }
 

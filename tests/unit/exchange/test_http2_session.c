@@ -40,6 +40,7 @@ static struct end server, client;
 static struct half halves[4]; // of the server, by stream
 static unsigned opened;
 static bool refuse_streams;
+static bool answer_heads_only;
 static const struct field *path_wanted; // NULL: none, or it was there
 
 static struct half *of(struct http2_stream *stream)
@@ -74,7 +75,7 @@ static void on_server_fields(struct http2_stream *stream, struct field *fields, 
 		path_wanted = NULL;
 	if (half->heads++)
 		return; // trailers
-	if (http2_stream_respond(stream, head, 2, false))
+	if (http2_stream_respond(stream, head, 2, end && answer_heads_only))
 		http2_stream_reset(stream, NGHTTP2_INTERNAL_ERROR);
 	else if (end)
 		http2_stream_end(stream, NULL, 0);
@@ -209,7 +210,7 @@ static int begin(void)
 	int fds[2];
 	server = client = (struct end){.stream._io.fd = -1};
 	opened = 0;
-	refuse_streams = false;
+	refuse_streams = answer_heads_only = false;
 	memset(halves, 0, sizeof halves);
 	if (loop_new(&loop))
 		return -ENOMEM;
@@ -256,6 +257,11 @@ static void end(void)
 	buf_thread_done();
 }
 
+static void on_deaf(struct stream *stream)
+{
+	(void)stream;
+}
+
 static void turns(int count)
 {
 	for (int i = 0; i < count; i++)
@@ -265,9 +271,10 @@ static void turns(int count)
 static const struct field GET[] = {F(":method", "GET"), F(":scheme", "http"), F(":path", "/"),
 				   F(":authority", "a"), F("x-own", "value")};
 
+static const char zeros[65536];
+
 static void write_bytes(struct http2_stream *stream, size_t len)
 {
-	static const char zeros[65536];
 	struct bufq out = {0};
 	for (size_t n; len; len -= n) {
 		n = MIN(len, sizeof zeros);
@@ -564,6 +571,38 @@ static void test_much_both_ways(void **state)
 	end();
 }
 
+// A response without content frees its stream's place, also while much else waits to be sent.
+static void test_a_head_behind_much(void **state)
+{
+	static const char request[] = "\0\0\3\1\5\0\0\0\3\202\206\204";
+	static const struct stream_ops deaf_ops = {
+	    .on_readable = on_deaf, .on_drained = on_deaf, .on_write_error = on_write_error};
+	(void)state;
+	struct half half = {0};
+	assert_int_equal(begin(), 0);
+	answer_heads_only = true;
+	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, false), 0);
+	turns(10);
+	client.stream.ops = &deaf_ops;
+	write_bytes(&halves[0].stream, LIMIT_HTTP2_STREAM_WINDOW - 1);
+	for (int i = 0; i < 100 && !http2_session_congested(&server.session); i++) {
+		bufq_add_packed(&server.session.wire, zeros, sizeof zeros);
+		http2_session_wake(&server.session);
+		turns(1);
+	}
+	assert_true(http2_session_congested(&server.session) && halves[0].stream.out.bytes);
+	assert_int_equal(http2_session_feed(&server.session, (struct slice){NULL, (const uint8_t *)request,
+									    sizeof request - 1}),
+			 0);
+	assert_int_equal(server.session.open_count, 2);
+	turns(1);
+	assert_true(http2_session_congested(&server.session));
+	assert_int_equal(halves[1].closed, 1);
+	assert_int_equal(server.session.open_count, 1);
+	finish(&half, 1);
+	end();
+}
+
 // Paths of all lengths arrive as they are, whatever stands in front of them and behind.
 static void test_paths(void **state)
 {
@@ -746,6 +785,7 @@ int main(void)
 	    cmocka_unit_test(test_goaway_is_kept),
 	    cmocka_unit_test(test_the_last_id),
 	    cmocka_unit_test(test_much_both_ways),
+	    cmocka_unit_test(test_a_head_behind_much),
 	    cmocka_unit_test(test_paths),
 	    cmocka_unit_test(test_length_of_content),
 	    cmocka_unit_test(test_every_split),
