@@ -49,7 +49,7 @@ static const struct field_load {
     [RULE_DEST_TYPE] = {LOAD_FIB, .len = 4},
     [RULE_NEW] = {LOAD_STATE, .len = 4},
     [RULE_LISTENS] = {LOAD_SOCKET, .len = 1},
-    [RULE_SEQUENCE] = {LOAD_PAYLOAD, NFT_PAYLOAD_TRANSPORT_HEADER, 4, 4},
+    [RULE_SEQUENCE] = {LOAD_PAYLOAD, NFT_PAYLOAD_TRANSPORT_HEADER, 4, .len = 4},
 };
 
 // --- encoding ----------------------------------------------------------------------------------------------
