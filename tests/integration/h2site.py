@@ -252,6 +252,7 @@ class Http2Serving:
         self.h2.local_settings = h2.settings.Settings(client=False, initial_values=values)
         # By stream: Seen; what is still to be sent; whom to wait for; bytes whose window was not given back.
         self.requests, self.out, self.held, self.withheld = {}, {}, {}, {}
+        self.gone = set()
 
     def run(self):
         self.h2.initiate_connection()
@@ -268,7 +269,9 @@ class Http2Serving:
                 piece = self.sock.recv(1 << 16)
                 if not piece:
                     return
-                for event in self.h2.receive_data(piece):
+                events = self.h2.receive_data(piece)
+                self.gone = {event.stream_id for event in events if isinstance(event, h2.events.StreamReset)}
+                for event in events:
                     self._on(event)
         except (h2.exceptions.ProtocolError, Violation) as error:
             self.origin.note(self.origin.faults, repr(error).encode())
@@ -340,6 +343,8 @@ class Http2Serving:
                 self._answer(number, seen, Answer(seen))
 
     def _answer(self, number, seen, answer):
+        if number in self.gone:  # the request and its reset came together
+            return
         for _ in range(answer.interims):
             self.h2.send_headers(number, [(":status", "103"), ("link", "</a.css>")])
         fields = [(":status", str(answer.status)), ("x-mixed-case", "Yes")]
