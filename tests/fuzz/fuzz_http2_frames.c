@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Any bytes as what a client of HTTP/2 sends, in pieces of the size that the first byte says: into a session
 // that turns each request into HTTP/1, which must then be a request of HTTP/1, one, and parse as it was
-// meant.
+// meant. Content is echoed, or leads to something else if its first byte says so.
 #include "check.h"
 
 #include "base/error.h"
@@ -84,9 +84,20 @@ static void on_fields(struct http2_stream *stream, struct field *fields, size_t 
 static void on_data(struct http2_stream *stream, struct slice bytes)
 {
 	struct bufq out = {0};
+	if (bytes.p[0] == 'r') {
+		http2_stream_reset(stream, 8);
+		return;
+	}
+	if (bytes.p[0] == 'e')
+		http2_stream_end(stream, NULL, 0);
+	if (bytes.p[0] == 'g')
+		http2_session_goaway(stream->session);
 	CHECK(bufq_add_copy(&out, bytes.p, bytes.len) == 0);
 	http2_stream_write(stream, &out);
-	http2_stream_consume(stream);
+	if (bytes.p[0] == 'b')
+		http2_stream_break(stream, 8);
+	if (bytes.p[0] != 'h') // held back
+		http2_stream_consume(stream);
 }
 
 static void on_end(struct http2_stream *stream)
@@ -96,7 +107,14 @@ static void on_end(struct http2_stream *stream)
 
 static void on_stream(struct http2_stream *stream)
 {
-	(void)stream;
+	CHECK(stream->session);
+}
+
+static void on_end_sent(struct http2_stream *stream)
+{
+	CHECK(stream->session);
+	if (!stream->end_received)
+		http2_stream_decline(stream);
 }
 
 static void on_closed(struct http2_stream *stream, uint32_t code)
@@ -115,12 +133,26 @@ static const struct http2_session_ops ops = {.open = on_open,
 					     .fields = on_fields,
 					     .data = on_data,
 					     .end = on_end,
-					     .end_sent = on_stream,
+					     .end_sent = on_end_sent,
 					     .closed = on_closed,
 					     .drained = on_stream,
 					     .pong = on_session,
 					     .settled = on_session,
 					     .over = on_session};
+
+static void check_session(const struct http2_session *session)
+{
+	unsigned count = 0;
+	list_for_each (node, &session->streams) {
+		const struct http2_stream *stream = container_of(node, struct http2_stream, node);
+		CHECK(http2_session_find(session, stream->id) == stream);
+		CHECK(stream->receive_window + (int64_t)stream->credit + stream->unconsumed <=
+		      LIMIT_HTTP2_STREAM_WINDOW);
+		count++;
+	}
+	CHECK(count == session->open_count && count <= LIMIT_HTTP2_STREAMS);
+	CHECK(session->receive_window + (int64_t)session->credit == LIMIT_HTTP2_WINDOW);
+}
 
 static void free_halves(void)
 {
@@ -149,6 +181,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		err =
 		    http2_session_feed(&session, (struct slice){NULL, (uint8_t *)copy, MIN(step, size - at)});
 		loop_turn(loop, 0);
+		check_session(&session);
 		free(copy);
 	}
 	free_halves();
