@@ -322,6 +322,8 @@ void http2_session_ping(struct http2_session *session)
 
 void http2_session_warn(struct http2_session *session)
 {
+	if (session->terminated)
+		return; // more has been said already
 	http2_send_goaway(session, INT32_MAX, NGHTTP2_NO_ERROR);
 	http2_session_ping(session);
 }

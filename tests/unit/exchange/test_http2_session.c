@@ -524,6 +524,19 @@ static void test_goaway_is_kept(void **state)
 	end();
 }
 
+// Nor is the end of a connection followed by the warning of a drain.
+static void test_no_warning_behind_the_end(void **state)
+{
+	uint8_t wire[256];
+	(void)state;
+	assert_int_equal(begin(), 0);
+	take_wire(wire, sizeof wire);
+	http2_session_terminate(&server.session, NGHTTP2_PROTOCOL_ERROR);
+	http2_session_warn(&server.session);
+	assert_int_equal(take_wire(wire, sizeof wire), 17);
+	end();
+}
+
 // The last stream that there can be is answered like any other.
 static void test_the_last_id(void **state)
 {
@@ -783,6 +796,7 @@ int main(void)
 	    cmocka_unit_test(test_terminate),
 	    cmocka_unit_test(test_ping),
 	    cmocka_unit_test(test_goaway_is_kept),
+	    cmocka_unit_test(test_no_warning_behind_the_end),
 	    cmocka_unit_test(test_the_last_id),
 	    cmocka_unit_test(test_much_both_ways),
 	    cmocka_unit_test(test_a_head_behind_much),
