@@ -12,7 +12,12 @@ struct bufseg {
 	struct slice slice;
 };
 
-enum { SPARE_CHUNKS = 16, SPARE_SEGMENTS = 256 };
+enum {
+	SPARE_CHUNKS = 16,
+	SPARE_SEGMENTS = 256,
+	SMALL_CHUNK = 1024,
+	GATHER_MAX = 128, // bytes of a segment that are copied behind others
+};
 
 static __thread struct pool chunks = {.size = sizeof(struct chunk) + CHUNK_SIZE, .keep = SPARE_CHUNKS};
 static __thread struct pool segments = {.size = sizeof(struct bufseg), .keep = SPARE_SEGMENTS};
@@ -68,12 +73,17 @@ void buf_thread_done(void)
 	pool_trim(&segments);
 }
 
+static void segment_free(struct bufseg *seg)
+{
+	chunk_unref(seg->slice.chunk);
+	pool_put(&segments, seg);
+}
+
 void bufq_clear(struct bufq *q)
 {
 	for (struct bufseg *seg = q->_head, *next; seg; seg = next) {
 		next = seg->next;
-		chunk_unref(seg->slice.chunk);
-		pool_put(&segments, seg);
+		segment_free(seg);
 	}
 	*q = (struct bufq){0};
 }
@@ -98,8 +108,7 @@ static void bufq_link(struct bufq *q, struct bufseg *seg)
 	if (adjoins(q, seg->slice)) {
 		q->_tail->slice.len += seg->slice.len;
 		q->bytes += seg->slice.len;
-		chunk_unref(seg->slice.chunk);
-		pool_put(&segments, seg);
+		segment_free(seg);
 		return;
 	}
 	if (q->_tail)
@@ -145,8 +154,8 @@ int bufq_add_copy(struct bufq *q, const void *bytes, size_t len)
 {
 	if (len == 0)
 		return 0;
-	struct chunk *chunk =
-	    can_extend(q, len) ? chunk_ref(q->_tail->slice.chunk) : chunk_new(len <= 512 ? 1024 : len);
+	struct chunk *chunk = can_extend(q, len) ? chunk_ref(q->_tail->slice.chunk)
+						 : chunk_new(len <= SMALL_CHUNK / 2 ? SMALL_CHUNK : len);
 	if (!chunk)
 		return -ENOMEM;
 	memcpy(chunk->data + chunk->used, bytes, len);
@@ -229,6 +238,17 @@ int bufq_compact(struct bufq *q)
 	return 0;
 }
 
+// A few bytes behind a few bytes are copied together: one by one, each would hold a segment and perhaps a big
+// chunk, many times its size. False: it is not so, or there is no memory for it.
+static bool gather(struct bufq *to, struct slice part)
+{
+	const struct slice *last = to->_tail ? &to->_tail->slice : NULL;
+	if (part.len > GATHER_MAX || !last || adjoins(to, part))
+		return false;
+	bool gathered = last->chunk && last->chunk->cap <= SMALL_CHUNK;
+	return (gathered || last->len <= GATHER_MAX) && bufq_add_copy(to, part.p, part.len) == 0;
+}
+
 int bufq_move(struct bufq *to, struct bufq *from, size_t len)
 {
 	len = MIN(len, from->bytes);
@@ -248,7 +268,10 @@ int bufq_move(struct bufq *to, struct bufq *from, size_t len)
 		if (!from->_head)
 			from->_tail = NULL;
 		seg->next = NULL;
-		bufq_link(to, seg);
+		if (gather(to, seg->slice))
+			segment_free(seg);
+		else
+			bufq_link(to, seg);
 	}
 	return 0;
 }
@@ -280,8 +303,7 @@ void bufq_drop(struct bufq *q, size_t len)
 		if (seg->slice.len)
 			break;
 		q->_head = seg->next;
-		chunk_unref(seg->slice.chunk);
-		pool_put(&segments, seg);
+		segment_free(seg);
 	}
 	if (!q->_head)
 		q->_tail = NULL;

@@ -73,7 +73,8 @@ uint8_t *bufq_packed_room(size_t room);
 int bufq_packed_add(struct bufq *q, size_t len);
 // The bytes must outlive the program's use of them: literals.
 int bufq_add_static(struct bufq *q, struct str text);
-// Moves the first `len` bytes (at most all) from one queue to the end of another, without copying.
+// Moves the first `len` bytes (at most all) from one queue to the end of another, without copying, but for a
+// few bytes behind a few bytes.
 int bufq_move(struct bufq *to, struct bufq *from, size_t len);
 // Appends references to all of `from`, which keeps its bytes.
 int bufq_clone(struct bufq *to, const struct bufq *from);

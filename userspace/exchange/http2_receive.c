@@ -761,7 +761,8 @@ void http2_receive(struct http2_session *session, struct slice bytes)
 {
 	struct reader r;
 	reader_init(&r, bytes.p, bytes.len);
-	while (reader_remaining(&r) && !session->fault && !session->dead && !session->terminated) {
+	while (reader_remaining(&r) && !session->fault && !session->dead && !session->terminated &&
+	       !session->over) {
 		struct reader rest = r;
 		size_t len = reader_remaining(&r);
 		reader_skip(&r, session->receive(session, reader_take(&rest, len), len));

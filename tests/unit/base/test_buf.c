@@ -92,6 +92,33 @@ static void moving_what_adjoins(void **state)
 	chunk_unref(chunk);
 }
 
+// A peer that sends byte by byte does not make a queue hold all that was received around the bytes.
+static void moving_few_bytes_often(void **state)
+{
+	(void)state;
+	enum { COUNT = 5000 };
+	struct bufq out = {0};
+	struct iovec iov[COUNT];
+	struct chunk *chunk = chunk_new(COUNT * 2);
+	chunk->used = COUNT * 2;
+	for (int i = 0; i < COUNT; i++) {
+		struct bufq one = {0};
+		chunk->data[2 * i] = (uint8_t)i;
+		bufq_add_slice(&one, (struct slice){chunk, chunk->data + 2 * i, 1});
+		assert_int_equal(bufq_move(&out, &one, 1), 0);
+	}
+	assert_int_equal(out.bytes, COUNT);
+	assert_in_range(bufq_iov(&out, iov, COUNT), 1, COUNT / 1024 + 2);
+	assert_int_equal(chunk->refs, 2); // of the first byte
+	for (int i = 0; i < COUNT; i++) {
+		uint8_t byte;
+		assert_int_equal(bufq_peek(&out, (size_t)i, &byte, 1), 1);
+		assert_int_equal(byte, (uint8_t)i);
+	}
+	bufq_clear(&out);
+	chunk_unref(chunk);
+}
+
 static void flattening(void **state)
 {
 	(void)state;
@@ -220,6 +247,7 @@ int main(void)
 	    cmocka_unit_test_teardown(slices_share_a_chunk, done),
 	    cmocka_unit_test_teardown(moving_parts, done),
 	    cmocka_unit_test_teardown(moving_what_adjoins, done),
+	    cmocka_unit_test_teardown(moving_few_bytes_often, done),
 	    cmocka_unit_test_teardown(flattening, done),
 	    cmocka_unit_test_teardown(pulling, done),
 	    cmocka_unit_test_teardown(a_few_bytes_do_not_hold_a_chunk, done),
