@@ -2,13 +2,10 @@
 // Any bytes as what an endpoint of HTTP/2 answers with, in pieces of the size that the first byte says: to
 // requests of several shapes, whose streams are read, left unread, reset, or broken off, as the bytes of
 // their content say.
-#include "check.h"
+#include "http2_pieces.h"
 
 #include "base/error.h"
-#include "base/limits.h"
-#include "base/mem.h"
 #include "codecs/http2.h"
-#include "exchange/http2_session.h"
 
 enum { STREAMS = 6 };
 
@@ -20,7 +17,6 @@ struct half {
 };
 
 static struct half halves[STREAMS];
-static struct loop *loop;
 
 static struct half *of(struct http2_stream *stream)
 {
@@ -129,20 +125,6 @@ static void open_streams(struct http2_session *session)
 	}
 }
 
-static void check_session(const struct http2_session *session)
-{
-	unsigned count = 0;
-	list_for_each (node, &session->streams) {
-		const struct http2_stream *stream = container_of(node, struct http2_stream, node);
-		CHECK(http2_session_find(session, stream->id) == stream);
-		CHECK(stream->receive_window + (int64_t)stream->credit + stream->unconsumed <=
-		      LIMIT_HTTP2_STREAM_WINDOW);
-		count++;
-	}
-	CHECK(count == session->open_count);
-	CHECK(session->receive_window + (int64_t)session->credit == LIMIT_HTTP2_WINDOW);
-}
-
 static void free_halves(void)
 {
 	for (int i = 0; i < STREAMS; i++) {
@@ -156,24 +138,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct stream stream;
 	struct http2_session session;
-	size_t step = size ? (size_t)data[0] + 1 : 1;
-	int err = 0;
-	CHECK(loop || loop_new(&loop) == 0);
-	stream_init(&stream, loop, NULL); // closed: what is written to it is dropped
-	CHECK(http2_session_init(&session, &stream, false, &ops) == 0);
+	begin_session(&session, &stream, false, &ops);
 	open_streams(&session);
-	for (size_t at = 1; at < size && !err; at += step) {
-		size_t len = MIN(step, size - at);
-		char *copy = exact_copy(data + at, len);
-		err = http2_session_feed(&session, (struct slice){NULL, (uint8_t *)copy, len});
-		check_session(&session);
-		loop_turn(loop, 0);
-		check_session(&session);
-		free(copy);
-	}
+	feed_in_pieces(&session, data, size);
 	free_halves();
-	session.over = true;
-	loop_turn(loop, 0);
-	http2_session_done(&session);
+	end_session(&session);
 	return 0;
 }

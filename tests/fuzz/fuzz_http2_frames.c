@@ -2,14 +2,12 @@
 // Any bytes as what a client of HTTP/2 sends, in pieces of the size that the first byte says: into a session
 // that turns each request into HTTP/1, which must then be a request of HTTP/1, one, and parse as it was
 // meant. Content is echoed, or leads to something else if its first byte says so.
-#include "check.h"
+#include "http2_pieces.h"
 
 #include "base/error.h"
 #include "base/limits.h"
-#include "base/mem.h"
 #include "codecs/http1_convert.h"
 #include "codecs/http2.h"
-#include "exchange/http2_session.h"
 
 struct half {
 	struct half *next;
@@ -18,7 +16,6 @@ struct half {
 };
 
 static struct half *halves;
-static struct loop *loop;
 
 static struct half *of(struct http2_stream *stream)
 {
@@ -140,20 +137,6 @@ static const struct http2_session_ops ops = {.open = on_open,
 					     .settled = on_session,
 					     .over = on_session};
 
-static void check_session(const struct http2_session *session)
-{
-	unsigned count = 0;
-	list_for_each (node, &session->streams) {
-		const struct http2_stream *stream = container_of(node, struct http2_stream, node);
-		CHECK(http2_session_find(session, stream->id) == stream);
-		CHECK(stream->receive_window + (int64_t)stream->credit + stream->unconsumed <=
-		      LIMIT_HTTP2_STREAM_WINDOW);
-		count++;
-	}
-	CHECK(count == session->open_count && count <= LIMIT_HTTP2_STREAMS);
-	CHECK(session->receive_window + (int64_t)session->credit == LIMIT_HTTP2_WINDOW);
-}
-
 static void free_halves(void)
 {
 	while (halves) {
@@ -170,23 +153,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct stream stream;
 	struct http2_session session;
-	size_t step = size ? (size_t)data[0] + 1 : 1;
-	int err = 0;
-	CHECK(loop || loop_new(&loop) == 0);
-	stream_init(&stream, loop, NULL); // closed: what is written to it is dropped
-	CHECK(http2_session_init(&session, &stream, true, &ops) == 0);
-	http2_session_wake(&session);
-	for (size_t at = 1; at < size && !err; at += step) {
-		char *copy = exact_copy(data + at, MIN(step, size - at));
-		err =
-		    http2_session_feed(&session, (struct slice){NULL, (uint8_t *)copy, MIN(step, size - at)});
-		loop_turn(loop, 0);
-		check_session(&session);
-		free(copy);
-	}
+	begin_session(&session, &stream, true, &ops);
+	feed_in_pieces(&session, data, size);
 	free_halves();
-	session.over = true;
-	loop_turn(loop, 0);
-	http2_session_done(&session);
+	end_session(&session);
 	return 0;
 }
