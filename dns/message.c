@@ -157,20 +157,30 @@ void dns_record_read(struct reader *r, struct dns_record *ret_record)
 		*ret_record = record;
 }
 
+// The options of an OPT record; *ret_nsid is the first NSID (p is NULL: none). False: one is cut off. Behind
+// such a one nothing may be added: it would be read as its rest.
+static bool read_options(struct str data, struct str *ret_nsid)
+{
+	struct reader options;
+	*ret_nsid = (struct str){NULL, 0};
+	reader_init(&options, data.p, data.len);
+	while (reader_remaining(&options) && !options.err) {
+		uint16_t code = reader_u16(&options);
+		struct str value = reader_bytes(&options, reader_u16(&options));
+		if (code == OPTION_NSID && !options.err && !ret_nsid->p)
+			*ret_nsid = value;
+	}
+	return !options.err;
+}
+
 // --- queries ------------------------------------------------------------------------------------------------
 // RFC 6891: OPT belongs to the root and stands in the additional section, once.
 static void query_read_opt(struct reader *r, const struct dns_record *opt, bool root, struct dns_query *query)
 {
-	struct reader options;
-	if (!root || query->edns)
+	struct str nsid = {NULL, 0};
+	if (!root || query->edns || !read_options(opt->data, &nsid))
 		reader_fail(r, ERR_MALFORMED);
-	reader_init(&options, opt->data.p, opt->data.len);
-	while (reader_remaining(&options) && !options.err) {
-		query->nsid |= reader_u16(&options) == OPTION_NSID;
-		reader_skip(&options, reader_u16(&options));
-	}
-	if (options.err)
-		reader_fail(r, ERR_MALFORMED);
+	query->nsid = nsid.p;
 	query->edns = true;
 	query->dnssec_ok = opt->ttl & 0x8000;
 	query->payload = MAX(opt->rclass, (uint16_t)DNS_UDP_PLAIN);
@@ -246,7 +256,7 @@ size_t dns_query_limit(const struct dns_query *query, bool tcp)
 }
 
 // --- who answers --------------------------------------------------------------------------------------------
-// The OPT record of an answer, if it is the last one.
+// The OPT record of an answer, if it is the last one and sound.
 static bool find_opt(const uint8_t *bytes, size_t len, struct dns_record *ret_opt)
 {
 	struct dns_record record = {0};
@@ -263,7 +273,7 @@ static bool find_opt(const uint8_t *bytes, size_t len, struct dns_record *ret_op
 	}
 	for (; records && !r.err; records--)
 		dns_record_read(&r, &record);
-	if (reader_finish(&r) || record.type != DNS_TYPE_OPT)
+	if (reader_finish(&r) || record.type != DNS_TYPE_OPT || !read_options(record.data, &(struct str){0}))
 		return false;
 	*ret_opt = record;
 	return true;
@@ -288,17 +298,10 @@ size_t dns_nsid_add(uint8_t *bytes, size_t len, size_t limit, struct str who)
 struct str dns_nsid_find(const uint8_t *bytes, size_t len)
 {
 	struct dns_record opt;
-	struct reader options;
-	if (!find_opt(bytes, len, &opt))
-		return (struct str){NULL, 0};
-	reader_init(&options, opt.data.p, opt.data.len);
-	while (reader_remaining(&options) && !options.err) {
-		uint16_t code = reader_u16(&options);
-		struct str value = reader_bytes(&options, reader_u16(&options));
-		if (code == OPTION_NSID && !options.err)
-			return value;
-	}
-	return (struct str){NULL, 0};
+	struct str nsid = {NULL, 0};
+	if (find_opt(bytes, len, &opt))
+		(void)read_options(opt.data, &nsid);
+	return nsid;
 }
 
 // --- answers ------------------------------------------------------------------------------------------------
