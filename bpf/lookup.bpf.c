@@ -58,11 +58,12 @@ static __always_inline struct weir_flow flow_of(struct bpf_sk_lookup *ctx)
 	return flow;
 }
 
-static __always_inline int is_redirect(const struct weir_flow *flow)
+// Whether the address is of those that stand for others.
+static __always_inline int is_redirect(__u8 family, const struct weir_number *ip)
 {
-	if (flow->family == WEIR_AF_INET)
-		return ((__u32)flow->dest.low & WEIR_REDIRECT4_MASK) == WEIR_REDIRECT4;
-	return flow->dest.high == ((__u64)WEIR_REDIRECT6_0 << 32 | WEIR_REDIRECT6_1);
+	if (family == WEIR_AF_INET)
+		return ((__u32)ip->low & WEIR_REDIRECT4_MASK) == WEIR_REDIRECT4;
+	return ip->high == ((__u64)WEIR_REDIRECT6_0 << 32 | WEIR_REDIRECT6_1);
 }
 
 // What comes from one of the host's own addresses comes by the loopback interface, whatever the index says:
@@ -70,7 +71,8 @@ static __always_inline int is_redirect(const struct weir_flow *flow)
 static __always_inline int is_from_here(struct bpf_sk_lookup *ctx, const struct weir_flow *flow)
 {
 	struct weir_address source = {.family = flow->family};
-	if (ctx->ingress_ifindex == LOOPBACK_INDEX || weir_is_loopback(flow->family, &flow->source))
+	if (ctx->ingress_ifindex == LOOPBACK_INDEX || weir_is_loopback(flow->family, &flow->source) ||
+	    is_redirect(flow->family, &flow->source))
 		return 1;
 	if (flow->family == WEIR_AF_INET) {
 		source.ip[0] = ctx->remote_ip4;
@@ -172,7 +174,7 @@ int weir_lookup(struct bpf_sk_lookup *ctx)
 	if (!header)
 		return SK_PASS;
 	struct weir_flow flow = flow_of(ctx);
-	if (is_redirect(&flow)) {
+	if (is_redirect(flow.family, &flow.dest)) {
 		for (int role = 0; role < WEIR_ROLES; role++)
 			if (weir_ports[role] == flow.dest_port)
 				assign(ctx, flow.dest_port);

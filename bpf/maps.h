@@ -48,6 +48,22 @@ struct {
 	__type(value, struct weir_servers);
 } weir_servers SEC(".maps");
 
+// In whose name the proxy's connections are, until the application's sockets are there; and, with its own.
+// (Of one that the application never takes nobody tells: the oldest make room.)
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, WEIR_CALLS_MAX);
+	__type(key, struct weir_call_key);
+	__type(value, struct weir_address);
+} weir_calls SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct weir_caller);
+} weir_callers SEC(".maps");
+
 // The proxy's TCP listeners, some of each group. The kernel takes a socket out when it is closed.
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKHASH);

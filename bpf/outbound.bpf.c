@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-// Connections that programs open, by cgroup hooks on connect(), sendto(), recvfrom() and getpeername(). A
-// captured connection is sent to an address of its own that stands for it (WEIR_REDIRECT4): the program at
-// the other end of the way, stream.bpf.c, learns from it where the connection was going. A DNS query goes to
-// an address that stands for the server, so that the answer's source tells which server it is from.
+// Connections that programs open, by cgroup hooks on connect(), sendto(), recvfrom(), getpeername() and
+// bind(). A captured connection is sent to an address of its own that stands for it (WEIR_REDIRECT4): the
+// program at the other end of the way, stream.bpf.c, learns from it where the connection was going. A DNS
+// query goes to an address that stands for the server, so that the answer's source tells which server it is
+// from. What the proxy binds to a client's address comes from an address that stands for the client, of whom
+// the application's socket tells (stream.bpf.c).
 #include "bpf/local.bpf.h"
 #include "bpf/plan.bpf.h"
 
@@ -296,6 +298,51 @@ static __always_inline void restore_server(struct bpf_sock_addr *ctx, int v6)
 	}
 }
 
+// --- in a client's name --------------------------------------------------------------------------------------
+// The address that stands for a client: always the same, so that the kernel gives each of its connections
+// another port. (If it stands for another client as well, they share the ports.)
+static __always_inline struct weir_address name_of(const struct weir_address *client)
+{
+	struct weir_address name = {.port = client->port, .family = client->family};
+	__u32 hash = 0;
+	for (int i = 0; i < 4; i++)
+		hash = (hash ^ client->ip[i]) * 0x9e3779b1u;
+	hash ^= hash >> 15;
+	if (client->family == WEIR_AF_INET) {
+		name.ip[0] = bpf_htonl(WEIR_REDIRECT4 | (hash & ~WEIR_REDIRECT4_MASK));
+	} else {
+		name.ip[0] = bpf_htonl(WEIR_REDIRECT6_0);
+		name.ip[1] = bpf_htonl(WEIR_REDIRECT6_1);
+		name.ip[3] = hash;
+	}
+	return name;
+}
+
+// Whether the socket is the proxy's and marked for that.
+static __always_inline int is_call(struct bpf_sock *sk, void *plan)
+{
+	union weir_cell *header = plan ? weir_cell_at(plan, WEIR_CELL_HEADER) : 0;
+	return header && sk && header->header.client_mark &&
+	       (sk->mark & header->header.mark_mask) == header->header.client_mark;
+}
+
+static __always_inline int on_bind(struct bpf_sock_addr *ctx, int v6)
+{
+	struct bpf_sock *sk = ctx->sk;
+	void *plan = ctx->protocol == WEIR_TCP ? plan_of(ctx) : 0;
+	if (!sk || !is_call(sk, plan))
+		return ALLOW;
+	struct weir_caller *caller = bpf_sk_storage_get(&weir_callers, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!caller) {
+		bpf_set_retval(-ENOMEM);
+		return REFUSE;
+	}
+	caller->client = address_of(ctx, v6);
+	struct weir_address name = name_of(&caller->client);
+	set_address(ctx, v6, &name);
+	return ALLOW;
+}
+
 // --- hooks ---------------------------------------------------------------------------------------------------
 // By the interface that a program has chosen (SO_BINDTODEVICE), the proxy cannot be reached: its answers come
 // by another one. It is better to say so than to send what nobody answers.
@@ -348,7 +395,7 @@ static __always_inline int on_peer_name(struct bpf_sock_addr *ctx, int v6)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct weir_socket *socket = sk ? bpf_sk_storage_get(&weir_sockets, sk, 0, 0) : 0;
-	if (socket && socket->side == WEIR_SIDE_CLIENT)
+	if (socket && (socket->side == WEIR_SIDE_CLIENT || socket->side == WEIR_SIDE_SERVED))
 		set_address(ctx, v6, &socket->original);
 	else
 		restore_server(ctx, v6);
@@ -403,6 +450,18 @@ SEC("cgroup/getpeername6")
 int weir_getpeername6(struct bpf_sock_addr *ctx)
 {
 	return on_peer_name(ctx, 1);
+}
+
+SEC("cgroup/bind4")
+int weir_bind4(struct bpf_sock_addr *ctx)
+{
+	return on_bind(ctx, 0);
+}
+
+SEC("cgroup/bind6")
+int weir_bind6(struct bpf_sock_addr *ctx)
+{
+	return on_bind(ctx, 1);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -15,6 +15,7 @@ enum weir_limits {
 	WEIR_CELLS_MASK = WEIR_CELLS_MAX - 1,
 	WEIR_MATCHES_MASK = 0xffff,
 	WEIR_PENDING_MAX = 65536, // connections on their way from connect to accept, of all namespaces
+	WEIR_CALLS_MAX = 16384,	  // connections to applications in their clients' names, before acceptance
 	WEIR_SERVERS_MAX = 4,	  // DNS servers that one UDP socket has under way: a resolver has up to 3
 	WEIR_LISTENERS = 4,	  // remembered of each group of listeners
 	WEIR_LISTENERS_MAX = 32768,
@@ -27,7 +28,8 @@ enum weir_limits {
 };
 
 // Redirected connections go to addresses of these ranges, each to its own: 127.128.0.0/9 and
-// fd77:65:6972:7f::/64 (of which the last 32 bits vary).
+// fd77:65:6972:7f::/64 (of which the last 32 bits vary). The proxy's connections to applications in their
+// clients' names come from there, too, each client's from one.
 #define WEIR_REDIRECT4	    0x7f800000u
 #define WEIR_REDIRECT4_MASK 0xff800000u
 #define WEIR_REDIRECT6_0    0xfd770065u
@@ -93,7 +95,8 @@ struct weir_header {
 	__u16 ports[WEIR_ROLES];   // 0: not captured
 	__u8 fail, zero;
 	__u32 rule_count, set_count, first_set, first_text;
-	__u32 programs; // checksum of those that belong to it
+	__u32 programs;		      // checksum of those that belong to it
+	__u32 client_mark, mark_mask; // of the proxy's sockets that call in a client's name; 0: none does
 };
 
 struct weir_rule {
@@ -137,7 +140,7 @@ union weir_cell {
 	char text[64];
 };
 
-enum { WEIR_CELL_HEADER, WEIR_CELL_COUNTERS, WEIR_CELL_FIRST_RULE, WEIR_LAYOUT_VERSION = 3 };
+enum { WEIR_CELL_HEADER, WEIR_CELL_COUNTERS, WEIR_CELL_FIRST_RULE, WEIR_LAYOUT_VERSION = 4 };
 
 // --- connections ---------------------------------------------------------------------------------------------
 // An address as sockets have it: IPv4 in the first word; all in network order.
@@ -161,15 +164,31 @@ struct weir_pending {
 	__u64 client; // cookie of its socket
 };
 
-enum weir_side { WEIR_SIDE_NONE, WEIR_SIDE_CLIENT, WEIR_SIDE_ACCEPTED };
+enum weir_side { WEIR_SIDE_NONE, WEIR_SIDE_CLIENT, WEIR_SIDE_ACCEPTED, WEIR_SIDE_SERVED };
 
-// Where a connection was going, kept with its sockets at both ends.
+// Where a connection was going, kept with its sockets at both ends; with an application's (SERVED), from whom
+// it is.
 struct weir_socket {
 	struct weir_address original;
 	__u32 side;
 	__u32 redirect[4];  // address that the client's goes to instead
 	__u64 netns, since; // of the client: when it was redirected, by the monotonic clock in ns
 	__u64 client;	    // as in weir_pending
+};
+
+// The four ends of a connection that the proxy makes in a client's name. Ports are in host order.
+struct weir_call_key {
+	__u64 netns;
+	__u32 source[4], dest[4]; // as in weir_address
+	__u16 source_port, dest_port;
+	__u16 family, _pad;
+};
+
+// Kept with the proxy's socket.
+struct weir_caller {
+	struct weir_call_key key;
+	struct weir_address client;
+	__u32 _pad;
 };
 
 struct weir_held_key {
@@ -217,6 +236,8 @@ _Static_assert(sizeof(struct weir_address) == 20, "no hidden padding");
 _Static_assert(sizeof(struct weir_pending_key) == 24, "no hidden padding");
 _Static_assert(sizeof(struct weir_pending) == 32, "no hidden padding");
 _Static_assert(sizeof(struct weir_socket) == 64, "no hidden padding");
+_Static_assert(sizeof(struct weir_call_key) == 48, "no hidden padding");
+_Static_assert(sizeof(struct weir_caller) == 72, "no hidden padding");
 _Static_assert(sizeof(struct weir_held_key) == 32, "no hidden padding");
 _Static_assert(sizeof(struct weir_held) == 16, "no hidden padding");
 _Static_assert(sizeof(struct weir_unheard) == 48, "no hidden padding");

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 // What happens to connections after connect(): the proxy's listeners are remembered (so that lookup.bpf.c
 // finds them), the original destination moves to the accepted socket, the proxy asks for it by getsockopt(),
-// and what a connection leaves that was never accepted is cleaned away.
+// the client in whose name the proxy calls an application moves to that one's socket, and what a connection
+// leaves that was never accepted is cleaned away.
 #include "bpf/plan.bpf.h"
 
 #include <bpf/bpf_endian.h>
 
+enum { SYN_SENT = 2, CLOSED = 7 };
 enum { ALLOW = 1, ORIGINAL_DST = 80, SOL_IPV4 = 0, SOL_IPV6 = 41, OPTION_MAX = 4096 };
 
 // --- listeners -----------------------------------------------------------------------------------------------
@@ -57,13 +59,111 @@ static __always_inline void take_original(struct bpf_sock_ops *ctx)
 	bpf_map_delete_elem(&weir_pending, &key);
 }
 
+// --- calls in a client's name --------------------------------------------------------------------------------
+// An address of IPv4 in the form ::ffff:a.b.c.d becomes one of IPv4. 0: it is none.
+static __always_inline int unmap(__u32 ip[4])
+{
+	if (ip[0] || ip[1] || ip[2] != bpf_htonl(0xffff))
+		return 0;
+	ip[0] = ip[3];
+	ip[2] = ip[3] = 0;
+	return 1;
+}
+
+// The four ends of the socket's connection, its own address as that of the source.
+static __always_inline struct weir_call_key ends_of(struct bpf_sock_ops *ctx)
+{
+	struct weir_call_key ends = {.netns = bpf_get_netns_cookie(ctx),
+				     .source_port = (__u16)ctx->local_port,
+				     .dest_port = (__u16)bpf_ntohl(ctx->remote_port),
+				     .family = WEIR_AF_INET};
+	if (ctx->family == WEIR_AF_INET) {
+		ends.source[0] = ctx->local_ip4;
+		ends.dest[0] = ctx->remote_ip4;
+		return ends;
+	}
+	ends.source[0] = ctx->local_ip6[0];
+	ends.source[1] = ctx->local_ip6[1];
+	ends.source[2] = ctx->local_ip6[2];
+	ends.source[3] = ctx->local_ip6[3];
+	ends.dest[0] = ctx->remote_ip6[0];
+	ends.dest[1] = ctx->remote_ip6[1];
+	ends.dest[2] = ctx->remote_ip6[2];
+	ends.dest[3] = ctx->remote_ip6[3];
+	if (!unmap(ends.dest) || !unmap(ends.source))
+		ends.family = WEIR_AF_INET6;
+	return ends;
+}
+
+static __always_inline int is_loopback(const struct weir_address *address)
+{
+	if (address->family == WEIR_AF_INET)
+		return bpf_ntohl(address->ip[0]) >> 24 == 127;
+	return !address->ip[0] && !address->ip[1] && !address->ip[2] && address->ip[3] == bpf_htonl(1);
+}
+
+// The proxy connects: now the ends are known. A client on this very host, which has come by the outbound
+// proxy, would have called from the address that it calls.
+static __always_inline void announce(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct weir_caller *caller = sk ? bpf_sk_storage_get(&weir_callers, sk, 0, 0) : 0;
+	if (!caller)
+		return;
+	caller->key = ends_of(ctx);
+	if (is_loopback(&caller->client))
+		__builtin_memcpy(caller->client.ip, caller->key.dest, sizeof caller->key.dest);
+	caller->client.port = bpf_htons(caller->key.source_port);
+	bpf_map_update_elem(&weir_calls, &caller->key, &caller->client, BPF_ANY);
+}
+
+static __always_inline int is_name(const struct weir_call_key *ends)
+{
+	if (ends->family == WEIR_AF_INET)
+		return (bpf_ntohl(ends->dest[0]) & WEIR_REDIRECT4_MASK) == WEIR_REDIRECT4;
+	return ends->dest[0] == bpf_htonl(WEIR_REDIRECT6_0) && ends->dest[1] == bpf_htonl(WEIR_REDIRECT6_1);
+}
+
+// Whether the proxy of the namespace calls in clients' names.
+static __always_inline int keeps_clients(__u64 netns)
+{
+	void *plan = bpf_map_lookup_elem(&weir_plans, &netns);
+	union weir_cell *header = plan ? weir_cell_at(plan, WEIR_CELL_HEADER) : 0;
+	return header && header->header.client_mark;
+}
+
+// If it is not known any more, the application is told of nobody, rather than of its own host.
+static __always_inline void take_client(struct bpf_sock_ops *ctx)
+{
+	struct weir_call_key ends = ends_of(ctx), key = ends;
+	struct bpf_sock *sk = ctx->sk;
+	if (!is_name(&ends) || !keeps_clients(ends.netns) || !sk)
+		return;
+	__builtin_memcpy(key.source, ends.dest, sizeof key.source);
+	__builtin_memcpy(key.dest, ends.source, sizeof key.dest);
+	key.source_port = ends.dest_port;
+	key.dest_port = ends.source_port;
+	struct weir_address nobody = {.family = (__u8)key.family, .port = bpf_htons(key.source_port)};
+	struct weir_address *client = bpf_map_lookup_elem(&weir_calls, &key);
+	struct weir_socket *socket = bpf_sk_storage_get(&weir_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!socket)
+		return;
+	socket->original = client ? *client : nobody;
+	socket->side = WEIR_SIDE_SERVED;
+	bpf_map_delete_elem(&weir_calls, &key);
+}
+
 SEC("sockops")
 int weir_stream(struct bpf_sock_ops *ctx)
 {
-	if (ctx->op == BPF_SOCK_OPS_TCP_LISTEN_CB)
+	if (ctx->op == BPF_SOCK_OPS_TCP_LISTEN_CB) {
 		remember_listener(ctx);
-	else if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+	} else if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
+		announce(ctx);
+	} else if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
 		take_original(ctx);
+		take_client(ctx);
+	}
 	return 1;
 }
 
@@ -72,6 +172,9 @@ SEC("cgroup/sock_release")
 int weir_release(struct bpf_sock *ctx)
 {
 	struct weir_socket *socket = bpf_sk_storage_get(&weir_sockets, ctx, 0, 0);
+	struct weir_caller *caller = bpf_sk_storage_get(&weir_callers, ctx, 0, 0);
+	if (caller && (ctx->state == SYN_SENT || ctx->state == CLOSED))
+		bpf_map_delete_elem(&weir_calls, &caller->key);
 	if (!socket || socket->side != WEIR_SIDE_CLIENT)
 		return ALLOW;
 	struct weir_pending_key key = {.netns = bpf_get_netns_cookie(ctx)};

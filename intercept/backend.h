@@ -19,7 +19,11 @@ struct hook_step {
 	const char *hook;    // "sk_lookup"
 	const char *program; // "weir_lookup"
 	const char *what;
-	bool waiting; // only with the fail policy "hold"
+	enum hook_step_when {
+		STEP_ALWAYS,
+		STEP_HOLDS,   // with the fail policy "hold"
+		STEP_CLIENTS, // with ruleset.tells_clients
+	} when;
 };
 
 struct backend {

@@ -64,13 +64,6 @@ static int probe_plan(const struct capture_plan *plan, struct strbuf *why)
 			 "inbound mode to choose; leave it out, or take the back end nft");
 		return ERR_UNSUPPORTED;
 	}
-	if (plan_keeps_client(plan)) {
-		strbuf_add_text(
-		    why, "inbound source client: eBPF programs hand inbound connections over as they are, so "
-			 "that the proxy's connection to the application and another one of the same client "
-			 "could have the same four ends; take the back end nft");
-		return ERR_UNSUPPORTED;
-	}
 	return 0;
 }
 
@@ -116,6 +109,7 @@ static int ebpf_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
 	if (err == 0) {
 		const struct weir_header *header = &reading.cells[WEIR_CELL_HEADER].header;
 		ret_ruleset->fail = header->fail;
+		ret_ruleset->tells_clients = header->client_mark;
 		ret_ruleset->altered = header->programs != ebpf_checksum(); // another version's
 	}
 	mem_free(reading.cells);
@@ -129,6 +123,10 @@ static void set_header(const struct capture_plan *plan, struct weir_header *head
 {
 	header->programs = ebpf_checksum();
 	header->fail = (uint8_t)plan->fail;
+	if (plan_keeps_client(plan)) {
+		header->client_mark = plan->client_mark;
+		header->mark_mask = plan->mark_mask;
+	}
 	header->ports[WEIR_ROLE_OUTBOUND] = plan->outbound.enabled ? plan->outbound_port : 0;
 	header->ports[WEIR_ROLE_INBOUND] = plan->inbound.enabled ? plan->inbound_port : 0;
 	header->ports[WEIR_ROLE_DNS] = plan->dns.enabled ? plan->dns_port : 0;
@@ -304,6 +302,7 @@ static void ebpf_print(const struct ruleset *ruleset, struct strbuf *out)
 static void ebpf_adapt(const struct capture_plan *plan, struct ruleset *ruleset)
 {
 	ruleset->fail = plan->fail;
+	ruleset->tells_clients = plan_keeps_client(plan);
 	ruleset_simplify_hold(ruleset, plan->hold_ms);
 	ruleset_drop_chain(ruleset, CHAIN_OUTPUT_RAW);
 	ruleset_drop_chain(ruleset, CHAIN_DNS_ZONE);
@@ -324,31 +323,38 @@ static const char *ebpf_hook(enum rule_chain chain, uint8_t family, uint8_t prot
 
 static const struct hook_step outbound_steps[] = {
     {"cgroup/connect#", "weir_connect#", "goes through the rules, and sends it to an address of its own",
-     false},
-    {"cgroup_skb/egress", "weir_hold_out", "keeps attempts back while nobody listens", true},
-    {"sk_lookup", "weir_lookup", "gives what comes to that address to the proxy's listener", false},
-    {"sockops", "weir_stream", "moves the original destination to the accepted socket", false},
-    {"cgroup/getsockopt", "weir_getsockopt", "tells it to the proxy", false},
-    {"cgroup/getpeername#", "weir_getpeername#", "tells the program the address that it asked for", false},
-    {"cgroup/sock_release", "weir_release", "forgets what was not accepted", false},
-    {NULL, NULL, NULL, false},
+     STEP_ALWAYS},
+    {"cgroup_skb/egress", "weir_hold_out", "keeps attempts back while nobody listens", STEP_HOLDS},
+    {"sk_lookup", "weir_lookup", "gives what comes to that address to the proxy's listener", STEP_ALWAYS},
+    {"sockops", "weir_stream", "moves the original destination to the accepted socket", STEP_ALWAYS},
+    {"cgroup/getsockopt", "weir_getsockopt", "tells it to the proxy", STEP_ALWAYS},
+    {"cgroup/getpeername#", "weir_getpeername#", "tells the program the address that it asked for",
+     STEP_ALWAYS},
+    {"cgroup/sock_release", "weir_release", "forgets what was not accepted", STEP_ALWAYS},
+    {NULL, NULL, NULL, STEP_ALWAYS},
 };
 
 static const struct hook_step query_steps[] = {
-    {"cgroup/connect#", "weir_connect#", "goes through the rules, if the socket is connected", false},
-    {"cgroup/sendmsg#", "weir_sendmsg#", "goes through the rules, if it is not", false},
-    {"sk_lookup", "weir_lookup", "notes that nobody listens", true},
-    {"cgroup_skb/egress", "weir_hold_out", "keeps it from being told that nobody listens", true},
-    {"cgroup/recvmsg#", "weir_recvmsg#", "makes the answer come from the server that was asked", false},
-    {"cgroup/getpeername#", "weir_getpeername#", "tells the program the address that it asked for", false},
-    {NULL, NULL, NULL, false},
+    {"cgroup/connect#", "weir_connect#", "goes through the rules, if the socket is connected", STEP_ALWAYS},
+    {"cgroup/sendmsg#", "weir_sendmsg#", "goes through the rules, if it is not", STEP_ALWAYS},
+    {"sk_lookup", "weir_lookup", "notes that nobody listens", STEP_HOLDS},
+    {"cgroup_skb/egress", "weir_hold_out", "keeps it from being told that nobody listens", STEP_HOLDS},
+    {"cgroup/recvmsg#", "weir_recvmsg#", "makes the answer come from the server that was asked", STEP_ALWAYS},
+    {"cgroup/getpeername#", "weir_getpeername#", "tells the program the address that it asked for",
+     STEP_ALWAYS},
+    {NULL, NULL, NULL, STEP_ALWAYS},
 };
 
 static const struct hook_step inbound_steps[] = {
-    {"sk_lookup", "weir_lookup", "goes through the rules, and gives it to the proxy's listener", false},
-    {"cgroup_skb/ingress", "weir_hold_in", "keeps attempts from the application while nobody listens", true},
-    {"cgroup/getsockopt", "weir_getsockopt", "tells the proxy the original destination", false},
-    {NULL, NULL, NULL, false},
+    {"sk_lookup", "weir_lookup", "goes through the rules, and gives it to the proxy's listener", STEP_ALWAYS},
+    {"cgroup_skb/ingress", "weir_hold_in", "keeps attempts from the application while nobody listens",
+     STEP_HOLDS},
+    {"cgroup/getsockopt", "weir_getsockopt", "tells the proxy the original destination", STEP_ALWAYS},
+    {"cgroup/bind#", "weir_bind#", "keeps the client in whose name the proxy calls the application",
+     STEP_CLIENTS},
+    {"sockops", "weir_stream", "moves it to the application's socket", STEP_CLIENTS},
+    {"cgroup/getpeername#", "weir_getpeername#", "tells it to the application", STEP_CLIENTS},
+    {NULL, NULL, NULL, STEP_ALWAYS},
 };
 
 static const struct hook_step *ebpf_steps(enum rule_chain chain, uint8_t protocol)

@@ -366,6 +366,7 @@ static void delete_entries(const char *folder, const char *map, uint64_t netns)
 		struct weir_pending_key pending;
 		struct weir_listener_key listener;
 		struct weir_held_key held;
+		struct weir_call_key call;
 	} key, next;
 	char path[EBPF_PATH_MAX];
 	ebpf_path(path, folder, map);
@@ -389,6 +390,7 @@ int ebpf_namespace_remove(const char *folder, uint64_t netns)
 	delete_entries(folder, "weir_listeners", netns);
 	delete_entries(folder, "weir_pending", netns);
 	delete_entries(folder, "weir_held", netns);
+	delete_entries(folder, "weir_calls", netns);
 	release_hold(folder);
 	ebpf_place_namespace(folder, netns, path);
 	int unpinned = unlink(path) < 0 ? -errno : 0;

@@ -313,6 +313,8 @@ static const struct attach_point {
     {"recvmsg6", BPF_CGROUP_UDP6_RECVMSG, "weir_recvmsg6", &on_answers},
     {"getpeername4", BPF_CGROUP_INET4_GETPEERNAME, "weir_getpeername4", &on_answers},
     {"getpeername6", BPF_CGROUP_INET6_GETPEERNAME, "weir_getpeername6", &on_answers},
+    {"bind4", BPF_CGROUP_INET4_BIND, "weir_bind4", &on_addresses},
+    {"bind6", BPF_CGROUP_INET6_BIND, "weir_bind6", &on_addresses},
     {"getsockopt", BPF_CGROUP_GETSOCKOPT, "weir_getsockopt", &on_options},
     {"sock_ops", BPF_CGROUP_SOCK_OPS, "weir_stream", &on_events},
     {"sock_release", BPF_CGROUP_INET_SOCK_RELEASE, "weir_release", &on_events},

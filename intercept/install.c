@@ -94,9 +94,9 @@ static void restore_routes(const struct vip_route *routes, size_t count)
 }
 
 // The way back of connections from clients' addresses, as the plan wants it.
-static struct return_way wanted_returns(const struct capture_plan *plan)
+static struct return_way wanted_returns(const struct capture_plan *plan, const struct ruleset *ruleset)
 {
-	bool wanted = plan_keeps_client(plan);
+	bool wanted = plan_keeps_client(plan) && !ruleset->tells_clients;
 	return (struct return_way){wanted && plan->ipv4, wanted && plan->ipv6, plan->client_mark,
 				   plan->mark_mask};
 }
@@ -112,7 +112,7 @@ static void restore(const struct installed *before)
 
 static int apply_all(struct change *change, const struct installed *before, struct strbuf *error)
 {
-	struct return_way returns = wanted_returns(change->plan);
+	struct return_way returns = wanted_returns(change->plan, &change->ruleset);
 	struct cidr *vips;
 	size_t count;
 	int err = wanted_vips(change->plan, &vips, &count);

@@ -256,7 +256,7 @@ static bool chain_equal(const struct ruleset *a, const struct ruleset *b, enum r
 bool ruleset_equal(const struct ruleset *a, const struct ruleset *b)
 {
 	if (a->set_count != b->set_count || a->altered || b->altered || a->held != b->held ||
-	    a->fail != b->fail)
+	    a->fail != b->fail || a->tells_clients != b->tells_clients)
 		return false;
 	for (size_t i = 0; i < a->set_count; i++) {
 		int other = ruleset_find_set(b, a->sets[i].name);

@@ -117,9 +117,10 @@ struct ruleset {
 	size_t rule_count, _rule_cap;
 	char **_texts;
 	size_t _text_count, _text_cap;
-	bool held;     // read back: its process takes it along
-	uint32_t fail; // enum capture_fail, if the back end sees to it by itself
-	bool altered;  // read back, and there are chains or sets that weir does not make
+	bool held;	    // read back: its process takes it along
+	uint32_t fail;	    // enum capture_fail, if the back end sees to it by itself
+	bool tells_clients; // to applications, without a way back for their answers (routes.h)
+	bool altered;	    // read back, and there are chains or sets that weir does not make
 };
 
 // Compiles a valid plan. 0 or -ENOMEM.

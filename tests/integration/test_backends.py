@@ -25,6 +25,7 @@ BACKENDS = {
     "nft-tproxy": ["--backend", "nft", "--inbound-mode", "tproxy"],
     "nft-client": ["--backend", "nft", "--inbound-source", "client"],
     "ebpf": ["--backend", "ebpf"],
+    "ebpf-client": ["--backend", "ebpf", "--inbound-source", "client"],
     "iptables-nft": ["--backend", "iptables"],
     "iptables-legacy": ["--backend", "iptables"],
 }
@@ -151,7 +152,7 @@ class World:
             *("--exclude-outbound-ports", "7001,7011", "--exclude-inbound-ports", "7001,7011"),
             *("--exclude-outbound-cidrs", ",".join(SPARED)),
             *("--exclude-inbound-cidrs", ",".join(SPARED)),
-            *(() if self.backend == "ebpf" else ("--exclude-outbound-interfaces", "eth1")),
+            *(() if self.backend.startswith("ebpf") else ("--exclude-outbound-interfaces", "eth1")),
             *("--exclude-inbound-interfaces", "eth1"),
             *("--exclude-users", str(USER), "--exclude-groups", str(GROUP), "--exclude-marks", hex(MARK)),
             *("--exclude-cgroups", str(self.cgroup_of(sidecar) / "spared")),
@@ -318,7 +319,7 @@ def refused_for_outbound_interfaces(world):
 @every_family
 @pytest.mark.parametrize("by", list(OUTBOUND_SPARED))
 def test_outbound_is_spared(world, family, by):
-    if by == "interface" and world.backend == "ebpf":
+    if by == "interface" and world.backend.startswith("ebpf"):
         return refused_for_outbound_interfaces(world)
     options = dict(OUTBOUND_SPARED[by])
     to = (address_of(world.other, family, options.pop("host", None)), options.pop("port", 7000))

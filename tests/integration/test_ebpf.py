@@ -209,7 +209,6 @@ def test_a_missing_privilege_is_named_and_nothing_changes(lone, weir, capability
 
 REFUSED = {
     "outbound cidrs": ["--exclude-outbound-interfaces", "eth1"],
-    "four ends": ["--inbound-source", "client"],
     "no inbound mode": ["--inbound-mode", "tproxy"],
 }
 

@@ -314,6 +314,16 @@ def test_what_if_no_proxy_listens(network, weir, policy, meanwhile, added):
     assert programs(said) == ["weir_lookup", *added, "weir_getsockopt"]
 
 
+def test_what_if_in_its_clients_name(network, weir):
+    app = CapturedPod(network, weir, "app")
+    app.apply("--backend", "ebpf", "--inbound-source", "client")
+    for address, six in ((app.ipv4, 4), (f"[{app.ipv6}]", 6)):
+        words = ["explain", "what-if", "-j", "--inbound", "--to", f"{address}:80"]
+        said = json.loads(app.pod.run([weir, "--socket", "/nowhere", *words]).stdout)["inbound"]
+        passed = ["weir_lookup", "weir_getsockopt", f"weir_bind{six}", "weir_stream", f"weir_getpeername{six}"]
+        assert programs(said) == passed
+
+
 # --- processes -------------------------------------------------------------------------------------------------------
 CLIENT = """
 import os, socket, sys

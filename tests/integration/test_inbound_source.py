@@ -13,7 +13,7 @@ from mesh import Mesh
 from netns import listening, wait_until
 
 families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
-back_ends = pytest.mark.parametrize("backend", ["nft", "iptables"])
+back_ends = pytest.mark.parametrize("backend", ["nft", "iptables", "ebpf"])
 ANY = {4: "0.0.0.0", 6: "::"}
 KEEP = {"intercept": {"capture": {"inbound_source": "client"}}}
 
@@ -111,9 +111,10 @@ def get(pod, address, port):
 
 
 @families
-def test_a_pooled_connection_serves_its_own_client_alone(mesh, family):
+@pytest.mark.parametrize("backend", ["nft", "ebpf"])
+def test_a_pooled_connection_serves_its_own_client_alone(mesh, family, backend):
     # With the protocol known the proxy dials when there is a request, and not early for a client that is silent yet.
-    sidecar = captured(mesh, "nft", inbound=[{"port": 8080, "protocol": "http"}])
+    sidecar = captured(mesh, backend, inbound=[{"port": 8080, "protocol": "http"}])
     web = Web(sidecar.pod, family, 8080)
     one, two = mesh.network.pod("one"), mesh.network.pod("two")
     ports = {}
@@ -127,8 +128,24 @@ def test_a_pooled_connection_serves_its_own_client_alone(mesh, family):
 
 
 @families
-def test_an_application_that_is_gone_refuses_as_ever(mesh, family):
-    sidecar = captured(mesh, "nft")
+@back_ends
+def test_an_application_on_the_pods_address_alone(mesh, family, backend):
+    """Or on a loopback address, where nobody finds it who would not without weir."""
+    sidecar = captured(mesh, backend)
+    client = mesh.network.pod("client")
+    Server(sidecar.pod, 7000, "app", ip_of(sidecar, family))
+    Server(sidecar.pod, 7001, "app", "::1" if family == 6 else "127.0.0.1")
+    host = f"[{client.ipv6}]" if family == 6 else client.ipv4
+    assert probe(client, ip_of(sidecar, family), 7000).startswith(f"app {host}:")
+    assert sidecar.show("intercept", "show")["clients_stay_visible"]
+    with pytest.raises(ConnectionResetError):
+        probe(client, ip_of(sidecar, family), 7001)
+
+
+@families
+@pytest.mark.parametrize("backend", ["nft", "ebpf"])
+def test_an_application_that_is_gone_refuses_as_ever(mesh, family, backend):
+    sidecar = captured(mesh, backend)
     client = mesh.network.pod("client")
     with pytest.raises((ConnectionResetError, ConnectionRefusedError)):
         sock = connect_from(client, 0, (ip_of(sidecar, family), 7000))

@@ -29,13 +29,15 @@ CAPTURE = {
     "weir_recvmsg6": "cgroup_udp6_recvmsg",
     "weir_getpeername4": "cgroup_inet4_getpeername",
     "weir_getpeername6": "cgroup_inet6_getpeername",
+    "weir_bind4": "cgroup_inet4_bind",
+    "weir_bind6": "cgroup_inet6_bind",
     "weir_stream": "cgroup_sock_ops",
     "weir_release": "cgroup_inet_sock_release",
     "weir_getsockopt": "cgroup_getsockopt",
     "weir_lookup": "sk_lookup",
 }
 HOLD = {"weir_hold_in": "cgroup_inet_ingress", "weir_hold_out": "cgroup_inet_egress"}  # while a plan asks for it
-MAPS = {f"weir_{name}" for name in ("plans", "pending", "sockets", "servers", "listeners", "held", "unheard")}
+MAPS = {f"weir_{name}" for name in ("plans", "pending", "sockets", "servers", "listeners", "held", "unheard", "calls", "callers")}
 BYPASS = {
     "weir_meet": "cgroup_sock_ops",
     "weir_dial4": "cgroup_inet4_connect",
@@ -217,6 +219,53 @@ def test_connections_that_wait(network, lone, weir, family):
         assert 0 < row["left_ms"] <= 60_000
 
 
+@families
+def test_calls_in_a_clients_name(network, weir, weir_proxy, family):
+    """On their way to an application that does not get them yet, and then with it; of one that is not known any more, it
+    is told of nobody."""
+    sidecar = Mesh(network, weir, weir_proxy).sidecar("app", start=False, intercept={"capture": {"inbound_source": "client"}})
+    sidecar.start()
+    sidecar.intercept("apply", "--backend", "ebpf")
+    other, kind = network.pod("other"), socket.AF_INET if family == 4 else socket.AF_INET6
+    address, client = (sidecar.ipv4, other.ipv4) if family == 4 else (sidecar.ipv6, other.ipv6)
+    with sidecar.pod.enter():
+        application = socket.create_server(("", 8080), family=kind)
+    application.settimeout(20)
+    for known in (True, False):
+        sidecar.pod.run(["nft", "-f", "-"], input="table inet late { chain c { type filter hook input priority 0; iif lo tcp dport 8080 drop; }; }")
+        with other.enter(), socket.create_connection((address, 8080)):
+            [row] = wait_until(lambda: entries(sidecar.pod, weir, "weir_calls"))
+            source = row["from"].rpartition(":")[0].strip("[]")
+            assert source.startswith("127." if family == 4 else "fd77:65:6972:7f:")
+            port = int(row["from"].rpartition(":")[2])
+            assert (row["client"], row["to"]) == (name_of(client, port), name_of(address, 8080))
+            [caller] = entries(sidecar.pod, weir, "weir_callers")
+            assert caller["client"] == row["client"]
+            if not known:
+                forget_calls(sidecar.pod)
+            sidecar.pod.run(["nft", "delete", "table", "inet", "late"])
+            accepted, peer = application.accept()
+            nobody = "0.0.0.0" if family == 4 else "::"
+            with accepted:
+                assert peer[:2] == accepted.getpeername()[:2] == (client if known else nobody, port)
+                assert entries(sidecar.pod, weir, "weir_calls") == []
+                rows = {row["socket"]: row for row in entries(sidecar.pod, weir, "weir_sockets")}
+                row = rows[socket_cookie(accepted)]
+                assert (row["side"], row["original"]) == ("served", name_of(*peer[:2]))
+        wait_until(lambda: entries(sidecar.pod, weir, "weir_callers") == [])
+    application.close()
+    with other.enter(), contextlib.suppress(ConnectionResetError), socket.create_connection((address, 8080), timeout=20) as sock:
+        assert sock.recv(1) == b""  # refused, and
+    assert entries(sidecar.pod, weir, "weir_calls") == []
+
+
+def forget_calls(pod):
+    for path in PINS.glob("*/weir_calls"):
+        for entry in bpftool("map", "dump", "pinned", path):
+            if entry["formatted"]["key"]["netns"] == cookie_of(pod):
+                subprocess.run(["bpftool", "map", "delete", "pinned", path, "key", *entry["key"]], check=True)
+
+
 def socket_cookie(sock):
     return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, 57, 8), "little")
 
@@ -315,6 +364,7 @@ def test_programs_and_maps_of_the_local_bypass(accelerated, weir):
 VERIFIED_MAX = {
     **dict.fromkeys(["weir_connect4", "weir_connect6", "weir_sendmsg4", "weir_sendmsg6", "weir_lookup"], 150_000),
     **dict.fromkeys(["weir_recvmsg4", "weir_recvmsg6", "weir_getpeername4", "weir_getpeername6"], 15_000),
+    **dict.fromkeys(["weir_bind4", "weir_bind6"], 5_000),
     **dict.fromkeys(["weir_stream", "weir_release", "weir_getsockopt"], 5_000),
     **dict.fromkeys(["weir_hold_in", "weir_hold_out"], 100_000),
     **dict.fromkeys(["weir_meet", "weir_bypass"], 20_000),
@@ -332,6 +382,8 @@ MEMORY_MAX = {
     "weir_servers": 64 * KIB,
     "weir_held": 16384 * KIB,
     "weir_unheard": 64 * KIB,
+    "weir_calls": 4096 * KIB,
+    "weir_callers": 64 * KIB,
     "weir_meetings": 2048 * KIB,
     "weir_bypassed": 4096 * KIB,
     "weir_ends": 64 * KIB,

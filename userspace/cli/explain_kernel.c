@@ -310,14 +310,16 @@ static void emit_steps(struct emit *emit, const struct installed *installed, boo
 		       const struct flow *flow)
 {
 	const struct backend *backend = installed->backend;
-	bool waiting = ruleset_has_chain(&installed->ruleset, CHAIN_HOLD);
+	const bool there[] = {[STEP_ALWAYS] = true,
+			      [STEP_HOLDS] = ruleset_has_chain(&installed->ruleset, CHAIN_HOLD),
+			      [STEP_CLIENTS] = installed->ruleset.tells_clients};
 	if (!backend || !backend->steps)
 		return;
 	const struct hook_step *step =
 	    backend->steps(inbound ? CHAIN_PREROUTING : CHAIN_OUTPUT, flow->protocol);
 	emit_table_begin(emit, "hooks");
 	for (; step->hook; step++) {
-		if (step->waiting && !waiting)
+		if (!there[step->when])
 			continue;
 		emit_row_begin(emit);
 		emit_of_family(emit, "hook", step->hook, flow->dest.ip.family);

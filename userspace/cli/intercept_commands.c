@@ -99,7 +99,7 @@ static int planned_routes(const struct capture_plan *plan, bool *ret_needed, str
 	return err;
 }
 
-static void print_plan(const struct capture_plan *plan, const bool *needed, struct str rules)
+static void print_plan(const struct capture_plan *plan, const bool *needed, bool returns, struct str rules)
 {
 	char text[ADDR_TEXT_MAX];
 	printf("%.*s", STR_ARG(rules));
@@ -107,7 +107,7 @@ static void print_plan(const struct capture_plan *plan, const bool *needed, stru
 		if (needed[i])
 			printf("# and a route: ip route add %s dev lo proto %d\n",
 			       cidr_format(&plan->vips[i], text), ROUTE_PROTOCOL_WEIR);
-	if (plan_keeps_client(plan))
+	if (returns)
 		printf("# and the way back of connections from clients' addresses: sysctl "
 		       "net.ipv4.tcp_fwmark_accept=1\n"
 		       "#   ip rule add fwmark 0x%x/0x%x lookup %d pref %d; ip route add local default dev "
@@ -154,12 +154,13 @@ static int show_plan(struct cli *cli, const struct capture_plan *plan)
 	if (err)
 		return fail(cli, err, &error);
 	backend->print(&ruleset, &rules);
+	bool returns = plan_keeps_client(plan) && !ruleset.tells_clients;
 	ruleset_done(&ruleset);
 	err = planned_routes(plan, needed, &error);
 	if (err)
 		return fail(cli, err, &error);
 	if (cli->format == EMIT_PLAIN)
-		print_plan(plan, needed, strbuf_str(&rules));
+		print_plan(plan, needed, returns, strbuf_str(&rules));
 	else
 		emit_plan(cli->emit, plan, needed, strbuf_str(&rules));
 	return CLI_DONE;
@@ -242,7 +243,8 @@ static void emit_installed(struct emit *emit, const struct installed *installed)
 	emit_text(emit, "backend", installed->backend ? installed->backend->name : "none");
 	emit_bool(emit, "altered", is_altered(&installed->ruleset));
 	emit_bool(emit, "held_by_proxy", installed->ruleset.held);
-	emit_bool(emit, "clients_stay_visible", installed->returns.ipv4 || installed->returns.ipv6);
+	emit_bool(emit, "clients_stay_visible",
+		  installed->returns.ipv4 || installed->returns.ipv6 || installed->ruleset.tells_clients);
 	emit_table_begin(emit, "rules");
 	for (size_t i = 0; i < installed->ruleset.rule_count; i++)
 		emit_rule(emit, &installed->ruleset, &installed->ruleset.rules[i]);

@@ -128,7 +128,7 @@ static int pending_row(const struct ebpf_map *map, const struct ebpf_entry *entr
 
 static int sockets_row(const struct ebpf_map *map, const struct ebpf_entry *entry, void *arg)
 {
-	static const char *const sides[] = {"none", "client", "accepted"};
+	static const char *const sides[] = {"none", "client", "accepted", "served"};
 	const struct dump *dump = arg;
 	const struct weir_socket *socket = entry->value;
 	struct ip redirect = {0};
@@ -156,6 +156,32 @@ static int servers_row(const struct ebpf_map *map, const struct ebpf_entry *entr
 		emit_original(dump->emit, "server", &servers->servers[i]);
 		emit_row_end(dump->emit);
 	}
+	return 0;
+}
+
+static int calls_row(const struct ebpf_map *map, const struct ebpf_entry *entry, void *arg)
+{
+	const struct dump *dump = arg;
+	const struct weir_call_key *key = entry->key;
+	struct addr from = {.ip = ip_of((uint8_t)key->family, key->source), .port = key->source_port};
+	struct addr to = {.ip = ip_of((uint8_t)key->family, key->dest), .port = key->dest_port};
+	begin(dump, map);
+	emit_namespace(dump, key->netns);
+	emit_original(dump->emit, "client", entry->value);
+	emit_addr(dump->emit, "from", &from);
+	emit_addr(dump->emit, "to", &to);
+	emit_row_end(dump->emit);
+	return 0;
+}
+
+static int callers_row(const struct ebpf_map *map, const struct ebpf_entry *entry, void *arg)
+{
+	const struct dump *dump = arg;
+	const struct weir_caller *caller = entry->value;
+	begin(dump, map);
+	emit_stored(dump, entry);
+	emit_original(dump->emit, "client", &caller->client);
+	emit_row_end(dump->emit);
 	return 0;
 }
 
@@ -327,6 +353,8 @@ static const struct kind {
     {"weir_pending", sizeof(struct weir_pending_key), sizeof(struct weir_pending), pending_row},
     {"weir_sockets", sizeof(int), sizeof(struct weir_socket), sockets_row},
     {"weir_servers", sizeof(int), sizeof(struct weir_servers), servers_row},
+    {"weir_calls", sizeof(struct weir_call_key), sizeof(struct weir_address), calls_row},
+    {"weir_callers", sizeof(int), sizeof(struct weir_caller), callers_row},
     {"weir_listeners", sizeof(struct weir_listener_key), sizeof(uint64_t), listeners_row},
     {"weir_held", sizeof(struct weir_held_key), sizeof(struct weir_held), held_row},
     {"weir_unheard", sizeof(uint32_t), sizeof(struct weir_unheard), unheard_row},
