@@ -23,6 +23,14 @@ int backend_compile(const struct backend *backend, const struct capture_plan *pl
 	return err;
 }
 
+// Which one it is if that is asked for.
+static const struct backend *for_plan(const struct backend *backend, const struct capture_plan *plan)
+{
+	const struct capture_direction *outbound = &plan->outbound;
+	bool interfaces = outbound->include_interfaces.count || outbound->exclude_interfaces.count;
+	return backend == &backend_ebpf && interfaces ? &backend_split : backend;
+}
+
 static int find_any(const struct capture_plan *plan, const struct backend **ret_backend,
 		    struct strbuf *ret_error)
 {
@@ -30,22 +38,23 @@ static int find_any(const struct capture_plan *plan, const struct backend **ret_
 	for (size_t i = 0; backends[i]; i++) {
 		if (i)
 			strbuf_add_text(ret_error, "; ");
+		const struct backend *backend = for_plan(backends[i], plan);
 		strbuf_printf(ret_error, "%s: ", backends[i]->name);
-		err = backends[i]->probe(plan, ret_error);
+		err = backend->probe(plan, ret_error);
 		if (err == 0) {
 			strbuf_clear(ret_error);
-			*ret_backend = backends[i];
+			*ret_backend = backend;
 			return 0;
 		}
 	}
 	return err;
 }
 
-const struct backend *backend_named(struct str name)
+const struct backend *backend_named(struct str name, const struct capture_plan *plan)
 {
 	for (size_t i = 0; backends[i]; i++)
 		if (str_eq(name, str_from(backends[i]->name)))
-			return backends[i];
+			return for_plan(backends[i], plan);
 	return NULL;
 }
 
@@ -54,7 +63,7 @@ int backend_find(struct str name, const struct capture_plan *plan, const struct 
 {
 	if (str_eq(name, STR("auto")))
 		return find_any(plan, ret_backend, ret_error);
-	const struct backend *backend = backend_named(name);
+	const struct backend *backend = backend_named(name, plan);
 	int err = backend ? backend->probe(plan, ret_error) : ERR_NOT_FOUND;
 	if (err == 0)
 		*ret_backend = backend;

@@ -28,6 +28,9 @@ struct hook_step {
 
 struct backend {
 	const char *name; // "nft"
+	// Those that share the rules, ended by NULL; what is installed is theirs. NULL: it has them by
+	// itself.
+	const struct backend *const *parts;
 	// Whether it can do here what the plan asks for: 0, or a negative error and why not. Changes nothing.
 	int (*probe)(const struct capture_plan *plan, struct strbuf *ret_why);
 	// Takes out of a compiled ruleset what has no meaning for it, and adds what only it can do; NULL:
@@ -47,7 +50,7 @@ struct backend {
 	// What is installed by it. 0; ERR_NOT_FOUND (no sentence) if nothing is; or a negative error. On 0
 	// the caller calls ruleset_done.
 	int (*read)(struct ruleset *ret_ruleset, struct strbuf *ret_error);
-	// 0; ERR_NOT_FOUND (no sentence) if nothing is installed; or a negative error.
+	// 0; ERR_NOT_FOUND (no sentence) if nothing is installed; or a negative error. NULL: its parts do.
 	int (*remove)(struct strbuf *ret_error);
 	// Like remove, but for what connections need that are open. NULL: they need rules.
 	int (*leave_open)(struct strbuf *ret_error);
@@ -56,8 +59,8 @@ struct backend {
 	// Where in the kernel the rules of a chain meet connections of that family and protocol:
 	// "cgroup/connect4". NULL: at the chain's own hook (rules.h).
 	const char *(*hook)(enum rule_chain chain, uint8_t family, uint8_t protocol);
-	// All hooks of a connection that is captured, in their order, ended by one without a name. NULL:
-	// there are none but that of its chain.
+	// All hooks of a connection that is captured, in their order, ended by one without a name; NULL, or
+	// this is NULL: there are none but that of its chain.
 	const struct hook_step *(*steps)(enum rule_chain chain, uint8_t protocol);
 };
 
@@ -66,6 +69,8 @@ extern const struct backend *const backends[];
 extern const struct backend backend_nft;
 extern const struct backend backend_ebpf;
 extern const struct backend backend_iptables;
+// Of eBPF and nftables, where one of them alone cannot do what is asked of the former.
+extern const struct backend backend_split;
 
 #define BACKEND_WORDS "auto|nft|ebpf|iptables"
 
@@ -74,8 +79,8 @@ extern const struct backend backend_iptables;
 int backend_compile(const struct backend *backend, const struct capture_plan *plan,
 		    struct ruleset *ret_ruleset, struct strbuf *ret_error);
 
-// The back end of that name, or NULL. ("auto" is none.)
-const struct backend *backend_named(struct str name);
+// The back end of that name that has such plans, or NULL. ("auto" is none.)
+const struct backend *backend_named(struct str name, const struct capture_plan *plan);
 // The same if it can be used for the plan; "auto" gives the first whose probe succeeds. 0; ERR_NOT_FOUND (no
 // such name); or the probe's negative error with its sentence (of "auto": with those of all).
 int backend_find(struct str name, const struct capture_plan *plan, const struct backend **ret_backend,

@@ -50,14 +50,6 @@ static int probe_privileges(struct strbuf *why)
 
 static int probe_plan(const struct capture_plan *plan, struct strbuf *why)
 {
-	if (plan->outbound.include_interfaces.count || plan->outbound.exclude_interfaces.count) {
-		strbuf_add_text(
-		    why,
-		    "eBPF programs decide before the kernel has chosen the interface by which a "
-		    "connection leaves: give networks (outbound cidrs) instead of outbound interfaces, or "
-		    "take the back end nft");
-		return ERR_UNSUPPORTED;
-	}
 	if (plan->inbound_mode == INBOUND_TPROXY) {
 		strbuf_add_text(
 		    why, "eBPF programs hand inbound connections over as they are in any case: there is no "

@@ -292,7 +292,7 @@ int ebpf_decode(const union weir_cell *cells, uint32_t count, struct ruleset *re
 {
 	const struct weir_header *header = &cells[WEIR_CELL_HEADER].header;
 	struct ruleset ruleset = {0};
-	if (count <= WEIR_CELL_FIRST_RULE || header->version != WEIR_LAYOUT_VERSION ||
+	if (count < WEIR_CELL_FIRST_RULE || header->version != WEIR_LAYOUT_VERSION ||
 	    header->cell_count > count || !is_within(header->first_set, header->set_count, count) ||
 	    !is_within(header->first_text, (uint64_t)header->rule_count * CELLS_A_TEXT, count))
 		return ERR_MALFORMED;

@@ -38,12 +38,20 @@ static bool is_absent(int err)
 	return err == ERR_NOT_FOUND || err == -EINVAL || err == -EOPNOTSUPP || err == -EPROTONOSUPPORT;
 }
 
+static bool is_or_has(const struct backend *whole, const struct backend *backend)
+{
+	const struct backend *const *part = whole ? whole->parts : NULL;
+	while (part && *part && *part != backend)
+		part++;
+	return whole == backend || (part && *part);
+}
+
 // Takes out what other back ends have installed.
 static int remove_others(const struct backend *kept, bool *ret_removed, struct strbuf *error)
 {
 	for (size_t i = 0; backends[i]; i++) {
 		autostrbuf struct strbuf why = {0};
-		int err = backends[i] == kept ? ERR_NOT_FOUND : backends[i]->remove(&why);
+		int err = is_or_has(kept, backends[i]) ? ERR_NOT_FOUND : backends[i]->remove(&why);
 		if (err == 0) {
 			*ret_removed = true;
 		} else if (!is_absent(err)) {
@@ -181,6 +189,18 @@ int intercept_hold(const struct capture_plan *plan, struct held_rules *ret_held,
 	return change.backend ? apply(&change, &changed, ret_error) : ERR_UNSUPPORTED;
 }
 
+// The rules of the back end may be half of those that are there.
+static void read_whole(struct installed *installed)
+{
+	autostrbuf struct strbuf ignored = {0};
+	struct ruleset whole;
+	if (backend_split.read(&whole, &ignored))
+		return;
+	ruleset_done(&installed->ruleset);
+	installed->ruleset = whole;
+	installed->backend = &backend_split;
+}
+
 // The rules of the first back end that has installed any.
 static int read_rules(struct installed *installed, struct strbuf *error)
 {
@@ -189,6 +209,7 @@ static int read_rules(struct installed *installed, struct strbuf *error)
 		int err = backends[i]->read(&installed->ruleset, &why);
 		if (err == 0) {
 			installed->backend = backends[i];
+			read_whole(installed);
 			ruleset_name_cgroups(&installed->ruleset);
 			return 0;
 		}
@@ -265,18 +286,30 @@ static void plan_of_nothing(const struct installed *installed, struct capture_pl
 	}
 }
 
-static int leave_open(const struct installed *installed, struct strbuf *error)
+static int leave_open_of(const struct backend *backend, const struct installed *installed,
+			 struct strbuf *error)
 {
 	struct capture_plan plan;
 	struct ruleset ruleset;
-	if (installed->backend->leave_open)
-		return installed->backend->leave_open(error);
+	if (backend->leave_open)
+		return backend->leave_open(error);
 	plan_of_nothing(installed, &plan);
-	int err = backend_compile(installed->backend, &plan, &ruleset, error);
+	int err = backend_compile(backend, &plan, &ruleset, error);
 	if (err)
 		return err;
-	err = installed->backend->apply(&plan, &ruleset, error);
+	err = backend->apply(&plan, &ruleset, error);
 	ruleset_done(&ruleset);
+	return err;
+}
+
+static int leave_open(const struct installed *installed, struct strbuf *error)
+{
+	const struct backend *const *part = installed->backend->parts;
+	int err = 0;
+	if (!part)
+		return leave_open_of(installed->backend, installed, error);
+	for (; *part && err == 0; part++)
+		err = leave_open_of(*part, installed, error);
 	return err;
 }
 

@@ -220,6 +220,16 @@ static void probe_mount(struct probe *probe, const char *feature, const char *ty
 		endmntent(mounts);
 }
 
+// What takes both.
+static void probe_split(struct probe *probe)
+{
+	autostrbuf struct strbuf why = {0};
+	struct capture_plan plan;
+	capture_plan_init(&plan);
+	int err = backend_split.probe(&plan, &why);
+	settle(add(probe, "BPF", "outbound interfaces (with nft)"), err, strbuf_str(&why));
+}
+
 static void probe_bpf(struct probe *probe)
 {
 	probe_bpf_programs(probe);
@@ -227,6 +237,7 @@ static void probe_bpf(struct probe *probe)
 	settle(btf, access("/sys/kernel/btf/vmlinux", R_OK) ? -errno : 0, STR("/sys/kernel/btf/vmlinux"));
 	probe_mount(probe, "cgroup v2, writable", "cgroup2");
 	probe_mount(probe, "bpf file system, writable", "bpf");
+	probe_split(probe);
 }
 
 // --- all ---------------------------------------------------------------------------------------------------

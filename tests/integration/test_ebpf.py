@@ -16,6 +16,7 @@ from mesh import Mesh
 from netns import Network, wait_until
 
 EBPF = ["--backend", "ebpf"]
+INTERFACES = ["--exclude-outbound-interfaces", "eth9"]
 
 families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
 
@@ -208,8 +209,8 @@ def test_a_missing_privilege_is_named_and_nothing_changes(lone, weir, capability
 
 
 REFUSED = {
-    "outbound cidrs": ["--exclude-outbound-interfaces", "eth1"],
     "no inbound mode": ["--inbound-mode", "tproxy"],
+    "outbound cidrs": [*INTERFACES, "--fail", "open"],
 }
 
 
@@ -218,6 +219,90 @@ def test_what_it_cannot_do_is_refused(lone, why):
     failed = lone.weir("apply", *EBPF, *REFUSED[why], check=False)
     assert failed.returncode == 1 and why in failed.stderr
     assert not lone.show()["installed"]
+
+
+# --- outbound interfaces, with nft -----------------------------------------------------------------------------------
+def test_it_is_said_who_has_what(lone, network):
+    lone.apply(*EBPF, *INTERFACES)
+    shown = lone.show()
+    assert shown["backend"] == "ebpf+nft" and not shown["altered"]
+    hooks = {}
+    for way in ("outbound", "inbound"):
+        words = ["explain", "what-if", "-j", "--to", f"{lone.ipv4 if way == 'inbound' else '192.0.2.1'}:80"]
+        words += ["--inbound"] if way == "inbound" else []
+        said = json.loads(lone.pod.run([lone.path, "--socket", "/nowhere", *words]).stdout)[way]
+        assert said["back_end"] == "ebpf+nft" and said["verdict"].startswith("captured")
+        hooks[way] = ({row["hook"] for row in said["rules"]}, [row["program"] for row in said.get("hooks", [])])
+    assert hooks == {"outbound": ({"output"}, []), "inbound": ({"sk_lookup"}, ["weir_lookup", "weir_getsockopt"])}
+    plan = lone.weir("plan", *EBPF, *INTERFACES).stdout
+    nft, ebpf = plan.split("# what arrives, by ebpf:\n")
+    assert nft.startswith("# what leaves, by nft:\ntable inet weir {") and "chain prerouting" not in nft
+    assert "prerouting: sk_lookup" in ebpf and "output:" not in ebpf
+
+
+def test_nothing_may_be_left_for_one_half(lone):
+    words = [*EBPF, *INTERFACES, "--no-inbound"]
+    assert [lone.apply(*words) for _ in range(2)] == ["interception: installed\n", "interception: unchanged\n"]
+    assert (lone.show()["backend"], lone.show()["altered"]) == ("ebpf+nft", False)
+    assert lone.weir("remove").stdout == "interception: removed\n"
+    assert not lone.show()["installed"] and pins_of(cookie_of(lone.pod)) == []
+
+
+@pytest.mark.parametrize("lost", ["nft", "ebpf"])
+def test_half_of_it_is_put_right(lone, lost):
+    """By others' hands: what is left of it is shown, and goes."""
+    lone.apply(*EBPF, *INTERFACES)
+    if lost == "nft":
+        lone.pod.run(["nft", "delete", "table", "inet", "weir"])
+    else:
+        for path in PINS.glob("*/weir_plans"):
+            words = ["map", "delete", "pinned", path, "key", *map(str, struct.pack("=Q", cookie_of(lone.pod)))]
+            subprocess.run(["bpftool", *words], capture_output=True)  # of several folders one has it
+    shown = lone.show()
+    assert (shown["backend"], shown["altered"]) == (("ebpf+nft", True) if lost == "nft" else ("nft", False))
+    assert lone.apply(*EBPF, *INTERFACES) == "interception: installed\n"
+    shown = lone.show()
+    assert (shown["backend"], shown["altered"]) == ("ebpf+nft", False)
+    assert lone.weir("remove").stdout == "interception: removed\n"
+    assert not lone.show()["installed"] and pins_of(cookie_of(lone.pod)) == []
+
+
+@pytest.mark.parametrize("before", [[], [*EBPF, *INTERFACES, "--exclude-users", "7"], EBPF, ["--backend", "nft"]], ids=len)
+def test_when_the_programs_are_refused_all_is_as_before(lone, before):
+    """In either order of the halves: what is there decides on it."""
+    if before:
+        lone.apply(*before)
+    there, pins = lone.weir("show").stdout, pins_of(cookie_of(lone.pod))
+    words = ["strace", "-f", "-o", "/dev/null", "-e", "inject=/^mkdir:error=EACCES"]
+    failed = lone.pod.run([*words, lone.path, "intercept", "apply", *EBPF, *INTERFACES], check=False)
+    assert failed.returncode == 1 and "Permission denied" in failed.stderr
+    assert (lone.weir("show").stdout, pins_of(cookie_of(lone.pod))) == (there, pins)
+
+
+@families
+def test_halves_change_hands_without_a_gap(lone, other, family):
+    for address in ("0.0.0.0", "::"):
+        Server(lone.pod, 80, "app", address)
+    stand_in(lone)
+    lone.apply("--backend", "nft")
+    answers, done = {"outbound": set(), "inbound": set()}, threading.Event()
+
+    def ask(way, pod, address):
+        while not done.is_set():
+            answers[way].add(probe(pod, address, 80))
+
+    ways = {"outbound": (lone, ip_of(other, family)), "inbound": (other, ip_of(lone.pod, family))}
+    asking = [threading.Thread(target=ask, args=(way, *ways[way])) for way in ways]
+    for thread in asking:
+        thread.start()
+    try:
+        for words in (2 * [[*EBPF, *INTERFACES], [*EBPF, *INTERFACES, "--exclude-users", "7"], ["--backend", "nft"]]):
+            assert lone.apply(*words) == "interception: installed\n"
+    finally:
+        done.set()
+        for thread in asking:
+            thread.join()
+    assert answers == {way: {f"{way} {name_of(ways[way][1], 80)}"} for way in ways}
 
 
 # --- waiting ---------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ WAYS = {
     "nft-tproxy": ["--backend", "nft", "--inbound-mode", "tproxy"],
     "iptables": ["--backend", "iptables"],
     "ebpf": ["--backend", "ebpf"],
+    "ebpf-nft": ["--backend", "ebpf", "--exclude-outbound-interfaces", "eth9"],
 }
 every_way = pytest.mark.parametrize("way", list(WAYS))
 ANY = {4: "0.0.0.0", 6: "::"}
@@ -116,7 +117,7 @@ def test_queries_wait_for_the_proxy(network, weir, other, way, connected, family
 
 
 @families
-@pytest.mark.parametrize("way", ["nft", "ebpf"])
+@pytest.mark.parametrize("way", ["nft", "ebpf", "ebpf-nft"])
 def test_connections_wait_no_longer_than_told(network, weir, other, family, way):
     """The attempt that TCP makes after the limit is refused, and a new connection waits again."""
     app = CapturedPod(network, weir, "app", proxy=False)

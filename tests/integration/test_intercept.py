@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 from callers import Callers
-from capture import STATE, CapturedPod, Server, name_of, probe, state
+from capture import STATE, CapturedPod, Server, cookie_of, name_of, pins_of, probe, state
 from mesh import Mesh
 from netns import CONTROL_GROUPS, wait_until
 
@@ -1195,6 +1195,27 @@ def test_a_missing_kernel_feature_is_one_error_and_changes_nothing(
     assert message in done.stderr and done.stderr.count("\n") == 1, done.stderr
     after = state(app, [["nft", "-a", "list", "ruleset"], *STATE])
     assert counters_at_zero(after) == counters_at_zero(before)
+
+
+@pytest.mark.parametrize(
+    "feature, message",
+    [
+        ("nftables", "cannot be used: cannot reach the kernel's packet filter: this kernel has no nftables"),
+        ("redir", "CONFIG_NFT_REDIR (module nft_redir)"),
+    ],
+)
+@pytest.mark.parametrize("before", [[], ["--backend", "ebpf"]], ids=len)
+def test_outbound_interfaces_with_ebpf_need_nftables(network, weir, saboteur, feature, message, before):
+    app = CapturedPod(network, weir, "app")
+    if before:
+        app.apply(*before)
+    there, pins = app.weir("show").stdout, pins_of(cookie_of(app.pod))
+    words = ["apply", "--backend", "ebpf", "--include-outbound-interfaces", "eth0"]
+    environment = {"LD_PRELOAD": saboteur, "SABOTAGE": feature, "ASAN_OPTIONS": "verify_asan_link_order=0"}
+    failed = app.weir(*words, check=False, env=environment)
+    assert failed.returncode == 1 and failed.stderr.count("\n") == 1
+    assert message in failed.stderr and ("eBPF programs decide before" in failed.stderr) == (feature == "nftables")
+    assert (app.weir("show").stdout, pins_of(cookie_of(app.pod))) == (there, pins)
 
 
 def strace(*injections):

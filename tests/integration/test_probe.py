@@ -41,6 +41,7 @@ def test_what_works_and_what_auto_takes(pod, weir):
     assert "outlive the proxy" in features["iptables", "fail open"]["detail"]
     assert features["nft", "fail open"]["works"] and features["BPF", "fail open: looks for sockets"]["works"]
     assert features["BPF", "connect4"]["works"] and features["BPF", "sk_lookup"]["works"]
+    assert features["BPF", "outbound interfaces (with nft)"]["works"]
     chosen = [row for row in found["backends"] if row["auto"]]
     assert [row["backend"] for row in chosen] == [found["auto"]]
     assert pod.run([weir, "intercept", "apply"]).stdout == "interception: installed\n"

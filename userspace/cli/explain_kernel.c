@@ -317,6 +317,8 @@ static void emit_steps(struct emit *emit, const struct installed *installed, boo
 		return;
 	const struct hook_step *step =
 	    backend->steps(inbound ? CHAIN_PREROUTING : CHAIN_OUTPUT, flow->protocol);
+	if (!step)
+		return;
 	emit_table_begin(emit, "hooks");
 	for (; step->hook; step++) {
 		if (!there[step->when])

@@ -138,7 +138,7 @@ static const struct backend *printing_backend(const struct cli *cli, const struc
 {
 	autostrbuf struct strbuf ignored = {0};
 	struct str name = wanted_backend(cli);
-	const struct backend *backend = backend_named(name);
+	const struct backend *backend = backend_named(name, plan);
 	if (!backend && backend_find(name, plan, &backend, &ignored))
 		backend = backends[0];
 	return backend;

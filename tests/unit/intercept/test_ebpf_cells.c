@@ -59,6 +59,27 @@ static void encoding_and_decoding_are_inverse(void **state)
 	}
 }
 
+// The back end that has what leaves by nftables.
+static void what_arrives_can_be_encoded_alone(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(plans); i++) {
+		struct ruleset ruleset, decoded;
+		union weir_cell *cells;
+		uint32_t count;
+		make_kernel_rules(plans[i], &ruleset);
+		ruleset_drop_chain(&ruleset, CHAIN_OUTPUT);
+		ruleset_drop_chain(&ruleset, CHAIN_CHOSEN);
+		assert_int_equal(ebpf_encode(&ruleset, &cells, &count), 0);
+		assert_int_equal(cells[WEIR_CELL_HEADER].header.chains[WEIR_CHAIN_OUTPUT], 0);
+		assert_int_equal(ebpf_decode(cells, count, &decoded), 0);
+		assert_true(ruleset_equal(&ruleset, &decoded));
+		ruleset_done(&decoded);
+		ruleset_done(&ruleset);
+		mem_free(cells);
+	}
+}
+
 static void what_is_cut_short_or_of_another_version_is_refused(void **state)
 {
 	(void)state;
@@ -234,6 +255,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(what_waits_does_so_while_nobody_listens),
 	    cmocka_unit_test(encoding_and_decoding_are_inverse),
+	    cmocka_unit_test(what_arrives_can_be_encoded_alone),
 	    cmocka_unit_test(what_is_cut_short_or_of_another_version_is_refused),
 	    cmocka_unit_test(what_has_no_hook_is_refused),
 	    cmocka_unit_test(the_kernel_decides_as_the_rules_say),
