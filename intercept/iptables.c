@@ -295,12 +295,6 @@ static int iptables_probe(const struct capture_plan *plan, struct strbuf *ret_wh
 				"fail open: rules of iptables outlive the proxy; use another back end");
 		return ERR_UNSUPPORTED;
 	}
-	if (plan->fail == FAIL_HOLD && plan->hold_ms) {
-		strbuf_add_text(ret_why,
-				"fail hold with a hold timeout: rules of iptables cannot tell how long a "
-				"connection has waited; use another back end, or no hold timeout");
-		return ERR_UNSUPPORTED;
-	}
 	struct family *families = find_families();
 	struct iptables_state states[2] = {{0}, {0}};
 	int err = families ? check_programs(&families[0], plan->ipv4, ret_why) : -ENOMEM;
@@ -331,8 +325,7 @@ static void iptables_print_all(const struct ruleset *ruleset, struct strbuf *out
 
 static void iptables_adapt(const struct capture_plan *plan, struct ruleset *ruleset)
 {
-	(void)plan;
-	ruleset_simplify_hold(ruleset, 0);
+	ruleset_simplify_hold(ruleset, plan->hold_ms);
 }
 
 const struct backend backend_iptables = {

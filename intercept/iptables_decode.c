@@ -30,6 +30,8 @@ struct piece {
 	char set[32]; // "" or the set's name; a family; a control group's number
 	char cgroup[LIMIT_CGROUP_PATH];
 	bool goes_around, foreign, done;
+	bool above;	      // of a count: what it is above drops; else what is not
+	uint32_t limit, rate; // ms; of a count: one packet in so many us
 	uint8_t protocol;
 	enum rule_action action;
 	uint32_t value;
@@ -259,6 +261,59 @@ static bool read_state(struct parser *p)
 	return strcmp(p->word, "NEW") == 0 && add_match(p, RULE_NEW);
 }
 
+// --- counts ------------------------------------------------------------------------------------------------
+// "5/min": as often as it may be, by the unit that suits.
+static bool read_rate(struct parser *p)
+{
+	static const struct {
+		const char *name;
+		uint64_t us;
+	} units[] = {{"sec", 1000000}, {"min", 60000000}, {"hour", 3600000000}, {"day", 86400000000}};
+	struct str rest = str_from(p->word);
+	uint32_t times;
+	if (!read_number(str_split(&rest, '/'), UINT32_MAX, &times) || !times)
+		return false;
+	for (size_t i = 0; i < ARRAY_SIZE(units); i++) {
+		if (!rest.p || !str_eq(rest, str_from(units[i].name)))
+			continue;
+		p->piece->rate = (uint32_t)MIN(units[i].us / times, (uint64_t)UINT32_MAX);
+		return true;
+	}
+	return false;
+}
+
+static bool read_above(struct parser *p)
+{
+	p->piece->above = true;
+	return read_rate(p);
+}
+
+static bool read_burst(struct parser *p)
+{
+	return strcmp(p->word, "1") == 0;
+}
+
+static bool read_count_mode(struct parser *p)
+{
+	return strcmp(p->word, IPTABLES_COUNT_ENDS) == 0;
+}
+
+static bool read_expiry(struct parser *p)
+{
+	uint32_t expiry;
+	return read_number(str_from(p->word), UINT32_MAX, &expiry) && expiry == IPTABLES_LAST_TRY_MS;
+}
+
+static bool read_count_name(struct parser *p)
+{
+	struct str name = str_from(p->word),
+		   kind = str_from(p->piece->above ? IPTABLES_COUNT_HELD : IPTABLES_COUNT_KNOWN);
+	if (!str_starts(name, kind))
+		return false;
+	return read_number((struct str){name.p + kind.len, name.len - kind.len}, LIMIT_HOLD_MS,
+			   &p->piece->limit);
+}
+
 // --- comment and action ------------------------------------------------------------------------------------
 static void copy_text(char *to, size_t size, struct str from)
 {
@@ -333,16 +388,32 @@ static const struct {
 	const char *word;
 	bool (*read)(struct parser *p);
 } options[] = {
-    {"-s", read_source},	 {"-d", read_destination},
-    {"-i", read_in_interface},	 {"-o", read_out_interface},
-    {"-p", read_protocol},	 {"-m", read_skip},
-    {"--dport", read_port},	 {"--sport", read_source_port},
-    {"--dports", read_ports},	 {"--uid-owner", read_user},
-    {"--gid-owner", read_group}, {"--mark", read_mark},
-    {"--path", read_cgroup},	 {"--dst-type", read_dest_type},
-    {"--comment", read_comment}, {"-j", read_jump},
-    {"-g", read_goto},		 {"--to-ports", read_redirect},
-    {"--zone", read_zone},	 {"--ctstate", read_state},
+    {"-s", read_source},
+    {"-d", read_destination},
+    {"-i", read_in_interface},
+    {"-o", read_out_interface},
+    {"-p", read_protocol},
+    {"-m", read_skip},
+    {"--dport", read_port},
+    {"--sport", read_source_port},
+    {"--dports", read_ports},
+    {"--uid-owner", read_user},
+    {"--gid-owner", read_group},
+    {"--mark", read_mark},
+    {"--path", read_cgroup},
+    {"--dst-type", read_dest_type},
+    {"--comment", read_comment},
+    {"-j", read_jump},
+    {"-g", read_goto},
+    {"--to-ports", read_redirect},
+    {"--zone", read_zone},
+    {"--ctstate", read_state},
+    {"--hashlimit-above", read_above},
+    {"--hashlimit-upto", read_rate},
+    {"--hashlimit-burst", read_burst},
+    {"--hashlimit-mode", read_count_mode},
+    {"--hashlimit-name", read_count_name},
+    {"--hashlimit-htable-expire", read_expiry},
 };
 
 static bool read_option(struct parser *p)
@@ -381,12 +452,28 @@ static void settle_cgroup(struct piece *piece)
 	}
 }
 
+// The kernel's rates are not quite those that it was told.
+static void settle_limit(struct piece *piece)
+{
+	uint32_t every = piece->limit + (piece->above ? 0 : IPTABLES_LAST_TRY_MS);
+	if (!piece->rate && !piece->limit)
+		return;
+	if (!piece->rate || !piece->limit || piece->action != RULE_DROP) {
+		piece->foreign = true;
+		return;
+	}
+	uint64_t rate = (uint64_t)IPTABLES_DAY_MS * 1000 / iptables_daily(every);
+	piece->foreign |= piece->rate > rate + rate / 16 || piece->rate < rate - rate / 16;
+	piece->value = piece->limit;
+}
+
 static void settle(struct piece *piece)
 {
 	struct parser p = {.piece = piece};
 	struct rule_match *match;
 	settle_single(piece);
 	settle_cgroup(piece);
+	settle_limit(piece);
 	if (piece->protocol && (match = add_match(&p, RULE_PROTOCOL)))
 		match->value = piece->protocol;
 	bool ipv6 = strcmp(piece->set, "ipv6") == 0, family = ipv6 || strcmp(piece->set, "ipv4") == 0;
@@ -480,6 +567,8 @@ static int take_piece(struct ruleset *ruleset, struct rule *rule, const struct p
 	}
 	if (piece->goes_around)
 		return 0;
+	if (rule->comment[0] && (rule->action != piece->action || rule->value != piece->value))
+		rule->foreign = true;
 	rule->action = piece->action;
 	rule->value = piece->value;
 	memcpy(rule->comment, piece->comment, sizeof rule->comment);

@@ -364,6 +364,26 @@ static void print_lines(struct printer *p, const struct rule *rule, const struct
 	p->failed |= text.failed;
 }
 
+// What is dropped for a limited time.
+static void print_held(struct printer *p, const struct rule *rule, const struct rule_match *set_match,
+		       struct str others, const char *word)
+{
+	for (int known = 0; known < 2; known++) {
+		autostrbuf struct strbuf text = {0};
+		uint32_t every = rule->value + (known ? IPTABLES_LAST_TRY_MS : 0);
+		strbuf_add_str(&text, others);
+		strbuf_printf(&text,
+			      "-m hashlimit --hashlimit-%s %u/day --hashlimit-burst 1 "
+			      "--hashlimit-mode " IPTABLES_COUNT_ENDS
+			      " --hashlimit-name %s%u --hashlimit-htable-expire %d ",
+			      known ? "upto" : "above", iptables_daily(every),
+			      known ? IPTABLES_COUNT_KNOWN : IPTABLES_COUNT_HELD, rule->value,
+			      IPTABLES_LAST_TRY_MS);
+		print_lines(p, rule, set_match, strbuf_str(&text), word);
+		p->failed |= text.failed;
+	}
+}
+
 static void print_rule(struct printer *p, const struct rule *rule)
 {
 	const struct rule_match *set_match = NULL;
@@ -388,7 +408,10 @@ static void print_rule(struct printer *p, const struct rule *rule)
 			print_value(&others, match);
 		}
 	}
-	print_lines(p, rule, set_match, strbuf_str(&others), word);
+	if (rule->action == RULE_DROP && rule->value)
+		print_held(p, rule, set_match, strbuf_str(&others), word);
+	else
+		print_lines(p, rule, set_match, strbuf_str(&others), word);
 	p->failed |= others.failed;
 	if (around) {
 		p->part++;

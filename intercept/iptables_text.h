@@ -3,8 +3,8 @@
 // iptables has no sets: a rule that uses one becomes several. One that asks for what is *not* in a set sends
 // what is in it on to a chain that goes on where the rule ends. Each rule's comment is "weir N @set purpose":
 // it is rule N of its chain in the ruleset, by which those that belong together are found again. Where a
-// control group is asked for, its number stands for the set: the rule itself has the path alone. Pure text;
-// no program is run.
+// control group is asked for, its number stands for the set: the rule itself has the path alone. One that
+// lets connections wait for a limited time becomes two (IPTABLES_LAST_TRY_MS). Pure text; no program is run.
 #pragma once
 
 #include "intercept/rules.h"
@@ -39,6 +39,20 @@ int iptables_decode(const struct iptables_state *ipv4, const struct iptables_sta
 		    struct ruleset *ret_ruleset);
 
 // --- shared by printing and decoding -----------------------------------------------------------------------
+// How long a connection has waited is known by two counts a connection (hashlimit) of packets that try to
+// open it. Of the one, a packet may pass every so many milliseconds, as long as the limit is: in between they
+// are dropped. What passes is the first one, dropped by the other count, of which no second one passes for as
+// long as that one may be tried again (so many milliseconds more); and the first one that comes behind the
+// limit, which no rule holds any more. The limit is in the counts' names: of another limit they are others.
+enum { IPTABLES_LAST_TRY_MS = 200000, IPTABLES_DAY_MS = 86400000 };
+#define IPTABLES_COUNT_HELD  "weir_h"
+#define IPTABLES_COUNT_KNOWN "weir_k"
+#define IPTABLES_COUNT_ENDS  "srcip,srcport,dstip,dstport"
+// Packets that may pass a day, if one may every so many milliseconds.
+static inline uint32_t iptables_daily(uint32_t every_ms)
+{
+	return (IPTABLES_DAY_MS + every_ms - 1) / every_ms;
+}
 struct iptables_place {
 	const char *table, *builtin; // the chain that leads to it; NULL: only chains of ours do
 };

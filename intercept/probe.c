@@ -40,30 +40,37 @@ static void settle(struct probe_row *row, int err, struct str why)
 // --- rules -------------------------------------------------------------------------------------------------
 // What is asked of a back end, as settings of a plan.
 static const struct {
-	const char *feature, *name, *value;
+	const char *feature;
+	struct {
+		const char *name, *value;
+	} words[2];
 } features[] = {
-    {"redirection, zones for DNS", NULL, NULL},
-    {"inbound-mode tproxy", "inbound-mode", "tproxy"},
-    {"inbound-source client", "inbound-source", "client"},
-    {"fail hold", "fail", "hold"},
-    {"fail open", "fail", "open"},
-    {"control groups", "exclude-cgroups", "/"}, // the root is there, and asking for it changes nothing
+    {"redirection, zones for DNS", {{NULL, NULL}}},
+    {"inbound-mode tproxy", {{"inbound-mode", "tproxy"}}},
+    {"inbound-source client", {{"inbound-source", "client"}}},
+    {"fail hold", {{"fail", "hold"}}},
+    {"fail hold, hold-timeout", {{"fail", "hold"}, {"hold-timeout", "10s"}}},
+    {"fail open", {{"fail", "open"}}},
+    {"control groups", {{"exclude-cgroups", "/"}}}, // the root is there, and asking for it changes nothing
 };
 
 typedef int feature_fn(const struct capture_plan *plan, const struct ruleset *ruleset, struct strbuf *error);
 
-static int with_feature(size_t feature, feature_fn *fn, struct strbuf *error)
+static int with_feature(size_t feature, const struct backend *backend, feature_fn *fn, struct strbuf *error)
 {
 	struct plan_builder builder;
 	struct ruleset ruleset;
 	plan_builder_init(&builder);
 	int err = 0;
-	if (features[feature].name)
-		err = plan_builder_set(&builder, features[feature].name, str_from(features[feature].value),
-				       error);
+	for (size_t i = 0; i < ARRAY_SIZE(features[feature].words) && err == 0; i++)
+		if (features[feature].words[i].name)
+			err = plan_builder_set(&builder, features[feature].words[i].name,
+					       str_from(features[feature].words[i].value), error);
 	if (err == 0)
 		err = ruleset_compile(&builder.plan, &ruleset);
 	if (err == 0) {
+		if (backend->adapt)
+			backend->adapt(&builder.plan, &ruleset);
 		err = fn(&builder.plan, &ruleset, error);
 		ruleset_done(&ruleset);
 	}
@@ -76,7 +83,7 @@ static void probe_nft(struct probe *probe)
 	for (size_t i = 0; i < ARRAY_SIZE(features); i++) {
 		autostrbuf struct strbuf why = {0};
 		struct probe_row *row = add(probe, "nft", features[i].feature);
-		int err = with_feature(i, backend_nft.try, &why);
+		int err = with_feature(i, &backend_nft, backend_nft.try, &why);
 		settle(row, err, strbuf_str(&why));
 	}
 }
@@ -98,7 +105,7 @@ static _Noreturn void try_apart(size_t feature, int fd)
 		err = -errno;
 		strbuf_printf(&why, "not tried: no network namespace can be made (%s)", err_text(err));
 	} else {
-		err = with_feature(feature, apply_iptables, &why);
+		err = with_feature(feature, &backend_iptables, apply_iptables, &why);
 		if (err && !why.len)
 			strbuf_add_text(&why, err_text(err));
 	}

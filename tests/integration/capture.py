@@ -14,6 +14,7 @@ import contextlib
 import errno
 import inspect
 import json
+import os
 import pathlib
 import socket
 import struct
@@ -166,6 +167,17 @@ def probe(pod, address, port, udp=False, mark=0, user=None, group=None):
     )
     inner = getattr(pod, "pod", pod)
     return inner.run([sys.executable, "-c", source], user=user, group=group).stdout.strip()
+
+
+# --- the kinds of iptables -------------------------------------------------------------------------------------------
+def environment(network, backend):
+    """Where the programs of iptables are found by their names alone: of the kind that is asked for."""
+    folder = network.folder / "bin"
+    folder.mkdir()
+    for name in ("iptables-save", "iptables-restore", "ip6tables-save", "ip6tables-restore"):
+        kind = "legacy" if backend == "iptables-legacy" else "nft"
+        (folder / name).symlink_to(f"/usr/sbin/xtables-{kind}-multi")
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
 # --- the state of a namespace ----------------------------------------------------------------------------------------

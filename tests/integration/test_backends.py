@@ -7,7 +7,6 @@ server saw, and whether both directions end in order. Only the words by which ru
 
 import contextlib
 import json
-import os
 import re
 import socket
 import threading
@@ -15,7 +14,7 @@ import threading
 import pytest
 
 from callers import Callers
-from capture import STATE, CapturedPod, Server, cookie_of, name_of, pins_of, probe, state
+from capture import STATE, CapturedPod, Server, cookie_of, environment, name_of, pins_of, probe, state
 from mesh import Mesh, Peer, cluster, service
 from netns import CONTROL_GROUPS, Network, wait_until
 
@@ -71,16 +70,6 @@ def talkers(pod, word, *ports):
         Talker(pod, port, word, "0.0.0.0")
         Talker(pod, port, word, "::")
         DualTalker(pod, port + 10, word)
-
-
-def environment(network, backend):
-    """Where the programs of iptables are found by their names alone: of the kind that is asked for."""
-    folder = network.folder / "bin"
-    folder.mkdir()
-    for name in ("iptables-save", "iptables-restore", "ip6tables-save", "ip6tables-restore"):
-        kind = "legacy" if backend == "iptables-legacy" else "nft"
-        (folder / name).symlink_to(f"/usr/sbin/xtables-{kind}-multi")
-    return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
 def keeps_client(backend):

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from capture import TIMEOUT, CapturedPod, Server, name_of, probe, stand_in, state
+from capture import TIMEOUT, CapturedPod, Server, environment, name_of, probe, stand_in, state
 from mesh import Mesh
 from netns import readable, wait_until
 
@@ -24,6 +24,7 @@ WAYS = {
     "ebpf-nft": ["--backend", "ebpf", "--exclude-outbound-interfaces", "eth9"],
 }
 every_way = pytest.mark.parametrize("way", list(WAYS))
+KINDS = {kind: WAYS["iptables"] for kind in ("iptables-nft", "iptables-legacy")}
 ANY = {4: "0.0.0.0", 6: "::"}
 
 
@@ -117,12 +118,13 @@ def test_queries_wait_for_the_proxy(network, weir, other, way, connected, family
 
 
 @families
-@pytest.mark.parametrize("way", ["nft", "ebpf", "ebpf-nft"])
-def test_connections_wait_no_longer_than_told(network, weir, other, family, way):
+@pytest.mark.parametrize("way", ["nft", "iptables-nft", "iptables-legacy", "ebpf", "ebpf-nft"])
+def test_connections_wait_no_longer_than_told(network, weir, other, family, way, monkeypatch):
     """The attempt that TCP makes after the limit is refused, and a new connection waits again."""
     app = CapturedPod(network, weir, "app", proxy=False)
     server = Server(app, 80, "app", ANY[family])
-    words = [*WAYS[way], "--fail", "hold", "--hold-timeout", "500ms"]
+    monkeypatch.setenv("PATH", environment(network, way)["PATH"])
+    words = [*{**WAYS, **KINDS}[way], "--fail", "hold", "--hold-timeout", "500ms"]
     app.apply(*words)
     assert app.apply(*words) == "interception: unchanged\n"
     for _ in range(2):
@@ -138,14 +140,7 @@ def test_connections_wait_no_longer_than_told(network, weir, other, family, way)
     app.weir("remove")
 
 
-def test_iptables_knows_no_limit_of_waiting(network, weir):
-    app = CapturedPod(network, weir, "app", proxy=False)
-    failed = app.weir("apply", *WAYS["iptables"], "--fail", "hold", "--hold-timeout", "5s", check=False)
-    assert failed.returncode == 1 and "hold timeout" in failed.stderr
-    assert not app.show()["installed"]
-
-
-@pytest.mark.parametrize("way", ["nft", "nft-tproxy", "ebpf"])
+@pytest.mark.parametrize("way", ["nft", "nft-tproxy", "iptables", "ebpf"])
 def test_a_proxy_that_comes_back_gets_what_waited(mesh, other, way):
     """With the real one, killed under load and started again."""
     mode = "tproxy" if way == "nft-tproxy" else "redirect"

@@ -76,6 +76,72 @@ static void check_text(const char *plan, uint8_t family, const char *wanted)
 		fail_msg("%s: %s is not in\n%s", plan, wanted, text.p);
 }
 
+// What iptables-save prints of what it was given: the unit that suits, and a rate that is rounded.
+static void replace(struct strbuf *text, const char *from, const char *to)
+{
+	autostrbuf struct strbuf replaced = {0};
+	strbuf_add_char(text, 0);
+	for (const char *at = text->p; *at;) {
+		bool found = strncmp(at, from, strlen(from)) == 0;
+		strbuf_add_str(&replaced, found ? str_from(to) : (struct str){at, 1});
+		at += found ? strlen(from) : 1;
+	}
+	strbuf_clear(text);
+	strbuf_add_str(text, strbuf_str(&replaced));
+}
+
+static void decode_with(const struct ruleset *ruleset, const char *from, const char *to,
+			struct ruleset *ret_decoded)
+{
+	autostrbuf struct strbuf text = {0};
+	struct iptables_state ipv4, ipv6 = {0};
+	iptables_print(ruleset, AF_INET, &text);
+	replace(&text, from, to);
+	assert_int_equal(iptables_parse(strbuf_str(&text), &ipv4), 0);
+	assert_int_equal(iptables_decode(&ipv4, &ipv6, ret_decoded), 0);
+	iptables_state_done(&ipv4);
+}
+
+static bool is_found_again(uint32_t limit_ms, const char *from, const char *to)
+{
+	struct ruleset ruleset, decoded;
+	make_rules("fail hold; no-ipv6; hold-timeout 1ms", &ruleset);
+	ruleset_simplify_hold(&ruleset, limit_ms);
+	decode_with(&ruleset, from, to, &decoded);
+	bool equal = ruleset_equal(&ruleset, &decoded);
+	ruleset_done(&ruleset);
+	ruleset_done(&decoded);
+	return equal;
+}
+
+static void limits_of_waiting_are_found_again(void **state)
+{
+	(void)state;
+	static const uint32_t limits[] = {1, 999, 7000, 127001, 3600000};
+	for (size_t i = 0; i < ARRAY_SIZE(limits); i++)
+		assert_true(is_found_again(limits[i], "*nat", "*nat"));
+	assert_true(is_found_again(500, "172800/day", "2/sec"));
+	assert_true(is_found_again(7000, "12343/day", "12342/day"));
+	assert_true(is_found_again(60000, "1440/day", "1/min"));
+	assert_true(is_found_again(3600000, "24/day", "1/hour"));
+	static const char *const changes[][2] = {
+	    {"172800/day", "3/sec"},
+	    {"172800/day", "0/sec"},
+	    {"172800/day", "2/week"},
+	    {"172800/day", "2"},
+	    {"--hashlimit-above", "--hashlimit-upto"},
+	    {"--hashlimit-burst 1", "--hashlimit-burst 2"},
+	    {"dstip,dstport", "dstip"},
+	    {"weir_h500", "weir_h501"},
+	    {"weir_k500", "weir_k"},
+	    {"weir_k500", "else"},
+	    {"--hashlimit-name weir_h500 ", ""},
+	    {"expire 200000", "expire 1"},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(changes); i++)
+		assert_false(is_found_again(500, changes[i][0], changes[i][1]));
+}
+
 static void rules_as_iptables_prints_them(void **state)
 {
 	(void)state;
@@ -214,6 +280,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(what_is_printed_is_found_again),
+	    cmocka_unit_test(limits_of_waiting_are_found_again),
 	    cmocka_unit_test(rules_as_iptables_prints_them),
 	    cmocka_unit_test(what_is_of_others_is_not_ours),
 	    cmocka_unit_test(the_way_from_one_state_to_another),
