@@ -48,6 +48,14 @@ struct {
 	__type(value, struct weir_servers);
 } weir_servers SEC(".maps");
 
+// Which programs are attached, by their checksum; 0: they are being replaced. For who installs them.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WEIR_PROGRAMS);
+	__type(key, __u32);
+	__type(value, __u32);
+} weir_versions SEC(".maps");
+
 // In whose name the proxy's connections are, until the application's sockets are there; and, with its own.
 // (Of one that the application never takes nobody tells: the oldest make room.)
 struct {

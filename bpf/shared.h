@@ -80,6 +80,9 @@ enum weir_role { WEIR_ROLE_OUTBOUND, WEIR_ROLE_INBOUND, WEIR_ROLE_DNS, WEIR_ROLE
 
 enum weir_fail { WEIR_FAIL_CLOSED, WEIR_FAIL_OPEN, WEIR_FAIL_HOLD }; // as enum capture_fail
 
+// Programs that all namespaces share. The version of each kind is kept with them.
+enum weir_programs { WEIR_PROGRAMS_ALWAYS, WEIR_PROGRAMS_HOLD, WEIR_PROGRAMS };
+
 // What is counted besides the rules.
 enum weir_counter {
 	WEIR_COUNT_PENDING_FULL, // refused: too many connections on their way

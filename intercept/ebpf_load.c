@@ -22,7 +22,7 @@
 #include "bpf/outbound.skel.h"
 #include "bpf/stream.skel.h"
 
-static const char maps_of_plans[] = "weir_plans";
+static const char maps_of_plans[] = "weir_plans", map_of_versions[] = "weir_versions";
 static const char *const hold_programs[] = {"weir_hold_in", "weir_hold_out"};
 
 // --- what libbpf says ----------------------------------------------------------------------------------------
@@ -149,18 +149,75 @@ static int attach_all(struct bpf_object *object, const char *folder, int cgroup)
 	return 0;
 }
 
+// Not 0: the programs of that checksum are all there.
+static uint32_t version_of(const char *folder, uint32_t kind)
+{
+	char path[EBPF_PATH_MAX];
+	uint32_t version;
+	ebpf_path(path, folder, map_of_versions);
+	autoclose int fd = bpf_obj_get(path);
+	return fd >= 0 && bpf_map_lookup_elem(fd, &kind, &version) == 0 ? version : 0;
+}
+
+static int set_version(const char *folder, uint32_t kind, uint32_t version)
+{
+	char path[EBPF_PATH_MAX];
+	ebpf_path(path, folder, map_of_versions);
+	autoclose int fd = bpf_obj_get(path);
+	return fd < 0 || bpf_map_update_elem(fd, &kind, &version, BPF_ANY) < 0 ? -errno : 0;
+}
+
+static bool is_attached(const char *path)
+{
+	struct bpf_link_info info = {0};
+	uint32_t len = sizeof info;
+	autoclose int fd = bpf_obj_get(path);
+	return fd >= 0 && bpf_obj_get_info_by_fd(fd, &info, &len) == 0 && info.cgroup.cgroup_id != 0;
+}
+
+static bool is_in_place(const char *folder, const struct bpf_object *object)
+{
+	struct bpf_program *program;
+	bpf_object__for_each_program(program, object)
+	{
+		char path[EBPF_PATH_MAX];
+		ebpf_path(path, folder, bpf_program__name(program));
+		if (!is_attached(path))
+			return false;
+	}
+	return true;
+}
+
+// Attaches the objects' programs, in that order, unless they are there: to have them verified takes its time.
+static int install_objects(const char *folder, int cgroup, uint32_t kind, struct bpf_object *const *objects,
+			   size_t count)
+{
+	uint32_t version = ebpf_checksum();
+	bool there = version_of(folder, kind) == version;
+	int err = 0;
+	for (size_t i = 0; i < count && there; i++)
+		there = is_in_place(folder, objects[i]);
+	if (there)
+		return 0;
+	for (size_t i = 0; i < count && err == 0; i++)
+		err = load_object(objects[i], folder);
+	if (err == 0)
+		err = set_version(folder, kind, 0);
+	for (size_t i = 0; i < count && err == 0; i++)
+		err = attach_all(objects[i], folder, cgroup);
+	return err ? err : set_version(folder, kind, version);
+}
+
 static int install_shared(const char *folder, int cgroup)
 {
 	struct ebpf_stream *stream = ebpf_stream__open();
 	struct ebpf_outbound *outbound = ebpf_outbound__open();
-	int err = stream && outbound ? load_object(stream->obj, folder) : -errno;
-	if (err == 0)
-		err = load_object(outbound->obj, folder);
-	// What takes connections comes before what sends them there.
-	if (err == 0)
-		err = attach_all(stream->obj, folder, cgroup);
-	if (err == 0)
-		err = attach_all(outbound->obj, folder, cgroup);
+	int err = stream && outbound ? 0 : -errno;
+	if (err == 0) {
+		// What takes connections comes before what sends them there.
+		struct bpf_object *const objects[] = {stream->obj, outbound->obj};
+		err = install_objects(folder, cgroup, WEIR_PROGRAMS_ALWAYS, objects, ARRAY_SIZE(objects));
+	}
 	ebpf_stream__destroy(stream);
 	ebpf_outbound__destroy(outbound);
 	return err;
@@ -170,9 +227,9 @@ static int install_shared(const char *folder, int cgroup)
 static int install_hold(const char *folder, int cgroup)
 {
 	struct ebpf_hold *hold = ebpf_hold__open();
-	int err = hold ? load_object(hold->obj, folder) : -errno;
-	if (err == 0)
-		err = attach_all(hold->obj, folder, cgroup);
+	int err = hold ? install_objects(folder, cgroup, WEIR_PROGRAMS_HOLD,
+					 (struct bpf_object *const[]){hold->obj}, 1)
+		       : -errno;
 	ebpf_hold__destroy(hold);
 	return err;
 }

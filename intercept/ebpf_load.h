@@ -14,7 +14,7 @@ int ebpf_probe_kernel(struct strbuf *ret_why);
 // Tells these programs from those of other versions.
 uint32_t ebpf_checksum(void);
 
-// Installs the programs, unless they are there, in which case they are replaced in place, and makes the cells
+// Installs the programs, in place of those of another version unless they are there, and makes the cells
 // the plan of the namespace (the calling thread's), all at once. On failure, whatever the plan was before
 // still holds.
 int ebpf_install(const char *folder, int cgroup, uint64_t netns, const union weir_cell *cells, uint32_t count,

@@ -37,7 +37,7 @@ CAPTURE = {
     "weir_lookup": "sk_lookup",
 }
 HOLD = {"weir_hold_in": "cgroup_inet_ingress", "weir_hold_out": "cgroup_inet_egress"}  # while a plan asks for it
-MAPS = {f"weir_{name}" for name in ("plans", "pending", "sockets", "servers", "listeners", "held", "unheard", "calls", "callers")}
+MAPS = {f"weir_{name}" for name in ("plans", "pending", "sockets", "servers", "listeners", "held", "unheard", "calls", "callers", "versions")}
 BYPASS = {
     "weir_meet": "cgroup_sock_ops",
     "weir_dial4": "cgroup_inet4_connect",
@@ -443,6 +443,52 @@ with Network() as network:
             print([row["id"] for row in json.loads(done.stdout)[what] if row["pin"]], flush=True)
     sys.stdin.read()
 """
+
+
+AGAIN = """
+import json, pathlib, subprocess, sys
+from capture import PINS, CapturedPod
+from netns import Network, own_bpf_file_system
+
+own_bpf_file_system()
+weir, ports = sys.argv[1], iter(range(1, 99))
+with Network() as network:
+    app = CapturedPod(network, weir, "app", proxy=False)
+
+    def tell(*more):
+        app.apply("--backend", "ebpf", "--exclude-outbound-ports", str(next(ports)), *more)
+        done = subprocess.run([weir, "prog", "show", "-j"], capture_output=True, check=True)
+        rows = [row for row in json.loads(done.stdout)["programs"] if row["pin"]]
+        print(json.dumps({row["name"]: row["id"] for row in rows}), flush=True)
+
+    tell()
+    tell()
+    [folder] = PINS.iterdir()
+    words = ["map", "update", "pinned", folder / "weir_versions", "key", *"0000", "value", *"1000"]
+    subprocess.run(["bpftool", *words], check=True)
+    tell()
+    (folder / "weir_release").unlink()
+    tell()
+    tell("--fail", "hold")
+    tell("--fail", "hold")
+    tell()
+"""
+
+
+def test_programs_are_loaded_once(weir):
+    """And again when those that are there are of another version, or not all."""
+    words = [sys.executable, "-c", AGAIN, weir]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100, cwd=pathlib.Path(__file__).parent)
+    assert done.returncode == 0, done.stderr
+    shown = [json.loads(line) for line in done.stdout.splitlines()]
+    own = [programs.pop("weir_lookup") for programs in shown]
+    first, second, other_version, repaired, held, held_again, released = shown
+    assert len(set(own)) == len(own), "the namespace's own knows its ports"
+    assert set(first) == set(CAPTURE) - {"weir_lookup"} and first == second
+    assert set(other_version) == set(first) and not set(other_version.values()) & set(first.values())
+    assert set(repaired) == set(first) and not set(repaired.values()) & set(other_version.values())
+    assert set(held) == {*first, *HOLD} and held == held_again
+    assert released == repaired == {name: held[name] for name in repaired}
 
 
 def test_nothing_stays(weir):
