@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The image and the manifests of scripts/container: the image is made as the last stage of the Containerfile makes it, from
-the programs of this build, and an injected pod is run by podman as its manifest says: users, capabilities, read-only roots,
-mounts, order. The kubelet's part is played by the test, which asks the probes from the network's hub.
+"""The image and the manifests of scripts/container: an injected pod is run by podman as its manifest says: users,
+capabilities, read-only roots, mounts, order. The kubelet's part is played by the test, which asks the probes from the network's
+hub.
 
-What the Containerfile's first stage does (to compile in a Debian image) is not repeated here: that takes minutes."""
+With the release build the image is that of the Containerfile, compiled in a Debian (debian.py); with any other build the last
+stage alone is made, from the programs of that build."""
 
-import fcntl
 import json
 import os
 import pathlib
@@ -13,10 +13,10 @@ import re
 import resource
 import shutil
 import subprocess
-import tempfile
 
 import pytest
 
+import debian
 import kubernetes
 from mesh import Mesh, Origin, connect
 from netns import output, wait_until
@@ -24,6 +24,7 @@ from test_inject import containers, pod_spec
 from web import reply, serve
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+RELEASE = ROOT / "build" / "release"
 FOLDER = ROOT / "scripts" / "container"
 MANIFESTS = sorted(path for path in FOLDER.glob("*.yaml"))
 
@@ -86,12 +87,26 @@ def test_webhook_parts_fit_together():
 # --- the image -------------------------------------------------------------------------------------------------------
 
 
+def last_stage(build_dir, folder):
+    """The last stage of the Containerfile, over the programs of a build."""
+    subprocess.run([FOLDER / "root", build_dir, folder / "image"], check=True)
+    text = "FROM scratch" + (FOLDER / "Containerfile").read_text().partition("FROM scratch")[2]
+    (folder / "Containerfile").write_text(text.replace("COPY --from=build /image /", "COPY image /"))
+    store = ["--root", folder / "store", "--runroot", folder / "run", "--storage-driver", "vfs"]
+    for words in (["build", "-q", "-t", "weir:test", folder], ["push", "-q", "weir:test", f"oci-archive:{folder}/image.tar:weir:test"]):
+        subprocess.run(list(map(str, ["buildah", *store, *words])), check=True, capture_output=True, timeout=120)
+    return folder / "image.tar"
+
+
 @pytest.fixture(scope="module")
-def image_root(build_dir, tmp_path_factory):
-    path = tmp_path_factory.mktemp("image") / "root"
-    subprocess.run([FOLDER / "root", build_dir, path], check=True)
-    yield path
-    shutil.rmtree(path.parent)
+def image(build_dir, tmp_path_factory):
+    """An archive with the image weir:test."""
+    if build_dir == RELEASE:
+        yield debian.image()
+    else:
+        folder = tmp_path_factory.mktemp("image")
+        yield last_stage(build_dir, folder)
+        shutil.rmtree(folder)
 
 
 class Engine:
@@ -108,14 +123,6 @@ class Engine:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0 or not check, done.stderr
         return done
-
-    def build(self, root):
-        """The last stage of the Containerfile, over this root."""
-        text = (FOLDER / "Containerfile").read_text()
-        stage = "FROM scratch" + text.partition("FROM scratch")[2]
-        context = root.parent
-        (context / "Containerfile").write_text(stage.replace("COPY --from=build /image /", f"COPY {root.name} /"))
-        self._run("buildah", *self.store, "build", "-q", "-t", "weir:test", "-f", context / "Containerfile", context)
 
     def argv(self, *words):
         return ["podman", *self.store, "--cgroup-manager", "cgroupfs", "--runtime", "runc", *words]
@@ -148,29 +155,29 @@ class Engine:
 
 
 @pytest.fixture
-def engine(network, image_root):
+def engine(network, image):
     engine = Engine(network)
-    engine.build(image_root)
+    engine.podman("load", "-q", "-i", image)
     return engine
 
 
-def test_image_holds_the_programs_and_nothing_else(image_root):
-    files = [path.relative_to(image_root) for path in image_root.rglob("*") if path.is_file()]
+def test_image_holds_the_programs_and_nothing_else(engine, build_dir):
+    shown = engine.podman("image", "inspect", "weir:test").stdout
+    [shown] = json.loads(shown)
+    assert shown["Config"]["User"] == "1771:1771" and shown["Config"]["Entrypoint"] == ["/usr/bin/weir-proxy"]
+    root = pathlib.Path(engine.podman("image", "mount", "weir:test").stdout.split()[-1])
+    files = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
     programs = [path for path in files if "lib" not in str(path)]
     assert sorted(map(str, programs)) == ["usr/bin/weir", "usr/bin/weir-proxy"]
     assert all(re.search(r"\.so(\.\d+)*$", path.name) for path in files if path not in programs)
     loader = next(path for path in files if path.name.startswith("ld-linux"))
     for program in programs:
-        words = ["chroot", image_root, f"/{loader}", "--list", f"/{program}"]
+        words = ["chroot", root, f"/{loader}", "--list", f"/{program}"]
         done = subprocess.run(words, capture_output=True, text=True)
         assert done.returncode == 0 and "not found" not in done.stdout, done.stdout + done.stderr
-
-
-def test_containerfile_uses_what_is_there():
-    text = (FOLDER / "Containerfile").read_text()
-    assert re.search(r"^ARG BASE=", text, re.MULTILINE) and "FROM ${BASE} AS build" in text
-    for script in re.findall(r"scripts/[\w/]+", text.partition("RUN")[2]):
-        assert os.access(ROOT / script, os.X_OK)
+    if build_dir == RELEASE:
+        [told] = re.findall(r"(\d+) MB, no shell", (ROOT / "docs" / "kubernetes.md").read_text())
+        assert round(sum((root / path).stat().st_size for path in files if not (root / path).is_symlink()) / 1e6) == int(told)
 
 
 # --- a pod -----------------------------------------------------------------------------------------------------------
