@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Machines for integration tests: a whole Debian, booted by systemd, in a pod's network namespace.
 
-A machine's root is an overlay over this machine's own: everything that is installed here is there, and what is changed there
-stays there. It runs in namespaces of its own (processes, mounts, host name, IPC, cgroups), so it has its own users, units,
-services and file tree, and can be rebooted. Services of this machine are not started in it.
+A machine's root is an overlay over one of debian.py's: a Debian that has systemd and little else, on which nothing was ever
+done. What is changed there stays there. It runs in namespaces of its own (processes, mounts, host name, IPC, cgroups), so
+it has its own users, units, services and file tree, and can be rebooted.
 
     def test_something(network):
         machine = Machine(network.pod("web"), share=[ROOT])    # folders that are seen at the same place, changes private
+        machine = Machine(network.pod("vm"), over="bare")      # weir's libraries are not there yet, but apt-get has them
+        machine = Machine(network.pod("desk"), over="/")       # this machine's own root, with all that is installed here
         machine.boot()
         before = machine.snapshot()
         machine.run(["systemctl", "start", "something"])
@@ -17,7 +19,7 @@ Machine
     .mount(folder, ...)    mounts something there, before the first boot
     .boot() .reboot() .off() .cut()    cut: as by a loss of power
     .run(argv, ...)        runs in the machine to the end; like Pod.run
-    .snapshot()            {path: description} of every file that differs from this machine's, for comparing
+    .snapshot()            {path: description} of every file that differs from the root below, for comparing
 """
 
 import hashlib
@@ -26,18 +28,20 @@ import pathlib
 import stat
 import subprocess
 
+import debian
 from netns import Daemon, remove_cgroups, wait_until
 
 # Where version 2 of cgroups is: beside version 1, or alone.
 CGROUPS = [path for path in map(pathlib.Path, ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")) if (path / "cgroup.procs").exists()]
 
-# The overlay's upper folder is in memory: it cannot lie within the lower one. $1: the mount point; the rest: shared folders.
+# The overlay's upper folder is in memory: it cannot lie within the lower one. $1: the mount point; $2: the root below; the
+# rest: shared folders.
 HOLD = r"""
 set -e
-base=$1; shift
+base=$1 over=$2; shift 2
 mount -t tmpfs -o mode=755 tmpfs "$base"
 mkdir "$base/upper" "$base/work" "$base/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$base/upper,workdir=$base/work" "$base/root"
+mount -t overlay overlay -o "lowerdir=$over,upperdir=$base/upper,workdir=$base/work" "$base/root"
 cd "$base/root"
 # As on a machine that runs nothing but what it came with; and nothing that only hardware wants.
 rm -rf etc/rc?.d/* etc/systemd/system/*.wants usr/sbin/policy-rc.d var/lib/man-db/auto-update
@@ -112,13 +116,14 @@ def eventually(check):
 
 
 class Machine:
-    def __init__(self, pod, share=()):
+    def __init__(self, pod, share=(), over="ready"):
         self.pod = pod
+        self.over = pathlib.Path("/") if over == "/" else debian.root(over)
         self.base = pod.network.folder / f"machine-{pod.name}"
         self.base.mkdir()
         self.cgroup = CGROUPS[0] / pod.netns
         self._system = None
-        self._holder = pod.start(["bash", "-c", HOLD, "hold", self.base, *share], ready=lambda: "held" in self._holder_output())
+        self._holder = pod.start(["bash", "-c", HOLD, "hold", self.base, self.over, *share], ready=lambda: "held" in self._holder_output())
         self.root = pathlib.Path(f"/proc/{self._holder.pid}/root{self.base}/root")
 
     def _holder_output(self):
@@ -175,7 +180,7 @@ class Machine:
             for name in names + files:
                 path = (pathlib.Path(folder) / name).relative_to(upper)
                 here = describe(self.root / path)
-                if str(path) not in NOISE and here != describe(pathlib.Path("/") / path):
+                if str(path) not in NOISE and here != describe(self.over / path):
                     found[f"/{path}"] = here
         return found
 

@@ -2,12 +2,14 @@
 """Capture by systemd's units, on a machine that systemd has booted: what becomes of rules when a unit restarts."""
 
 import json
+import pathlib
 
 import pytest
 
 from capture import Server, stand_in
 from machine import Machine
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROBE = """exec 3<>/dev/tcp/{address}/80; read -r line <&3; echo "$line" >/tmp/{name}; sleep 1000"""
 
 UNITS = {
@@ -31,7 +33,7 @@ ExecStart={weir} intercept apply --exclude-cgroups mesh.slice
 @pytest.fixture
 def machine(network, weir):
     """With a unit of each kind, that connects when it starts and keeps what answered."""
-    machine, other = Machine(network.pod("vm")), network.pod("other")
+    machine, other = Machine(network.pod("vm"), share=[ROOT]), network.pod("other")
     stand_in(machine.pod)
     Server(other, 80, "direct")
     machine.boot()

@@ -75,7 +75,7 @@ def test_a_release_is_taken_if_there_is_one(vagrant):
 def test_two_machines_and_a_client_are_one_mesh(network, packages, vagrant):
     [archive] = packages.glob("*.tar.gz")
     planned = read(vagrant)
-    machines = {name: Machine(network.pod(name), share=[ROOT]) for name in planned}
+    machines = {name: Machine(network.pod(name), share=[ROOT], over="bare") for name in planned}
     for name, machine in machines.items():
         machine.boot()
         machine.run(["hostname", name])
@@ -91,7 +91,7 @@ def test_two_machines_and_a_client_are_one_mesh(network, packages, vagrant):
     client = machines["client"]
 
     def joined():
-        return all("inet weir" in machine.run(["nft", "list", "tables"]).stdout for machine in machines.values())
+        return all("inet weir" in machine.pod.run(["nft", "list", "tables"]).stdout for machine in machines.values())
 
     def answers():
         return {client.run(["curl", "-s", "--max-time", "10", "http://reviews.mesh/"]).stdout for _ in range(4)}
