@@ -264,6 +264,7 @@ install_all() {
 main() {
 	[ "$(id -u)" = 0 ] || [ "$dry" = 1 ] || fail "changes the machine, so it wants root"
 	check_system
+	alone
 	[ -z "$(values prefix)" ] || [ "$(values prefix)" = "$prefix" ] ||
 		fail "weir is installed under $(values prefix) already; uninstall that first, or give --prefix $(values prefix)"
 	dns=${dns:-$(values dns)}

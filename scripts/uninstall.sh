@@ -29,6 +29,7 @@ remove_rules() {
 }
 
 main() {
+	alone
 	[ -e "$root$record" ] || fail "weir was not installed here by install.sh: there is no $root$record"
 	say "uninstalling weir $(values version)${root:+ from $root}"
 	stop_units

@@ -37,6 +37,16 @@ change() {
 	[ "$dry" = 0 ]
 }
 
+# One script at a time. It is a folder that is locked, so that nothing has to be made for it; the lock ends with this script
+# and what it has started.
+alone() {
+	local lock
+	[ "$dry" = 0 ] || return 0
+	exec {lock}<"$root$(dirname "$record_dir")"
+	flock --nonblock "$lock" ||
+		fail "another script of weir's is changing ${root:-this machine} at this moment; run this again when it has ended"
+}
+
 # --- the record ------------------------------------------------------------------------------------------------------
 noted() {
 	[ -e "$root$record" ] && grep -qxF -- "$*" "$root$record"

@@ -3,6 +3,7 @@
 machines are whole ones, booted by systemd (machine.py)."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -442,6 +443,36 @@ def test_a_full_disk(network, build_dir, tmp_path, name):
     assert done.returncode == 1
     assert (machine.root / "var/lib/weir-install/record").read_text().startswith("prefix /usr/local\n")
     machine.pod.run([ROOT / "scripts/uninstall.sh", "--root", machine.root])
+    assert machine.snapshot() == before
+
+
+# `useradd` that says when it is called, and waits to be told to go on.
+WAITING = """#!/bin/bash
+: >"{folder}/called"
+read -r _ <"{folder}/go"
+exec /usr/sbin/useradd "$@"
+"""
+
+
+def test_one_at_a_time(network, build_dir, tmp_path):
+    machine = Machine(network.pod("image"), share=[ROOT])
+    before = machine.snapshot()
+    install = [ROOT / "scripts/install.sh", "--root", machine.root, "--build", build_dir]
+    uninstall = [ROOT / "scripts/uninstall.sh", "--root", machine.root]
+    (tmp_path / "useradd").write_text(WAITING.format(folder=tmp_path))
+    (tmp_path / "useradd").chmod(0o755)
+    os.mkfifo(tmp_path / "go")
+    first = machine.pod.start(install, env={"PATH": f"{tmp_path}:/usr/sbin:/usr/bin"})
+    eventually((tmp_path / "called").exists)
+    meanwhile = machine.snapshot()
+    for words in (install, uninstall):
+        done = machine.pod.run(words, check=False)
+        assert done.returncode == 1 and f"is changing {machine.root} at this moment" in done.stderr and done.stdout == ""
+        assert machine.pod.run([*words, "--dry-run"]).stdout.endswith("nothing was changed: --dry-run\n")
+    assert machine.snapshot() == meanwhile != before
+    (tmp_path / "go").write_text("\n")
+    assert first.wait(60) == 0
+    machine.pod.run(uninstall)
     assert machine.snapshot() == before
 
 
