@@ -291,6 +291,58 @@ def test_pod_runs_as_its_manifest_says(network, weir, weir_proxy, engine):
     assert daemon.wait(20) == 0, (network.folder / "weir-proxy.log").read_text()
 
 
+JOB = """\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: shop
+spec:
+  template:
+    metadata:
+      annotations:
+        weir.io/image: weir:test
+    spec:
+      restartPolicy: Never
+      containers:
+        - name: app
+          image: app:1
+"""
+GRACE = 30  # seconds: the kubelet's, where a pod says nothing else
+
+
+@pytest.mark.parametrize("left", ["nothing", "a connection that is kept", "half a request"])
+def test_a_job_ends_when_its_application_does(network, weir, weir_proxy, engine, left):
+    """The kubelet sees the application's end, and ends the sidecar: preStop, SIGTERM, and SIGKILL if that was of no use. What
+    clients left open does not keep it."""
+    mesh = Mesh(network, weir, weir_proxy)
+    server, client = network.pod("server"), network.pod("client")
+    kubelet = Kubelet(mesh, engine, weir, JOB, {
+        "workers": 1,
+        "timeouts": {"drain": "1s" if left == "half a request" else "1h"},  # the first waits for that, the others do not
+        "services": [{"name": "web.mesh", "ports": [{"port": 80}], "cluster": "web"}],
+        "clusters": [{"name": "web", "endpoints": [{"address": f"{server.ipv4}:80"}]}],
+    })  # fmt: skip
+    proxy = kubelet.containers["weir-proxy"]
+    assert proxy["restartPolicy"] == "Always" and "terminationGracePeriodSeconds" not in pod_spec(kubelet.document)
+    daemon = kubelet.start(network, "weir-proxy")
+    wait_until(lambda: kubelet.ask(proxy["startupProbe"]) == 200, timeout=20)
+    assert kubelet.run("weir-init").returncode == 0
+    with Origin(server, 80, serve(reply("hello"))), Origin(kubelet.pod, 8080, serve()):
+        kubelet.pod.resolv_conf("nameserver 10.77.0.1\n")
+        assert kubelet.pod.run(["curl", "-s", "--max-time", "10", "http://web.mesh/"]).stdout == "hello"
+        if left != "nothing":
+            peer = connect(client, kubelet.pod.ipv4, 8080).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert peer.response()[0] == 200
+        if left == "half a request":
+            peer.send("GET / HTTP/1.1\r\n")
+    assert daemon.poll() is None
+    assert "draining: yes" in engine.podman("exec", "weir-proxy", *proxy["lifecycle"]["preStop"]["exec"]["command"]).stdout
+    engine.podman("stop", "--time", GRACE, "weir-proxy")
+    assert daemon.wait(20) == 0, (network.folder / "weir-proxy.log").read_text()
+    if left != "nothing":
+        peer.rest()  # it has ended
+
+
 def test_init_container_without_its_capability_says_so(network, weir, weir_proxy, engine):
     """And what it may not do otherwise: the manifest's sets are no more than is needed."""
     mesh = Mesh(network, weir, weir_proxy)
