@@ -42,7 +42,7 @@ HOP_FIELDS = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-enco
 NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 VALUE = re.compile(rb"(?![ \t])[^\0\r\n]*(?<![ \t])")
 REQUEST_PSEUDO = {b":method", b":scheme", b":authority", b":path", b":protocol"}
-TIMEOUT = 8.0
+TIMEOUT = 30.0
 
 
 class Violation(AssertionError):

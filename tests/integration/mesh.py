@@ -8,7 +8,9 @@
     client.pod.run(["curl", "-s", "http://web.mesh/"])
 
 A Sidecar has .pod (see netns.py), .proxy (the daemon), .config (the dict that was written), .weir(*words) (runs the
-command line against its proxy), .show(*words) (the same with -j, parsed), .reload(config).
+command line against its proxy), .show(*words) (the same with -j, parsed), .reload(config), .frozen() (a context in which
+the proxy stands still: it learns of all that happens there in one turn of its loop), .catch_up() (returns when it has
+dealt with all that was sent to it).
 
 Scripted origins: `origin = Origin(pod, port, handler)` listens in the pod and calls handler(Peer) in a thread for every
 connection; errors in handlers fail the test when the origin is closed (use `with`).
@@ -18,13 +20,16 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import socket
 import struct
 import subprocess
 import threading
 
+from netns import wait_until
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-DEFAULT_TIMEOUT = 10.0
+DEFAULT_TIMEOUT = 30.0  # of what never takes that long, on a machine that does much besides
 
 
 def endpoint(address, weight=1):
@@ -101,12 +106,36 @@ class Sidecar:
         return self.pod.run([self.mesh.weir_path, "--socket", self.socket, *words], check=check)
 
     def show(self, *words):
-        return json.loads(self.weir(*words, "-j").stdout)
+        for _ in range(3):  # the command waits for ten seconds, and a proxy that gets little time may have much to do
+            done = self.weir(*words, "-j", check=False)
+            if "does not answer: Connection timed out" not in done.stderr:
+                break
+        assert done.returncode == 0, f"{words}: status {done.returncode}\n{done.stdout}{done.stderr}"
+        return json.loads(done.stdout)
 
     def connections(self, **wanted):
         found = self.show("conn", "show")
         rows = found["connections"] if isinstance(found, dict) else found
         return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+
+    @contextlib.contextmanager
+    def frozen(self):
+        os.kill(self.proxy.pid, signal.SIGSTOP)
+        try:
+            wait_until(self._stands_still)
+            yield
+            self.mesh.network.settle()
+        finally:
+            os.kill(self.proxy.pid, signal.SIGCONT)
+
+    def catch_up(self):
+        self.mesh.network.settle()
+        for _ in range(2):  # each answer takes a turn of every worker's loop, in which what is there is in no set order
+            self.connections()
+
+    def _stands_still(self):
+        states = pathlib.Path(f"/proc/{self.proxy.pid}/task").glob("*/stat")
+        return all(path.read_text().rpartition(")")[2].split()[0] == "T" for path in states)
 
     def reload(self, config):
         self.write(config)
@@ -154,7 +183,7 @@ class Mesh:
         if start:
             sidecar.start()
             sidecar.intercept("apply")
-            sidecar.pod.resolv_conf("nameserver 10.77.0.1\noptions timeout:2 attempts:1\n")
+            sidecar.pod.resolv_conf("nameserver 10.77.0.1\noptions timeout:10 attempts:1\n")
         return sidecar
 
 

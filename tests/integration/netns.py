@@ -22,6 +22,7 @@ Network
     .pod(name, ...)        a new Pod
     .hub                   the Pod-like namespace that holds the bridge (`br0`, addresses 10.77.0.1 and fd00:77::1): the
                            pods' default gateway, and the place for a capture of what is on the wire
+    .settle()              waits until all that was sent by TCP in its namespaces has arrived; nobody may send meanwhile
     .close()               ends all processes in all its namespaces and deletes them; done by the fixture
     .logs()                the daemons' output as one text; shown by the fixture when a test fails
 
@@ -29,7 +30,7 @@ Pod
     .ipv4 .ipv6            its addresses as text; None if it has none
     .name .netns           "client", and the real name of the namespace (for `ip netns exec`)
     .run(argv, ...)        runs to the end; subprocess.CompletedProcess with text output. Fails the test on a non-zero
-                           exit status (check=False: not) and after `timeout` seconds (20). input=TEXT, env={...} (added),
+                           exit status (check=False: not) and after `timeout` seconds (60). input=TEXT, env={...} (added),
                            user=UID, group=GID, cwd=PATH
     .start(argv, ...)      starts a Daemon; ready=CHECK waits until the check holds (or the daemon dies, or `timeout`);
                            user, group, env, cwd as above; log=PATH (default: folder/POD-PROGRAM-N.log)
@@ -42,9 +43,9 @@ Pod
 
 Daemon
     .pid .returncode .log (path) .output() (text so far)
-    .stop(signal=SIGTERM, timeout=10)   returns the exit status
+    .stop(signal=SIGTERM, timeout=30)   returns the exit status
     .kill()                             SIGKILL
-    .wait(timeout=10)                   for its own end; returns the exit status
+    .wait(timeout=30)                   for its own end; returns the exit status
     .alive()
 
 Checks for `ready`, and for `wait_until(CHECK, ...)`:
@@ -53,7 +54,7 @@ Checks for `ready`, and for `wait_until(CHECK, ...)`:
     output(text)                                 the daemon printed it
     any function without arguments that returns something true
 
-    wait_until(check, timeout=10, what="...")    polls a function until it returns something true, and returns that
+    wait_until(check, timeout=30, what="...")    polls a function until it returns something true, and returns that
 
 Nothing outlives the tests: a helper process waits for the end of the test process, however it ends, then ends what
 runs in its namespaces and deletes them. Should it be killed, too, the next run sweeps up what belongs to processes that
@@ -219,7 +220,7 @@ def _poll(sock, events, seconds):
     return poll.poll(seconds * 1000)
 
 
-def wait_until(check, timeout=10.0, what=None):
+def wait_until(check, timeout=30.0, what=None):
     """Polls `check` until it returns something true, which is returned; fails after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     pause = 0.002
@@ -292,6 +293,33 @@ def output(text):
     return check
 
 
+# --- what is on its way ----------------------------------------------------------------------------------------------
+
+ESTABLISHED, SYN_RECV, FIN_WAIT2, CLOSE_WAIT = "01", "03", "05", "08"
+EPHEMERAL = 32768  # the ports from here on are those of clients
+MAPPED = "0000000000000000FFFF0000"
+
+
+def _tcp_rows():
+    """(local, remote, state, bytes sent and not acknowledged) of the TCP sockets in this thread's namespace. An end is
+    (address in hexadecimal, port); that of IPv4 is the same in both tables."""
+    for table in ("tcp", "tcp6"):
+        for line in pathlib.Path(f"/proc/thread-self/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            ends = [(address.removeprefix(MAPPED), int(port, 16)) for address, port in (w.split(":") for w in words[1:3])]
+            yield *ends, words[3], int(words[4].split(":")[0], 16)
+
+
+def _arrived(rows):
+    """Data and ends have, when they are acknowledged; resets, when no socket is left whose other side is gone. Addresses
+    of servers are translated; those of clients are the same on both sides, and stand for their connections."""
+    if any(unacknowledged or state == SYN_RECV for _, _, state, unacknowledged in rows):
+        return False
+    whole = [row for row in rows if row[2] in (ESTABLISHED, FIN_WAIT2, CLOSE_WAIT)]
+    callers, called = ({end for end in ends if end[1] >= EPHEMERAL} for ends in ([r[0] for r in whole], [r[1] for r in whole]))
+    return callers == called
+
+
 # --- daemons ---------------------------------------------------------------------------------------------------------
 
 
@@ -328,7 +356,7 @@ class Daemon:
         if not self.alive():
             raise AssertionError(f"{self.argv} ended with status {self.returncode}; it printed:\n{self.output()}")
 
-    def stop(self, number=signal.SIGTERM, timeout=10.0):
+    def stop(self, number=signal.SIGTERM, timeout=30.0):
         if self.alive():
             self._process.send_signal(number)
         return self.wait(timeout)
@@ -336,7 +364,7 @@ class Daemon:
     def kill(self):
         return self.stop(signal.SIGKILL)
 
-    def wait(self, timeout=10.0):
+    def wait(self, timeout=30.0):
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -388,7 +416,7 @@ class Pod:
             prefix += [f"--regid={group}"] if group is not None else []
         return prefix + [str(word) for word in argv]
 
-    def run(self, argv, check=True, timeout=20.0, input=None, user=None, group=None, env=None, cwd=None):
+    def run(self, argv, check=True, timeout=60.0, input=None, user=None, group=None, env=None, cwd=None):
         done = subprocess.run(
             self._argv(argv, user, group),
             input=input,
@@ -406,7 +434,7 @@ class Pod:
             )
         return done
 
-    def start(self, argv, ready=None, timeout=10.0, user=None, group=None, env=None, cwd=None, log=None):
+    def start(self, argv, ready=None, timeout=30.0, user=None, group=None, env=None, cwd=None, log=None):
         self._started += 1
         program = os.path.basename(str(argv[0]))
         log = pathlib.Path(log or self.network.folder / f"{self.name}-{program}-{self._started}.log")
@@ -487,6 +515,16 @@ class Network:
                 f"addr add {pod.ipv6}/64 dev eth0 nodad", *(["route add default via fd00:77::1"] if default_route else [])
             )
         return pod
+
+    def settle(self):
+        def arrived():
+            rows = []
+            for pod in (self.hub, *self.pods):
+                with pod.enter():
+                    rows += _tcp_rows()
+            return _arrived(rows)
+
+        wait_until(arrived, what="what was sent has arrived")
 
     def logs(self):
         return "\n".join(f"--- {daemon.log.name}\n{daemon.output()}" for daemon in self.daemons if daemon.log.exists())

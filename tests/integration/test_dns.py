@@ -58,7 +58,7 @@ class Names:
             function = dns.query.tcp if tcp else dns.query.udp
             return function(query, RESOLVER[family], timeout=timeout)
 
-    def raw(self, data, timeout=2):
+    def raw(self, data, timeout=10):
         with self.pod.enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.settimeout(timeout)
             sock.sendto(data, (RESOLVER[4], 53))
@@ -375,7 +375,7 @@ def test_ttls_count_down_and_client_subnet_is_not_passed_on(mesh):
     ecs = dns.edns.ECSOption("198.51.100.0", 24)
     assert names.ask("t.example", options=[ecs]).answer[0].ttl == 2
     wait_until(lambda: names.ask("t.example").answer[0].ttl <= 1)
-    wait_until(lambda: len(upstream.queries) == 2 or not names.ask("t.example"), timeout=5)
+    wait_until(lambda: len(upstream.queries) >= 2 or not names.ask("t.example"))
     assert all(not query.options for query in upstream.queries)
 
 
@@ -586,7 +586,8 @@ def test_queries_that_wait_on_one_tcp_connection_are_bounded(mesh):
     queries = [dns.message.make_query(f"n{i}.example", "A") for i in range(100)]
     with pod.enter(), socket.create_connection((RESOLVER[4], 53), timeout=20) as sock:
         sock.sendall(b"".join(framed(query) for query in queries))
-        assert wait_until(lambda: sidecar.counter("dns_queries_total")) == 64
+        wait_until(lambda: sidecar.counter("dns_queries_total") >= 64)
+        assert sidecar.counter("dns_queries_total") == 64
         answers = [dns.query.receive_tcp(sock, expiration=time.time() + 20)[0] for _ in queries]
     assert {answer.id for answer in answers} == {query.id for query in queries}
     assert {answer.rcode() for answer in answers} == {dns.rcode.SERVFAIL}

@@ -4,7 +4,6 @@ that flood or leave, servers that stall or stop."""
 
 import contextlib
 import os
-import signal
 import socket
 import struct
 import threading
@@ -28,20 +27,6 @@ def mesh(network, weir, weir_proxy):
 @pytest.fixture
 def web(mesh):
     return Web(mesh, log={"access": True})
-
-
-class Frozen:
-    """What happens inside reaches the proxy in one turn of its loop, in this order."""
-
-    def __init__(self, web):
-        self.pid = web.client.proxy.pid
-
-    def __enter__(self):
-        os.kill(self.pid, signal.SIGSTOP)
-        wait_until(lambda: f"{self.pid} (weir-proxy) T" in open(f"/proc/{self.pid}/stat").read())
-
-    def __exit__(self, *_):
-        os.kill(self.pid, signal.SIGCONT)
 
 
 def idle_origin(web, peers):
@@ -71,16 +56,17 @@ def give_up(peer, how):
 
 @pytest.mark.parametrize("how", ["end", "reset"])
 @pytest.mark.parametrize("order", ["origin-first", "client-first"])
-def test_a_post_does_not_meet_a_dead_connection(web, order, how):
+def test_a_post_does_not_meet_a_dead_connection(mesh, web, order, how):
     """The origin closes the pooled connection in the very turn in which the request comes."""
     peers = []
     with idle_origin(web, peers) as origin:
         peer = web.connect().send(GET)
         assert peer.response()[0] == 200
-        with Frozen(web):
+        with web.client.frozen():
             steps = [lambda: give_up(peers[0], how), lambda: peer.send(POST)]
             for step in steps if order == "origin-first" else reversed(steps):
                 step()
+                mesh.network.settle()
         assert peer.response()[0] == 200
         peer.close()
         assert origin.accepted == 2
@@ -93,7 +79,7 @@ def test_what_a_pooled_connection_says_unasked_is_no_answer(web, request_):
     with idle_origin(web, peers) as origin:
         peer = web.connect().send(GET)
         assert peer.response()[0] == 200
-        with Frozen(web):
+        with web.client.frozen():
             peer.send(request_)
             peers[0].send("HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n").end()
         assert peer.response()[0] == 200
@@ -312,7 +298,7 @@ def test_a_client_that_ends_as_its_answer_comes(web):
     with web.origin(handler):
         peer = web.connect().send(GET)
         wait_until(lambda: heads)
-        with Frozen(web):
+        with web.client.frozen():
             go.set()
             wait_until(lambda: "sent" in heads)
             peer.end()
@@ -361,7 +347,7 @@ def test_a_flood_of_requests_leaves_turns_for_others(mesh):
         flood, other = web.connect(), web.connect()
         assert flood.send(GET).response()[0] == 404
         assert other.send(only).response()[0] == 200
-        with Frozen(web):
+        with web.client.frozen():
             flood.send(GET * 1000)
             other.send(only)
         assert other.response()[0] == 200

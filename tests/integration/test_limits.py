@@ -2,6 +2,7 @@
 """At the edge of what is there: descriptors, pooled connections, clients of the responder."""
 
 import contextlib
+import pathlib
 import resource
 import threading
 
@@ -20,9 +21,16 @@ def mesh(network, weir, weir_proxy):
     return Mesh(network, weir, weir_proxy)
 
 
+def asked_by_admins(sidecar):
+    """Connections to its admin socket that it has not closed yet."""
+    rows = pathlib.Path(f"/proc/{sidecar.proxy.pid}/net/unix").read_text().splitlines()
+    return [row for row in rows if row.endswith(f" {sidecar.socket}") and row.split()[5] == "03"]
+
+
 @contextlib.contextmanager
 def descriptors_left(sidecar, count):
     """Inside, the proxy can open so many files more."""
+    wait_until(lambda: not asked_by_admins(sidecar), what="no connection to its admin socket is open")
     before = resource.prlimit(sidecar.proxy.pid, resource.RLIMIT_NOFILE)
     limit = open_files(sidecar.proxy.pid) + count
     resource.prlimit(sidecar.proxy.pid, resource.RLIMIT_NOFILE, (limit, before[1]))
@@ -37,16 +45,18 @@ def test_who_waits_for_a_descriptor_is_accepted_when_there_is_one(mesh):
     web = Web(mesh)
     with web.origin(serve(reply(headers="Connection: close\r\n"))):
         first = web.connect().send(GET)
-        assert first.response()[0] == 200  # its upstream connection is closed
+        assert first.response()[0] == 200
+        wait_until(lambda: web.client.counter("upstream_connections_active") == 0)
         second = web.connect()
         wait_until(lambda: len(web.client.connections()) == 2)
+        wait_until(lambda: web.client.counter("upstream_connections_active") == 1)  # dialled early, for the second one
         with descriptors_left(web.client, 0):
             waiting = web.connect().send(GET)
             wait_until(lambda: "connections cannot be accepted" in web.client.proxy.output())
-            first.close()
-            second.close()
+            second.close()  # that gives two, at once
             assert waiting.response()[0] == 200
-        waiting.close()
+        for each in (first, waiting):
+            each.close()
 
 
 def test_no_descriptor_for_the_upstream_is_an_answer(mesh):

@@ -301,7 +301,7 @@ def test_least_request_counts_connections(mesh):
     site = Site(mesh, [service("db.mesh", 5000, "all")], [spread("all", rows, "least_request")], start="")
 
     def handler(name):
-        return lambda peer: (peer.send(name), peer.rest())
+        return lambda peer: (peer.sock.settimeout(None), peer.send(name), peer.rest())
 
     with Origin(site.server, 8081, handler("a")), Origin(site.server, 8082, handler("b")):
         address = site.vip("db.mesh")
@@ -388,7 +388,7 @@ def drop(pod, port):
 
 
 def test_a_connect_timeout_leads_to_another_endpoint(mesh):
-    site = pair(mesh, "ab", connect_timeout="200ms")
+    site = pair(mesh, "ab", connect_timeout="500ms")
     drop(site.server, 8081)
     assert site.curl("http://web.mesh/[1-50]").split() == ["b"] * 50
     assert site.asks("--data", "once", "http://web.mesh/") == "b"

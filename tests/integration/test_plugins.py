@@ -201,7 +201,7 @@ def test_heartbeats(mesh, examples):
             beats.extend([number] if kind == HEARTBEAT else [])
             peer.send(response(number, payload, kind=kind))
 
-    site = Site(mesh, examples / "x_example.so", "x-example", timeouts={"heartbeat": "200ms"})
+    site = Site(mesh, examples / "x_example.so", "x-example", timeouts={"heartbeat": "500ms"})
     peer = site.connect().send(request(77, "", HEARTBEAT))
     assert read_response(peer) == (HEARTBEAT, 77, 0, "")
     with Origin(site.server, PORT, handler):
@@ -398,7 +398,7 @@ def test_line_failures_are_answered(mesh, examples):
         elif line == b"GET slow\r\n":
             peer.rest()
 
-    routes = [{"to": [{"cluster": "x"}], "timeout": "300ms"}]
+    routes = [{"to": [{"cluster": "x"}], "timeout": "2s"}]
     site = Site(
         mesh,
         examples / "line_example.so",

@@ -149,7 +149,7 @@ def test_dubbo_names_its_virtual_host(mesh):
 def test_dubbo_events(mesh):
     """Heartbeats are answered by the proxy, in the client's serialization; one-way calls wait for nothing."""
     seen = []
-    site = Site(mesh, protocol="dubbo", timeouts={"heartbeat": "200ms"})
+    site = Site(mesh, protocol="dubbo", timeouts={"heartbeat": "500ms"})
     with Origin(site.server, PORT, dubbo_server(seen)):
         peer = site.connect()
         peer.send(Dubbo.frame(0xE6, 77, b"null"))
@@ -247,14 +247,15 @@ def test_dubbo_thrift(mesh):
             peer.send(thrift(REPLY, number, method, body, name))
 
     site = Site(mesh)
-    peers = [site.connect() for _ in range(2)]
-    peers[0].send(thrift(CALL, 3))
+    peers = [site.connect().send(thrift(CALL, 3))]
     kind, number, _, _, body = read_thrift(peers[0])
     assert (kind, number) == (EXCEPTION, 3) and b"no endpoint could be reached" in body
     with Origin(site.server, PORT, handler) as origin:
-        for peer in peers:
-            for number in (1, 2**63):
-                peer.send(thrift(CALL, number, body=b"some body"))
+        with site.client.frozen():  # for a client that is silent at first a connection would be made early
+            peers.append(site.connect())
+            for peer in peers:
+                for number in (1, 2**63):
+                    peer.send(thrift(CALL, number, body=b"some body"))
         for peer in peers:
             answers = sorted(read_thrift(peer) for _ in range(2))
             assert answers == [(REPLY, number, NAME.encode(), b"hello", b"some body") for number in (1, 2**63)]

@@ -270,13 +270,11 @@ def test_what_arrived_before_the_signal_is_answered(mesh):
     kept = [connect(sidecar.pod, vip, 80).send(request) for _ in range(50)]
     for peer in kept:
         assert peer.response()[0] == 200
-    os.kill(sidecar.proxy.pid, signal.SIGSTOP)
-    wait_until(lambda: f"{sidecar.proxy.pid} (weir-proxy) T" in open(f"/proc/{sidecar.proxy.pid}/stat").read())
-    for peer in kept:
-        peer.send(request)
-    peers = kept + [connect(sidecar.pod, vip, 80).send(request) for _ in range(400)]
-    os.kill(sidecar.proxy.pid, signal.SIGTERM)
-    os.kill(sidecar.proxy.pid, signal.SIGCONT)
+    with sidecar.frozen():
+        for peer in kept:
+            peer.send(request)
+        peers = kept + [connect(sidecar.pod, vip, 80).send(request) for _ in range(400)]
+        os.kill(sidecar.proxy.pid, signal.SIGTERM)
     for peer in peers:
         assert peer.response()[2] == b"here\n"
         peer.close()

@@ -176,7 +176,7 @@ def test_what_was_sent_goes_to_the_endpoint_that_answers(mesh, protocol):
     """The first one does not answer at all: what the client sent in the meantime goes to the second, whole."""
     server = mesh.network.pod("server")
     server.run(["nft", "table inet deaf { chain in { type filter hook input priority 0; tcp dport 8081 counter drop; }; }"])
-    both = cluster("web", [f"{server.ipv4}:8081", f"{server.ipv4}:{PORT}"], connect_timeout="300ms")
+    both = cluster("web", [f"{server.ipv4}:8081", f"{server.ipv4}:{PORT}"], connect_timeout="1s")
     client = mesh.sidecar("client", services=[service("web.mesh", 80, "web", protocol=protocol)], clusters=[both])
     vip = next(row["vip4"] for row in client.show("vhost", "show")["virtual_hosts"])
     data, got = payload(), []

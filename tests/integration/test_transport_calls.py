@@ -713,7 +713,7 @@ def test_the_callers_time_is_kept_at_the_far_end(site, near):
 
 def test_a_frame_that_does_not_come(mesh):
     site = Calls(mesh)
-    site.server.reload({**site.server.config, "timeouts": {"head": "100ms"}})
+    site.server.reload({**site.server.config, "timeouts": {"head": "1s"}})
     near = Near(site)
     near.own = site.own
     assert near.call(1, request(1)[:10], end=False) == 408
