@@ -377,16 +377,36 @@ static int resolve(struct ruleset *ruleset, struct rule *rule, struct rule_match
 	return match->path ? 0 : -ENOMEM;
 }
 
+// nft knows no other folder than /sys/fs/cgroup, where there may be version 1, and ours below.
+static int note_folder(struct ruleset *ruleset)
+{
+	static const struct str NFT_FOLDER = STR("/sys/fs/cgroup");
+	char text[FOLDER_MAX + 16];
+	struct tree tree;
+	if (!find_tree(&tree) || str_eq(str_from(tree.point), NFT_FOLDER))
+		return 0;
+	struct str below = strip(str_from(tree.point), NFT_FOLDER);
+	if (below.len < strlen(tree.point))
+		snprintf(text, sizeof text, "%s/", below.p + 1);
+	else
+		snprintf(text, sizeof text, "../../..%s/", tree.point);
+	ruleset->nft_cgroups = ruleset_keep_text(ruleset, str_from(text));
+	return ruleset->nft_cgroups ? 0 : -ENOMEM;
+}
+
 int ruleset_find_cgroups(struct ruleset *ruleset, struct strbuf *ret_error)
 {
 	int err = 0;
+	bool any = false;
 	for (size_t i = 0; i < ruleset->rule_count && !err; i++) {
 		struct rule *rule = &ruleset->rules[i];
 		for (size_t j = 0; j < rule->match_count && !err; j++)
-			if (rule->matches[j].field == RULE_CGROUP)
+			if (rule->matches[j].field == RULE_CGROUP) {
+				any = true;
 				err = resolve(ruleset, rule, &rule->matches[j], ret_error);
+			}
 	}
-	return err;
+	return err || !any ? err : note_folder(ruleset);
 }
 
 // False: there is none of that number.

@@ -16,7 +16,7 @@
 enum load_kind { LOAD_META, LOAD_PAYLOAD, LOAD_FIB, LOAD_STATE, LOAD_SOCKET, LOAD_CGROUP };
 
 // As in the kernel's nf_conntrack_common.h: NF_CT_STATE_BIT(IP_CT_NEW).
-enum { STATE_NEW = 8, NEITHER_0_NOR_1 = 2 };
+enum { STATE_NEW = 8, TRANSPARENT_MOST = 1 };
 
 // How a field gets into the register, and what its value looks like there.
 static const struct field_load {
@@ -90,11 +90,11 @@ static void encode_meta(struct encoder *e, uint32_t key)
 	set_u32(expr, NFTNL_EXPR_META_DREG, NFT_REG_1);
 }
 
-static void encode_cmp(struct encoder *e, bool negated, const void *value, uint32_t len)
+static void encode_cmp(struct encoder *e, uint32_t op, const void *value, uint32_t len)
 {
 	struct nftnl_expr *expr = add(e, "cmp");
 	set_u32(expr, NFTNL_EXPR_CMP_SREG, NFT_REG_1);
-	set_u32(expr, NFTNL_EXPR_CMP_OP, negated ? NFT_CMP_NEQ : NFT_CMP_EQ);
+	set_u32(expr, NFTNL_EXPR_CMP_OP, op);
 	set_bytes(e, expr, NFTNL_EXPR_CMP_DATA, value, len);
 }
 
@@ -102,7 +102,7 @@ static void encode_payload(struct encoder *e, const struct field_load *load)
 {
 	if (load->family || load->protocol) {
 		encode_meta(e, load->family ? NFT_META_NFPROTO : NFT_META_L4PROTO);
-		encode_cmp(e, false, load->family ? &load->family : &load->protocol, 1);
+		encode_cmp(e, NFT_CMP_EQ, load->family ? &load->family : &load->protocol, 1);
 	}
 	struct nftnl_expr *expr = add(e, "payload");
 	set_u32(expr, NFTNL_EXPR_PAYLOAD_DREG, NFT_REG_1);
@@ -200,11 +200,11 @@ static uint32_t value_bytes(const struct rule_match *match, const struct field_l
 static void encode_present(struct encoder *e, enum rule_field field)
 {
 	const uint32_t no_bit = 0;
-	const uint8_t neither = NEITHER_0_NOR_1;
+	const uint8_t most = TRANSPARENT_MOST;
 	if (field == RULE_NEW)
-		encode_cmp(e, true, &no_bit, sizeof no_bit);
+		encode_cmp(e, NFT_CMP_NEQ, &no_bit, sizeof no_bit);
 	else
-		encode_cmp(e, true, &neither, sizeof neither);
+		encode_cmp(e, NFT_CMP_LTE, &most, sizeof most);
 }
 
 static void encode_match(struct encoder *e, const struct rule_match *match)
@@ -232,7 +232,8 @@ static void encode_match(struct encoder *e, const struct rule_match *match)
 	else if (match->field == RULE_NEW || match->field == RULE_LISTENS)
 		encode_present(e, match->field);
 	else
-		encode_cmp(e, match->negated, value, value_bytes(match, load, value));
+		encode_cmp(e, match->negated ? NFT_CMP_NEQ : NFT_CMP_EQ, value,
+			   value_bytes(match, load, value));
 }
 
 static void encode_verdict(struct encoder *e, uint32_t verdict, const char *chain)
@@ -457,7 +458,7 @@ static bool decode_value(struct rule_match *match, const uint8_t *bytes, uint32_
 	if (len != load->len)
 		return false;
 	if (match->field == RULE_LISTENS)
-		return bytes[0] == NEITHER_0_NOR_1;
+		return bytes[0] == TRANSPARENT_MOST;
 	if (load->kind == LOAD_CGROUP) {
 		memcpy(&match->cgroup, bytes, len);
 	} else if (load->big_endian) {
@@ -477,11 +478,13 @@ static bool decode_cmp(struct decoder *d, const struct nftnl_expr *expr)
 {
 	uint32_t len, op = nftnl_expr_get_u32(expr, NFTNL_EXPR_CMP_OP);
 	const void *bytes = nftnl_expr_get(expr, NFTNL_EXPR_CMP_DATA, &len);
-	if (!d->loaded || !bytes || (op != NFT_CMP_EQ && op != NFT_CMP_NEQ) ||
-	    !decode_value(&d->match, bytes, len))
+	if (!d->loaded || !bytes || !decode_value(&d->match, bytes, len))
 		return false;
-	bool present = d->match.field == RULE_NEW || d->match.field == RULE_LISTENS;
-	if (present && (op != NFT_CMP_NEQ || d->match.value))
+	bool listens = d->match.field == RULE_LISTENS;
+	bool present = listens || d->match.field == RULE_NEW;
+	if (op != (listens ? NFT_CMP_LTE : NFT_CMP_NEQ) && (present || op != NFT_CMP_EQ))
+		return false;
+	if (present && d->match.value)
 		return false;
 	if (present)
 		d->match.mask = UINT32_MAX;

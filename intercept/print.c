@@ -53,7 +53,7 @@ static void print_value(const struct rule_match *match, struct strbuf *out)
 		strbuf_add_text(out, "new");
 		break;
 	case RULE_LISTENS: // 0 or 1, if there is one
-		strbuf_add_text(out, "!= 2");
+		strbuf_add_text(out, "<= 1");
 		break;
 	default:
 		strbuf_printf(out, "%u", match->value);
@@ -61,11 +61,11 @@ static void print_value(const struct rule_match *match, struct strbuf *out)
 }
 
 // As nft does: of one that is gone there is no more than its number.
-static void print_cgroup(const struct rule_match *match, struct strbuf *out)
+static void print_cgroup(const char *above, const struct rule_match *match, struct strbuf *out)
 {
 	strbuf_printf(out, "%s %u %s", field_names[match->field], match->value, match->negated ? "!= " : "");
 	if (match->path)
-		strbuf_printf(out, "\"%s\"", match->path);
+		strbuf_printf(out, "\"%s%s\"", above ? above : "", match->path);
 	else
 		strbuf_printf(out, "%llu", (unsigned long long)match->cgroup);
 }
@@ -73,7 +73,7 @@ static void print_cgroup(const struct rule_match *match, struct strbuf *out)
 void rule_match_print(const struct ruleset *ruleset, const struct rule_match *match, struct strbuf *out)
 {
 	if (match->field == RULE_CGROUP) {
-		print_cgroup(match, out);
+		print_cgroup(NULL, match, out);
 		return;
 	}
 	bool masked = match->field == RULE_MARK && match->mask != UINT32_MAX;
@@ -119,21 +119,16 @@ static void print_action(const struct ruleset *ruleset, const struct rule *rule,
 	}
 }
 
-static void print_matches(const struct ruleset *ruleset, const struct rule *rule, struct strbuf *out)
-{
-	for (size_t i = 0; i < rule->match_count; i++) {
-		rule_match_print(ruleset, &rule->matches[i], out);
-		strbuf_add_char(out, ' ');
-	}
-}
-
 void rule_print(const struct ruleset *ruleset, const struct rule *rule, struct strbuf *out)
 {
 	if (rule->foreign) {
 		strbuf_add_text(out, "(not made by weir)");
 		return;
 	}
-	print_matches(ruleset, rule, out);
+	for (size_t i = 0; i < rule->match_count; i++) {
+		rule_match_print(ruleset, &rule->matches[i], out);
+		strbuf_add_char(out, ' ');
+	}
 	print_action(ruleset, rule, out);
 }
 
@@ -232,7 +227,13 @@ static void print_set(const struct rule_set *set, struct strbuf *out)
 static void print_rule_line(const struct ruleset *ruleset, const struct rule *rule, struct strbuf *out)
 {
 	strbuf_add_text(out, "\t\t");
-	print_matches(ruleset, rule, out);
+	for (size_t i = 0; i < rule->match_count; i++) {
+		if (rule->matches[i].field == RULE_CGROUP)
+			print_cgroup(ruleset->nft_cgroups, &rule->matches[i], out);
+		else
+			rule_match_print(ruleset, &rule->matches[i], out);
+		strbuf_add_char(out, ' ');
+	}
 	strbuf_printf(out, "counter packets %llu bytes %llu ", (unsigned long long)rule->packets,
 		      (unsigned long long)rule->bytes);
 	print_action(ruleset, rule, out);

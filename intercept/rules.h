@@ -115,6 +115,9 @@ struct ruleset {
 	size_t set_count, _set_cap;
 	struct rule *rules; // of each chain in their order
 	size_t rule_count, _rule_cap;
+	// What paths of control groups begin with in nft's text, which are from /sys/fs/cgroup on; NULL:
+	// nothing.
+	const char *nft_cgroups;
 	char **_texts;
 	size_t _text_count, _text_cap;
 	bool held;	    // read back: its process takes it along
@@ -133,8 +136,7 @@ bool ruleset_has_chain(const struct ruleset *ruleset, enum rule_chain chain);
 // Whether the rules leave alone whatever is of that family (AF_INET or AF_INET6).
 bool ruleset_spares_family(const struct ruleset *ruleset, uint8_t family);
 
-// The text that nft lists for the whole table (with numeric priorities: nft -y), and that it would take. (It
-// would look for control groups in /sys/fs/cgroup, wherever they are mounted.)
+// The text that nft lists for the whole table (with numeric priorities: nft -y), and that it takes.
 void ruleset_print(const struct ruleset *ruleset, struct strbuf *out);
 // One rule's matches and action, without its counter and comment.
 void rule_print(const struct ruleset *ruleset, const struct rule *rule, struct strbuf *out);

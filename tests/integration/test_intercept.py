@@ -533,8 +533,9 @@ def named(app, name):
     found = re.search(r'socket cgroupv2 level (\d+) "(.*?)"', done.stdout)
     if not found:
         return done.stderr
-    assert int(found[1]) == found[2].count("/") + 1
-    return found[2]
+    path = found[2].removeprefix(f"{CONTROL_GROUPS.name}/")  # in nft's text from /sys/fs/cgroup on
+    assert int(found[1]) == path.count("/") + 1 == found[2].count("/")
+    return path
 
 
 def test_a_unit_is_found_in_its_slice(app, tree):
@@ -545,6 +546,17 @@ def test_a_unit_is_found_in_its_slice(app, tree):
     assert named(app, tree.name) == tree.name
     assert f"could be {tree.name}/" in named(app, f"{prefix}two.service")
     assert named(app, f"{tree.name}/{prefix}two.service") == f"{tree.name}/{prefix}two.service"
+
+
+def test_a_plan_with_control_groups_is_text_that_nft_takes(app, tree):
+    """It looks for them in /sys/fs/cgroup alone. (In the mounts of the host: those of a pod have no such folder.)"""
+    words = ["--exclude-cgroups", tree.name, "--include-cgroups", f"{tree.name}/y.slice"]
+    inside = ["nsenter", f"--net=/run/netns/{app.pod.netns}"]
+    text = app.weir("plan", *words).stdout
+    subprocess.run([*inside, "nft", "-f", "-"], input=text, check=True, text=True)
+    listed = subprocess.run([*inside, "nft", "-y", "list", "table", "inet", "weir"], check=True, text=True, capture_output=True)
+    assert counters_at_zero(without_routes(text)) == counters_at_zero(listed.stdout)
+    assert app.apply(*words) == "interception: unchanged\n"
 
 
 def test_what_a_unit_keeps_in_its_own_group_is_no_unit(app, tree):
@@ -603,6 +615,8 @@ PLANS = {
     "dns": ["--no-outbound", "--no-inbound"],
     "inbound-ipv6": ["--no-outbound", "--no-dns", "--no-ipv4", "--capture-ssh"],
     "ipv4": ["--no-ipv6", "--include-outbound-cidrs", "fd00::/8,10.0.0.0/8", "--capture-metadata"],
+    "hold": ["--fail", "hold"],
+    "hold-for-a-while": ["--fail", "hold", "--hold-timeout", "90s"],
 }
 plans = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 
