@@ -436,6 +436,8 @@ static int supposed_flow(const struct cli *cli, bool inbound, char name[IFNAMSIZ
 		return cli_usage(cli, "'--to' must be an IP address with a port");
 	if (take_source(cli, &from))
 		return CLI_USAGE;
+	if (from.ip.family && from.ip.family != to.ip.family)
+		return cli_usage(cli, "'--from' and '--to' must both be IPv4, or both IPv6");
 	struct flow flow =
 	    inbound ? kernel_flow_in(&from, &to, interface, name) : kernel_flow_out(&to, interface, name);
 	flow.source = from;
