@@ -66,7 +66,7 @@ static int say_request(struct strbuf *error, int err, const char *what)
 		    "%s: there are more rules than this process may send at once; shorten the lists, raise "
 		    "net.core.wmem_max, or run with CAP_NET_ADMIN in the host's user namespace",
 		    what);
-	if (err == -ERESTART)
+	if (err == -ERESTART || err == -EINTR)
 		return say(error, err, "%s: somebody else is changing the packet filter all the time", what);
 	return say(error, err, "%s: %s", what, err_text(err));
 }
@@ -86,6 +86,13 @@ int nft_open(struct mnl_socket **ret_socket, struct strbuf *error)
 	return 0;
 }
 
+// Takes what is left of answers that were not read to their end: the next request's would be behind it.
+static void drop_answers(const struct mnl_socket *nl, char *room)
+{
+	while (recv(mnl_socket_get_fd(nl), room, ANSWER_MAX, MSG_DONTWAIT) > 0)
+		continue;
+}
+
 // Sends one request and hands every answer to fn. 0 or a negative errno; -EINTR: the table changed meanwhile.
 int nft_query(struct mnl_socket *nl, const struct nlmsghdr *request, mnl_cb_t fn, void *arg)
 {
@@ -102,6 +109,8 @@ int nft_query(struct mnl_socket *nl, const struct nlmsghdr *request, mnl_cb_t fn
 					  fn, arg);
 	}
 	int err = done == MNL_CB_ERROR ? -errno : 0;
+	if (err)
+		drop_answers(nl, answer);
 	mem_free(answer);
 	return err;
 }

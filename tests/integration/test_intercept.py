@@ -782,6 +782,19 @@ def test_a_first_change_that_is_cut_short(app, peer, then):
     assert state(app) == before
 
 
+def test_others_change_the_packet_filter_all_the_time(app):
+    """What they interrupt is read anew, from the start; if they never leave the time for that, it is said."""
+    lists = {"--exclude-marks": "%d", "--exclude-outbound-interfaces": "a%d", "--exclude-inbound-interfaces": "b%d"}
+    app.apply(*(word for name, entry in lists.items() for word in (name, ",".join(entry % i for i in range(1, 33)))))
+    changes = app.pod.start(["sh", "-c", "while :; do nft 'add table ip theirs; delete table ip theirs'; done"])
+    slowly = [*strace("recvmsg:delay_enter=2000"), app.path, "intercept", "show"]
+    for _ in range(5):
+        done = app.pod.run(slowly, check=False, env={"ASAN_OPTIONS": "detect_leaks=0"})
+        assert done.returncode == 0 or "is changing the packet filter all the time" in done.stderr, done.stderr
+    changes.kill()
+    app.show()
+
+
 def test_changes_at_the_same_time(app):
     """Each is made as a whole, in whatever order; others change the packet filter meanwhile."""
     plans = [LISTS, ("--exclude-outbound-ports", "7,8"), ("--include-groups", "0,1")]
