@@ -393,6 +393,11 @@ REFUSED = {
     pod("  volumes: [{name: a}]\n"): "6:12: this list is written in [...] or JSON",
     pod("  securityContext: {runAsUser: 1771}\n"): "3:3: the pod runs as user 1771",
     pod("      securityContext: {runAsUser: 1771}\n"): "4:7: this container runs as user 1771",
+    **{
+        pod(f"  securityContext: {{runAsUser: {number}}}\n"): "3:3: the pod runs as user 1771"
+        for number in ("0x6eb", "0X6EB", "0o3353", "03353", "0b11011101011", "1_771", "+1771", "1771.0", "1.771e+3",
+                       "0x_6eb", "!!int 1771", "!!int '1771'", "!!int 0x6eb", "! 1771", "!!float 1771")
+    },
     pod("      livenessProbe: {tcpSocket: {port: no}}\n"): "6:41: 'no' is neither a port nor the name",
     pod("      livenessProbe: {tcpSocket: {}}\n"): "6:34: the port of this probe is missing",
     pod("      livenessProbe: {tcpSocket: {port: 70000}}\n"): "6:41: '70000' is neither",

@@ -126,8 +126,8 @@ static int check_list(const struct node *list, const char *what, struct strbuf *
 static bool runs_as(const struct node *node, uint32_t user)
 {
 	uint64_t number;
-	struct str text = node_text(node_get(node_get(node, "securityContext"), "runAsUser"));
-	return text.p && str_to_u64(text, &number) == 0 && number == user;
+	return node_to_u64(node_get(node_get(node, "securityContext"), "runAsUser"), &number) == 0 &&
+	       number == user;
 }
 
 static bool is_ours(struct str name)

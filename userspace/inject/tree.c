@@ -9,6 +9,9 @@
 #include <errno.h>
 #include <libfyaml.h>
 #include <stdlib.h>
+#include <string.h>
+
+enum { NUMBER_TEXT_MAX = 80 }; // in base 2, with room for zeros in front
 
 // --- what libfyaml should not see -------------------------------------------------------------------------
 // NUL, which it takes for the end, bytes that are no UTF-8, and directives, in which such bytes make it run
@@ -345,6 +348,64 @@ int node_find_double(const struct node *map, const struct node **ret_value)
 struct str node_text(const struct node *node)
 {
 	return node && node->kind == NODE_SCALAR ? node->text : (struct str){NULL, 0};
+}
+
+// Cuts the prefix off that tells the base of a number.
+static int base_of(const char **text)
+{
+	static const struct {
+		char letter;
+		int base;
+	} bases[] = {{'x', 16}, {'o', 8}, {'b', 2}};
+	const char *c = *text;
+	for (size_t i = 0; c[0] == '0' && i < ARRAY_SIZE(bases); i++)
+		if (ascii_lower(c[1]) == bases[i].letter) {
+			*text += 2;
+			return bases[i].base;
+		}
+	return c[0] == '0' ? 8 : 10;
+}
+
+static bool only_has(const char *text, const char *characters)
+{
+	return text[0] && text[strspn(text, characters)] == 0;
+}
+
+static int parse_number(const char *text, uint64_t *ret_number)
+{
+	static const char *const digits[] = {
+	    [2] = "01", [8] = "01234567", [10] = "0123456789", [16] = "0123456789abcdefABCDEF"};
+	const char *rest = text;
+	int base = base_of(&rest);
+	char *end;
+	errno = 0;
+	if (only_has(rest, digits[base])) {
+		*ret_number = strtoull(rest, NULL, base);
+		return errno ? ERR_MALFORMED : 0;
+	}
+	if (!only_has(text, "0123456789.eE+-"))
+		return ERR_MALFORMED;
+	double real = strtod(text, &end);
+	if (*end || real < 0 || real > UINT32_MAX || real != (double)(uint64_t)real)
+		return ERR_MALFORMED;
+	*ret_number = (uint64_t)real;
+	return 0;
+}
+
+int node_to_u64(const struct node *node, uint64_t *ret_number)
+{
+	char text[NUMBER_TEXT_MAX];
+	struct str written = node_text(node);
+	size_t len = 0;
+	for (size_t i = 0; i < written.len; i++) {
+		if (written.p[i] == '_')
+			continue;
+		if (len == sizeof text - 1)
+			return ERR_MALFORMED;
+		text[len++] = written.p[i];
+	}
+	text[len] = 0;
+	return parse_number(text + (text[0] == '+'), ret_number);
 }
 
 bool node_is_null(const struct node *node)

@@ -51,6 +51,10 @@ struct node *node_get(const struct node *map, const char *key);
 int node_find_double(const struct node *map, const struct node **ret_value);
 // The text of a scalar; p is NULL if the node is none.
 struct str node_text(const struct node *node);
+// The whole number that a scalar is to Kubernetes, whose reader of YAML knows more ways to write one than
+// digits: 0x6eb, 0o3353, 03353, 0b11, 1_771, +1771, 1771.0. Quotes and tags do not matter. 0 or
+// ERR_MALFORMED.
+int node_to_u64(const struct node *node, uint64_t *ret_number);
 // A value that is not there: nothing, `null` or `~`, without quotes.
 bool node_is_null(const struct node *node);
 // Behind the last character that belongs to the node, whatever its kind.
