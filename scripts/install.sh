@@ -159,7 +159,8 @@ check_writable() {
 # A configuration that stays must be one for the new programs, too: otherwise the old ones go on.
 check_config() {
 	local why
-	[ -z "$root" ] && [ -e "$config" ] && ! unchanged_config || return 0
+	[ -z "$root" ] && has_config && ! unchanged_config || return 0
+	[ -e "$config" ] || fail "$config is a link to $(readlink "$config"), which is not there: make that, or remove the link"
 	why=$("$stage/bin/weir" config check "$config" 2>&1) ||
 		fail "weir $version does not take the configuration that is there, so nothing was changed: $why"
 }

@@ -153,8 +153,13 @@ remove_user() {
 }
 
 # --- the configuration -----------------------------------------------------------------------------------------------
+# A link is the user's, wherever it leads.
+has_config() {
+	[ -e "$root$config" ] || [ -L "$root$config" ]
+}
+
 unchanged_config() {
-	[ -e "$root$config" ] && noted config "$(sum_of "$config")"
+	[ -e "$root$config" ] && [ ! -L "$root$config" ] && noted config "$(sum_of "$config")"
 }
 
 # The default $1, for the DNS mode $2, becomes the configuration if there is none, or takes the place of a default that nobody
@@ -162,7 +167,7 @@ unchanged_config() {
 put_config() {
 	local text
 	wrote=0
-	if [ -e "$root$config" ] && ! unchanged_config; then
+	if has_config && ! unchanged_config; then
 		say "  kept: $config"
 		return
 	fi
@@ -177,7 +182,7 @@ remove_config() {
 		[ ! -e "$root/etc/weir" ] || ! change "remove /etc/weir with all that is in it" || rm -rf "$root/etc/weir"
 	elif unchanged_config; then
 		drop_file "$config"
-	elif [ -e "$root$config" ]; then
+	elif has_config; then
 		say "  kept, since it was changed: $config"
 	fi
 }

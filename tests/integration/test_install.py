@@ -274,6 +274,22 @@ def make_newer(folder):
     (folder / "include" / "weir_plugin.h").unlink()
 
 
+def test_a_configuration_that_is_a_link(machine, release):
+    """It stays one, also where it leads to nothing (which is an error) or to what could be ours."""
+    link, target = machine.root / CONFIG, machine.root / "srv/weir.yaml"
+    link.parent.mkdir()
+    link.symlink_to("/srv/weir.yaml")
+    refused = install(machine, release, check=False)
+    assert refused.returncode == 1 and f"/{CONFIG} is a link to /srv/weir.yaml, which is not there" in refused.stderr
+    assert link.is_symlink() and not (machine.root / "usr/local/bin/weir").exists()
+    default = (machine.root / release[1:] / "install.d" / "weir.yaml").read_text()
+    target.write_text(default)
+    assert f"kept: /{CONFIG}" in install(machine, release).stdout
+    assert active(machine) == ["active", "active"]
+    assert f"kept, since it was changed: /{CONFIG}" in uninstall(machine)
+    assert link.is_symlink() and target.read_text() == default
+
+
 def test_an_upgrade_in_place(machine, release):
     before = Before(machine)
     install(machine, release)
