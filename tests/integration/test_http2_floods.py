@@ -60,8 +60,16 @@ FLOODS = {
     "large-continuation": (headers(1, BLOCK, 1), lambda: [frame(CONTINUATION, 0, 1, literal("x", "y" * 16000))] * 4000),
     "endless-field": (headers(1, b"\0" + integer(1 << 28, 7), 1), lambda: [frame(CONTINUATION, 0, 1, b"x" * 16384)] * 4000),
 }
+OVER = headers(1, BLOCK, 5) + rst_stream(1)  # a stream that is over before the flood
+FLOODS |= {
+    "data-behind-the-end": (OVER, lambda: [data(1, b"x")] * 40_000),
+    "ends-behind-the-end": (OVER, lambda: [data(1, b"", END_STREAM)] * 40_000),
+    "credit-behind-the-end": (OVER, lambda: [window_update(1, 1)] * 40_000),
+    "priorities-behind-the-end": (OVER, lambda: [frame(PRIORITY, 0, 1, b"\0\0\0\0\1")] * 40_000),
+}
 CALM = {ENHANCE_YOUR_CALM, PROTOCOL_ERROR, INTERNAL_ERROR, COMPRESSION_ERROR}
 ONLY_CALM = {"rapid-reset", "resets-of-uploads", "settings", "empty-settings", "ping", "empty-data"}
+ONLY_CALM |= {name for name in FLOODS if name.endswith("-behind-the-end")}
 
 
 def pour(client, frames):

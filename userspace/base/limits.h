@@ -29,7 +29,8 @@ enum {
 	LIMIT_HTTP2_PROGRESS_BYTES = 1024,  // that a reader with payload waiting must take within the idle time
 	LIMIT_HTTP2_PING_MS = 30000,	    // of silence, before an endpoint is asked whether it is there
 	LIMIT_HTTP2_WARN_MS = 1000,	    // between the two GOAWAY of a drain, at most
-	// At once, and again each second: resets, SETTINGS, PING, empty frames, others without payload
+	// At once, and again each second: resets, SETTINGS, PING, empty frames, frames on streams that are over
+	// (each stream brings some more, for what is under way when it ends), others without payload
 	LIMIT_HTTP2_RESETS = 1000,
 	LIMIT_HTTP2_RESETS_PER_S = 100,
 	LIMIT_HTTP2_SETTINGS = 100,
@@ -38,6 +39,9 @@ enum {
 	LIMIT_HTTP2_PINGS_PER_S = 500,
 	LIMIT_HTTP2_EMPTY = 1000,
 	LIMIT_HTTP2_EMPTY_PER_S = 100,
+	LIMIT_HTTP2_CLOSED = 10000,
+	LIMIT_HTTP2_CLOSED_PER_S = 1000,
+	LIMIT_HTTP2_CLOSED_PER_STREAM = 16,
 	LIMIT_HTTP2_OTHER = 100000,
 	LIMIT_HTTP2_OTHER_PER_S = 100000,
 

@@ -346,12 +346,30 @@ static void take_settings(struct http2_session *session, struct reader r)
 	http2_send_settings_ack(session);
 }
 
+// --- streams that are over ----------------------------------------------------------------------------------
+// What was under way when a stream ended means nothing any more; it may not go on without end. Endpoints and
+// sidecars speak of streams of many clients.
+static void note_closed(struct http2_session *session)
+{
+	http2_spend(session, session->server && !session->trusted ? HTTP2_FLOOD_CLOSED : HTTP2_FLOOD_OTHER);
+}
+
+// Priorities (RFC 9113 5.3.2) mean nothing here on any stream.
+static void take_priority(struct http2_session *session, struct reader r)
+{
+	(void)r;
+	if (!http2_session_find(session, session->frame.id))
+		note_closed(session);
+}
+
 // --- other frames -------------------------------------------------------------------------------------------
 static void take_reset(struct http2_session *session, struct reader r)
 {
 	struct http2_stream *stream = http2_session_find(session, session->frame.id);
 	if (stream)
 		http2_stream_close(stream, reader_u32(&r));
+	else
+		note_closed(session);
 }
 
 static void take_ping(struct http2_session *session, struct reader r)
@@ -419,8 +437,10 @@ static void take_window_update(struct http2_session *session, struct reader r)
 		return;
 	}
 	struct http2_stream *stream = http2_session_find(session, session->frame.id);
-	if (!stream)
+	if (!stream) {
+		note_closed(session);
 		return;
+	}
 	uint32_t fault = widen(&stream->send_window, increment);
 	if (fault)
 		http2_stream_fail(stream, fault);
@@ -441,7 +461,10 @@ static const struct rule {
 } RULES[TYPES] = {
     [NGHTTP2_DATA] = {.place = STREAM | OPENED, .flood = HTTP2_FLOOD_COUNT},
     [NGHTTP2_HEADERS] = {.place = STREAM, .flood = HTTP2_FLOOD_COUNT, .take = take_headers},
-    [NGHTTP2_PRIORITY] = {.place = STREAM, .exact = PRIORITY_BYTES, .flood = HTTP2_FLOOD_OTHER},
+    [NGHTTP2_PRIORITY] = {.place = STREAM,
+			  .exact = PRIORITY_BYTES,
+			  .flood = HTTP2_FLOOD_OTHER,
+			  .take = take_priority},
     [NGHTTP2_RST_STREAM] = {.place = STREAM | OPENED,
 			    .exact = 4,
 			    .flood = HTTP2_FLOOD_RESET,
@@ -560,6 +583,8 @@ static void data_begin(struct http2_session *session)
 		http2_stream_fail(stream, NGHTTP2_FLOW_CONTROL_ERROR);
 	else if (stream)
 		stream->receive_window -= (int32_t)frame->len;
+	else
+		note_closed(session);
 	frame->left = frame->len;
 	frame->padding = 0;
 	if (frame->flags & NGHTTP2_FLAG_PADDED && frame->len)

@@ -22,6 +22,7 @@ static const struct {
     [HTTP2_FLOOD_SETTINGS] = {LIMIT_HTTP2_SETTINGS, LIMIT_HTTP2_SETTINGS_PER_S, STAT_HTTP2_SETTINGS_FLOOD},
     [HTTP2_FLOOD_PING] = {LIMIT_HTTP2_PINGS, LIMIT_HTTP2_PINGS_PER_S, STAT_HTTP2_PING_FLOOD},
     [HTTP2_FLOOD_EMPTY] = {LIMIT_HTTP2_EMPTY, LIMIT_HTTP2_EMPTY_PER_S, STAT_HTTP2_EMPTY_FLOOD},
+    [HTTP2_FLOOD_CLOSED] = {LIMIT_HTTP2_CLOSED, LIMIT_HTTP2_CLOSED_PER_S, STAT_HTTP2_CLOSED_FLOOD},
     [HTTP2_FLOOD_OTHER] = {LIMIT_HTTP2_OTHER, LIMIT_HTTP2_OTHER_PER_S, STAT_HTTP2_OTHER_FLOOD},
 };
 
@@ -75,6 +76,8 @@ struct http2_stream *http2_session_find(const struct http2_session *session, int
 void http2_stream_begin(struct http2_session *session, struct http2_stream *stream, int32_t id)
 {
 	struct http2_stream **chain = chain_of(session, id);
+	struct http2_bucket *closed = &session->buckets[HTTP2_FLOOD_CLOSED];
+	closed->tokens = MIN(closed->tokens + LIMIT_HTTP2_CLOSED_PER_STREAM, (uint32_t)LIMIT_HTTP2_CLOSED);
 	*stream = (struct http2_stream){.session = session,
 					.next = *chain,
 					.id = id,

@@ -50,6 +50,8 @@ enum stat_kind { STAT_COUNTER, STAT_GAUGE };
 	  "HTTP/2 connections closed because the peer overdid something")                                              \
 	X(STAT_HTTP2_EMPTY_FLOOD, STAT_COUNTER, "http2_floods_total", "kind=\"empty\"",                                 \
 	  "HTTP/2 connections closed because the peer overdid something")                                              \
+	X(STAT_HTTP2_CLOSED_FLOOD, STAT_COUNTER, "http2_floods_total", "kind=\"closed\"",                               \
+	  "HTTP/2 connections closed because the peer overdid something")                                              \
 	X(STAT_HTTP2_OTHER_FLOOD, STAT_COUNTER, "http2_floods_total", "kind=\"other\"",                                 \
 	  "HTTP/2 connections closed because the peer overdid something")                                              \
 	X(STAT_HTTP2_HEADER_FLOOD, STAT_COUNTER, "http2_floods_total", "kind=\"headers\"",                              \

@@ -400,6 +400,33 @@ static void test_cost_of_resets(void **state)
 	check_reset_cost(true, HTTP2_FLOOD_OTHER);
 }
 
+// Frames on a stream that is over cost something, too: from clients more than from endpoints.
+static void test_cost_of_closed_streams(void **state)
+{
+	(void)state;
+	struct half half = {0};
+	assert_int_equal(begin(), 0);
+	struct http2_bucket *at_server = server.session.buckets, *at_client = client.session.buckets;
+	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, false), 0);
+	turns(10);
+	assert_int_equal(at_server[HTTP2_FLOOD_CLOSED].tokens, LIMIT_HTTP2_CLOSED);
+	uint32_t others = at_client[HTTP2_FLOOD_OTHER].tokens;
+	http2_stream_reset(&half.stream, NGHTTP2_CANCEL); // both at once: for either side it is over
+	http2_stream_reset(&halves[0].stream, NGHTTP2_CANCEL);
+	turns(10);
+	assert_int_equal(at_server[HTTP2_FLOOD_CLOSED].tokens, LIMIT_HTTP2_CLOSED - 1);
+	assert_int_equal(at_client[HTTP2_FLOOD_OTHER].tokens, others - 1);
+	// A stream brings some.
+	at_server[HTTP2_FLOOD_CLOSED].tokens = 0;
+	struct half next = {0};
+	assert_int_equal(http2_stream_open(&client.session, &next.stream, GET, 5, false), 0);
+	turns(10);
+	assert_int_equal(at_server[HTTP2_FLOOD_CLOSED].tokens, LIMIT_HTTP2_CLOSED_PER_STREAM);
+	finish(&half, 1);
+	finish(&next, 1);
+	end();
+}
+
 // What is queued arrives in front of RST_STREAM, also where it waits for credit.
 static void check_break(size_t len, bool hold)
 {
@@ -786,25 +813,16 @@ static void test_failing_allocations(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_a_request),
-	    cmocka_unit_test(test_a_big_body_and_trailers),
-	    cmocka_unit_test(test_one_slow_stream),
-	    cmocka_unit_test(test_resets),
-	    cmocka_unit_test(test_cost_of_resets),
-	    cmocka_unit_test(test_breaking_off),
-	    cmocka_unit_test(test_goaway),
-	    cmocka_unit_test(test_terminate),
-	    cmocka_unit_test(test_ping),
-	    cmocka_unit_test(test_goaway_is_kept),
-	    cmocka_unit_test(test_no_warning_behind_the_end),
-	    cmocka_unit_test(test_the_last_id),
-	    cmocka_unit_test(test_much_both_ways),
-	    cmocka_unit_test(test_a_head_behind_much),
-	    cmocka_unit_test(test_paths),
-	    cmocka_unit_test(test_length_of_content),
-	    cmocka_unit_test(test_every_split),
-	    cmocka_unit_test(test_given_up_at_once),
-	    cmocka_unit_test(test_no_preface),
+	    cmocka_unit_test(test_a_request),		cmocka_unit_test(test_a_big_body_and_trailers),
+	    cmocka_unit_test(test_one_slow_stream),	cmocka_unit_test(test_resets),
+	    cmocka_unit_test(test_cost_of_resets),	cmocka_unit_test(test_cost_of_closed_streams),
+	    cmocka_unit_test(test_breaking_off),	cmocka_unit_test(test_goaway),
+	    cmocka_unit_test(test_terminate),		cmocka_unit_test(test_ping),
+	    cmocka_unit_test(test_goaway_is_kept),	cmocka_unit_test(test_no_warning_behind_the_end),
+	    cmocka_unit_test(test_the_last_id),		cmocka_unit_test(test_much_both_ways),
+	    cmocka_unit_test(test_a_head_behind_much),	cmocka_unit_test(test_paths),
+	    cmocka_unit_test(test_length_of_content),	cmocka_unit_test(test_every_split),
+	    cmocka_unit_test(test_given_up_at_once),	cmocka_unit_test(test_no_preface),
 	    cmocka_unit_test(test_failing_allocations),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
