@@ -158,12 +158,21 @@ static void answer_waiter(struct dns_forwarder *forwarder, struct dns_waiter *wa
 }
 
 // --- flights ------------------------------------------------------------------------------------------------
-static struct dns_flight **flight_slot(struct dns_forwarder *forwarder, const struct dns_key *key)
+// One that asks the servers of now: the answer of others is for those who asked them.
+static struct dns_flight *flight_find(const struct dns_forwarder *forwarder, const struct dns_key *key)
 {
-	struct dns_flight **slot = &forwarder->flights[dns_key_hash(key) % FLIGHT_BUCKETS];
-	while (*slot && !dns_key_eq(&(*slot)->key, key))
+	struct dns_flight *flight = forwarder->flights[dns_key_hash(key) % FLIGHT_BUCKETS];
+	while (flight && (!dns_key_eq(&flight->key, key) || (flight->asked && flight->channel->retired)))
+		flight = flight->next;
+	return flight;
+}
+
+static void flight_unlink(struct dns_flight *flight)
+{
+	struct dns_flight **slot = &flight->forwarder->flights[dns_key_hash(&flight->key) % FLIGHT_BUCKETS];
+	while (*slot != flight)
 		slot = &(*slot)->next;
-	return slot;
+	*slot = flight->next;
 }
 
 // Answers all who wait (NULL: from what is stale, or not at all). The flight lives on while c-ares has it.
@@ -173,7 +182,7 @@ static void flight_land(struct dns_flight *flight, const uint8_t *answer, size_t
 	if (flight->landed)
 		return;
 	flight->landed = true;
-	*flight_slot(forwarder, &flight->key) = flight->next;
+	flight_unlink(flight);
 	loop_timer_stop(&flight->deadline);
 	if (!answer && !forwarder->closing) {
 		uint64_t now = loop_now(forwarder->loop);
@@ -227,7 +236,9 @@ static void on_answer(void *arg, int status, int timeouts, unsigned char *answer
 		return;
 	}
 	if (good && !forwarder->closing) {
-		dns_cache_put(forwarder->cache, &flight->key, answer, (size_t)len, loop_now(forwarder->loop));
+		if (!flight->channel->retired)
+			dns_cache_put(forwarder->cache, &flight->key, answer, (size_t)len,
+				      loop_now(forwarder->loop));
 		stats_inc(STAT_DNS_FORWARDED);
 	}
 	flight_land(flight, good ? answer : NULL, good ? (size_t)len : 0);
@@ -416,6 +427,7 @@ static int open_channels(struct dns_forwarder *forwarder)
 		return err;
 	memcpy(forwarder->servers, servers, sizeof servers);
 	forwarder->server_count = count;
+	dns_cache_flush(forwarder->cache); // the same name may be another's with other servers
 	return 0;
 }
 
@@ -490,6 +502,7 @@ size_t dns_forward_cached(struct dns_forwarder *forwarder, const struct dns_quer
 			      query->question.len, limit,
 			      query->edns,	   query->dnssec_ok};
 	struct dns_key key;
+	follow_conf(forwarder);
 	dns_key_of(query, &key);
 	size_t len =
 	    dns_cache_get(forwarder->cache, &key, false, loop_now(forwarder->loop), forwarder->cached);
@@ -550,7 +563,6 @@ static void flight_begin(struct dns_flight *flight, const struct dns_query *quer
 {
 	struct dns_forwarder *forwarder = flight->forwarder;
 	uint8_t bytes[QUERY_BYTES];
-	follow_conf(forwarder);
 	struct dns_channel *channel = forwarder->channels[query->edns ? CHANNEL_EDNS : CHANNEL_PLAIN];
 	if (!forwarder->server_count || random_secret(&flight->id, sizeof flight->id)) {
 		loop_timer_start(forwarder->loop, &flight->deadline,
@@ -576,7 +588,8 @@ int dns_forward(struct dns_forwarder *forwarder, const struct dns_query *query, 
 	dns_key_of(query, &key);
 	if (query->question.len > sizeof waiter->question || forwarder->waiter_count >= LIMIT_DNS_WAITERS)
 		return ERR_LIMIT;
-	struct dns_flight *flight = *flight_slot(forwarder, &key);
+	follow_conf(forwarder);
+	struct dns_flight *flight = flight_find(forwarder, &key);
 	if (flight && flight->asked && flight->id == query->id)
 		return ERR_DNS;
 	bool first = !flight;

@@ -3,8 +3,8 @@
 // failover within LIMIT_DNS_DEADLINE_MS, TCP when an answer was truncated, a cache of answers and of their
 // absence (RFC 2308) with expired ones served when no server answers (RFC 8767), and one upstream query for
 // identical ones under way. Answers pass through as they came, but for the id, the case of the question and
-// the TTLs of cached ones. A resolv.conf that changes is read again; who was asked before may still answer.
-// One thread.
+// the TTLs of cached ones. A resolv.conf that changes is read again, and what other servers said is
+// forgotten; who was asked before may still answer those who waited then. One thread.
 #pragma once
 
 #include "base/list.h"

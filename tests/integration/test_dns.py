@@ -691,10 +691,11 @@ def test_dns_query_from_another_network_namespace(names):
 
 
 def test_resolv_conf_is_followed(mesh):
-    """It is written in place, as the kubelet does it: a container sees the file through a mount of its own."""
+    """It is written in place, as the kubelet does it: a container sees the file through a mount of its own. What the servers
+    of before said is not kept."""
     pod = mesh.network.pod("client")
     for address in ("127.0.0.2", "127.0.0.3"):
-        Upstream(pod, 53, lambda query: reply(query, (query.question[0].name, 0, "A", "192.0.2.1")), address)
+        Upstream(pod, 53, lambda query: reply(query, (query.question[0].name, 300, "A", "192.0.2.1")), address)
     pod.resolv_conf("nameserver 127.0.0.2\n")
     names = Names.__new__(Names)
     names.pod, names.sidecar = pod, mesh.sidecar("client", pod=pod)

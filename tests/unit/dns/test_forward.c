@@ -578,6 +578,36 @@ static void resolv_conf_is_followed(void **state)
 	unlink(conf);
 }
 
+// Neither what is cached nor what is on its way: the servers of now are asked.
+static void what_other_servers_said_is_forgotten(void **state)
+{
+	char conf[] = "/tmp/weir-test-conf-XXXXXX";
+	struct message answer;
+	(void)state;
+	close(mkstemp(conf));
+	open_conf(conf, 2);
+	assert_int_equal(ask(&askers[0], "a.example", 0), 0);
+	assert_true(cached("a.example", 0, &answer));
+	upstreams[0].answer = silent;
+	assert_int_equal(forward(&askers[0], 1, "late.example", 0, DNS_UDP_PLAIN), 0);
+	advance(1000);
+	write_server(conf, 1);
+	assert_false(cached("a.example", 0, &answer));
+	assert_int_equal(asked_of(1, "late.example"), 1); // it does not wait for the other answer
+	dns_forward_flush(forwarder);
+	upstreams[0].answer = address; // when it is asked again
+	advance(1000);
+	assert_true(askers[0].done && askers[0].answer.len);
+	assert_false(cached("late.example", 0, &answer));
+
+	assert_int_equal(ask(&askers[1], "a.example", 0), 0);
+	write_conf(conf, "# the same\n");
+	write_server(conf, 1);
+	advance(1000);
+	assert_true(cached("a.example", 0, &answer));
+	unlink(conf);
+}
+
 // The query that finds the file changed is asked from within the answer to another.
 static void on_answered_ask(struct dns_waiter *waiter, const uint8_t *answer, size_t len)
 {
@@ -647,6 +677,7 @@ int main(void)
 	    TEST(who_went_away_is_not_called),
 	    TEST(servers_behind_the_stub),
 	    TEST(resolv_conf_is_followed),
+	    TEST(what_other_servers_said_is_forgotten),
 	    TEST(resolv_conf_changes_under_an_answer),
 	    TEST(allocation_failures),
 	};
