@@ -121,6 +121,12 @@ class CapturedPod:
     def show(self):
         return json.loads(self.weir("show", "-j").stdout)
 
+    def shown(self):
+        """What is installed, without what is counted."""
+        shown = self.show()
+        rules = [{**rule, "packets": 0, "bytes": 0} for rule in shown["rules"]]
+        return {**shown, "rules": rules}, pins_of(cookie_of(self))
+
     def packets(self, purpose, chain=None):
         return sum(
             rule["packets"]

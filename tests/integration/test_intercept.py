@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 from callers import Callers
-from capture import STATE, CapturedPod, Server, cookie_of, name_of, pins_of, probe, state
+from capture import STATE, CapturedPod, Server, name_of, probe, state
 from mesh import Mesh
 from netns import CONTROL_GROUPS, wait_until
 
@@ -1236,13 +1236,13 @@ def test_outbound_interfaces_with_ebpf_need_nftables(network, weir, saboteur, fe
     app = CapturedPod(network, weir, "app")
     if before:
         app.apply(*before)
-    there, pins = app.weir("show").stdout, pins_of(cookie_of(app.pod))
+    there = app.shown()
     words = ["apply", "--backend", "ebpf", "--include-outbound-interfaces", "eth0"]
     environment = {"LD_PRELOAD": saboteur, "SABOTAGE": feature, "ASAN_OPTIONS": "verify_asan_link_order=0"}
     failed = app.weir(*words, check=False, env=environment)
     assert failed.returncode == 1 and failed.stderr.count("\n") == 1
     assert message in failed.stderr and ("eBPF programs decide before" in failed.stderr) == (feature == "nftables")
-    assert (app.weir("show").stdout, pins_of(cookie_of(app.pod))) == (there, pins)
+    assert app.shown() == there
 
 
 def strace(*injections):
