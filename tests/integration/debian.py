@@ -9,8 +9,8 @@ build/debian and is taken again until the packages, their sources, or (of the im
 wants the same waits. All of it runs in namespaces of its own, whose processes end with the caller's, however that ends.
 
     root("base")     as an image of Debian is: what is essential, and apt with this machine's sources
-    root("bare")     a fresh machine: systemd and dbus; its apt knows the packages of "ready", from a folder: no network
-    root("ready")    and what weir loads, so that install.sh has nothing to fetch; curl, nft
+    root("bare")     a fresh machine: systemd and dbus; its apt has a folder of packages, so it needs no network
+    root("ready")    and from that folder what weir loads, so that install.sh has nothing to fetch; curl, nft
     image()          an archive for `podman load`; weir:test
 """
 
@@ -34,6 +34,7 @@ SOURCES = """.dockerignore CMakeLists.txt CMakePresets.json bpf codecs dns inter
 
 MACHINE = ["systemd", "systemd-sysv", "dbus"]
 TOOLS = ["curl", "nftables", "libasan8", "libubsan1"]  # the last two: what sanitized builds load
+AT_HAND = ["systemd-resolved"]  # in the folder, for tests to install
 PACKAGES = "opt/packages"
 
 ALONE = "setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --mount-proc".split()
@@ -106,7 +107,7 @@ def make_bare(folder):
     policy.unlink()
     run("umount", root / "proc")
     apt(root, "clean")
-    apt(root, "install", "--download-only", *ready_packages())
+    apt(root, "install", "--download-only", *ready_packages(), *AT_HAND)
     # From here on, its sources are that folder.
     packages = root / PACKAGES
     (root / "var/cache/apt/archives").rename(packages)
@@ -125,7 +126,6 @@ def make_ready(folder):
     apt(root, "update")
     apt(root, "install", *ready_packages())
     apt(root, "clean")
-    shutil.rmtree(root / PACKAGES)
 
 
 def make_roots(folder, sources):
@@ -181,7 +181,7 @@ def keep(name, key, make):
 def roots():
     sources = package_sources()
     steps = map(inspect.getsource, (make_base, make_bare, make_ready))
-    key = digest(sources, fetching(), " ".join([*MACHINE, *ready_packages()]), *steps)
+    key = digest(sources, fetching(), " ".join([*MACHINE, *ready_packages(), *AT_HAND]), *steps)
     return keep("roots", key, lambda folder: make_roots(folder, sources))
 
 

@@ -97,6 +97,11 @@ NOISE = {"var/log", "var/cache", "var/lib/systemd", "var/lib/dpkg/status-old", "
 NOISE |= {f"etc/{name}-" for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")} | {"etc/.pwd.lock"}
 
 
+def is_noise(path):
+    """Of a path within the root. Services that run have folders of their own below /var/tmp."""
+    return str(path) in NOISE or path.name.startswith("systemd-private-")
+
+
 def describe(path):
     """Kind, mode, owner and content of a file; None if it is not there."""
     try:
@@ -176,11 +181,11 @@ class Machine:
     def snapshot(self):
         upper, found = self.root.parent / "upper", {}
         for folder, names, files in os.walk(upper):
-            names[:] = [name for name in names if str((pathlib.Path(folder) / name).relative_to(upper)) not in NOISE]
+            names[:] = [name for name in names if not is_noise((pathlib.Path(folder) / name).relative_to(upper))]
             for name in names + files:
                 path = (pathlib.Path(folder) / name).relative_to(upper)
                 here = describe(self.root / path)
-                if str(path) not in NOISE and here != describe(self.over / path):
+                if not is_noise(path) and here != describe(self.over / path):
                     found[f"/{path}"] = here
         return found
 

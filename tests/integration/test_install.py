@@ -196,14 +196,19 @@ def test_traffic_and_a_reboot(machine, release, network):
     assert probe(outside, machine.pod.ipv4, 8080).startswith("app 127.0.0.6:")
 
 
+def with_reviews(config, pod):
+    """The default configuration with what its comments propose, in clear text and served by a pod."""
+    text = re.sub(r"^# ?((services|clusters):.*|  - .*reviews.*)$", r"\1", config, flags=re.MULTILINE)
+    return text.replace("services: []\nclusters: []\n", "").replace("tls: mesh, ", "").replace("10.0.0.2", pod.ipv4)
+
+
 def test_names_of_the_mesh(machine, release, network):
     """The configuration is changed as its comments say, and reloaded."""
     outside = network.pod("outside")
     Server(outside, 9080, "reviews")
     install(machine, release)
     path = machine.root / CONFIG
-    text = re.sub(r"^# ?((services|clusters):.*|  - .*reviews.*)$", r"\1", path.read_text(), flags=re.MULTILINE)
-    text = text.replace("services: []\nclusters: []\n", "").replace("tls: mesh, ", "").replace("10.0.0.2", outside.ipv4)
+    text = with_reviews(path.read_text(), outside)
     path.write_text(text)
     machine.run(["systemctl", "reload", UNITS[0]])
     vip = machine.run(["getent", "ahostsv4", "reviews.mesh"]).stdout.split()[0]
@@ -574,19 +579,27 @@ def test_into_an_image(network, build_dir):
     assert machine.snapshot() == before
 
 
-def test_names_by_systemd_resolved(machine, release):
-    """The drop-in comes and goes, and the resolver is restarted; a stand-in for it, since the tests' machine has none."""
-    unit = machine.root / "etc/systemd/system/systemd-resolved.service"
-    unit.write_text("[Service]\nExecStart=/bin/sleep infinity\n")
-    machine.run(["systemctl", "daemon-reload"])
-    machine.run(["systemctl", "start", "systemd-resolved"])
+def test_names_by_systemd_resolved(machine, release, network):
+    """The drop-in comes and goes, and the resolver is restarted."""
+    outside = network.pod("outside")
+    Server(outside, 9080, "reviews")
+    machine.run(["apt-get", "install", "-qq", "systemd-resolved"])
+    assert "nameserver 127.0.0.53" in machine.run(["cat", "/etc/resolv.conf"]).stdout
     before, drop_in = Before(machine), machine.root / "etc/systemd/resolved.conf.d/weir.conf"
 
     def invocation():
         return machine.run(["systemctl", "show", "--property", "InvocationID", "systemd-resolved"]).stdout
 
     started = [invocation()]
-    install(machine, release, "--dns", "resolved", "--dns-zone", "example")
+    install(machine, release, "--dns", "resolved")
+    started.append(invocation())
+    default = (machine.root / CONFIG).read_text()
+    (machine.root / CONFIG).write_text(with_reviews(default, outside))
+    machine.run(["systemctl", "reload", UNITS[0]])
+    vip = machine.run(["getent", "ahostsv4", "reviews.mesh"]).stdout.split()[0]
+    assert vip.startswith("240.240.") and probe(machine.pod, vip, 80).startswith("reviews ")
+    (machine.root / CONFIG).write_text(default)
+    install(machine, release, "--dns-zone", "example")
     assert "DNS=127.0.0.1:15053\nDomains=~example\n" in drop_in.read_text()
     assert "    dns: false " in (machine.root / CONFIG).read_text()
     assert "DNS queries" not in machine.run(["weir", "intercept", "show"]).stdout
