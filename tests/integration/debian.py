@@ -87,7 +87,10 @@ def make_base(folder, sources):
     words = ["--quiet", "--variant=minbase", "--mode=root", "--format=directory", f"--aptopt={conf}"]
     run("mmdebstrap", *words, release(), folder / "base", *sources.splitlines())
     if "https:" in sources:
-        shutil.copy("/etc/ssl/certs/ca-certificates.crt", folder / "base/etc/ssl/certs")
+        # As this machine trusts them.
+        certificates = folder / "base/etc/ssl/certs"
+        certificates.mkdir(parents=True, exist_ok=True)
+        shutil.copy("/etc/ssl/certs/ca-certificates.crt", certificates)
 
 
 def apt(root, *words):
