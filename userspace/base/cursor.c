@@ -15,11 +15,6 @@ static void big_endian_put(uint8_t *p, size_t width, uint64_t value)
 		p[i] = (uint8_t)value;
 }
 
-uint8_t reader_u8(struct reader *r)
-{
-	return (uint8_t)big_endian_get(reader_take(r, 1), 1);
-}
-
 uint16_t reader_u16(struct reader *r)
 {
 	return (uint16_t)big_endian_get(reader_take(r, 2), 2);
@@ -97,11 +92,6 @@ uint8_t *writer_reserve(struct writer *w, size_t len)
 	uint8_t *p = w->_start + w->len;
 	w->len += len;
 	return p;
-}
-
-void writer_u8(struct writer *w, uint8_t value)
-{
-	big_endian_put(writer_reserve(w, 1), 1, value);
 }
 
 void writer_u16(struct writer *w, uint16_t value)

@@ -57,7 +57,12 @@ static inline const uint8_t *reader_take(struct reader *r, size_t len)
 	return p;
 }
 
-uint8_t reader_u8(struct reader *r);
+static inline uint8_t reader_u8(struct reader *r)
+{
+	const uint8_t *p = reader_take(r, 1);
+	return p ? *p : 0;
+}
+
 uint16_t reader_u16(struct reader *r);
 uint32_t reader_u24(struct reader *r);
 uint32_t reader_u32(struct reader *r);
@@ -116,7 +121,15 @@ static inline size_t writer_room(const struct writer *w)
 
 // Room for `len` bytes, counted as written; NULL with ERR_LIMIT if there is not that much.
 uint8_t *writer_reserve(struct writer *w, size_t len);
-void writer_u8(struct writer *w, uint8_t value);
+
+static inline void writer_u8(struct writer *w, uint8_t value)
+{
+	if (!w->err && w->len < w->_cap)
+		w->_start[w->len++] = value;
+	else
+		w->err = ERR_LIMIT;
+}
+
 void writer_u16(struct writer *w, uint16_t value);
 void writer_u24(struct writer *w, uint32_t value); // the low 24 bits
 void writer_u32(struct writer *w, uint32_t value);

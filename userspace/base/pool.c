@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/pool.h"
 
+#include "base/buf.h"
 #include "base/mem.h"
 
+#include <errno.h>
 #include <string.h>
 
 enum { ARENA_SPARE_BLOCKS = 64 };
@@ -43,6 +45,11 @@ void pool_trim(struct pool *pool)
 }
 
 static __thread struct pool spare_blocks = {.size = ARENA_BLOCK, .keep = ARENA_SPARE_BLOCKS};
+
+struct arena_held {
+	struct arena_held *next;
+	struct chunk *chunk;
+};
 
 static int arena_grow(struct arena *arena, size_t size)
 {
@@ -90,8 +97,22 @@ char *arena_strdup(struct arena *arena, const char *bytes, size_t len)
 	return copy;
 }
 
+int arena_hold(struct arena *arena, struct chunk *chunk)
+{
+	if (arena->_held && arena->_held->chunk == chunk)
+		return 0;
+	struct arena_held *held = arena_alloc(arena, sizeof *held);
+	if (!held)
+		return -ENOMEM;
+	*held = (struct arena_held){arena->_held, chunk_ref(chunk)};
+	arena->_held = held;
+	return 0;
+}
+
 void arena_done(struct arena *arena)
 {
+	for (struct arena_held *held = arena->_held; held; held = held->next)
+		chunk_unref(held->chunk);
 	for (struct arena_block *block = arena->_blocks, *next; block; block = next) {
 		next = block->_next;
 		if (block->_size == ARENA_BLOCK)

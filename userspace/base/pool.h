@@ -26,6 +26,9 @@ void pool_trim(struct pool *pool);
 // --- pieces freed together ----------------------------------------------------------------------------------
 enum { ARENA_BLOCK = 4096 };
 
+struct chunk;
+struct arena_held;
+
 struct arena_block {
 	struct arena_block *_next;
 	uint32_t _size;
@@ -34,6 +37,7 @@ struct arena_block {
 // Zero-initialise. Blocks come from a per-thread pool, so an arena that fits one costs a pop and a push.
 struct arena {
 	struct arena_block *_blocks;
+	struct arena_held *_held;
 	char *_at, *_end;
 };
 
@@ -43,6 +47,9 @@ char *arena_strdup(struct arena *arena, const char *bytes, size_t len); // termi
 // What is left in the current block, for an array whose length is not known yet: claim with arena_alloc (the
 // same address) before anything else is allocated. At least `min` bytes, or NULL.
 void *arena_peek(struct arena *arena, size_t min, size_t *ret_size);
+// A reference to a chunk of buf.h (not NULL) that is given up with the arena: for views into it. 0 or
+// -ENOMEM.
+int arena_hold(struct arena *arena, struct chunk *chunk);
 void arena_done(struct arena *arena);
 // Frees the calling thread's spare blocks.
 void arena_thread_done(void);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "test.h"
 
+#include "base/buf.h"
 #include "base/mem.h"
 #include "base/pool.h"
 
+#include <errno.h>
 #include <stdbool.h>
 
 struct thing {
@@ -83,6 +85,29 @@ static void what_is_peeked_can_be_claimed(void **state)
 	arena_thread_done();
 }
 
+static void what_is_held_goes_with_the_arena(void **state)
+{
+	(void)state;
+	struct arena arena = {0};
+	struct chunk *one = chunk_new(64), *other = chunk_new(64);
+	assert_true(one && other);
+	assert_int_equal(arena_hold(&arena, one), 0);
+	assert_int_equal(arena_hold(&arena, one), 0);
+	assert_int_equal(arena_hold(&arena, other), 0);
+	assert_int_equal(one->refs, 2); // once is enough
+	assert_int_equal(other->refs, 2);
+	arena_done(&arena);
+	assert_int_equal(one->refs, 1);
+	assert_int_equal(other->refs, 1);
+	mem_fail_set(0);
+	arena_thread_done();
+	assert_int_equal(arena_hold(&arena, one), -ENOMEM);
+	mem_fail_set(-1);
+	assert_int_equal(one->refs, 1);
+	chunk_unref(one);
+	chunk_unref(other);
+}
+
 static void without_memory(void **state)
 {
 	(void)state;
@@ -120,6 +145,7 @@ int main(void)
 	    cmocka_unit_test(a_used_object_is_zeroed),
 	    cmocka_unit_test(an_arena_is_aligned_and_whole),
 	    cmocka_unit_test(what_is_peeked_can_be_claimed),
+	    cmocka_unit_test(what_is_held_goes_with_the_arena),
 	    cmocka_unit_test(without_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
