@@ -7,7 +7,8 @@
 bool grpc_is_type(struct str content_type)
 {
 	static const struct str PREFIX = STR("application/grpc");
-	if (content_type.len < PREFIX.len || !str_eq_nocase((struct str){content_type.p, PREFIX.len}, PREFIX))
+	const struct str begin = {content_type.p, PREFIX.len};
+	if (content_type.len < PREFIX.len || (!str_eq(begin, PREFIX) && !str_eq_nocase(begin, PREFIX)))
 		return false;
 	char next = content_type.len > PREFIX.len ? content_type.p[PREFIX.len] : ';';
 	return next == ';' || next == '+' || next == ' ';

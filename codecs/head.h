@@ -5,6 +5,7 @@
 #pragma once
 
 #include "base/str.h"
+#include "codecs/field_names.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -29,8 +30,15 @@ const char *protocol_name(enum protocol protocol);
 struct field {
 	struct str name, value;
 	bool never_indexed; // HTTP/2: in no table of compression, here and further on (RFC 7541 7.1.3)
-	bool constant_name; // HTTP/2: the name is a valid one or a pseudo-field's, and outlives everything
+	uint8_t known;	    // HTTP/2: which name it is (enum field_name); above FIELD_OTHER it is constant
+	bool checked;	    // HTTP/2: http2_field_is_clean
+	uint64_t origin;    // HTTP/2: the entry of HPACK's tables it was read from (codecs/hpack.h); 0: none
 };
+
+static inline enum field_name field_known(const struct field *field)
+{
+	return field->known ? (enum field_name)field->known : field_name_find(field->name);
+}
 
 struct head {
 	struct str method;    // request; empty in a response
@@ -43,6 +51,8 @@ struct head {
 
 // The first field of that name, case-insensitive; NULL if there is none.
 const struct field *head_find(const struct head *head, struct str name);
+// The same for a name that is known here.
+const struct field *head_find_known(const struct head *head, enum field_name name);
 // "/service/method" of an RPC call, for routes that match paths. Service and method are LIMIT_RPC_NAME long
 // at most; `room` has LIMIT_RPC_NAME * 2 + 2 bytes, and the result lies there.
 struct str head_rpc_path(const struct head *head, char *room);

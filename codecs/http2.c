@@ -11,9 +11,8 @@
 
 int http2_preface(struct str bytes)
 {
-	static const char preface[HTTP2_PREFACE_BYTES + 1] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 	size_t n = MIN(bytes.len, (size_t)HTTP2_PREFACE_BYTES);
-	if (n && memcmp(bytes.p, preface, n) != 0)
+	if (n && memcmp(bytes.p, HTTP2_PREFACE, n) != 0)
 		return 0;
 	return n == HTTP2_PREFACE_BYTES ? 1 : ERR_NEED_MORE;
 }
@@ -42,12 +41,9 @@ static bool is_target(struct str text)
 }
 
 // RFC 9113 8.2.1: a token in lower case.
-static bool has_name(const struct field *field)
+static bool is_name(struct str name)
 {
-	const struct str *name = &field->name;
-	if (name->len == 0 || name->p[0] == ':')
-		return false;
-	return field->constant_name || all_are(*name, CHAR_LOWER_TOKEN);
+	return name.len && all_are(name, CHAR_LOWER_TOKEN);
 }
 
 static bool is_blank(char c)
@@ -68,31 +64,38 @@ static bool is(struct str name, const char *known, size_t len)
 }
 #define IS(name, known) is(name, known, sizeof(known) - 1)
 
-// RFC 9113 8.2.2.
-static bool is_of_connection(const struct field *field)
+// A pseudo-field, or one of the connection (RFC 9113 8.2.2).
+static bool is_misplaced(const struct field *field)
 {
-	switch (field->name.len) {
-	case 2:
-		return IS(field->name, "te") && !IS(field->value, "trailers") &&
-		       !str_eq_nocase(field->value, STR("trailers"));
-	case 7:
-		return IS(field->name, "upgrade");
-	case 10:
-		return IS(field->name, "connection") || IS(field->name, "keep-alive");
-	case 14:
-		return IS(field->name, "http2-settings");
-	case 16:
-		return IS(field->name, "proxy-connection");
-	case 17:
-		return IS(field->name, "transfer-encoding");
+	switch (field_known(field)) {
+	case FIELD_AUTHORITY:
+	case FIELD_METHOD:
+	case FIELD_PATH:
+	case FIELD_SCHEME:
+	case FIELD_STATUS:
+	case FIELD_PROTOCOL:
+	case FIELD_UPGRADE:
+	case FIELD_CONNECTION:
+	case FIELD_KEEP_ALIVE:
+	case FIELD_HTTP2_SETTINGS:
+	case FIELD_PROXY_CONNECTION:
+	case FIELD_TRANSFER_ENCODING:
+		return true;
+	case FIELD_TE:
+		return !IS(field->value, "trailers") && !str_eq_nocase(field->value, STR("trailers"));
 	default:
 		return false;
 	}
 }
 
+bool http2_field_is_clean(const struct field *field)
+{
+	return (field->known > FIELD_OTHER || is_name(field->name)) && is_value(field->value);
+}
+
 bool http2_field_is_legal(const struct field *field)
 {
-	return has_name(field) && is_value(field->value) && !is_of_connection(field);
+	return (field->checked || http2_field_is_clean(field)) && !is_misplaced(field);
 }
 
 static int take_length(struct message *message, struct str value)
@@ -110,20 +113,21 @@ struct pseudo {
 };
 
 // Where the value of a pseudo-field goes; NULL: there is none of that name.
-static struct str *pseudo_find(struct pseudo *pseudo, struct str name)
+static struct str *pseudo_find(struct pseudo *pseudo, enum field_name name)
 {
-	switch (name.len) {
-	case 5:
-		return IS(name, ":path") ? &pseudo->path : NULL;
-	case 7:
-		return IS(name, ":method")   ? &pseudo->method
-		       : IS(name, ":scheme") ? &pseudo->scheme
-		       : IS(name, ":status") ? &pseudo->status
-					     : NULL;
-	case 9:
-		return IS(name, ":protocol") ? &pseudo->protocol : NULL;
-	case 10:
-		return IS(name, ":authority") ? &pseudo->authority : NULL;
+	switch (name) {
+	case FIELD_PATH:
+		return &pseudo->path;
+	case FIELD_METHOD:
+		return &pseudo->method;
+	case FIELD_SCHEME:
+		return &pseudo->scheme;
+	case FIELD_STATUS:
+		return &pseudo->status;
+	case FIELD_PROTOCOL:
+		return &pseudo->protocol;
+	case FIELD_AUTHORITY:
+		return &pseudo->authority;
 	default:
 		return NULL;
 	}
@@ -131,11 +135,17 @@ static struct str *pseudo_find(struct pseudo *pseudo, struct str name)
 
 static int take_pseudo(struct pseudo *pseudo, const struct field *field)
 {
-	struct str *value = pseudo_find(pseudo, field->name);
-	if (!value || value->p || !is_value(field->value))
+	struct str *value = pseudo_find(pseudo, field_known(field));
+	if (!value || value->p || !(field->checked || is_value(field->value)))
 		return ERR_MALFORMED;
 	*value = (struct str){field->value.p ? field->value.p : "", field->value.len};
 	return 0;
+}
+
+static void note_secret(struct pseudo *pseudo, enum field_name name)
+{
+	pseudo->path_never_indexed |= name == FIELD_PATH;
+	pseudo->authority_never_indexed |= name == FIELD_AUTHORITY;
 }
 
 // Takes the pseudo-fields off the front; `fields` and `count` are what follows.
@@ -144,12 +154,19 @@ static int split_pseudo(struct field **fields, size_t *count, struct pseudo *ret
 	while (*count && (*fields)->name.len && (*fields)->name.p[0] == ':') {
 		if (take_pseudo(ret_pseudo, *fields))
 			return ERR_MALFORMED;
-		ret_pseudo->path_never_indexed |= (*fields)->never_indexed && IS((*fields)->name, ":path");
-		ret_pseudo->authority_never_indexed |=
-		    (*fields)->never_indexed && IS((*fields)->name, ":authority");
+		if ((*fields)->never_indexed)
+			note_secret(ret_pseudo, field_known(*fields));
 		(*fields)++;
 		(*count)--;
 	}
+	return 0;
+}
+
+static int take_host(struct str *host, struct str value)
+{
+	if (host->p)
+		return ERR_MALFORMED;
+	*host = (struct str){value.p ? value.p : "", value.len};
 	return 0;
 }
 
@@ -160,18 +177,20 @@ static int read_fields(struct message *message, struct field *fields, size_t cou
 	unsigned cookies = 0;
 	for (size_t i = 0; i < count; i++) {
 		const struct field *field = &fields[i];
+		enum field_name known = field_known(field);
 		if (!http2_field_is_legal(field))
 			return ERR_MALFORMED;
-		if (IS(field->name, "content-length") && take_length(message, field->value))
+		if (known == FIELD_CONTENT_LENGTH && take_length(message, field->value))
 			return ERR_MALFORMED;
-		cookies += IS(field->name, "cookie");
-		if (ret_host && IS(field->name, "host")) {
-			if (ret_host->p)
+		cookies += known == FIELD_COOKIE;
+		if (known == FIELD_HOST && ret_host) {
+			if (take_host(ret_host, field->value))
 				return ERR_MALFORMED;
-			*ret_host = (struct str){field->value.p ? field->value.p : "", field->value.len};
 			continue;
 		}
-		fields[kept++] = *field;
+		if (kept != i)
+			fields[kept] = *field;
+		kept++;
 	}
 	message->has_cookies = cookies > 1;
 	message->head.fields = fields;
@@ -263,7 +282,7 @@ void http2_length_drop(struct message *message)
 	struct head *head = &message->head;
 	unsigned kept = 0;
 	for (unsigned i = 0; i < head->field_count; i++)
-		if (!IS(head->fields[i].name, "content-length"))
+		if (field_known(&head->fields[i]) != FIELD_CONTENT_LENGTH)
 			head->fields[kept++] = head->fields[i];
 	head->field_count = (uint16_t)kept;
 	message->has_length = false;
@@ -299,30 +318,31 @@ int http2_response_read(struct field *fields, size_t count, bool connect, struct
 int http2_trailers_check(const struct field *fields, size_t count)
 {
 	for (size_t i = 0; i < count; i++)
-		if (!http2_field_is_legal(&fields[i]) || IS(fields[i].name, "content-length") ||
-		    IS(fields[i].name, "host"))
+		if (!http2_field_is_legal(&fields[i]) || field_known(&fields[i]) == FIELD_CONTENT_LENGTH ||
+		    field_known(&fields[i]) == FIELD_HOST)
 			return ERR_MALFORMED;
 	return 0;
 }
 
 // --- making pseudo-fields -----------------------------------------------------------------------------------
-#define PSEUDO(name_, value_) ((struct field){.name = STR(name_), .value = (value_), .constant_name = true})
+#define PSEUDO(id, name_, value_) ((struct field){.name = STR(name_), .value = (value_), .known = FIELD_##id})
 
 size_t http2_request_pseudo(const struct message *message, struct field *ret_fields)
 {
 	const struct head *head = &message->head;
 	size_t n = 0;
 	bool extended = message->upgrade.len > 0;
-	ret_fields[n++] = PSEUDO(":method", extended ? STR("CONNECT") : head->method);
+	ret_fields[n++] = PSEUDO(METHOD, ":method", extended ? STR("CONNECT") : head->method);
 	if (extended || !str_eq(head->method, STR("CONNECT"))) {
-		ret_fields[n++] = PSEUDO(":scheme", message->scheme.len ? message->scheme : STR("http"));
-		ret_fields[n] = PSEUDO(":path", head->path);
+		ret_fields[n++] =
+		    PSEUDO(SCHEME, ":scheme", message->scheme.len ? message->scheme : STR("http"));
+		ret_fields[n] = PSEUDO(PATH, ":path", head->path);
 		ret_fields[n++].never_indexed = message->path_never_indexed;
 	}
 	if (extended)
-		ret_fields[n++] = PSEUDO(":protocol", message->upgrade);
+		ret_fields[n++] = PSEUDO(PROTOCOL, ":protocol", message->upgrade);
 	if (head->authority.len) {
-		ret_fields[n] = PSEUDO(":authority", head->authority);
+		ret_fields[n] = PSEUDO(AUTHORITY, ":authority", head->authority);
 		ret_fields[n++].never_indexed = message->authority_never_indexed;
 	}
 	return n;
@@ -334,16 +354,25 @@ size_t http2_response_pseudo(const struct message *message, char status[3], stru
 	status[0] = (char)('0' + code / 100);
 	status[1] = (char)('0' + code / 10 % 10);
 	status[2] = (char)('0' + code % 10);
-	ret_fields[0] = PSEUDO(":status", ((struct str){status, 3}));
+	ret_fields[0] = PSEUDO(STATUS, ":status", ((struct str){status, 3}));
 	return 1;
 }
 
-bool http2_field_is_dropped(const struct message *message, const struct field *field)
+static bool is_of_upgrade(const struct field *field)
 {
-	if (!message->upgrade.len && message->head.status != 101)
-		return false;
 	return IS(field->name, "sec-websocket-key") || IS(field->name, "sec-websocket-accept") ||
 	       IS(field->name, "upgrade") || IS(field->name, "content-length");
+}
+
+size_t http2_message_fields(const struct message *message, struct field *ret_fields, size_t room)
+{
+	const struct head *head = &message->head;
+	bool upgrade = message->upgrade.len || head->status == 101;
+	size_t n = 0;
+	for (unsigned i = 0; i < head->field_count && n < room; i++)
+		if (!upgrade || !is_of_upgrade(&head->fields[i]))
+			ret_fields[n++] = head->fields[i];
+	return n;
 }
 
 // --- the upgrade of HTTP/1 ----------------------------------------------------------------------------------

@@ -10,7 +10,8 @@
 
 // Whether the bytes are the connection preface (RFC 9113 3.4): 1, 0, or ERR_NEED_MORE.
 int http2_preface(struct str bytes);
-enum { HTTP2_PREFACE_BYTES = 24 };
+#define HTTP2_PREFACE "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+enum { HTTP2_PREFACE_BYTES = sizeof(HTTP2_PREFACE) - 1 };
 
 // Whether they are, or begin, the frame that a server's side starts with (RFC 9113 3.4): SETTINGS, not an
 // acknowledgement. A server may send it before it has heard anything.
@@ -29,6 +30,9 @@ void http2_length_drop(struct message *message);
 int http2_trailers_check(const struct field *fields, size_t count);
 
 enum { HTTP2_PSEUDO_MAX = 5 };
+// Whether the bytes of a field may stand there (RFC 9113 8.2.1): its name is known, or is in lower case, and
+// its value has no controls.
+bool http2_field_is_clean(const struct field *field);
 // Whether a field that is no pseudo-field may stand in a head or in trailers (RFC 9113 8.2): its name is in
 // lower case, its value has no controls, and it is not about one connection.
 bool http2_field_is_legal(const struct field *field);
@@ -36,9 +40,9 @@ bool http2_field_is_legal(const struct field *field);
 // room for three digits, which the result points to.
 size_t http2_request_pseudo(const struct message *message, struct field *ret_fields);
 size_t http2_response_pseudo(const struct message *message, char status[3], struct field *ret_fields);
-// Whether a field of a message may not be sent over HTTP/2, because it is part of the change of protocols of
-// HTTP/1 (RFC 8441 5).
-bool http2_field_is_dropped(const struct message *message, const struct field *field);
+// The other fields, without those that are part of the change of protocols of HTTP/1 (RFC 8441 5): at most
+// `room`; returns how many.
+size_t http2_message_fields(const struct message *message, struct field *ret_fields, size_t room);
 
 // base64url without padding (HTTP2-Settings, RFC 7540 3.2.1). Returns the bytes decoded, or ERR_MALFORMED.
 int http2_settings_decode(struct str text, uint8_t *ret_bytes, size_t room);

@@ -59,7 +59,6 @@ package_of() {
 	libfyaml.so.0) echo libfyaml0 ;;
 	libmnl.so.0) echo libmnl0 ;;
 	libnftnl.so.11) echo libnftnl11 ;;
-	libnghttp2.so.14) echo libnghttp2-14 ;;
 	libpcre2-8.so.0) echo libpcre2-8-0 ;;
 	libssl.so.3 | libcrypto.so.3) echo libssl3 libssl3t64 ;;
 	libxxhash.so.0) echo libxxhash0 ;;

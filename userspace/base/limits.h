@@ -134,6 +134,7 @@ enum {
 	LIMIT_PROBE_REQUEST = 16 * 1024, // a probe of Kubernetes, with its header fields
 	LIMIT_PROBE_CLIENTS = 64,
 	LIMIT_PROBE_BODY = 10 * 1024, // of the application's answer, that is read
+	LIMIT_PROBE_FRAMES = 256,     // of HTTP/2 in it
 	LIMIT_PROBE_MS = 60000,	     // for the application to answer; the kubelet's patience mostly ends before
 
 	// connections

@@ -4,12 +4,12 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/mem.h"
+#include "codecs/http2_codes.h"
 #include "exchange/framed_server.h"
 #include "exchange/framed_upstream.h"
 #include "exchange/transport.h"
 
 #include <errno.h>
-#include <nghttp2/nghttp2.h>
 
 static const struct exchange_client stream_client;
 
@@ -171,7 +171,7 @@ static void link_reset(struct framed_server *server)
 	struct exchange *exchange = server->exchange;
 	if (!exchange)
 		return;
-	exchange->reset_code = NGHTTP2_INTERNAL_ERROR;
+	exchange->reset_code = HTTP2_INTERNAL_ERROR;
 	exchange_reply(exchange, 502, "the answer cannot be completed", EXCHANGE_UPSTREAM_TERMINATED);
 }
 

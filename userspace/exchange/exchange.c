@@ -81,7 +81,7 @@ static bool is_idempotent(struct str method)
 
 static bool is_grpc(const struct head *head)
 {
-	const struct field *type = head_find(head, STR("content-type"));
+	const struct field *type = head_find_known(head, FIELD_CONTENT_TYPE);
 	return type && grpc_is_type(type->value);
 }
 
@@ -98,7 +98,7 @@ static void remember(struct exchange *exchange, const struct head *head)
 static void start_timer(struct exchange *exchange, const struct head *head)
 {
 	uint64_t limit_ms = exchange->route ? exchange->route->timeout_ms : 0, deadline_ms;
-	const struct field *field = exchange->grpc ? head_find(head, STR("grpc-timeout")) : NULL;
+	const struct field *field = exchange->grpc ? head_find_known(head, FIELD_GRPC_TIMEOUT) : NULL;
 	if (field && grpc_timeout_parse(field->value, &deadline_ms) == 0 && deadline_ms < UINT32_MAX &&
 	    (!limit_ms || deadline_ms < limit_ms))
 		limit_ms = MAX(deadline_ms, (uint64_t)1);
@@ -269,8 +269,7 @@ static void dispatch(struct exchange *exchange)
 	if (err == ERR_NO_ENDPOINT)
 		exchange_reply(exchange, 503, "no endpoint is available", EXCHANGE_NO_ENDPOINT);
 	else if (err == ERR_LIMIT)
-		exchange_reply(exchange, 503, "too many requests wait for the upstream",
-			       EXCHANGE_OVERLOADED);
+		exchange_reply(exchange, 503, "too many requests wait for the upstream", EXCHANGE_OVERLOADED);
 	else
 		exchange_reply(exchange, 503, "the upstream could not be reached", EXCHANGE_CONNECT_FAILED);
 }
@@ -348,7 +347,7 @@ int exchange_interim(struct exchange *exchange, struct message *message)
 static void note_grpc_status(struct exchange *exchange, const struct field *fields, size_t count)
 {
 	const struct head head = {.fields = (struct field *)fields, .field_count = (uint16_t)count};
-	const struct field *status = exchange->grpc ? head_find(&head, STR("grpc-status")) : NULL;
+	const struct field *status = exchange->grpc ? head_find_known(&head, FIELD_GRPC_STATUS) : NULL;
 	if (status)
 		exchange->grpc_status = (int16_t)grpc_status_parse(status->value);
 }

@@ -6,13 +6,13 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "codecs/http2.h"
+#include "codecs/http2_codes.h"
 #include "exchange/http2_session.h"
 #include "exchange/transport.h"
 #include "net/tls.h"
 #include "run/stats.h"
 
 #include <errno.h>
-#include <nghttp2/nghttp2.h>
 
 // One connection. It is in its endpoint's list while it takes new streams.
 struct http2_client {
@@ -168,7 +168,7 @@ static void on_timer(struct loop_timer *timer)
 		return;
 	}
 	if (heard && is_unused(client)) {
-		http2_session_terminate(&client->session, NGHTTP2_NO_ERROR);
+		http2_session_terminate(&client->session, HTTP2_NO_ERROR);
 		leave_list(client);
 		return;
 	}
@@ -190,17 +190,23 @@ static bool has_room(const struct http2_client *client)
 
 enum { REQUEST_FIELDS = LIMIT_HTTP_HEADERS + HTTP2_PSEUDO_MAX + TRANSPORT_FIELDS };
 
+// What the transport says itself, nobody else does.
+static size_t drop_own(struct field *fields, size_t count)
+{
+	size_t kept = 0;
+	for (size_t i = 0; i < count; i++)
+		if (!transport_owns(&fields[i]))
+			fields[kept++] = fields[i];
+	return kept;
+}
+
 static size_t request_fields(const struct exchange *exchange, struct field *fields)
 {
-	const struct message *message = &exchange->message;
-	size_t n = http2_request_pseudo(message, fields);
+	size_t n = http2_request_pseudo(&exchange->message, fields);
 	if (exchange->transport)
 		fields[n++] = transport_field(exchange);
-	for (unsigned i = 0; i < message->head.field_count && n < REQUEST_FIELDS; i++)
-		if (!http2_field_is_dropped(message, &message->head.fields[i]) &&
-		    !(exchange->transport && transport_owns(&message->head.fields[i])))
-			fields[n++] = message->head.fields[i];
-	return n;
+	size_t count = http2_message_fields(&exchange->message, fields + n, REQUEST_FIELDS - n);
+	return n + (exchange->transport ? drop_own(fields + n, count) : count);
 }
 
 // Sends the request's head, and what waits behind it. 0 or a negative error.
@@ -473,7 +479,7 @@ static struct arena *arena_of(struct http2_stream *stream)
 
 static void protocol_failure(struct exchange *exchange)
 {
-	http2_stream_reset(&exchange->up, NGHTTP2_PROTOCOL_ERROR);
+	http2_stream_reset(&exchange->up, HTTP2_PROTOCOL_ERROR);
 	fail_stream(exchange, EXCHANGE_UPSTREAM_PROTOCOL, ERR_MALFORMED);
 }
 
@@ -592,14 +598,14 @@ static void on_end_sent(struct http2_stream *stream)
 static void on_closed(struct http2_stream *stream, uint32_t code)
 {
 	struct exchange *exchange = of_stream(stream);
-	if (exchange->response_done && code == NGHTTP2_NO_ERROR) {
+	if (exchange->response_done && code == HTTP2_NO_ERROR) {
 		exchange->shared = NULL;
 		exchange_complete(exchange); // both halves of a tunnel are over, or nobody wants the client's
 		return;
 	}
 	exchange->reset_code = code;
 	fail_stream(exchange,
-		    code == NGHTTP2_REFUSED_STREAM ? EXCHANGE_UPSTREAM_REFUSED : EXCHANGE_UPSTREAM_TERMINATED,
+		    code == HTTP2_REFUSED_STREAM ? EXCHANGE_UPSTREAM_REFUSED : EXCHANGE_UPSTREAM_TERMINATED,
 		    -ECONNRESET);
 }
 
@@ -626,7 +632,7 @@ static void on_settled(struct http2_session *session)
 		return;
 	bool unwanted = is_outdated(client) || dataplane_of(client)->draining;
 	if (unwanted && client->session.open_count == 0)
-		http2_session_terminate(session, NGHTTP2_NO_ERROR);
+		http2_session_terminate(session, HTTP2_NO_ERROR);
 	else
 		watch_unused(client);
 }
@@ -704,7 +710,7 @@ static void client_release(struct exchange *exchange, enum release how)
 		http2_stream_consume(stream);
 		http2_stream_detach(stream);
 	} else {
-		http2_stream_reset(stream, how == RELEASE_WHOLE ? NGHTTP2_NO_ERROR : NGHTTP2_CANCEL);
+		http2_stream_reset(stream, how == RELEASE_WHOLE ? HTTP2_NO_ERROR : HTTP2_CANCEL);
 	}
 	http2_session_wake(&client->session);
 }

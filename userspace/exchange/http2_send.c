@@ -3,8 +3,8 @@
 
 #include "base/limits.h"
 #include "base/mem.h"
+#include "codecs/hpack.h"
 #include "codecs/http2.h"
-#include "exchange/transport.h"
 #include "run/stats.h"
 
 #include <errno.h>
@@ -13,7 +13,6 @@ enum {
 	CONTROL_MAX = 64, // payload of the frames that are no DATA and carry no fields
 	COPY_MAX = 2048,  // payload is copied between frame headers up to this, and referred to above
 	STREAM_LOW = LIMIT_HTTP2_STREAM_OUT / 4,
-	FIELDS_MAX = LIMIT_HTTP_HEADERS + HTTP2_PSEUDO_MAX + TRANSPORT_FIELDS,
 };
 
 // --- frames -------------------------------------------------------------------------------------------------
@@ -63,29 +62,33 @@ static void put_frame(struct http2_session *session, uint8_t type, uint8_t flags
 }
 
 // --- control ------------------------------------------------------------------------------------------------
-static void write_settings(struct writer *w, const nghttp2_settings_entry *entries, size_t count)
+struct setting {
+	enum http2_setting id;
+	uint32_t value;
+};
+
+static void write_settings(struct writer *w, const struct setting *entries, size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
-		writer_u16(w, (uint16_t)entries[i].settings_id);
+		writer_u16(w, (uint16_t)entries[i].id);
 		writer_u32(w, entries[i].value);
 	}
 }
 
 void http2_send_start(struct http2_session *session)
 {
-	static const char preface[] = NGHTTP2_CLIENT_MAGIC;
-	static const nghttp2_settings_entry server[] = {
-	    {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, LIMIT_HTTP2_STREAMS},
-	    {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, LIMIT_HTTP2_STREAM_WINDOW},
-	    {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, LIMIT_HTTP_HEAD},
-	    {NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL, 1},
-	    {NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1},
+	static const struct setting server[] = {
+	    {HTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, LIMIT_HTTP2_STREAMS},
+	    {HTTP2_SETTINGS_INITIAL_WINDOW_SIZE, LIMIT_HTTP2_STREAM_WINDOW},
+	    {HTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, LIMIT_HTTP_HEAD},
+	    {HTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL, 1},
+	    {HTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1},
 	};
-	static const nghttp2_settings_entry client[] = {
-	    {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
-	    {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, LIMIT_HTTP2_STREAM_WINDOW},
-	    {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, LIMIT_HTTP_HEAD},
-	    {NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1},
+	static const struct setting client[] = {
+	    {HTTP2_SETTINGS_ENABLE_PUSH, 0},
+	    {HTTP2_SETTINGS_INITIAL_WINDOW_SIZE, LIMIT_HTTP2_STREAM_WINDOW},
+	    {HTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, LIMIT_HTTP_HEAD},
+	    {HTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1},
 	};
 	uint8_t bytes[CONTROL_MAX];
 	struct writer w;
@@ -93,17 +96,17 @@ void http2_send_start(struct http2_session *session)
 	if (session->server) {
 		write_settings(&w, server, ARRAY_SIZE(server));
 	} else {
-		if (bufq_add_packed(&session->wire, preface, sizeof preface - 1))
+		if (bufq_add_packed(&session->wire, HTTP2_PREFACE, HTTP2_PREFACE_BYTES))
 			session->dead = true;
 		write_settings(&w, client, ARRAY_SIZE(client));
 	}
-	put_frame(session, NGHTTP2_SETTINGS, NGHTTP2_FLAG_NONE, 0, bytes, w.len);
+	put_frame(session, HTTP2_SETTINGS, HTTP2_FLAG_NONE, 0, bytes, w.len);
 	http2_send_window_update(session, 0, LIMIT_HTTP2_WINDOW - HTTP2_FIRST_WINDOW);
 }
 
 void http2_send_settings_ack(struct http2_session *session)
 {
-	put_frame(session, NGHTTP2_SETTINGS, NGHTTP2_FLAG_ACK, 0, NULL, 0);
+	put_frame(session, HTTP2_SETTINGS, HTTP2_FLAG_ACK, 0, NULL, 0);
 }
 
 void http2_send_ping(struct http2_session *session, uint64_t payload, bool ack)
@@ -112,7 +115,7 @@ void http2_send_ping(struct http2_session *session, uint64_t payload, bool ack)
 	struct writer w;
 	writer_init(&w, bytes, sizeof bytes);
 	writer_u64(&w, payload);
-	put_frame(session, NGHTTP2_PING, ack ? NGHTTP2_FLAG_ACK : NGHTTP2_FLAG_NONE, 0, bytes, w.len);
+	put_frame(session, HTTP2_PING, ack ? HTTP2_FLAG_ACK : HTTP2_FLAG_NONE, 0, bytes, w.len);
 }
 
 void http2_send_goaway(struct http2_session *session, int32_t last, uint32_t code)
@@ -122,7 +125,7 @@ void http2_send_goaway(struct http2_session *session, int32_t last, uint32_t cod
 	writer_init(&w, bytes, sizeof bytes);
 	writer_u32(&w, (uint32_t)last);
 	writer_u32(&w, code);
-	put_frame(session, NGHTTP2_GOAWAY, NGHTTP2_FLAG_NONE, 0, bytes, w.len);
+	put_frame(session, HTTP2_GOAWAY, HTTP2_FLAG_NONE, 0, bytes, w.len);
 }
 
 static void put_number(struct http2_session *session, uint8_t type, int32_t id, uint32_t number)
@@ -131,124 +134,64 @@ static void put_number(struct http2_session *session, uint8_t type, int32_t id, 
 	struct writer w;
 	writer_init(&w, bytes, sizeof bytes);
 	writer_u32(&w, number);
-	put_frame(session, type, NGHTTP2_FLAG_NONE, id, bytes, w.len);
+	put_frame(session, type, HTTP2_FLAG_NONE, id, bytes, w.len);
 }
 
 void http2_send_window_update(struct http2_session *session, int32_t id, uint32_t bytes)
 {
-	put_number(session, NGHTTP2_WINDOW_UPDATE, id, bytes);
+	put_number(session, HTTP2_WINDOW_UPDATE, id, bytes);
 }
 
 static bool is_provoked(uint32_t code)
 {
-	return code == NGHTTP2_PROTOCOL_ERROR || code == NGHTTP2_REFUSED_STREAM ||
-	       code == NGHTTP2_STREAM_CLOSED || code == NGHTTP2_FLOW_CONTROL_ERROR;
+	return code == HTTP2_PROTOCOL_ERROR || code == HTTP2_REFUSED_STREAM || code == HTTP2_STREAM_CLOSED ||
+	       code == HTTP2_FLOW_CONTROL_ERROR;
 }
 
 // Resets that a peer provokes cost as much as those it sends.
 void http2_send_reset(struct http2_session *session, int32_t id, uint32_t code)
 {
-	put_number(session, NGHTTP2_RST_STREAM, id, code);
-	if (code == NGHTTP2_REFUSED_STREAM)
+	put_number(session, HTTP2_RST_STREAM, id, code);
+	if (code == HTTP2_REFUSED_STREAM)
 		stats_inc(STAT_HTTP2_STREAMS_REFUSED);
 	if (session->server && is_provoked(code) && !http2_spend(session, HTTP2_FLOOD_RESET))
-		http2_session_terminate(session, NGHTTP2_ENHANCE_YOUR_CALM);
+		http2_session_terminate(session, HTTP2_ENHANCE_YOUR_CALM);
 }
 
 // --- fields -------------------------------------------------------------------------------------------------
-static void fill(nghttp2_nv *nva, const struct field *fields, size_t count)
-{
-	for (size_t i = 0; i < count; i++)
-		nva[i] =
-		    (nghttp2_nv){(uint8_t *)fields[i].name.p, (uint8_t *)fields[i].value.p,
-				 fields[i].name.len, fields[i].value.len,
-				 fields[i].never_indexed ? NGHTTP2_NV_FLAG_NO_INDEX : NGHTTP2_NV_FLAG_NONE};
-}
-
-static void deflate(struct http2_session *session, struct writer *w, const nghttp2_nv *nva, size_t count)
-{
-	size_t before = w->len, room = writer_room(w);
-	ssize_t len = nghttp2_hd_deflate_hd(session->deflater, writer_reserve(w, room), room, nva, count);
-	if (len < 0)
-		session->dead = true; // the peer's table is not ours any more
-	else
-		writer_truncate(w, before + (size_t)len);
-}
-
-// RFC 7541 5.1, behind a prefix of 7 bits: the length of a text that is not in Huffman's code.
-static void write_length(struct writer *w, size_t len)
-{
-	const size_t most = 0x7f;
-	writer_u8(w, (uint8_t)MIN(len, most));
-	if (len < most)
-		return;
-	for (len -= most; len > most; len >>= 7)
-		writer_u8(w, (uint8_t)(len | 0x80));
-	writer_u8(w, (uint8_t)len);
-}
-
-// Where a path stands that the static table does not have; `count`: nowhere. Such a one goes in plain: the
-// library would put it into no table either, and spend as much on its Huffman code as on all the other
-// fields.
-static size_t find_path(const nghttp2_nv *nva, size_t count)
-{
-	static const char name[] = ":path";
-	for (size_t i = 0; i < count && nva[i].name[0] == ':'; i++)
-		if (nva[i].namelen == sizeof name - 1 && memcmp(nva[i].name, name, sizeof name - 1) == 0)
-			return nva[i].valuelen > 1 ? i : count;
-	return count;
-}
-
-// RFC 7541 6.2.2, 6.2.3.
-static void write_path(struct writer *w, const nghttp2_nv *path)
-{
-	enum { PATH = 4, NEVER_INDEXED = 0x10 };
-	writer_u8(w, path->flags & NGHTTP2_NV_FLAG_NO_INDEX ? PATH | NEVER_INDEXED : PATH);
-	write_length(w, path->valuelen);
-	writer_bytes(w, path->value, path->valuelen);
-}
-
-// The field block; returns its length. `room` is what nghttp2_hd_deflate_bound says.
-static size_t compress(struct http2_session *session, uint8_t *block, size_t room, const nghttp2_nv *nva,
-		       size_t count)
-{
-	struct writer w;
-	size_t path = find_path(nva, count);
-	writer_init(&w, block, room);
-	deflate(session, &w, nva, path);
-	if (path < count && !session->dead) {
-		write_path(&w, &nva[path]);
-		deflate(session, &w, nva + path + 1, count - path - 1);
-	}
-	return w.len;
-}
-
 // A field block that takes more than one frame, perhaps.
 static void put_block(struct http2_session *session, int32_t id, uint8_t flags, const uint8_t *block,
 		      size_t len)
 {
-	uint8_t type = NGHTTP2_HEADERS;
+	uint8_t type = HTTP2_HEADERS;
 	struct reader r;
 	reader_init(&r, block, len);
 	do {
 		size_t n = MIN(reader_remaining(&r), (size_t)HTTP2_FRAME_MAX);
 		if (n == reader_remaining(&r))
-			flags |= NGHTTP2_FLAG_END_HEADERS;
+			flags |= HTTP2_FLAG_END_HEADERS;
 		put_frame(session, type, flags, id, reader_take(&r, n), n);
-		type = NGHTTP2_CONTINUATION;
-		flags = NGHTTP2_FLAG_NONE;
+		type = HTTP2_CONTINUATION;
+		flags = HTTP2_FLAG_NONE;
 	} while (reader_remaining(&r));
 }
 
-static int send_big_block(struct http2_session *session, int32_t id, uint8_t flags, const nghttp2_nv *nva,
-			  size_t count, size_t room)
+static size_t compress(struct http2_session *session, uint8_t *block, size_t room, const struct field *fields,
+		       size_t count)
+{
+	struct writer w;
+	writer_init(&w, block, room);
+	hpack_encode(session->encoder, fields, count, &w);
+	return w.len;
+}
+
+static int send_big_block(struct http2_session *session, int32_t id, uint8_t flags,
+			  const struct field *fields, size_t count, size_t room)
 {
 	uint8_t *block = mem_alloc(room);
 	if (!block)
 		return -ENOMEM;
-	size_t len = compress(session, block, room, nva, count);
-	if (!session->dead)
-		put_block(session, id, flags, block, len);
+	put_block(session, id, flags, block, compress(session, block, room, fields, count));
 	mem_free(block);
 	return session->dead ? -ENOMEM : 0;
 }
@@ -256,21 +199,17 @@ static int send_big_block(struct http2_session *session, int32_t id, uint8_t fla
 int http2_send_fields(struct http2_session *session, int32_t id, const struct field *fields, size_t count,
 		      bool end)
 {
-	nghttp2_nv nva[FIELDS_MAX];
-	uint8_t flags = end ? NGHTTP2_FLAG_END_STREAM : NGHTTP2_FLAG_NONE;
+	uint8_t flags = end ? HTTP2_FLAG_END_STREAM : HTTP2_FLAG_NONE;
 	if (session->dead)
 		return -ENOMEM;
-	count = MIN(count, (size_t)FIELDS_MAX);
-	fill(nva, fields, count);
-	size_t room = nghttp2_hd_deflate_bound(session->deflater, nva, count);
+	size_t room = hpack_encode_bound(fields, count);
 	if (room > HTTP2_FRAME_MAX)
-		return send_big_block(session, id, flags, nva, count, room);
+		return send_big_block(session, id, flags, fields, count, room);
 	struct made *made = make(room);
 	if (!made)
 		return -ENOMEM;
-	size_t len = compress(session, made->payload, room, nva, count);
-	if (!session->dead)
-		put_made(session, made, len, NGHTTP2_HEADERS, flags | NGHTTP2_FLAG_END_HEADERS, id);
+	size_t len = compress(session, made->payload, room, fields, count);
+	put_made(session, made, len, HTTP2_HEADERS, flags | HTTP2_FLAG_END_HEADERS, id);
 	return session->dead ? -ENOMEM : 0;
 }
 
@@ -290,7 +229,7 @@ static int put_payload(struct http2_session *session, struct http2_stream *strea
 	struct made *made = make(copied ? len : 0);
 	if (!made)
 		return -ENOMEM;
-	write_head(made->head, len, NGHTTP2_DATA, flags, stream->id);
+	write_head(made->head, len, HTTP2_DATA, flags, stream->id);
 	if (!copied)
 		return bufq_packed_add(&session->wire, sizeof *made)
 			   ? -ENOMEM
@@ -302,7 +241,7 @@ static int put_payload(struct http2_session *session, struct http2_stream *strea
 
 static void put_data(struct http2_session *session, struct http2_stream *stream, size_t len, bool end)
 {
-	if (put_payload(session, stream, len, end ? NGHTTP2_FLAG_END_STREAM : NGHTTP2_FLAG_NONE)) {
+	if (put_payload(session, stream, len, end ? HTTP2_FLAG_END_STREAM : HTTP2_FLAG_NONE)) {
 		session->dead = true;
 		return;
 	}
@@ -323,7 +262,7 @@ static void end_of_ours(struct http2_session *session, struct http2_stream *stre
 	if (stream->broken)
 		http2_stream_fail(stream, stream->code);
 	else if (stream->end_received)
-		http2_stream_close(stream, NGHTTP2_NO_ERROR);
+		http2_stream_close(stream, HTTP2_NO_ERROR);
 }
 
 // What follows the payload.

@@ -7,6 +7,7 @@
 #include "codecs/grpc.h"
 #include "codecs/http1_convert.h"
 #include "codecs/http2.h"
+#include "codecs/http2_codes.h"
 #include "exchange/call_stream.h"
 #include "exchange/exchange.h"
 #include "exchange/framed_server.h"
@@ -15,7 +16,6 @@
 #include "run/stats.h"
 
 #include <errno.h>
-#include <nghttp2/nghttp2.h>
 #include <stdio.h>
 
 // What the connection's timer is for.
@@ -50,14 +50,14 @@ static struct exchange *of_stream(struct http2_stream *stream)
 static void on_idle(struct loop_timer *timer)
 {
 	struct connection *connection = container_of(timer, struct connection, timer);
-	http2_session_terminate(&connection->http2->session, NGHTTP2_NO_ERROR);
+	http2_session_terminate(&connection->http2->session, HTTP2_NO_ERROR);
 }
 
 static void on_head_timeout(struct loop_timer *timer)
 {
 	struct connection *connection = container_of(timer, struct connection, timer);
 	stats_inc(STAT_HTTP_REFUSED);
-	http2_session_terminate(&connection->http2->session, NGHTTP2_ENHANCE_YOUR_CALM);
+	http2_session_terminate(&connection->http2->session, HTTP2_ENHANCE_YOUR_CALM);
 }
 
 static void watch(struct http2_server *server);
@@ -76,7 +76,7 @@ static void on_progress_due(struct loop_timer *timer)
 		if (!stalled)
 			continue;
 		stats_inc(STAT_HTTP2_STALLED);
-		http2_stream_reset(stream, NGHTTP2_ENHANCE_YOUR_CALM);
+		http2_stream_reset(stream, HTTP2_ENHANCE_YOUR_CALM);
 		exchange_abort(of_stream(stream), EXCHANGE_DOWNSTREAM_GONE);
 	}
 	server->watch = WATCH_NOTHING;
@@ -117,7 +117,7 @@ static struct arena *arena_of(struct http2_stream *stream)
 static void refuse(struct exchange *exchange)
 {
 	stats_inc(STAT_HTTP_REFUSED);
-	http2_stream_reset(&exchange->down, NGHTTP2_PROTOCOL_ERROR);
+	http2_stream_reset(&exchange->down, HTTP2_PROTOCOL_ERROR);
 	exchange_abort(exchange, EXCHANGE_DOWNSTREAM_PROTOCOL);
 }
 
@@ -274,7 +274,7 @@ static void on_closed(struct http2_stream *stream, uint32_t code)
 	} else if (exchange->response_done && stream->end_received && stream->end_sent) {
 		keep_tail(exchange);
 	} else {
-		exchange->reset_code = code ? code : NGHTTP2_CANCEL;
+		exchange->reset_code = code ? code : HTTP2_CANCEL;
 		exchange_abort(exchange, EXCHANGE_DOWNSTREAM_GONE);
 	}
 }
@@ -361,10 +361,7 @@ enum { RESPONSE_FIELDS = LIMIT_HTTP_HEADERS + 1 };
 static size_t response_fields(const struct message *message, char status[3], struct field *fields)
 {
 	size_t n = http2_response_pseudo(message, status, fields);
-	for (unsigned i = 0; i < message->head.field_count && n < RESPONSE_FIELDS; i++)
-		if (!http2_field_is_dropped(message, &message->head.fields[i]))
-			fields[n++] = message->head.fields[i];
-	return n;
+	return n + http2_message_fields(message, fields + n, RESPONSE_FIELDS - n);
 }
 
 static int server_interim(struct exchange *exchange, const struct message *message)
@@ -458,7 +455,7 @@ static int server_reply(struct exchange *exchange, unsigned status, const char *
 // What came before the response broke off is the client's: the exchange then ends with its stream.
 static void server_reset(struct exchange *exchange)
 {
-	uint32_t code = exchange->reset_code ? exchange->reset_code : NGHTTP2_INTERNAL_ERROR;
+	uint32_t code = exchange->reset_code ? exchange->reset_code : HTTP2_INTERNAL_ERROR;
 	if (http2_stream_break(&exchange->down, code)) {
 		loop_timer_stop(&exchange->timer);
 		exchange->sent_whole = true;

@@ -5,13 +5,11 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/mem.h"
-#include "exchange/http2_memory.h"
+#include "codecs/hpack.h"
 #include "exchange/http2_wire.h"
 #include "run/stats.h"
 
 #include <errno.h>
-
-enum { TABLE_MAX = 4096 }; // bytes of HPACK's dynamic tables, ours and the peer's (RFC 9113 6.5.2)
 
 // --- limits -------------------------------------------------------------------------------------------------
 static const struct {
@@ -55,7 +53,7 @@ bool http2_spend(struct http2_session *session, enum http2_flood kind)
 		return true;
 	}
 	stats_inc(FLOODS[kind].counter);
-	http2_fail(session, NGHTTP2_ENHANCE_YOUR_CALM);
+	http2_fail(session, HTTP2_ENHANCE_YOUR_CALM);
 	return false;
 }
 
@@ -195,7 +193,7 @@ static bool is_over(const struct http2_session *session)
 static void flush(struct loop_task *task)
 {
 	struct http2_session *session = container_of(task, struct http2_session, task);
-	if (!session->inflater || session->over)
+	if (!session->decoder || session->over)
 		return;
 	if (!session->dead)
 		send_frames(session);
@@ -216,6 +214,9 @@ void http2_session_wake(struct http2_session *session)
 		loop_defer(session->stream->loop, &session->task, flush);
 }
 
+// Of all sessions of the thread, between which fields pass.
+static __thread uint64_t entries;
+
 // --- life ---------------------------------------------------------------------------------------------------
 int http2_session_init(struct http2_session *session, struct stream *stream, bool server,
 		       const struct http2_session_ops *ops)
@@ -232,8 +233,9 @@ int http2_session_init(struct http2_session *session, struct stream *stream, boo
 	list_init(&session->sending);
 	list_init(&session->drained);
 	buckets_fill(session);
-	if (nghttp2_hd_inflate_new2(&session->inflater, http2_memory()) ||
-	    nghttp2_hd_deflate_new2(&session->deflater, TABLE_MAX, http2_memory())) {
+	session->decoder = hpack_decoder_new(&entries);
+	session->encoder = hpack_encoder_new();
+	if (!session->decoder || !session->encoder) {
 		http2_session_done(session);
 		return -ENOMEM;
 	}
@@ -248,20 +250,12 @@ int http2_session_init(struct http2_session *session, struct stream *stream, boo
 
 void http2_session_done(struct http2_session *session)
 {
-	if (session->inflater)
-		nghttp2_hd_inflate_del(session->inflater);
-	if (session->deflater)
-		nghttp2_hd_deflate_del(session->deflater);
-	session->inflater = NULL;
-	session->deflater = NULL;
+	hpack_decoder_free(session->decoder);
+	hpack_encoder_free(session->encoder);
+	session->decoder = NULL;
+	session->encoder = NULL;
 	bufq_clear(&session->wire);
 	http2_receive_done(session);
-}
-
-void http2_thread_done(void)
-{
-	http2_receive_thread_done();
-	http2_memory_thread_done();
 }
 
 int http2_session_upgrade(struct http2_session *session, const uint8_t *settings, size_t len,
@@ -292,7 +286,7 @@ int http2_session_feed(struct http2_session *session, struct slice bytes)
 	http2_session_wake(session);
 	if (!session->fault && !session->dead)
 		return 0;
-	http2_session_terminate(session, session->dead ? NGHTTP2_INTERNAL_ERROR : session->fault);
+	http2_session_terminate(session, session->dead ? HTTP2_INTERNAL_ERROR : session->fault);
 	return ERR_MALFORMED;
 }
 
@@ -327,14 +321,14 @@ void http2_session_warn(struct http2_session *session)
 {
 	if (session->terminated)
 		return; // more has been said already
-	http2_send_goaway(session, INT32_MAX, NGHTTP2_NO_ERROR);
+	http2_send_goaway(session, INT32_MAX, HTTP2_NO_ERROR);
 	http2_session_ping(session);
 }
 
 void http2_session_goaway(struct http2_session *session)
 {
 	session->goaway_sent = true;
-	http2_send_goaway(session, session->taken_id, NGHTTP2_NO_ERROR);
+	http2_send_goaway(session, session->taken_id, HTTP2_NO_ERROR);
 	http2_session_wake(session);
 }
 
@@ -367,7 +361,7 @@ bool http2_session_congested(const struct http2_session *session)
 
 bool http2_session_usable(const struct http2_session *session)
 {
-	return session->inflater && !session->fault && !session->over && !session->dead &&
+	return session->decoder && !session->fault && !session->over && !session->dead &&
 	       !session->terminated && !session->goaway_sent && !session->goaway_received &&
 	       session->next_id > 0;
 }
@@ -459,7 +453,7 @@ void http2_stream_consume(struct http2_stream *stream)
 void http2_stream_decline(struct http2_stream *stream)
 {
 	stream->broken = true;
-	stream->code = NGHTTP2_NO_ERROR;
+	stream->code = HTTP2_NO_ERROR;
 }
 
 bool http2_stream_break(struct http2_stream *stream, uint32_t code)

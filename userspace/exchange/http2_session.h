@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // HTTP/2 (RFC 9113) on one stream of bytes, either side of it: connection, streams and flow control. Frames
-// are taken apart in http2_receive.c and made in http2_send.c; nghttp2 does HPACK. Heads go to the wire at
-// once, payload once a turn of the loop, by reference where it is much. A peer gets credit for a stream when
-// its payload has gone on, and credit for the connection at once, so that one slow stream stops itself only.
-// What a peer can overdo is counted and has a limit (base/limits.h, STAT_HTTP2_*). What the fields of a
+// are taken apart in http2_receive.c and made in http2_send.c, HPACK is codecs/hpack.h. Heads go to the wire
+// at once, payload once a turn of the loop, by reference where it is much. A peer gets credit for a stream
+// when its payload has gone on, and credit for the connection at once, so that one slow stream stops itself
+// only. What a peer can overdo is counted and has a limit (base/limits.h, STAT_HTTP2_*). What the fields of a
 // message say is not looked at here (codecs/http2.h).
 //
 // Owned by http2_server.c or http2_client.c, which embed it. None of the functions calls back, except
@@ -14,8 +14,8 @@
 #include "exchange/http2_stream.h"
 #include "net/stream.h"
 
-struct nghttp2_hd_deflater;
-struct nghttp2_hd_inflater;
+struct hpack_decoder;
+struct hpack_encoder;
 
 struct http2_session_ops {
 	// The peer opened a stream (server): where its state is, or NULL: refused.
@@ -80,8 +80,8 @@ struct http2_settings {
 struct http2_session {
 	struct stream *stream;
 	const struct http2_session_ops *ops;
-	struct nghttp2_hd_inflater *inflater; // NULL: there is no session
-	struct nghttp2_hd_deflater *deflater;
+	struct hpack_decoder *decoder; // NULL: there is no session
+	struct hpack_encoder *encoder;
 	struct loop_task task;
 	struct list streams;			  // open ones
 	struct list sending;			  // those that have something to send
@@ -98,10 +98,9 @@ struct http2_session {
 	struct slice input;	       // being fed
 	struct http2_stream *data_for; // whose DATA it is; NULL: nobody's any more
 
-	struct field *fields; // of the block under way; NULL: none
-	size_t field_count, field_bytes;
-	struct http2_stream *fields_for; // whose they are; NULL: nobody's any more
-	int32_t block_id;		 // of the stream of the block under way; 0: none is
+	struct bufq block;		 // the field block under way, if it comes in more than one frame
+	struct http2_stream *fields_for; // whose it is; NULL: nobody's any more
+	int32_t block_id;		 // of its stream; 0: none is under way
 	uint8_t block_flags;		 // of its first frame
 	uint8_t continuations;
 
@@ -133,8 +132,6 @@ int http2_session_init(struct http2_session *session, struct stream *stream, boo
 		       const struct http2_session_ops *ops);
 // Streams must have been detached. Not from inside an operation.
 void http2_session_done(struct http2_session *session);
-// Frees what the calling thread keeps for further sessions.
-void http2_thread_done(void);
 // The server's side of Upgrade: h2c: stream 1 is open and half closed, the client's settings are `settings`.
 // 0 or ERR_MALFORMED.
 int http2_session_upgrade(struct http2_session *session, const uint8_t *settings, size_t len,

@@ -4,9 +4,8 @@
 #pragma once
 
 #include "base/cursor.h"
+#include "codecs/http2_codes.h"
 #include "exchange/http2_session.h"
-
-#include <nghttp2/nghttp2.h>
 
 enum {
 	HTTP2_FRAME_MAX = 16384,    // payload that is taken, and sent in one piece
@@ -33,7 +32,6 @@ void http2_credit_stream(struct http2_stream *stream, uint32_t bytes);
 // --- http2_receive.c ----------------------------------------------------------------------------------------
 void http2_receive_init(struct http2_session *session);
 void http2_receive_done(struct http2_session *session);
-void http2_receive_thread_done(void);
 // Takes in all, or stops at the first connection error (session->fault).
 void http2_receive(struct http2_session *session, struct slice bytes);
 // The payload of SETTINGS.

@@ -2,8 +2,7 @@
 #include "exchange/tcp_client.h"
 
 #include "base/error.h"
-
-#include <nghttp2/nghttp2.h>
+#include "codecs/http2_codes.h"
 
 enum { TURN_BYTES = 1024 * 1024 }; // read in one go; then other connections get their turn
 
@@ -16,7 +15,7 @@ static struct exchange *of_upstream(struct upstream *upstream)
 // RFC 9113 8.5: a TCP connection that broke is CONNECT_ERROR.
 static void broken(struct exchange *exchange, enum exchange_flag flag, int err)
 {
-	exchange->reset_code = NGHTTP2_CONNECT_ERROR;
+	exchange->reset_code = HTTP2_CONNECT_ERROR;
 	exchange_upstream_failed(exchange, flag, err);
 }
 

@@ -9,7 +9,6 @@
 #include "control/config.h"
 #include "dns/server.h"
 #include "exchange/connection.h"
-#include "exchange/http2_session.h"
 #include "intercept/redirect.h"
 #include "mesh/regex.h"
 #include "net/tls.h"
@@ -144,7 +143,6 @@ void plane_done(struct worker *worker, void *arg)
 	tls_thread_done();
 	buf_thread_done();
 	arena_thread_done();
-	http2_thread_done();
 }
 
 int plane_init(struct worker *worker, void *arg)

@@ -141,7 +141,6 @@ static void site_close(struct site *site)
 		close(site->peers[i]);
 	close(site->near);
 	close(site->far);
-	http2_thread_done();
 	buf_thread_done();
 	arena_thread_done();
 }

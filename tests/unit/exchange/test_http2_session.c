@@ -5,10 +5,11 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/mem.h"
+#include "codecs/http2.h"
+#include "codecs/http2_codes.h"
 #include "exchange/http2_session.h"
 
 #include <errno.h>
-#include <nghttp2/nghttp2.h>
 #include <sys/socket.h>
 
 #define F(n, v)                                                                                              \
@@ -76,7 +77,7 @@ static void on_server_fields(struct http2_stream *stream, struct field *fields, 
 	if (half->heads++)
 		return; // trailers
 	if (http2_stream_respond(stream, head, 2, end && answer_heads_only))
-		http2_stream_reset(stream, NGHTTP2_INTERNAL_ERROR);
+		http2_stream_reset(stream, HTTP2_INTERNAL_ERROR);
 	else if (end)
 		http2_stream_end(stream, NULL, 0);
 }
@@ -87,7 +88,7 @@ static void on_server_data(struct http2_stream *stream, struct slice bytes)
 	struct bufq out = {0};
 	half->received += bytes.len;
 	if (bufq_add_slice(&out, bytes)) {
-		http2_stream_reset(stream, NGHTTP2_INTERNAL_ERROR);
+		http2_stream_reset(stream, HTTP2_INTERNAL_ERROR);
 		return;
 	}
 	http2_stream_write(stream, &out);
@@ -183,14 +184,14 @@ static const struct http2_session_ops client_ops = {.arena = arena_of,
 static void on_readable(struct stream *stream)
 {
 	struct end *end = container_of(stream, struct end, stream);
-	if (end->session.inflater)
+	if (end->session.decoder)
 		http2_session_read(&end->session);
 }
 
 static void on_drained(struct stream *stream)
 {
 	struct end *end = container_of(stream, struct end, stream);
-	if (!end->session.inflater)
+	if (!end->session.decoder)
 		return;
 	http2_session_wake(&end->session);
 	http2_session_read(&end->session);
@@ -252,7 +253,6 @@ static void end(void)
 		loop_free(loop);
 	}
 	loop = NULL;
-	http2_thread_done();
 	arena_thread_done();
 	buf_thread_done();
 }
@@ -360,12 +360,12 @@ static void test_resets(void **state)
 	assert_int_equal(begin(), 0);
 	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, false), 0);
 	turns(10);
-	http2_stream_reset(&half.stream, NGHTTP2_CANCEL);
-	http2_stream_reset(&half.stream, NGHTTP2_CANCEL); // safe
+	http2_stream_reset(&half.stream, HTTP2_CANCEL);
+	http2_stream_reset(&half.stream, HTTP2_CANCEL); // safe
 	turns(10);
 	assert_int_equal(half.closed, 0); // it was let go
 	assert_int_equal(halves[0].closed, 1);
-	assert_int_equal(halves[0].code, NGHTTP2_CANCEL);
+	assert_int_equal(halves[0].code, HTTP2_CANCEL);
 	refuse_streams = true;
 	assert_int_equal(http2_stream_open(&client.session, &refused.stream, GET, 5, true), 0);
 	turns(10);
@@ -385,7 +385,7 @@ static void check_reset_cost(bool trusted, enum http2_flood kind)
 	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, false), 0);
 	turns(10);
 	uint32_t before = server.session.buckets[kind].tokens;
-	http2_stream_reset(&half.stream, NGHTTP2_CANCEL);
+	http2_stream_reset(&half.stream, HTTP2_CANCEL);
 	turns(10);
 	assert_int_equal(halves[0].closed, 1);
 	assert_int_equal(server.session.buckets[kind].tokens, before - 1);
@@ -411,8 +411,8 @@ static void test_cost_of_closed_streams(void **state)
 	turns(10);
 	assert_int_equal(at_server[HTTP2_FLOOD_CLOSED].tokens, LIMIT_HTTP2_CLOSED);
 	uint32_t others = at_client[HTTP2_FLOOD_OTHER].tokens;
-	http2_stream_reset(&half.stream, NGHTTP2_CANCEL); // both at once: for either side it is over
-	http2_stream_reset(&halves[0].stream, NGHTTP2_CANCEL);
+	http2_stream_reset(&half.stream, HTTP2_CANCEL); // both at once: for either side it is over
+	http2_stream_reset(&halves[0].stream, HTTP2_CANCEL);
 	turns(10);
 	assert_int_equal(at_server[HTTP2_FLOOD_CLOSED].tokens, LIMIT_HTTP2_CLOSED - 1);
 	assert_int_equal(at_client[HTTP2_FLOOD_OTHER].tokens, others - 1);
@@ -434,9 +434,9 @@ static void check_break(size_t len, bool hold)
 	assert_int_equal(begin(), 0);
 	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, false), 0);
 	turns(10);
-	assert_false(http2_stream_break(&halves[0].stream, NGHTTP2_CONNECT_ERROR)); // nothing is queued
+	assert_false(http2_stream_break(&halves[0].stream, HTTP2_CONNECT_ERROR)); // nothing is queued
 	write_bytes(&halves[0].stream, len);
-	assert_true(http2_stream_break(&halves[0].stream, NGHTTP2_CONNECT_ERROR));
+	assert_true(http2_stream_break(&halves[0].stream, HTTP2_CONNECT_ERROR));
 	turns(50);
 	if (hold) {
 		assert_int_equal(half.received, LIMIT_HTTP2_STREAM_WINDOW);
@@ -447,7 +447,7 @@ static void check_break(size_t len, bool hold)
 	}
 	assert_int_equal(half.received, len);
 	assert_int_equal(half.closed, 1);
-	assert_int_equal(half.code, NGHTTP2_CONNECT_ERROR);
+	assert_int_equal(half.code, HTTP2_CONNECT_ERROR);
 	assert_int_equal(half.ends, 0);
 	assert_int_equal(halves[0].closed, 1);
 	finish(&half, 1);
@@ -494,7 +494,7 @@ static void test_terminate(void **state)
 	assert_int_equal(begin(), 0);
 	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, false), 0);
 	turns(10);
-	http2_session_terminate(&server.session, NGHTTP2_ENHANCE_YOUR_CALM);
+	http2_session_terminate(&server.session, HTTP2_ENHANCE_YOUR_CALM);
 	turns(10);
 	assert_int_equal(server.over, 1);
 	assert_int_equal(http2_session_feed(&server.session, (struct slice){NULL, (const uint8_t *)"x", 1}),
@@ -516,7 +516,7 @@ static void test_ping(void **state)
 // Frames as a peer of the server's may send them, behind a preface and SETTINGS.
 static int feed_frames(const char *frames, size_t len)
 {
-	static const char start[] = NGHTTP2_CLIENT_MAGIC "\0\0\0\4\0\0\0\0\0";
+	static const char start[] = HTTP2_PREFACE "\0\0\0\4\0\0\0\0\0";
 	assert_int_equal(http2_session_feed(&server.session,
 					    (struct slice){NULL, (const uint8_t *)start, sizeof start - 1}),
 			 0);
@@ -545,7 +545,7 @@ static void test_goaway_is_kept(void **state)
 	    http2_session_feed(&server.session, (struct slice){NULL, (const uint8_t *)late + 12, 12}), 0);
 	assert_int_equal(opened, 1);
 	take_wire(wire, sizeof wire);
-	http2_session_terminate(&server.session, NGHTTP2_NO_ERROR);
+	http2_session_terminate(&server.session, HTTP2_NO_ERROR);
 	assert_int_equal(take_wire(wire, sizeof wire), 17);
 	assert_memory_equal(wire, "\0\0\10\7\0\0\0\0\0\0\0\0\1\0\0\0", 17);
 	end();
@@ -558,7 +558,7 @@ static void test_no_warning_behind_the_end(void **state)
 	(void)state;
 	assert_int_equal(begin(), 0);
 	take_wire(wire, sizeof wire);
-	http2_session_terminate(&server.session, NGHTTP2_PROTOCOL_ERROR);
+	http2_session_terminate(&server.session, HTTP2_PROTOCOL_ERROR);
 	http2_session_warn(&server.session);
 	assert_int_equal(take_wire(wire, sizeof wire), 17);
 	end();
@@ -682,7 +682,7 @@ static void check_length(size_t said, size_t sent, uint32_t code)
 	assert_int_equal(half.closed, 1);
 	assert_int_equal(half.code, code);
 	assert_int_equal(halves[0].code, code);
-	assert_int_equal(halves[0].ends, code == NGHTTP2_NO_ERROR);
+	assert_int_equal(halves[0].ends, code == HTTP2_NO_ERROR);
 	assert_in_range(halves[0].received, 0, said);
 	assert_int_equal(http2_stream_open(&client.session, &other.stream, GET, 5, true), 0);
 	turns(20);
@@ -695,27 +695,27 @@ static void check_length(size_t said, size_t sent, uint32_t code)
 static void test_length_of_content(void **state)
 {
 	(void)state;
-	check_length(0, 0, NGHTTP2_NO_ERROR);
-	check_length(40000, 40000, NGHTTP2_NO_ERROR);
-	check_length(0, 1, NGHTTP2_PROTOCOL_ERROR);
-	check_length(40000, 40001, NGHTTP2_PROTOCOL_ERROR);
-	check_length(40000, 39999, NGHTTP2_PROTOCOL_ERROR);
+	check_length(0, 0, HTTP2_NO_ERROR);
+	check_length(40000, 40000, HTTP2_NO_ERROR);
+	check_length(0, 1, HTTP2_PROTOCOL_ERROR);
+	check_length(40000, 40001, HTTP2_PROTOCOL_ERROR);
+	check_length(40000, 39999, HTTP2_PROTOCOL_ERROR);
 }
 
 // --- bytes of a client's, as they may be cut ----------------------------------------------------------------
 static const uint8_t CONVERSATION[] =
-    NGHTTP2_CLIENT_MAGIC "\0\0\6\4\0\0\0\0\0\0\3\0\0\0\12"		   // SETTINGS: 10 streams
-			 "\0\0\0\4\1\0\0\0\0"				   // its acknowledgement
-			 "\0\0\2\372\0\0\0\0\0hi"			   // of no known type
-			 "\0\0\5\2\0\0\0\0\1\0\0\0\0\1"			   // PRIORITY
-			 "\0\0\13\1\50\0\0\0\1\3\0\0\0\0\17\203\206\0\0\0" // HEADERS, padded, with a priority
-			 "\0\0\1\11\0\0\0\0\1\204"			   // CONTINUATION
-			 "\0\0\3\11\4\0\0\0\1\1\1a"			   // the last one
-			 "\0\0\6\0\10\0\0\0\1\2one\0\0"			   // DATA, padded
-			 "\0\0\4\10\0\0\0\0\1\0\0\0\7"			   // WINDOW_UPDATE
-			 "\0\0\3\0\0\0\0\0\1two"			   // DATA
-			 "\0\0\5\1\5\0\0\0\1\0\1x\1y"			   // trailers
-			 "\0\0\10\6\1\0\0\0\0question";			   // PING, confirmed
+    HTTP2_PREFACE "\0\0\6\4\0\0\0\0\0\0\3\0\0\0\12"		    // SETTINGS: 10 streams
+		  "\0\0\0\4\1\0\0\0\0"				    // its acknowledgement
+		  "\0\0\2\372\0\0\0\0\0hi"			    // of no known type
+		  "\0\0\5\2\0\0\0\0\1\0\0\0\0\1"		    // PRIORITY
+		  "\0\0\13\1\50\0\0\0\1\3\0\0\0\0\17\203\206\0\0\0" // HEADERS, padded, with a priority
+		  "\0\0\1\11\0\0\0\0\1\204"			    // CONTINUATION
+		  "\0\0\3\11\4\0\0\0\1\1\1a"			    // the last one
+		  "\0\0\6\0\10\0\0\0\1\2one\0\0"		    // DATA, padded
+		  "\0\0\4\10\0\0\0\0\1\0\0\0\7"			    // WINDOW_UPDATE
+		  "\0\0\3\0\0\0\0\0\1two"			    // DATA
+		  "\0\0\5\1\5\0\0\0\1\0\1x\1y"			    // trailers
+		  "\0\0\10\6\1\0\0\0\0question";		    // PING, confirmed
 
 static void feed(size_t from, size_t to)
 {
@@ -752,6 +752,45 @@ static void test_every_split(void **state)
 		feed(at, at + 1);
 	check_conversation();
 	end();
+}
+
+// A field block may be cut anywhere, into as many frames as are borne.
+static size_t write_part(uint8_t *at, bool first, bool last, const char *part, size_t len)
+{
+	const uint8_t flags = (first ? HTTP2_FLAG_END_STREAM : 0) | (last ? HTTP2_FLAG_END_HEADERS : 0);
+	const uint8_t type = first ? HTTP2_HEADERS : HTTP2_CONTINUATION;
+	memcpy(at, (const uint8_t[]){0, 0, (uint8_t)len, type, flags, 0, 0, 0, 1}, HTTP2_FRAME_HEAD);
+	memcpy(at + HTTP2_FRAME_HEAD, part, len);
+	return HTTP2_FRAME_HEAD + len;
+}
+
+static void check_parts(struct str block, size_t first, size_t others)
+{
+	uint8_t frames[512];
+	size_t len = write_part(frames, true, first == block.len, block.p, first);
+	for (size_t at = first; at < block.len; at += others) {
+		size_t n = MIN(others, block.len - at);
+		len += write_part(frames + len, false, at + n == block.len, block.p + at, n);
+	}
+	assert_int_equal(begin(), 0);
+	assert_int_equal(feed_frames((const char *)frames, len), 0);
+	assert_int_equal(halves[0].heads, 1);
+	assert_int_equal(halves[0].field_count, 5);
+	assert_int_equal(halves[0].ends, 1);
+	end();
+}
+
+static void test_parts_of_a_block(void **state)
+{
+	static const struct str block = STR("\x82\x86\x84\x41\x8c\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4"
+					    "\xff\x40\x01n\x01v");
+	(void)state;
+	for (size_t first = 0; first <= block.len; first++) {
+		check_parts(block, first, block.len);
+		for (size_t others = 1; others < block.len; others++)
+			if (first + others * LIMIT_HTTP2_CONTINUATIONS >= block.len)
+				check_parts(block, first, others);
+	}
 }
 
 // Nothing looks at one again that was given up before it was to send anything.
@@ -813,17 +852,17 @@ static void test_failing_allocations(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_a_request),		cmocka_unit_test(test_a_big_body_and_trailers),
-	    cmocka_unit_test(test_one_slow_stream),	cmocka_unit_test(test_resets),
-	    cmocka_unit_test(test_cost_of_resets),	cmocka_unit_test(test_cost_of_closed_streams),
-	    cmocka_unit_test(test_breaking_off),	cmocka_unit_test(test_goaway),
-	    cmocka_unit_test(test_terminate),		cmocka_unit_test(test_ping),
-	    cmocka_unit_test(test_goaway_is_kept),	cmocka_unit_test(test_no_warning_behind_the_end),
-	    cmocka_unit_test(test_the_last_id),		cmocka_unit_test(test_much_both_ways),
-	    cmocka_unit_test(test_a_head_behind_much),	cmocka_unit_test(test_paths),
-	    cmocka_unit_test(test_length_of_content),	cmocka_unit_test(test_every_split),
-	    cmocka_unit_test(test_given_up_at_once),	cmocka_unit_test(test_no_preface),
-	    cmocka_unit_test(test_failing_allocations),
+	    cmocka_unit_test(test_a_request),	       cmocka_unit_test(test_a_big_body_and_trailers),
+	    cmocka_unit_test(test_one_slow_stream),    cmocka_unit_test(test_resets),
+	    cmocka_unit_test(test_cost_of_resets),     cmocka_unit_test(test_cost_of_closed_streams),
+	    cmocka_unit_test(test_breaking_off),       cmocka_unit_test(test_goaway),
+	    cmocka_unit_test(test_terminate),	       cmocka_unit_test(test_ping),
+	    cmocka_unit_test(test_goaway_is_kept),     cmocka_unit_test(test_no_warning_behind_the_end),
+	    cmocka_unit_test(test_the_last_id),	       cmocka_unit_test(test_much_both_ways),
+	    cmocka_unit_test(test_a_head_behind_much), cmocka_unit_test(test_paths),
+	    cmocka_unit_test(test_length_of_content),  cmocka_unit_test(test_every_split),
+	    cmocka_unit_test(test_parts_of_a_block),   cmocka_unit_test(test_given_up_at_once),
+	    cmocka_unit_test(test_no_preface),	       cmocka_unit_test(test_failing_allocations),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
