@@ -13,16 +13,28 @@ enum {
 	INTEGER_BYTES = 4,
 	SORT = HPACK_INDEXED | HPACK_INSERTED | HPACK_RESIZED,
 	RESIZES = 2, // RFC 7541 4.2: the smallest and the last
+	PATH_CODE = 64,
+	PATH_TEXT = PATH_CODE * 8 / 5, // the shortest codes have five bits
+};
+
+// The last :path in Huffman's code. Many clients (curl, Node) keep paths out of the table, and so say the
+// same one with every request.
+struct last_path {
+	uint8_t code_len, text_len;
+	bool checked; // as in struct field
+	char code[PATH_CODE], text[PATH_TEXT];
 };
 
 struct hpack_decoder {
 	uint64_t *entries;
+	struct last_path path;
 	struct hpack_table table;
 };
 
 // A block under way.
 struct decoding {
 	struct hpack_table *table;
+	struct last_path *path;
 	uint64_t *entries;
 	struct hpack_list *list;
 	struct arena *arena; // where texts are put
@@ -40,6 +52,8 @@ struct hpack_decoder *hpack_decoder_new(uint64_t *entries)
 	if (!decoder)
 		return NULL;
 	decoder->entries = entries;
+	decoder->path.code_len = decoder->path.text_len = 0;
+	decoder->path.checked = false;
 	if (hpack_table_init(&decoder->table)) {
 		mem_free(decoder);
 		return NULL;
@@ -97,14 +111,21 @@ static struct str unfold(struct decoding *now, struct str code)
 	return (struct str){text, (size_t)len};
 }
 
-static struct str read_text(struct decoding *now)
+static struct str read_bytes(struct decoding *now, bool *ret_folded)
 {
 	uint8_t first = reader_u8(&now->r);
 	uint32_t len = read_integer(&now->r, first, HPACK_TEXT_MAX);
-	struct str text = reader_bytes(&now->r, len);
+	*ret_folded = first & HPACK_HUFFMAN;
+	return reader_bytes(&now->r, len);
+}
+
+static struct str read_text(struct decoding *now)
+{
+	bool folded;
+	struct str text = read_bytes(now, &folded);
 	if (now->r.err)
 		return STR("");
-	return first & HPACK_HUFFMAN ? unfold(now, text) : copy(now, text);
+	return folded ? unfold(now, text) : copy(now, text);
 }
 
 // --- fields -------------------------------------------------------------------------------------------------
@@ -169,16 +190,55 @@ static void insert(struct decoding *now, const struct field *read)
 		reader_fail(&now->r, -ENOMEM);
 }
 
+static void remember(struct last_path *last, struct str code, const struct field *path)
+{
+	memcpy(last->code, code.p, code.len);
+	memcpy(last->text, path->value.p, path->value.len);
+	last->code_len = (uint8_t)code.len;
+	last->text_len = (uint8_t)path->value.len;
+	last->checked = path->checked;
+}
+
+static void read_path(struct decoding *now, struct field *field)
+{
+	struct last_path *last = now->path;
+	bool folded;
+	struct str text = read_bytes(now, &folded);
+	if (now->r.err)
+		return;
+	bool remembers = folded && text.len && text.len <= PATH_CODE;
+	if (remembers && str_eq(text, (struct str){last->code, last->code_len})) {
+		field->value = copy(now, (struct str){last->text, last->text_len});
+		field->checked = last->checked;
+		return;
+	}
+	field->value = folded ? unfold(now, text) : copy(now, text);
+	if (now->r.err)
+		return;
+	field->checked = http2_field_is_clean(field);
+	if (remembers)
+		remember(last, text, field);
+}
+
+static void read_value(struct decoding *now, struct field *field)
+{
+	field->value = read_text(now);
+	if (!now->r.err)
+		field->checked = http2_field_is_clean(field);
+}
+
 static void read_literal(struct decoding *now, uint8_t first, struct field *ret_field)
 {
 	uint8_t prefix = first & HPACK_INSERTED ? HPACK_INSERTED_MAX : HPACK_LITERAL_MAX;
 	uint32_t index = read_integer(&now->r, first, prefix);
 	struct field field = {.never_indexed = !(first & HPACK_INSERTED) && first & HPACK_NEVER};
 	read_name(now, index, &field);
-	field.value = read_text(now);
+	if (field.known == FIELD_PATH)
+		read_path(now, &field);
+	else
+		read_value(now, &field);
 	if (now->r.err)
 		return;
-	field.checked = http2_field_is_clean(&field);
 	if (first & HPACK_INSERTED)
 		insert(now, &field);
 	*ret_field = field;
@@ -245,6 +305,7 @@ int hpack_decode(struct hpack_decoder *decoder, struct str block, struct hpack_l
 {
 	struct decoding now;
 	now.table = &decoder->table;
+	now.path = &decoder->path;
 	now.entries = decoder->entries;
 	now.list = list;
 	now.arena = list->arena;

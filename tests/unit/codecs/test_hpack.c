@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/pool.h"
 #include "codecs/hpack.h"
+#include "codecs/http2.h"
 
 #include <errno.h>
 #include <nghttp2/nghttp2.h>
@@ -312,6 +313,58 @@ static void test_checked(void **state)
 		assert_int_equal(fields[0].checked, cases[i].checked);
 		hpack_decoder_free(decoder);
 	}
+}
+
+// A path that comes again in the same code is what it was; another one, and other fields, are what they are.
+static void test_paths_again(void **state)
+{
+	static const struct {
+		struct str block;
+		const char *value;
+		bool checked;
+	} steps[] = {
+	    {BLOCK("\x04\x80"), "", true},
+	    {BLOCK("\x04\x82\x60\x7f"), "/a", true},
+	    {BLOCK("\x04\x82\x60\x7f"), "/a", true},
+	    {BLOCK("\x04\x82\x62\x3f"), "/b", true},
+	    {BLOCK("\x04\x02/a"), "/a", true},
+	    {BLOCK("\x44\x82\x62\x3f"), "/b", true},
+	    {BLOCK("\x04\x81\x63"), "/", true},
+	    {BLOCK("\x01\x81\x1f"), "a", true},
+	    {BLOCK("\x04\x81\x63"), "/", true},
+	    {BLOCK("\x04\x84\xff\xff\xff\xcf"), "\x7f", false},
+	    {BLOCK("\x04\x84\xff\xff\xff\xcf"), "\x7f", false},
+	    {BLOCK("\x04\x82\x60\x7f"), "/a", true},
+	};
+	(void)state;
+	struct hpack_decoder *decoder = decoder_new();
+	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
+		assert_int_equal(decode(decoder, steps[i].block), 0);
+		assert_str(fields[0].value, steps[i].value);
+		assert_int_equal(http2_field_is_clean(&fields[0]), steps[i].checked);
+		assert_true(fields[0].checked == steps[i].checked);
+	}
+	hpack_decoder_free(decoder);
+}
+
+// As long as one that is remembered may be in its code, and one byte longer; of the shortest codes, so that
+// the texts are as long as any.
+static void test_long_paths_again(void **state)
+{
+	(void)state;
+	struct hpack_decoder *decoder = decoder_new();
+	for (size_t len = 62; len <= 66; len++) {
+		char block[80] = {0x04, (char)(0x80 | len)};
+		memset(block + 2, 0, len - 1);				  // "0", of five bits
+		block[1 + len] = (char)(0xff >> (5 - (len - 1) * 8 % 5)); // the rest of one, and padding
+		for (int again = 0; again < 3; again++) {
+			assert_int_equal(decode(decoder, (struct str){block, 2 + len}), 0);
+			assert_int_equal(fields[0].value.len, (len - 1) * 8 / 5 + 1);
+			for (size_t i = 0; i < fields[0].value.len; i++)
+				assert_int_equal(fields[0].value.p[i], '0');
+		}
+	}
+	hpack_decoder_free(decoder);
 }
 
 // --- limits -------------------------------------------------------------------------------------------------
@@ -645,14 +698,24 @@ static void test_symbols(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_integers),	  cmocka_unit_test(test_representations),
-	    cmocka_unit_test(test_requests),	  cmocka_unit_test(test_responses),
-	    cmocka_unit_test(test_refused),	  cmocka_unit_test(test_every_end),
-	    cmocka_unit_test(test_checked),	  cmocka_unit_test(test_not_kept),
-	    cmocka_unit_test(test_bomb),	  cmocka_unit_test(test_failing_allocations),
-	    cmocka_unit_test(test_written),	  cmocka_unit_test(test_written_names),
-	    cmocka_unit_test(test_written_sizes), cmocka_unit_test(test_conversations),
-	    cmocka_unit_test(test_symbols),	  cmocka_unit_test(test_texts_stay),
+	    cmocka_unit_test(test_integers),
+	    cmocka_unit_test(test_representations),
+	    cmocka_unit_test(test_requests),
+	    cmocka_unit_test(test_responses),
+	    cmocka_unit_test(test_refused),
+	    cmocka_unit_test(test_every_end),
+	    cmocka_unit_test(test_checked),
+	    cmocka_unit_test(test_paths_again),
+	    cmocka_unit_test(test_long_paths_again),
+	    cmocka_unit_test(test_not_kept),
+	    cmocka_unit_test(test_bomb),
+	    cmocka_unit_test(test_failing_allocations),
+	    cmocka_unit_test(test_written),
+	    cmocka_unit_test(test_written_names),
+	    cmocka_unit_test(test_written_sizes),
+	    cmocka_unit_test(test_conversations),
+	    cmocka_unit_test(test_symbols),
+	    cmocka_unit_test(test_texts_stay),
 	};
 	return cmocka_run_group_tests(tests, NULL, end);
 }
