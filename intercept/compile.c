@@ -64,6 +64,14 @@ static void match_mark(struct compiler *c, uint32_t value, uint32_t mask)
 	match->mask = mask;
 }
 
+static void match_syn(struct compiler *c, bool negated)
+{
+	struct rule_match *match = add_match(c, RULE_SYN);
+	match->value = RULE_SYN_VALUE;
+	match->mask = RULE_SYN_MASK;
+	match->negated = negated;
+}
+
 static void match_set(struct compiler *c, enum rule_field field, int set, bool negated)
 {
 	struct rule_match *match = add_match(c, field);
@@ -207,6 +215,15 @@ static void family_rules(struct compiler *c, enum rule_chain chain)
 	begin(c, chain);
 	match_value(c, RULE_FAMILY, c->plan->ipv4 ? AF_INET6 : AF_INET);
 	end(c, RULE_RETURN, 0, c->plan->ipv4 ? "IPv6 is not captured" : "IPv4 is not captured");
+}
+
+// Connection tracking takes the next packet of a connection that was open before it began for the first of a
+// new one. Redirected to the proxy, which knows nothing of it, such a connection would be reset.
+static void open_rule(struct compiler *c, enum rule_chain chain)
+{
+	begin(c, chain);
+	match_syn(c, true);
+	end(c, RULE_RETURN, 0, "connections that are open already");
 }
 
 // The proxy's own connections, and what is exempt whatever its destination.
@@ -539,6 +556,7 @@ static void output_chain(struct compiler *c, const struct program_sets *programs
 {
 	const struct capture_plan *plan = c->plan;
 	family_rules(c, CHAIN_OUTPUT);
+	open_rule(c, CHAIN_OUTPUT);
 	proxy_inbound_rule(c, CHAIN_OUTPUT);
 	if (plan_keeps_client(plan)) {
 		begin(c, CHAIN_OUTPUT);
@@ -565,6 +583,10 @@ static void arriving_rules(struct compiler *c, enum rule_chain chain, enum rule_
 {
 	const struct capture_direction *inbound = &c->plan->inbound;
 	family_rules(c, chain);
+	// Where connections are handed over, the answer to a SYN cookie is for the proxy's listener, too;
+	// those that have a socket keep it.
+	if (chain == CHAIN_PREROUTING)
+		open_rule(c, chain);
 	begin(c, chain);
 	match_interface(c, RULE_IN_INTERFACE, "lo", false);
 	end(c, RULE_RETURN, 0, "from this host itself");
@@ -598,9 +620,9 @@ static void inbound_chains(struct compiler *c)
 	tcp_rule(c, CHAIN_HANDED, RULE_TPROXY, plan->inbound_port, "inbound");
 	if (plan->fail == FAIL_OPEN)
 		return;
-	// Otherwise it would go on to the application.
+	// Otherwise it would go on to the application, as those do that are open already.
 	begin(c, CHAIN_HANDED);
-	match_value(c, RULE_PROTOCOL, IPPROTO_TCP);
+	match_syn(c, false);
 	match_value(c, RULE_NEW, 0);
 	end(c, RULE_DROP, 0, "inbound, while no proxy listens");
 }

@@ -32,6 +32,14 @@ static struct field_value of_port(const struct flow *flow, uint8_t protocol, uin
 	return value;
 }
 
+// What is decided on is a connection that begins.
+static struct field_value of_first_flags(const struct flow *flow)
+{
+	struct field_value value = of_number(RULE_SYN_VALUE, 4);
+	value.present = flow->protocol == IPPROTO_TCP;
+	return value;
+}
+
 // An interface that a packet does not pass has no name, which differs from every name.
 static struct field_value of_name(const char *name)
 {
@@ -70,6 +78,8 @@ static struct field_value field_of(const struct flow *flow, enum rule_field fiel
 	case RULE_NEW: // that is what is decided on
 	case RULE_LISTENS:
 		return of_number(0, 4);
+	case RULE_SYN:
+		return of_first_flags(flow);
 	case RULE_CGROUP:   // has more than one value
 	case RULE_SEQUENCE: // of no connection that it is asked about
 		break;

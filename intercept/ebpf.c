@@ -290,12 +290,14 @@ static void ebpf_print(const struct ruleset *ruleset, struct strbuf *out)
 	print_chain(ruleset, CHAIN_HOLD, "hold: cgroup_skb/egress, cgroup_skb/ingress", out);
 }
 
-// Nothing is tracked, so there are no zones of it.
+// Nothing is tracked, so there are no zones of it, and programs are asked when a connection begins.
 static void ebpf_adapt(const struct capture_plan *plan, struct ruleset *ruleset)
 {
 	ruleset->fail = plan->fail;
 	ruleset->tells_clients = plan_keeps_client(plan);
 	ruleset_simplify_hold(ruleset, plan->hold_ms);
+	ruleset_drop_open(ruleset, CHAIN_OUTPUT);
+	ruleset_drop_open(ruleset, CHAIN_PREROUTING);
 	ruleset_drop_chain(ruleset, CHAIN_OUTPUT_RAW);
 	ruleset_drop_chain(ruleset, CHAIN_DNS_ZONE);
 	ruleset_drop_chain(ruleset, CHAIN_DNS_CHOSEN);

@@ -217,6 +217,18 @@ static bool read_ports(struct parser *p)
 	return good;
 }
 
+static bool read_flags(struct parser *p)
+{
+	bool good = p->piece->protocol == IPPROTO_TCP && strcmp(p->word, "FIN,SYN,RST,ACK") == 0;
+	struct rule_match *match = add_match(p, RULE_SYN);
+	p->piece->protocol = 0;
+	if (!match || !next_word(p))
+		return false;
+	match->value = RULE_SYN_VALUE;
+	match->mask = RULE_SYN_MASK;
+	return good && strcmp(p->word, "SYN") == 0;
+}
+
 // One of a set is told from a single one by the comment, which may come later.
 static bool read_user(struct parser *p)
 {
@@ -397,6 +409,7 @@ static const struct {
     {"--dport", read_port},
     {"--sport", read_source_port},
     {"--dports", read_ports},
+    {"--tcp-flags", read_flags},
     {"--uid-owner", read_user},
     {"--gid-owner", read_group},
     {"--mark", read_mark},

@@ -190,6 +190,7 @@ static const struct {
     [RULE_DEST_TYPE] = {"-m addrtype ", "--dst-type"},
     [RULE_NEW] = {"-m conntrack ", "--ctstate"},
     [RULE_LISTENS] = {"-m socket ", "--nowildcard"},
+    [RULE_SYN] = {"-p tcp -m tcp ", "--tcp-flags"},
 };
 
 static void print_words(struct strbuf *out, const struct rule_match *match, const char *value)
@@ -249,6 +250,9 @@ static void print_value(struct strbuf *out, const struct rule_match *match)
 		break;
 	case RULE_NEW:
 		snprintf(text, sizeof text, "NEW");
+		break;
+	case RULE_SYN:
+		snprintf(text, sizeof text, "FIN,SYN,RST,ACK SYN");
 		break;
 	case RULE_LISTENS: // takes no value
 		text[0] = 0;

@@ -50,6 +50,7 @@ static const struct field_load {
     [RULE_NEW] = {LOAD_STATE, .len = 4},
     [RULE_LISTENS] = {LOAD_SOCKET, .len = 1},
     [RULE_SEQUENCE] = {LOAD_PAYLOAD, NFT_PAYLOAD_TRANSPORT_HEADER, 4, .len = 4},
+    [RULE_SYN] = {LOAD_PAYLOAD, NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1, .protocol = IPPROTO_TCP},
 };
 
 // --- encoding ----------------------------------------------------------------------------------------------
@@ -144,15 +145,16 @@ static void encode_socket(struct encoder *e)
 	set_u32(expr, NFTNL_EXPR_SOCKET_DREG, NFT_REG_1);
 }
 
-static void encode_mask(struct encoder *e, uint32_t mask)
+// Of as many bytes as the register has.
+static void encode_mask(struct encoder *e, const void *mask, uint32_t len)
 {
 	const uint32_t zero = 0;
 	struct nftnl_expr *expr = add(e, "bitwise");
 	set_u32(expr, NFTNL_EXPR_BITWISE_SREG, NFT_REG_1);
 	set_u32(expr, NFTNL_EXPR_BITWISE_DREG, NFT_REG_1);
-	set_u32(expr, NFTNL_EXPR_BITWISE_LEN, sizeof mask);
-	set_bytes(e, expr, NFTNL_EXPR_BITWISE_MASK, &mask, sizeof mask);
-	set_bytes(e, expr, NFTNL_EXPR_BITWISE_XOR, &zero, sizeof zero);
+	set_u32(expr, NFTNL_EXPR_BITWISE_LEN, len);
+	set_bytes(e, expr, NFTNL_EXPR_BITWISE_MASK, mask, len);
+	set_bytes(e, expr, NFTNL_EXPR_BITWISE_XOR, &zero, len);
 }
 
 static void encode_lookup(struct encoder *e, const struct field_load *load, const struct rule_match *match)
@@ -207,6 +209,18 @@ static void encode_present(struct encoder *e, enum rule_field field)
 		encode_cmp(e, NFT_CMP_LTE, &most, sizeof most);
 }
 
+static void encode_bits(struct encoder *e, const struct rule_match *match)
+{
+	const uint32_t state = STATE_NEW;
+	const uint8_t flags = RULE_SYN_MASK;
+	if (match->field == RULE_NEW)
+		encode_mask(e, &state, sizeof state);
+	else if (match->field == RULE_SYN)
+		encode_mask(e, &flags, sizeof flags);
+	else if (match->field == RULE_MARK && match->mask != UINT32_MAX)
+		encode_mask(e, &match->mask, sizeof match->mask);
+}
+
 static void encode_match(struct encoder *e, const struct rule_match *match)
 {
 	const struct field_load *load = &loads[match->field];
@@ -223,10 +237,7 @@ static void encode_match(struct encoder *e, const struct rule_match *match)
 		encode_cgroup(e, match->value);
 	else
 		encode_socket(e);
-	if (match->field == RULE_NEW)
-		encode_mask(e, STATE_NEW);
-	if (match->field == RULE_MARK && match->mask != UINT32_MAX)
-		encode_mask(e, match->mask);
+	encode_bits(e, match);
 	if (match->set >= 0)
 		encode_lookup(e, load, match);
 	else if (match->field == RULE_NEW || match->field == RULE_LISTENS)
@@ -416,7 +427,13 @@ static bool decode_mask(struct decoder *d, const struct nftnl_expr *expr)
 {
 	uint32_t len;
 	const void *mask = nftnl_expr_get(expr, NFTNL_EXPR_BITWISE_MASK, &len);
-	if (!d->loaded || !mask || len != sizeof d->match.mask)
+	if (!d->loaded || !mask)
+		return false;
+	if (d->match.field == RULE_SYN) {
+		d->match.mask = *(const uint8_t *)mask;
+		return len == 1 && d->match.mask == RULE_SYN_MASK;
+	}
+	if (len != sizeof d->match.mask)
 		return false;
 	memcpy(&d->match.mask, mask, len);
 	return d->match.field == RULE_MARK || (d->match.field == RULE_NEW && d->match.mask == STATE_NEW);
@@ -459,6 +476,8 @@ static bool decode_value(struct rule_match *match, const uint8_t *bytes, uint32_
 		return false;
 	if (match->field == RULE_LISTENS)
 		return bytes[0] == TRANSPARENT_MOST;
+	if (match->field == RULE_SYN && (match->mask != RULE_SYN_MASK || bytes[0] != RULE_SYN_VALUE))
+		return false;
 	if (load->kind == LOAD_CGROUP) {
 		memcpy(&match->cgroup, bytes, len);
 	} else if (load->big_endian) {

@@ -28,6 +28,7 @@ static const char *const field_names[] = {
     [RULE_NEW] = "ct state",
     [RULE_LISTENS] = "socket transparent",
     [RULE_SEQUENCE] = "tcp sequence",
+    [RULE_SYN] = "tcp flags",
 };
 
 static void print_value(const struct rule_match *match, struct strbuf *out)
@@ -51,6 +52,9 @@ static void print_value(const struct rule_match *match, struct strbuf *out)
 		break;
 	case RULE_NEW:
 		strbuf_add_text(out, "new");
+		break;
+	case RULE_SYN:
+		strbuf_add_text(out, "syn / fin,syn,rst,ack");
 		break;
 	case RULE_LISTENS: // 0 or 1, if there is one
 		strbuf_add_text(out, "<= 1");

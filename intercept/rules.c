@@ -135,6 +135,20 @@ void ruleset_drop_chain(struct ruleset *ruleset, enum rule_chain chain)
 	ruleset->rule_count = kept;
 }
 
+static bool is_for_open(const struct rule *rule)
+{
+	return rule->match_count == 1 && rule->matches[0].field == RULE_SYN && rule->matches[0].negated;
+}
+
+void ruleset_drop_open(struct ruleset *ruleset, enum rule_chain chain)
+{
+	size_t kept = 0;
+	for (size_t i = 0; i < ruleset->rule_count; i++)
+		if (ruleset->rules[i].chain != chain || !is_for_open(&ruleset->rules[i]))
+			ruleset->rules[kept++] = ruleset->rules[i];
+	ruleset->rule_count = kept;
+}
+
 static bool limits_hold(const struct rule *rule)
 {
 	bool limits = rule->action == RULE_REMEMBER;

@@ -73,7 +73,11 @@ enum rule_field {
 	RULE_NEW,	// a connection's first packets
 	RULE_LISTENS,	// a socket is there to take it
 	RULE_SEQUENCE,	// of TCP; beside a port of TCP
+	RULE_SYN,	// the first packet of TCP's handshake; value and mask: of its flags
 };
+
+// Of FIN, SYN, RST and ACK, SYN alone.
+enum { RULE_SYN_VALUE = 0x02, RULE_SYN_MASK = 0x17 };
 
 // A field against a set of the ruleset, or else against a value.
 struct rule_match {
@@ -159,6 +163,9 @@ void rule_set_normalise(struct rule_set *set);
 // Without the rules and sets that limit how long connections are held: the value of the rule that drops them
 // is the limit instead.
 void ruleset_simplify_hold(struct ruleset *ruleset, uint32_t limit_ms);
+// Without the rules for what is no connection's first packet, for those that ask only at a connection's
+// beginning.
+void ruleset_drop_open(struct ruleset *ruleset, enum rule_chain chain);
 // Without the rules of a chain.
 void ruleset_drop_chain(struct ruleset *ruleset, enum rule_chain chain);
 // The index of a set by its name, or -1.

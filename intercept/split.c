@@ -103,10 +103,12 @@ static int split_probe(const struct capture_plan *plan, struct strbuf *ret_why)
 	return err;
 }
 
+// Programs are asked only when a connection begins.
 static void split_adapt(const struct capture_plan *plan, struct ruleset *ruleset)
 {
 	ruleset->fail = plan->fail;
 	ruleset->tells_clients = plan_keeps_client(plan);
+	ruleset_drop_open(ruleset, CHAIN_PREROUTING);
 }
 
 // --- reading -------------------------------------------------------------------------------------------------

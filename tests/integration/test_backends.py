@@ -32,6 +32,8 @@ BACKENDS = {
 }
 
 FAMILIES = ("ipv4", "ipv6", "mapped")
+SOCKET_FAMILY = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
+TRANSPARENT = {"ipv4": (socket.IPPROTO_IP, 19), "ipv6": (socket.IPPROTO_IPV6, 75)}
 USER, GROUP, MARK = 1234, 1235, 0x5500
 CHOSEN_USER = 1300
 SPARED = ("10.77.0.200", "fd00:77::200")
@@ -727,6 +729,39 @@ def test_another_plan_takes_over_without_a_gap(lone):
         for thread in asking:
             thread.join()
     assert answers == {83: {"outbound"}, 2001: {"other"}}
+
+
+def open_pair(client, server, family):
+    """A connection from the one pod to the other: its two ends."""
+    with server.enter(), socket.create_server((getattr(server, family), 7000), family=SOCKET_FAMILY[family]) as listener:
+        with client.enter():
+            calling = socket.create_connection(listener.getsockname()[:2], timeout=10)
+        called = listener.accept()[0]
+    called.settimeout(10)
+    return calling, called
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_open_connections_go_on_when_rules_come(network, weir, backend):
+    """Nobody tracked them before. Whoever sends first, from then on the kernel takes it for a new connection."""
+    app, other = CapturedPod(network, weir, "app", proxy=False), network.pod("other")
+    for port, addresses in ((15001, ("127.0.0.1", "::1")), (15006, ("0.0.0.0", "::"))):
+        for address in addresses:
+            proxy = Talker(app, port, f"proxy-{port}", address).socket
+            proxy.setsockopt(*TRANSPARENT["ipv6" if ":" in address else "ipv4"], 1)
+    pairs = []
+    for family in ("ipv4", "ipv6"):
+        for client, server in ((app, other), (other, app)):
+            pairs += [open_pair(client, server, family), open_pair(client, server, family)[::-1]]
+    app.weir("apply", *BACKENDS[backend], env=environment(network, backend))
+    for first, second in pairs:
+        with first, second:
+            for sender, receiver in ((first, second), (second, first), (first, second)):
+                sender.sendall(b"still here")
+                assert receiver.recv(100) == b"still here"
+    for family in ("ipv4", "ipv6"):
+        assert probe(app, getattr(other, family), 7000).startswith("proxy-15001 ")
+        assert probe(other, getattr(app, family), 7000).startswith("proxy-15006 ")
 
 
 THEIR_NAT = "table inet theirs { chain nat { type nat hook output priority 0; tcp dport 1 redirect to :2; }; }"

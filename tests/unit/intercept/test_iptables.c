@@ -142,6 +142,17 @@ static void limits_of_waiting_are_found_again(void **state)
 		assert_false(is_found_again(500, changes[i][0], changes[i][1]));
 }
 
+static void flags_are_found_again(void **state)
+{
+	(void)state;
+	static const char flags[] = "! --tcp-flags FIN,SYN,RST,ACK SYN";
+	assert_true(is_found_again(500, flags, flags));
+	assert_false(is_found_again(500, flags, "--tcp-flags FIN,SYN,RST,ACK SYN"));
+	assert_false(is_found_again(500, flags, "! --tcp-flags FIN,SYN,RST,ACK ACK"));
+	assert_false(is_found_again(500, flags, "! --tcp-flags SYN,ACK SYN"));
+	assert_false(is_found_again(500, flags, "! --tcp-flags FIN,SYN,RST,ACK"));
+}
+
 static void rules_as_iptables_prints_them(void **state)
 {
 	(void)state;
@@ -149,6 +160,10 @@ static void rules_as_iptables_prints_them(void **state)
 		const char *plan, *ipv4, *ipv6; // NULL: nothing at all
 	} rows[] = {
 	    {"", " outbound\" -j REDIRECT --to-ports 15001\n", "! -d ::1/128 "},
+	    {"",
+	     "-A WEIR_OUTPUT -p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment \"weir 0 "
+	     "connections that are open already\" -j RETURN\n",
+	     "-A WEIR_PREROUTING -p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN "},
 	    {"no-ipv6", "*nat\n:WEIR_OUTPUT - [0:0]\n", NULL},
 	    {"no-ipv4", NULL,
 	     "*raw\n:WEIR_OUTPUT_RAW - [0:0]\n:WEIR_DNS_ZONE - [0:0]\n"
@@ -156,21 +171,21 @@ static void rules_as_iptables_prints_them(void **state)
 	    {"exclude-outbound-ports 1-2,4,6,8,10,12,14,16,18,20,22,24,26,28,30",
 	     "--dports 1:2,4,6,8,10,12,14,16,18,20,22,24,26,28 -m comment", "--dports 30 -m comment"},
 	    {"no-dns; exclude-users 1000-1005",
-	     "-m owner --uid-owner 1000-1005 -m comment --comment \"weir 4 @exclude_users excluded user\" -j "
+	     "-m owner --uid-owner 1000-1005 -m comment --comment \"weir 5 @exclude_users excluded user\" -j "
 	     "RETURN\n",
 	     "COMMIT\n"},
 	    {"exclude-outbound-interfaces docker*", " -o docker+ ", " -o docker+ "},
 	    {"vips 240.0.0.0/16,240.1.0.0/16,240.2.0.1", "-d 240.0.0.0/15 -p tcp", "COMMIT\n"},
 	    {"include-outbound-ports 80", "-p tcp -m multiport ! --dports 80 -m comment", "COMMIT\n"},
 	    {"no-dns; exclude-cgroups a/b\\x2d7",
-	     "-A WEIR_OUTPUT -m cgroup --path \"a/b\\\\x2d7\" -m comment --comment \"weir 4 @7 excluded "
+	     "-A WEIR_OUTPUT -m cgroup --path \"a/b\\\\x2d7\" -m comment --comment \"weir 5 @7 excluded "
 	     "control group\" "
 	     "-j RETURN\n",
 	     "@7 "},
-	    {"no-dns; include-cgroups a7", "\"weir 4 @7 included control group\" -g WEIR_CHOSEN\n",
+	    {"no-dns; include-cgroups a7", "\"weir 5 @7 included control group\" -g WEIR_CHOSEN\n",
 	     "-A WEIR_CHOSEN -o lo"},
 	    {"no-dns; include-users 1,3",
-	     "--uid-owner 3 -m comment --comment \"weir 4 @include_users listed\" -g WEIR_OUTPUT_1\n",
+	     "--uid-owner 3 -m comment --comment \"weir 5 @include_users listed\" -g WEIR_OUTPUT_1\n",
 	     ":WEIR_OUTPUT_1 - [0:0]\n"},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
@@ -281,6 +296,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(what_is_printed_is_found_again),
 	    cmocka_unit_test(limits_of_waiting_are_found_again),
+	    cmocka_unit_test(flags_are_found_again),
 	    cmocka_unit_test(rules_as_iptables_prints_them),
 	    cmocka_unit_test(what_is_of_others_is_not_ours),
 	    cmocka_unit_test(the_way_from_one_state_to_another),

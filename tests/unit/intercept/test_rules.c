@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <libnftnl/expr.h>
+#include <linux/netfilter/nf_tables.h>
 #include <stdio.h>
 
 // --- sets ---------------------------------------------------------------------------------------------------
@@ -62,6 +63,9 @@ static void a_small_plan_as_text(void **state)
 	    "\tchain output {\n"
 	    "\t\ttype nat hook output priority -100; policy accept;\n"
 	    "\t\tmeta nfproto ipv6 counter packets 0 bytes 0 return comment \"IPv6 is not captured\"\n"
+	    "\t\ttcp flags != syn / fin,syn,rst,ack counter packets 0 bytes 0 return comment \"connections "
+	    "that "
+	    "are open already\"\n"
 	    "\t\tmeta mark & 0x00000fff == 0x00000772 counter packets 0 bytes 0 return "
 	    "comment \"proxy: to the application, DNS servers and others\"\n"
 	    "\t\tmeta mark & 0x00000fff == 0x00000771 counter packets 0 bytes 0 return comment \"proxy: to "
@@ -252,6 +256,53 @@ static void foreign_rules_are_told_apart(void **state)
 	ruleset_done(&from);
 }
 
+static int change_flags(struct nftnl_expr *expr, void *arg)
+{
+	const uint8_t syn_and_ack = 0x12, ack = 0x10;
+	const char *name = nftnl_expr_get_str(expr, NFTNL_EXPR_NAME);
+	if (*(int *)arg == 0 && strcmp(name, "bitwise") == 0)
+		nftnl_expr_set(expr, NFTNL_EXPR_BITWISE_MASK, &syn_and_ack, 1);
+	if (*(int *)arg == 1 && strcmp(name, "cmp") == 0 &&
+	    nftnl_expr_get_u32(expr, NFTNL_EXPR_CMP_OP) == NFT_CMP_NEQ)
+		nftnl_expr_set(expr, NFTNL_EXPR_CMP_DATA, &ack, 1);
+	return 0;
+}
+
+static void other_flags_are_foreign(void **state)
+{
+	(void)state;
+	struct ruleset from;
+	make_rules("no-dns", &from);
+	for (int kind = 0; kind < 3; kind++) {
+		struct ruleset to = {0};
+		struct nftnl_rule *rule;
+		assert_int_equal(from.rules[0].matches[0].field, RULE_SYN);
+		assert_int_equal(nft_rule_encode(&from, &from.rules[0], &rule), 0);
+		nftnl_expr_foreach(rule, change_flags, &kind);
+		assert_int_equal(nft_rule_decode(rule, &to), 0);
+		assert_int_equal(to.rules[0].foreign, kind != 2);
+		nftnl_rule_free(rule);
+		ruleset_done(&to);
+	}
+	ruleset_done(&from);
+}
+
+static void programs_do_not_ask_for_what_is_open(void **state)
+{
+	(void)state;
+	struct ruleset ruleset;
+	make_rules("no-dns", &ruleset);
+	size_t all = ruleset.rule_count;
+	ruleset_drop_open(&ruleset, CHAIN_PREROUTING);
+	assert_int_equal(ruleset.rule_count, all - 1);
+	assert_int_equal(ruleset.rules[0].matches[0].field, RULE_SYN);
+	ruleset_drop_open(&ruleset, CHAIN_OUTPUT);
+	assert_int_equal(ruleset.rule_count, all - 2);
+	for (size_t i = 0; i < ruleset.rule_count; i++)
+		assert_string_not_equal(ruleset.rules[i].comment, "connections that are open already");
+	ruleset_done(&ruleset);
+}
+
 static void without_memory(void **state)
 {
 	(void)state;
@@ -280,6 +331,8 @@ int main(void)
 	    cmocka_unit_test(encoding_and_decoding_are_inverse),
 	    cmocka_unit_test(limits_of_waiting_are_compared_and_can_be_left_out),
 	    cmocka_unit_test(foreign_rules_are_told_apart),
+	    cmocka_unit_test(other_flags_are_foreign),
+	    cmocka_unit_test(programs_do_not_ask_for_what_is_open),
 	    cmocka_unit_test(without_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
