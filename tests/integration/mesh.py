@@ -120,6 +120,7 @@ class Sidecar:
 
     @contextlib.contextmanager
     def frozen(self):
+        self.catch_up()  # otherwise it may be stopped in the middle of a turn, and go on with what comes until then
         os.kill(self.proxy.pid, signal.SIGSTOP)
         try:
             wait_until(self._stands_still)
