@@ -172,16 +172,20 @@ def wired(stage, program):
     return near, far, stage.origin(far)
 
 
-def _inbound(options, stage, row, candidates):
+def _wired(options, stage, row, candidates, start):
     measurements = []
     for program in candidates:
         near, far, origin = wired(stage, program)
-        target, pids = program.inbound(far, stage)
+        target, pids = start(program, near, far)
         measure.pin(pids, {PROXY_CPU})
         measure.pin(origin, {LOAD_CPU})
         load = lambda near=near, target=target: measure.wrk(near, target.url, 64, options.seconds, {LOAD_CPU})
         measurements.append((program.name, lambda pids=pids, load=load: per_cpu_second(pids, load)))
     return take_turns(options, row, measurements)
+
+
+def _inbound(options, stage, row, candidates):
+    return _wired(options, stage, row, candidates, lambda program, _, far: program.inbound(far, stage))
 
 
 def inbound(options, stage):
@@ -275,6 +279,11 @@ def backend_tcp(options, stage):
     return _tcp(options, stage, "backend-tcp", OUTBOUND)
 
 
+def backend_messages(options, stage):
+    start = lambda program, near, far: program.passing(near, far, stage)
+    return _wired(options, stage, "backend-messages", OUTBOUND, start)
+
+
 # --- the table -------------------------------------------------------------------------------------------------------
 
 # Row: what it is called, the figure, its unit, and whether more is better.
@@ -356,6 +365,11 @@ BACKEND_ROWS = {
         backend_tcp,
         "TCP passed through, 4 connections",
         [("per_cpu_second", 1e9, "GB per CPU-second", True)],
+    ),
+    "backend-messages": (
+        backend_messages,
+        "HTTP/1.1 1 KiB passed through as TCP to another host, 64 connections",
+        [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
     ),
 }
 BACKEND_COLUMNS = ["direct", *(program.name for program in [*CAPTURED, *ACCELERATED])]

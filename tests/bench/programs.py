@@ -402,6 +402,12 @@ class Weir:
         pids = self._start(pod, stage, "bolt", **service)
         return self._vip(pod, "bolt.mesh", 12200), pids
 
+    def passing(self, near, far, stage):
+        """The bytes of HTTP, which is not looked at, go on to the other pod."""
+        service = self._service("bench.mesh", 80, f"{far.ipv4}:{ORIGIN_HTTP}", protocol="tcp")
+        pids = self._start(near, stage, "passing", **service)
+        return self._vip(near, "bench.mesh", 80), pids
+
     def inbound(self, pod, stage):
         return Target(pod.ipv4, ORIGIN_HTTP), self._start(pod, stage, "inbound")
 
