@@ -16,6 +16,10 @@
 // come by TCP meanwhile, with the same edge-triggered event. So towards an application the proxy goes over when all
 // has been read; until then its message is refused (EPIPE), and it tries again (net/stream.c). An application cannot
 // be made to wait: towards the proxy a count tells readers that this may have happened (net/bypass.h).
+//
+// Where the proxy only passes on what an application sends, it joins that direction: then messages go straight out of
+// the proxy's other socket, the outlet, whenever nothing is under way through the proxy and there is room; else they
+// come to it as ever.
 #include "bpf/bypass.h"
 
 #include <linux/bpf.h>
@@ -35,8 +39,27 @@ typedef struct {
 	int counter;
 } atomic_t;
 
+struct proto {
+	unsigned long *memory_pressure;
+};
+
+struct netns_ipv4 {
+	unsigned int sysctl_tcp_notsent_lowat;
+};
+
+struct net {
+	struct netns_ipv4 ipv4;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
 struct sock_common {
 	unsigned long skc_flags;
+	volatile unsigned char skc_state;
+	struct proto *skc_prot;
+	possible_net_t skc_net;
 };
 
 struct file {
@@ -50,7 +73,7 @@ struct socket {
 struct sock {
 	struct sock_common __sk_common;
 	struct socket *sk_socket;
-	int sk_rcvlowat, sk_rcvbuf;
+	int sk_rcvlowat, sk_rcvbuf, sk_sndbuf, sk_wmem_queued, sk_err;
 	struct {
 		atomic_t rmem_alloc;
 	} sk_backlog;
@@ -67,11 +90,14 @@ struct inet_connection_sock {
 
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
-	__u32 write_seq, copied_seq;
+	__u32 write_seq, copied_seq, snd_una, snd_nxt, mss_cache, notsent_lowat;
+	__u64 bytes_acked;
+	__u16 gso_segs;
 };
 
 #pragma clang attribute pop
 
+enum { MSS_MIN = 88, BUFFER_OVERHEAD = 2048 };
 enum sock_flags { SOCK_ZEROCOPY = 1 }; // the value comes from the running kernel
 
 // --- maps ----------------------------------------------------------------------------------------------------
@@ -110,22 +136,28 @@ struct {
 	__type(value, __u64);
 } weir_bypassed SEC(".maps");
 
-enum end_state { MEETING, BYPASSING, BY_TCP };
-
-struct end {
-	__u64 peer, peer_cookie;
-	__u32 state;	// enum end_state, of what this end sends
-	__u32 to_proxy; // the other end is the proxy's
-	__u32 dials;	// the proxy opens, to a listener of this namespace that does not block
-	__u32 zero;
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
-	__type(value, struct end);
+	__type(value, struct weir_end);
 } weir_ends SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, BYPASS_OUTLETS_MAX);
+	__type(key, __u64);
+	__type(value, struct weir_join);
+} weir_joins SEC(".maps");
+
+// By their cookies, too. No program is attached to it, so that a socket in it is read and written as any other.
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKHASH);
+	__uint(max_entries, BYPASS_OUTLETS_MAX);
+	__type(key, __u64);
+	__type(value, __u64);
+} weir_outlets SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -176,6 +208,12 @@ static __always_inline int is_proxy_port(__u32 port)
 			port == weir_ports[BYPASS_TEST]);
 }
 
+static __always_inline int is_proxy(const struct bpf_sock *sk)
+{
+	__u32 mark = sk->mark & MARK_MASK;
+	return mark == MARK_OUTBOUND || mark == MARK_INBOUND;
+}
+
 // 0: it blocks, or is not an application's (nobody has accepted it; it is the kernel's own).
 static __always_inline int is_nonblocking(struct tcp_sock *tcp)
 {
@@ -194,10 +232,7 @@ static __always_inline int is_blocking(struct tcp_sock *tcp)
 static __always_inline int dial(struct bpf_sock_addr *ctx, struct bpf_sock_tuple *tuple, __u32 len)
 {
 	struct bpf_sock *sk = ctx->sk, *listener;
-	if (!sk || ctx->protocol != IPPROTO_TCP || bpf_get_netns_cookie(ctx) != weir_netns)
-		return 1;
-	__u32 mark = sk->mark & MARK_MASK;
-	if (mark != MARK_OUTBOUND && mark != MARK_INBOUND)
+	if (!sk || ctx->protocol != IPPROTO_TCP || bpf_get_netns_cookie(ctx) != weir_netns || !is_proxy(sk))
 		return 1;
 	listener = bpf_sk_lookup_tcp(ctx, tuple, len, BPF_F_CURRENT_NETNS, 0);
 	if (!listener)
@@ -205,7 +240,7 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, struct bpf_sock_tuple
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(listener);
 	int good = tcp && is_nonblocking(tcp);
 	bpf_sk_release(listener);
-	struct end *end = good ? bpf_sk_storage_get(&weir_ends, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+	struct weir_end *end = good ? bpf_sk_storage_get(&weir_ends, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
 	if (end)
 		end->dials = 1;
 	return 1;
@@ -237,7 +272,7 @@ static __always_inline void on_open(struct bpf_sock_ops *ctx)
 {
 	struct meeting meeting = {.proxy = OPENS};
 	struct bpf_sock *sk = ctx->sk;
-	struct end *end = sk ? bpf_sk_storage_get(&weir_ends, sk, 0, 0) : 0;
+	struct weir_end *end = sk ? bpf_sk_storage_get(&weir_ends, sk, 0, 0) : 0;
 	if (!end || !end->dials)
 		return;
 	struct meeting_key key = local_key(ctx);
@@ -259,28 +294,53 @@ static __always_inline void on_syn(struct bpf_sock_ops *ctx)
 	}
 }
 
+// The sequence number of the first byte that a socket sends, of which nothing or something was acknowledged. (bytes_acked
+// has the SYN of one that opened the connection, and nothing in the other, which cannot have sent anything yet.)
+static __always_inline __u32 first_of(struct tcp_sock *tcp)
+{
+	return tcp->bytes_acked ? tcp->snd_una - (__u32)tcp->bytes_acked + 1 : tcp->write_seq;
+}
+
 // Puts this end into the map. Its struct tcp_sock, or NULL: not this one: it blocks, or there is a protocol above TCP in
 // the kernel, such as MPTCP or kTLS, which would be passed by.
-static __always_inline struct tcp_sock *join(struct bpf_sock_ops *ctx, __u64 *cookie, const struct end *start)
+static __always_inline struct tcp_sock *join(struct bpf_sock_ops *ctx, __u64 *cookie, const struct weir_end *start)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : 0;
 	if (!tcp || tcp->inet_conn.icsk_ulp_ops || is_blocking(tcp))
 		return 0;
-	struct end *end = bpf_sk_storage_get(&weir_ends, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	struct weir_end *end = bpf_sk_storage_get(&weir_ends, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!end)
 		return 0;
 	*end = *start;
+	end->first = first_of(tcp);
 	return bpf_sock_hash_update(ctx, &weir_bypassed, cookie, BPF_NOEXIST) ? 0 : tcp;
+}
+
+// A socket of the proxy towards another host: what an application sends may once go out of it.
+static __always_inline void note_outlet(struct bpf_sock *sk)
+{
+	struct weir_end start = {.state = WEIR_BY_TCP};
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	struct weir_end *end = tcp ? bpf_sk_storage_get(&weir_ends, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+	if (!end)
+		return;
+	start.self = (__u64)tcp;
+	start.first = first_of(tcp);
+	*end = start;
 }
 
 static __always_inline void on_opened(struct bpf_sock_ops *ctx)
 {
-	struct end start = {.state = MEETING};
+	struct weir_end start = {.state = WEIR_MEETING};
 	struct meeting_key key = local_key(ctx);
 	struct meeting *meeting = bpf_map_lookup_elem(&weir_meetings, &key);
-	if (!meeting || !meeting->local || meeting->opener)
+	struct bpf_sock *sk = ctx->sk;
+	if (!meeting || !meeting->local || meeting->opener) {
+		if (sk && is_proxy(sk))
+			note_outlet(sk);
 		return;
+	}
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct tcp_sock *tcp = join(ctx, &cookie, &start);
 	if (!tcp)
@@ -293,9 +353,13 @@ static __always_inline void on_accepted(struct bpf_sock_ops *ctx)
 {
 	struct meeting_key key = remote_key(ctx);
 	struct meeting *meeting = bpf_map_lookup_elem(&weir_meetings, &key);
-	if (!meeting || !meeting->opener || meeting->acceptor)
+	struct bpf_sock *sk = ctx->sk;
+	if (!meeting || !meeting->opener || meeting->acceptor) {
+		if (sk && is_proxy_port(ctx->local_port))
+			note_outlet(sk);
 		return;
-	struct end start = {.state = BYPASSING,
+	}
+	struct weir_end start = {.state = WEIR_BYPASSING,
 			    .peer = meeting->opener,
 			    .peer_cookie = meeting->opener_cookie,
 			    .to_proxy = meeting->proxy & OPENS};
@@ -334,20 +398,21 @@ int weir_meet(struct bpf_sock_ops *ctx)
 }
 
 // --- messages ------------------------------------------------------------------------------------------------
-// The opener's first message: who has accepted?
-static __always_inline void find_acceptor(struct sk_msg_md *msg, __u64 own, struct end *end)
+// The opener's first message: who has accepted? 0: nobody who is known.
+static __always_inline int find_acceptor(struct sk_msg_md *msg, __u64 own, struct weir_end *end)
 {
 	struct meeting_key key = make_key(msg->family, msg->local_ip4, msg->local_ip6[0], msg->local_ip6[1],
 					  msg->local_ip6[2], msg->local_ip6[3], msg->local_port);
 	struct meeting *meeting = bpf_map_lookup_elem(&weir_meetings, &key);
-	end->state = BY_TCP;
+	end->state = WEIR_BY_TCP;
 	if (!meeting || meeting->opener != own || !meeting->acceptor)
-		return;
+		return 0;
 	end->peer = meeting->acceptor;
 	end->peer_cookie = meeting->acceptor_cookie;
 	end->to_proxy = meeting->proxy & ACCEPTS;
-	end->state = BYPASSING;
+	end->state = WEIR_BYPASSING;
 	bpf_map_delete_elem(&weir_meetings, &key);
+	return 1;
 }
 
 // Whether this end can send and does nothing that only TCP can do.
@@ -379,9 +444,83 @@ static __always_inline int may_receive(struct tcp_sock *own, struct tcp_sock *pe
 	return filled <= (__u32)BPF_CORE_READ(peer, inet_conn.icsk_inet.sk.sk_rcvbuf) / 2 && filled <= BYPASS_QUEUE_MAX;
 }
 
-static __always_inline int redirect(struct sk_msg_md *msg, struct end *end)
+static __always_inline int redirect(struct sk_msg_md *msg, struct weir_end *end)
 {
 	return bpf_msg_redirect_hash(msg, &weir_bypassed, &end->peer_cookie, BPF_F_INGRESS) == SK_PASS;
+}
+
+// --- directions that are joined --------------------------------------------------------------------------------
+// What this end has sent to the proxy, by TCP and past it, the proxy has written to the outlet to the last byte. Both
+// are counted from the first byte of their connections; `offset` takes from them what each was when the proxy joined them
+// (it had nothing under way then), and `bytes` what it has never seen. The second count can only follow the first, so
+// they are the same when, and only when, nothing is under way: also not a message that another thread has sent, which
+// is counted before it gets there.
+static __always_inline int nothing_under_way(struct tcp_sock *own, struct tcp_sock *outlet, const struct weir_end *end,
+					     const struct weir_join *join)
+{
+	__u32 sent = own->write_seq - end->first + end->bypassed + join->offset;
+	return sent == BPF_CORE_READ(outlet, write_seq) - (__u32)join->bytes;
+}
+
+static __always_inline int is_memory_short(struct tcp_sock *outlet)
+{
+	unsigned long since = 0;
+	unsigned long *pressure = BPF_CORE_READ(outlet, inet_conn.icsk_inet.sk.__sk_common.skc_prot, memory_pressure);
+	bpf_probe_read_kernel(&since, sizeof since, pressure);
+	return since != 0;
+}
+
+// More than that may not wait to be sent, by option of the socket or of the namespace.
+static __always_inline __u32 unsent_max(struct tcp_sock *outlet)
+{
+	__u32 own = BPF_CORE_READ(outlet, notsent_lowat);
+	return own ? own
+		   : BPF_CORE_READ(outlet, inet_conn.icsk_inet.sk.__sk_common.skc_net.net, ipv4.sysctl_tcp_notsent_lowat);
+}
+
+// What the kernel takes for the buffers of a message of this size at most, besides its bytes.
+static __always_inline __u32 overhead(struct tcp_sock *outlet, __u32 size)
+{
+	__u32 segment = BPF_CORE_READ(outlet, mss_cache), segments = BPF_CORE_READ(outlet, gso_segs);
+	__u32 buffer = (segment > MSS_MIN ? segment : MSS_MIN) * (segments ? segments : 1);
+	return (size / buffer + 2) * BUFFER_OVERHEAD;
+}
+
+// Room for all of the message: nobody is to wait for a socket that is not his own, and be told of room in his.
+static __always_inline int has_room(struct tcp_sock *outlet, __u32 size)
+{
+	__u32 filled = (__u32)BPF_CORE_READ(outlet, inet_conn.icsk_inet.sk.sk_wmem_queued) + size;
+	__u32 unsent = BPF_CORE_READ(outlet, write_seq) - BPF_CORE_READ(outlet, snd_nxt) + size;
+	return filled <= BYPASS_QUEUE_MAX && unsent <= unsent_max(outlet) &&
+	       filled + overhead(outlet, size) <= (__u32)BPF_CORE_READ(outlet, inet_conn.icsk_inet.sk.sk_sndbuf) &&
+	       !is_memory_short(outlet);
+}
+
+// What was reset tells so whoever sends by it first; that is to be the proxy.
+static __always_inline int is_open(struct tcp_sock *outlet)
+{
+	__u8 state = BPF_CORE_READ(outlet, inet_conn.icsk_inet.sk.__sk_common.skc_state);
+	return (state == ESTABLISHED || state == CLOSE_WAIT) && !BPF_CORE_READ(outlet, inet_conn.icsk_inet.sk.sk_err);
+}
+
+// The message goes straight out of the proxy's other socket, if it can. That a message was bypassed before has proved the
+// pair. The outlet may be gone as a peer may: then it is not in its map.
+static __always_inline int send_joined(struct sk_msg_md *msg, struct tcp_sock *own, const struct weir_end *end,
+				       struct weir_bypass_counts *count)
+{
+	__u64 peer = end->peer_cookie;
+	struct weir_join *join = end->to_proxy && end->bypassed ? bpf_map_lookup_elem(&weir_joins, &peer) : 0;
+	struct tcp_sock *outlet = join ? (void *)join->outlet : 0;
+	if (!join || !nothing_under_way(own, outlet, end, join) || !is_open(outlet) || !has_room(outlet, msg->size))
+		return 0;
+	__u64 cookie = join->outlet_cookie;
+	if (bpf_msg_redirect_hash(msg, &weir_outlets, &cookie, 0) != SK_PASS)
+		return 0;
+	join->messages++;
+	join->bytes += msg->size;
+	count->joined_messages++;
+	count->joined_bytes += msg->size;
+	return 1;
 }
 
 // The message goes to a socket that can send nothing, so that sending it fails. (SK_DROP would do, if the kernel did
@@ -395,16 +534,16 @@ static __always_inline void refuse(struct sk_msg_md *msg)
 
 // The direction goes over to TCP, or, if it cannot yet, the message is refused. Redirected first, to see that the other
 // end is there at all.
-static __always_inline void go_over(struct sk_msg_md *msg, struct end *end, struct weir_bypass_counts *count)
+static __always_inline void go_over(struct sk_msg_md *msg, struct weir_end *end, struct weir_bypass_counts *count)
 {
-	int waits = end->state == BYPASSING && waiting_of((void *)end->peer) != 0;
+	int waits = waiting_of((void *)end->peer) != 0;
 	if (waits && !end->to_proxy && redirect(msg, end)) {
 		refuse(msg);
 		return;
 	}
 	if (end->to_proxy)
 		__sync_fetch_and_add(&weir_turns, 1);
-	end->state = BY_TCP;
+	end->state = WEIR_BY_TCP;
 	count->fallbacks++;
 }
 
@@ -412,17 +551,23 @@ SEC("sk_msg")
 int weir_bypass(struct sk_msg_md *msg)
 {
 	struct bpf_sock *sk = msg->sk;
-	struct end *end = sk ? bpf_sk_storage_get(&weir_ends, sk, 0, 0) : 0;
-	if (!end || end->state == BY_TCP)
+	struct weir_end *end = sk ? bpf_sk_storage_get(&weir_ends, sk, 0, 0) : 0;
+	if (!end || (end->state == WEIR_BY_TCP && !end->to_proxy))
 		return SK_PASS;
 	struct tcp_sock *own = bpf_skc_to_tcp_sock(sk);
 	struct weir_bypass_counts *count = counts();
 	if (!own || !count)
 		return SK_PASS;
-	if (end->state == MEETING)
-		find_acceptor(msg, (__u64)own, end);
+	if (end->state == WEIR_MEETING && !find_acceptor(msg, (__u64)own, end))
+		count->fallbacks++;
+	int sends = may_send(sk, own);
+	if (sends && send_joined(msg, own, end, count))
+		return SK_PASS;
+	if (end->state == WEIR_BY_TCP)
+		return SK_PASS;
 	__u32 size = msg->size;
-	if (end->state == BYPASSING && may_send(sk, own) && may_receive(own, (void *)end->peer, size, end->to_proxy != 0) && redirect(msg, end)) {
+	if (sends && may_receive(own, (void *)end->peer, size, end->to_proxy != 0) && redirect(msg, end)) {
+		end->bypassed += size;
 		count->messages++;
 		count->bytes += size;
 		return SK_PASS;

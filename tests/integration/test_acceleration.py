@@ -252,7 +252,7 @@ def sockets_in_map(pid):
     [number] = [
         number
         for kind, number in bpf_ids(pid)
-        if kind == "map_id" and json.loads(bpftool("map", "show", "id", number).stdout)["type"] == "sockhash"
+        if kind == "map_id" and json.loads(bpftool("map", "show", "id", number).stdout)["name"] == "weir_bypassed"
     ]
     return len(json.loads(bpftool("map", "dump", "id", number).stdout)) - 1  # the one that refuses
 

@@ -329,7 +329,7 @@ def test_programs_and_maps_of_the_local_bypass(accelerated, weir):
     rows = [row for row in ask(weir, "prog", "show")["programs"] if row["id"] in ids]
     assert {row["name"]: row["attach_type"] for row in rows} == BYPASS
     maps = {row["name"]: row for row in ask(weir, "map", "show")["maps"] if row["id"] in open_ids(pid, "map_id")}
-    assert {"weir_meetings", "weir_bypassed", "weir_ends", "weir_counts"} <= set(maps)
+    assert {"weir_meetings", "weir_bypassed", "weir_ends", "weir_joins", "weir_outlets", "weir_counts"} <= set(maps)
     for row in rows:
         messages = row["name"] == "weir_bypass"
         assert row["where"] == (f"map:{maps['weir_bypassed']['id']}" if messages else "cgroup:/")
@@ -386,6 +386,8 @@ MEMORY_MAX = {
     "weir_callers": 64 * KIB,
     "weir_meetings": 2048 * KIB,
     "weir_bypassed": 4096 * KIB,
+    "weir_joins": 4096 * KIB,
+    "weir_outlets": 2048 * KIB,
     "weir_ends": 64 * KIB,
     "weir_counts": 64 * KIB,
 }

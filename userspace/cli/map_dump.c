@@ -251,6 +251,22 @@ static int bypassed_row(const struct ebpf_map *map, const struct ebpf_entry *ent
 	return 0;
 }
 
+static int join_row(const struct ebpf_map *map, const struct ebpf_entry *entry, void *arg)
+{
+	const struct dump *dump = arg;
+	struct weir_join join;
+	uint64_t socket;
+	memcpy(&socket, entry->key, sizeof socket);
+	memcpy(&join, entry->value, sizeof join);
+	begin(dump, map);
+	emit_uint(dump->emit, "socket", socket);
+	emit_uint(dump->emit, "outlet", join.outlet_cookie);
+	emit_uint(dump->emit, "messages", join.messages);
+	emit_bytes(dump->emit, "bytes", join.bytes);
+	emit_row_end(dump->emit);
+	return 0;
+}
+
 // Of all CPUs together.
 static int counts_row(const struct ebpf_map *map, const struct ebpf_entry *entry, void *arg)
 {
@@ -262,12 +278,16 @@ static int counts_row(const struct ebpf_map *map, const struct ebpf_entry *entry
 		sum.messages += each[i].messages;
 		sum.bytes += each[i].bytes;
 		sum.fallbacks += each[i].fallbacks;
+		sum.joined_messages += each[i].joined_messages;
+		sum.joined_bytes += each[i].joined_bytes;
 	}
 	begin(dump, map);
 	emit_uint(dump->emit, "connections", sum.connections);
 	emit_uint(dump->emit, "messages", sum.messages);
 	emit_bytes(dump->emit, "bytes", sum.bytes);
 	emit_uint(dump->emit, "fallbacks", sum.fallbacks);
+	emit_uint(dump->emit, "joined_messages", sum.joined_messages);
+	emit_bytes(dump->emit, "joined_bytes", sum.joined_bytes);
 	emit_row_end(dump->emit);
 	return 0;
 }
@@ -359,6 +379,8 @@ static const struct kind {
     {"weir_held", sizeof(struct weir_held_key), sizeof(struct weir_held), held_row},
     {"weir_unheard", sizeof(uint32_t), sizeof(struct weir_unheard), unheard_row},
     {"weir_bypassed", sizeof(uint64_t), sizeof(uint64_t), bypassed_row},
+    {"weir_outlets", sizeof(uint64_t), sizeof(uint64_t), bypassed_row},
+    {"weir_joins", sizeof(uint64_t), sizeof(struct weir_join), join_row},
     {"weir_counts", sizeof(uint32_t), sizeof(struct weir_bypass_counts), counts_row},
 };
 

@@ -75,6 +75,8 @@ void connection_close(struct connection *connection)
 		return;
 	connection->closed = true;
 	report_tls_failure(connection);
+	if (connection->tunnel)
+		tunnel_count(connection->tunnel);
 	stats_add(STAT_RECEIVED_BYTES, connection->stream.received);
 	stats_add(STAT_SENT_BYTES, connection->stream.sent);
 	stats_dec(connection->inbound ? STAT_INBOUND_ACTIVE : STAT_OUTBOUND_ACTIVE);
@@ -102,7 +104,11 @@ void connection_reset(struct connection *connection)
 
 static void on_timeout(struct loop_timer *timer)
 {
-	connection_close(container_of(timer, struct connection, timer));
+	struct connection *connection = container_of(timer, struct connection, timer);
+	if (connection->tunnel && tunnel_count(connection->tunnel))
+		connection_idle(connection);
+	else
+		connection_close(connection);
 }
 
 static void connection_timer(struct connection *connection, loop_timer_fn fn, uint64_t delay_ms)
@@ -959,7 +965,10 @@ void connection_each(struct dataplane *dataplane, conn_info_fn fn, void *arg)
 {
 	struct conn_info info;
 	list_for_each (node, &dataplane->connections) {
-		describe(container_of(node, struct connection, node), &info);
+		struct connection *connection = container_of(node, struct connection, node);
+		if (connection->tunnel)
+			tunnel_count(connection->tunnel);
+		describe(connection, &info);
 		fn(&info, arg);
 	}
 }

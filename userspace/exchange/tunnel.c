@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "exchange/tcp_server.h"
+#include "net/bypass.h"
 #include "net/tls.h"
 #include "run/stats.h"
 
@@ -21,6 +22,7 @@ enum {
 	SPARE_PIPES = 8,
 	SPARE_TUNNELS = 64,
 	ATTEMPTS = 3,
+	JOIN_TURN = 2, // after so many times that bytes came: before, it may be a short conversation
 };
 
 struct pipe {
@@ -33,8 +35,10 @@ struct pipe {
 struct flow {
 	struct stream *from, *to;
 	struct pipe *pipe;
-	bool bulk;  // reads were big: splice
-	bool ended; // the end was passed on
+	uint64_t join, joined; // past this process: its number (0: none), bytes counted so far
+	uint8_t turns;	       // in which bytes came, up to JOIN_TURN; more: a join was tried
+	bool bulk;	       // reads were big: splice
+	bool ended;	       // the end was passed on
 };
 
 struct tunnel {
@@ -169,16 +173,46 @@ static int flow_move(struct dataplane *dataplane, struct flow *flow)
 
 static void tunnel_finish(struct tunnel *tunnel, int err);
 
+// Once, at a moment when nothing is under way.
+static void flow_join(struct flow *flow)
+{
+	if (flow->turns != JOIN_TURN || !bypass_is_on() || stream_queued(flow->to))
+		return;
+	flow->turns++;
+	flow->join = stream_join(flow->from, flow->to);
+}
+
+// Takes what went past this process into the counts of the streams. Whether that was anything.
+static bool flow_count(struct flow *flow)
+{
+	uint64_t bytes = flow->join ? bypass_joined_bytes(flow->join) : 0, more = bytes - flow->joined;
+	if (!flow->join || !more)
+		return false;
+	flow->joined = bytes;
+	flow->from->received += more;
+	flow->to->sent += more;
+	return true;
+}
+
+static void flow_done(struct dataplane *dataplane, struct flow *flow)
+{
+	pipe_put(dataplane, flow->pipe);
+	if (flow->join)
+		bypass_part(flow->join);
+}
+
 // Moves what can be moved; carries the end over; returns false when the tunnel is gone.
 static bool flow_pump(struct tunnel *tunnel, struct flow *flow)
 {
 	int err = 0;
-	uint64_t limit = flow->from->received + TURN_BYTES;
+	uint64_t before = flow->from->received, limit = before + TURN_BYTES;
 	if (flow->ended || !tunnel->joined)
 		return true;
+	flow_join(flow);
 	while (!err && !stream_congested(flow->to) &&
 	       (flow->from->received < limit || !stream_yield(flow->from)))
 		err = flow_move(tunnel->connection->dataplane, flow);
+	flow->turns += flow->turns < JOIN_TURN && flow->from->received != before;
 	if (!err || err == ERR_NEED_MORE) {
 		connection_idle(tunnel->connection);
 		return true;
@@ -442,13 +476,19 @@ void tunnel_join(struct connection *connection, struct upstream *upstream, struc
 	tunnel_established(tunnel);
 }
 
+bool tunnel_count(struct tunnel *tunnel)
+{
+	bool up = flow_count(&tunnel->up);
+	return flow_count(&tunnel->down) || up;
+}
+
 void tunnel_free(struct connection *connection)
 {
 	struct tunnel *tunnel = connection->tunnel;
 	if (!tunnel)
 		return;
-	pipe_put(connection->dataplane, tunnel->up.pipe);
-	pipe_put(connection->dataplane, tunnel->down.pipe);
+	flow_done(connection->dataplane, &tunnel->up);
+	flow_done(connection->dataplane, &tunnel->down);
 	upstream_close(tunnel->upstream);
 	tunnel_set_endpoint(tunnel, NULL);
 	snapshot_unref(tunnel->snapshot);

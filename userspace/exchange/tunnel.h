@@ -14,6 +14,8 @@ void tunnel_start(struct connection *connection, const struct virtual_host *host
 // Joins two streams that have already spoken (HTTP Upgrade, CONNECT): `upstream` is ready, `leftover` (moved)
 // are its bytes behind the response head.
 void tunnel_join(struct connection *connection, struct upstream *upstream, struct bufq *leftover);
+// Takes into the counts of both streams what the kernel has passed on by itself since. Whether that was anything.
+bool tunnel_count(struct tunnel *tunnel);
 // Lets go of the upstream side; connection_close calls it.
 void tunnel_free(struct connection *connection);
 // Fills in what it knows (for `weir conn show`).

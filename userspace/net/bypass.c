@@ -14,12 +14,13 @@
 
 static const uint32_t none;
 const volatile uint32_t *_bypass_turns = &none, *_bypass_refusals = &none;
-static struct bypass_handles current = {-1, -1, &none, &none};
+static const struct bypass_handles off = {-1, -1, -1, -1, -1, &none, &none};
+static struct bypass_handles current = {-1, -1, -1, -1, -1, &none, &none};
 static struct weir_bypass_counts published;
 
 void bypass_set(const struct bypass_handles *handles)
 {
-	current = handles ? *handles : (struct bypass_handles){-1, -1, &none, &none};
+	current = handles ? *handles : off;
 	_bypass_turns = current.turns;
 	_bypass_refusals = current.refusals;
 	bypass_read_counts(&published);
@@ -36,24 +37,37 @@ static int map_call(enum bpf_cmd command, int map, const void *key, void *value)
 	return (int)syscall(SYS_bpf, command, &attr, sizeof attr);
 }
 
+// 0: it has none.
+static uint64_t cookie_of(int fd)
+{
+	uint64_t cookie;
+	socklen_t len = sizeof cookie;
+	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) == 0 ? cookie : 0;
+}
+
 bool bypass_has(int fd)
 {
-	uint64_t cookie, value;
-	socklen_t len = sizeof cookie;
-	return bypass_is_on() && getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) == 0 &&
-	       map_call(BPF_MAP_LOOKUP_ELEM, current.sockets, &cookie, &value) == 0;
+	uint64_t cookie = bypass_is_on() ? cookie_of(fd) : 0, value;
+	return cookie && map_call(BPF_MAP_LOOKUP_ELEM, current.sockets, &cookie, &value) == 0;
+}
+
+static size_t count_keys(int map)
+{
+	uint64_t key, next;
+	size_t count = 0;
+	int more = map_call(BPF_MAP_GET_NEXT_KEY, map, NULL, &next);
+	for (; more == 0 && count < BYPASS_SOCKETS_MAX; count += key != BYPASS_DEAD_END) {
+		key = next;
+		more = map_call(BPF_MAP_GET_NEXT_KEY, map, &key, &next);
+	}
+	return count;
 }
 
 size_t bypass_sockets(void)
 {
-	uint64_t key, next;
-	size_t count = 0;
-	int more = bypass_is_on() ? map_call(BPF_MAP_GET_NEXT_KEY, current.sockets, NULL, &next) : -1;
-	for (; more == 0 && count < BYPASS_SOCKETS_MAX; count += key != BYPASS_DEAD_END) {
-		key = next;
-		more = map_call(BPF_MAP_GET_NEXT_KEY, current.sockets, &key, &next);
-	}
-	return count;
+	return bypass_is_on()
+		   ? count_keys(current.sockets) + count_keys(current.outlets) + count_keys(current.joins)
+		   : 0;
 }
 
 // CPUs that may ever be there: the kernel writes a value for each.
@@ -80,6 +94,8 @@ void bypass_read_counts(struct weir_bypass_counts *ret_counts)
 			ret_counts->messages += each[i].messages;
 			ret_counts->bytes += each[i].bytes;
 			ret_counts->fallbacks += each[i].fallbacks;
+			ret_counts->joined_messages += each[i].joined_messages;
+			ret_counts->joined_bytes += each[i].joined_bytes;
 		}
 	}
 	mem_free(each);
@@ -95,5 +111,33 @@ void bypass_publish_counts(void)
 	stats_add(STAT_ACCELERATED_MESSAGES, now.messages - published.messages);
 	stats_add(STAT_ACCELERATED_BYTES, now.bytes - published.bytes);
 	stats_add(STAT_ACCELERATED_FALLBACKS, now.fallbacks - published.fallbacks);
+	stats_add(STAT_JOINED_MESSAGES, now.joined_messages - published.joined_messages);
+	stats_add(STAT_JOINED_BYTES, now.joined_bytes - published.joined_bytes);
 	published = now;
+}
+
+// --- directions that are joined ------------------------------------------------------------------------------
+uint64_t bypass_join(int from, int to, uint64_t received, uint64_t sent)
+{
+	struct weir_end end;
+	uint64_t key = cookie_of(from), outlet = cookie_of(to), socket = (uint64_t)to;
+	if (!bypass_is_on() || !key || !outlet ||
+	    map_call(BPF_MAP_LOOKUP_ELEM, current.ends, &to, &end) < 0 || !end.self)
+		return 0;
+	struct weir_join join = {
+	    .outlet = end.self, .outlet_cookie = outlet, .offset = (uint32_t)(sent - received) + end.first};
+	if (map_call(BPF_MAP_UPDATE_ELEM, current.outlets, &outlet, &socket) < 0)
+		return 0;
+	return map_call(BPF_MAP_UPDATE_ELEM, current.joins, &key, &join) < 0 ? 0 : key;
+}
+
+uint64_t bypass_joined_bytes(uint64_t join)
+{
+	struct weir_join found;
+	return map_call(BPF_MAP_LOOKUP_ELEM, current.joins, &join, &found) < 0 ? 0 : found.bytes;
+}
+
+void bypass_part(uint64_t join)
+{
+	map_call(BPF_MAP_DELETE_ELEM, current.joins, &join, NULL);
 }

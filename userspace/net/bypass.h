@@ -19,6 +19,8 @@ struct weir_bypass_counts;
 // What the loader hands over; the descriptors stay its own.
 struct bypass_handles {
 	int sockets; // the map of all ends, by cookie
+	int ends;    // what is known of sockets
+	int joins, outlets;
 	int counts;
 	const volatile uint32_t *turns, *refusals; // in memory shared with the kernel
 };
@@ -28,12 +30,23 @@ bool bypass_is_on(void);
 
 // Whether the socket is one end of a bypassed connection; three system calls.
 bool bypass_has(int fd);
-// How many sockets are in the map, counted one by one.
+// How many sockets and joins are in the maps, counted one by one.
 size_t bypass_sockets(void);
 // What the kernel counted so far, on all CPUs; zeros if it is off.
 void bypass_read_counts(struct weir_bypass_counts *ret_counts);
 // Brings the counters of run/stats.h up to date. Always by the same thread.
 void bypass_publish_counts(void);
+
+// --- directions that are joined ------------------------------------------------------------------------------
+// What the application at the other end of socket `from` sends goes out of socket `to`, and does not come to `from`,
+// unless there is no room: then it does, and is to be written to `to` as ever. `received` and `sent` are the bytes
+// that were read from `from` and written to `to` since both began; nothing is under way between the two. Returns the
+// number of the join, for those below, or 0: it cannot be.
+uint64_t bypass_join(int from, int to, uint64_t received, uint64_t sent);
+// How many bytes went so.
+uint64_t bypass_joined_bytes(uint64_t join);
+// Before either socket is closed.
+void bypass_part(uint64_t join);
 
 extern const volatile uint32_t *_bypass_turns, *_bypass_refusals;
 // How many messages of this process were refused so far, on all threads: if a send failed and this has grown, it may be

@@ -10,6 +10,8 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -251,6 +253,28 @@ void stream_reset(struct stream *stream)
 }
 
 // --- reading ------------------------------------------------------------------------------------------------
+static int read_error(void)
+{
+	return errno == EAGAIN ? ERR_NEED_MORE : -errno;
+}
+
+static bool is_dead(int fd)
+{
+	uint8_t state; // the first field of struct tcp_info
+	socklen_t len = sizeof state;
+	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &len) == 0 && state == TCP_CLOSE;
+}
+
+// An application whose bytes go out of this socket may have been told of a reset first, and then it looks
+// like an end; but we have not sent ours.
+static int read_end(struct stream *stream)
+{
+	if (stream->_outlet && !stream->_end_sent && is_dead(stream->_io.fd))
+		return -ECONNRESET;
+	stream->_eof = true;
+	return ERR_EOF;
+}
+
 // One recv into the thread's chunk. A short read says that the socket is empty (the next bytes raise an
 // event), unless the peer's end is behind them.
 static int receive(struct stream *stream, struct slice *ret_slice)
@@ -278,10 +302,7 @@ static int receive(struct stream *stream, struct slice *ret_slice)
 		return receive(stream, ret_slice);
 	stream->_readable = false;
 	stream->_turning = 0;
-	if (n < 0)
-		return errno == EAGAIN ? ERR_NEED_MORE : -errno;
-	stream->_eof = true;
-	return ERR_EOF;
+	return n < 0 ? read_error() : read_end(stream);
 }
 
 static int receive_plain(struct stream *stream, struct slice *ret_slice)
@@ -620,10 +641,7 @@ int stream_splice_in(struct stream *stream, int pipe_write_fd, size_t len)
 		return (int)n;
 	}
 	stream->_readable = false;
-	if (n < 0)
-		return errno == EAGAIN ? ERR_NEED_MORE : -errno;
-	stream->_eof = true;
-	return ERR_EOF;
+	return n < 0 ? read_error() : read_end(stream);
 }
 
 int stream_splice_out(struct stream *stream, int pipe_read_fd, size_t len)
@@ -642,4 +660,14 @@ int stream_splice_out(struct stream *stream, int pipe_read_fd, size_t len)
 	stream->_writable = false;
 	stream->_congested = true;
 	return ERR_NEED_MORE;
+}
+
+// --- past this process --------------------------------------------------------------------------------------
+uint64_t stream_join(struct stream *from, struct stream *to)
+{
+	if (from->tls || stream_is_connecting(from) || !is_bypassed(from) || !stream_can_splice(to))
+		return 0;
+	uint64_t join = bypass_join(from->_io.fd, to->_io.fd, from->received, to->sent);
+	to->_outlet |= join != 0;
+	return join;
 }

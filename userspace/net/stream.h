@@ -57,6 +57,7 @@ struct stream {
 	bool _refused : 1;   // waits for the bypass's reader
 	bool _path_known : 1; // whether it is bypassed, too
 	bool _bypassed : 1;
+	bool _outlet : 1; // the kernel sends by it, too: stream_join
 };
 
 void stream_init(struct stream *stream, struct loop *loop, const struct stream_ops *ops);
@@ -122,3 +123,10 @@ bool stream_yield(struct stream *stream);
 bool stream_can_splice(struct stream *stream);
 int stream_splice_in(struct stream *stream, int pipe_write_fd, size_t len);
 int stream_splice_out(struct stream *stream, int pipe_read_fd, size_t len);
+
+// --- past this process --------------------------------------------------------------------------------------
+// From now on the kernel sends what comes by `from` out of `to` by itself, as long as there is room; what is to
+// be read all the same is to be written to `to`, and nothing else is (net/bypass.h). All that was read so far was
+// written. Returns the number of the join, for bypass_part() before either is closed, or 0: not between these, or
+// something is still queued.
+uint64_t stream_join(struct stream *from, struct stream *to);

@@ -146,9 +146,13 @@ static int make_dead_end(struct acceleration *acceleration, struct strbuf *why)
 static int check(const struct acceleration *acceleration, struct strbuf *why)
 {
 	struct bypass *skeleton = acceleration->skeleton;
-	struct bypass_handles handles = {skeleton->maps.weir_bypassed.map_fd,
-					 skeleton->maps.weir_counts.map_fd, &skeleton->bss->weir_turns,
-					 &skeleton->bss->weir_refusals};
+	struct bypass_handles handles = {.sockets = skeleton->maps.weir_bypassed.map_fd,
+					 .ends = skeleton->maps.weir_ends.map_fd,
+					 .joins = skeleton->maps.weir_joins.map_fd,
+					 .outlets = skeleton->maps.weir_outlets.map_fd,
+					 .counts = skeleton->maps.weir_counts.map_fd,
+					 .turns = &skeleton->bss->weir_turns,
+					 .refusals = &skeleton->bss->weir_refusals};
 	bypass_set(&handles);
 	int err = acceleration_check(&skeleton->bss->weir_ports[BYPASS_TEST], why);
 	skeleton->bss->weir_ports[BYPASS_TEST] = 0;

@@ -107,6 +107,10 @@ enum stat_kind { STAT_COUNTER, STAT_GAUGE };
 	X(STAT_ACCELERATED_BYTES, STAT_COUNTER, "accelerated_bytes_total", "", "Bytes that went past TCP")              \
 	X(STAT_ACCELERATED_FALLBACKS, STAT_COUNTER, "accelerated_fallbacks_total", "",                                 \
 	  "Directions of such connections that went over to TCP")                                                      \
+	X(STAT_JOINED_MESSAGES, STAT_COUNTER, "accelerated_joined_messages_total", "",                                 \
+	  "Messages of local applications that passed the proxy by")                                                   \
+	X(STAT_JOINED_BYTES, STAT_COUNTER, "accelerated_joined_bytes_total", "",                                       \
+	  "Bytes of local applications that passed the proxy by")                                                      \
 	X(STAT_DNS_QUERIES, STAT_COUNTER, "dns_queries_total", "", "DNS queries received")                              \
 	X(STAT_DNS_ANSWERED, STAT_COUNTER, "dns_answers_total", "source=\"own\"", "DNS answers, by source")              \
 	X(STAT_DNS_CACHED, STAT_COUNTER, "dns_answers_total", "source=\"cache\"", "DNS answers, by source")              \

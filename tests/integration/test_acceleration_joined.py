@@ -1,0 +1,566 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Joined directions (`acceleration: auto`): what a local application sends towards another host goes past the proxy. A
+stream must stay a stream, whichever way each of its messages took (docs/internals/local-bypass.md lists the hazards)."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import select
+import socket
+import threading
+import time
+
+import pytest
+
+from mesh import Mesh, Origin, Peer, cluster, connect, resident_kib, service
+from netns import wait_until
+from test_acceleration import MIB, MPTCP, MSG_ZEROCOPY, SO_ZEROCOPY, bpf_ids, in_background, pattern, queued, send_all
+
+PORT, RAW_PORT, WEB_PORT = 5000, 7000, 8080
+TCP_CLOSE = 7  # as a reset leaves it
+
+
+@pytest.fixture
+def mesh(network, weir, weir_proxy):
+    return Mesh(network, weir, weir_proxy)
+
+
+class Line:
+    """A pod with a sidecar and one without. `out`: the first one's application opens the connections, else it accepts."""
+
+    def __init__(self, mesh, out=True, **config):
+        self.out, self.far = out, mesh.network.pod("far")
+        config.setdefault("acceleration", "auto")
+        config.setdefault("inbound", [{"port": RAW_PORT, "protocol": "tcp"}])
+        if out:
+            config["services"] = [service("raw.mesh", PORT, "raw", protocol="tcp"), service("web.mesh", 80, "web")]
+            config["clusters"] = [
+                cluster("raw", [f"{self.far.ipv4}:{RAW_PORT}"]),
+                cluster("web", [f"{self.far.ipv4}:{WEB_PORT}"]),
+            ]
+        self.sidecar = mesh.sidecar("near", **config)
+        self.pod = self.sidecar.pod
+        rows = self.sidecar.show("vhost", "show")["virtual_hosts"]
+        self.vips = {row["name"].partition(":")[0]: row["vip4"] for row in rows}
+
+    def counter(self, what):
+        return self.sidecar.counter(f"accelerated_{what}_total")
+
+    @contextlib.contextmanager
+    def ends(self):
+        """(application, far): both ends of a connection that is not joined yet."""
+        accepted, done = [], threading.Event()
+
+        def handler(peer):
+            accepted.append(peer)
+            done.wait(120)
+
+        with Origin(self.far if self.out else self.pod, RAW_PORT, handler) as origin:
+            origin.listener.settimeout(600)  # it does not block: else it is left alone
+            opener = connect(self.pod, self.vips["raw.mesh"], PORT) if self.out else connect(self.far, self.pod.ipv4, RAW_PORT)
+            try:
+                opener.send("hello")
+                wait_until(lambda: accepted)
+                assert accepted[0].read(5) == b"hello"
+                yield (opener, accepted[0]) if self.out else (accepted[0], opener)
+            finally:
+                done.set()
+                opener.close()
+
+    @contextlib.contextmanager
+    def joined(self):
+        with self.ends() as (application, far):
+            join(application, far)
+            self.send_past(application, far)
+            yield application, far
+
+    def send_past(self, application, far, size=100):
+        """A message that the proxy does not see."""
+        before = self.counter("joined_messages"), self.counter("joined_bytes")
+        data = pattern(size, size)
+        application.send(data)
+        assert far.read(size) == data
+        assert (self.counter("joined_messages"), self.counter("joined_bytes")) == (before[0] + 1, before[1] + size)
+
+    def entries(self, name):
+        """Of this proxy's map of that name."""
+        mine = {int(number) for kind, number in bpf_ids(self.sidecar.proxy.pid) if kind == "map_id"}
+        maps = self.sidecar.show("map", "show")["maps"]
+        [number] = [row["id"] for row in maps if row["name"] == name and row["id"] in mine]
+        return self.sidecar.show("map", "dump", str(number))["entries"]
+
+
+def join(application, far):
+    """A conversation that is long enough."""
+    for turn in range(4):
+        for sender, receiver in ((far, application), (application, far)):
+            sender.send(f"turn {turn}")
+            assert receiver.read(6) == f"turn {turn}".encode()
+
+
+@pytest.fixture(params=["out", "in"])
+def line(request, mesh):
+    found = Line(mesh, request.param == "out")
+    assert found.sidecar.show("version", "show")["proxy"]["acceleration"] == "on", found.sidecar.proxy.output()
+    return found
+
+
+@pytest.fixture
+def outward(mesh):
+    return Line(mesh)
+
+
+# --- which way -------------------------------------------------------------------------------------------------------
+
+
+def test_messages_go_past_the_proxy(line):
+    with line.joined() as (application, far):
+        received = line.sidecar.counter("accelerated_bytes_total")
+        for size in (1, 2, 64, 1000, 4096, 20000, 3):
+            line.send_past(application, far, size)
+            far.send("answer")
+            assert application.read(6) == b"answer"
+        # Only the answers, if the application's socket did not block when the first one came.
+        assert line.counter("bytes") - received in (0, 7 * 6)
+
+
+def test_all_bytes_are_counted(line):
+    sent = 5 + 4 * 6 + 100  # by the opener or the other, see ends()
+    with line.joined() as (application, far):
+        for _ in range(10):
+            line.send_past(application, far, 500)
+        [row] = line.sidecar.connections()
+        assert row["accelerated"] is line.out
+        way = ("received", "sent") if line.out else ("sent", "received")
+        joined = sent + 5000 - (0 if line.out else 5)
+        other = 4 * 6 + (0 if line.out else 5)
+        assert (row[way[0]], row[way[1]]) == (joined, other)
+        [outlet] = line.entries("weir_outlets")
+        assert [entry["outlet"] for entry in line.entries("weir_joins")] == [outlet["socket"]]
+        assert sum(entry["bytes"] for entry in line.entries("weir_joins")) >= 5100
+    wait_until(lambda: not line.sidecar.connections())
+    counted = line.sidecar.counter("downstream_received_bytes_total"), line.sidecar.counter("downstream_sent_bytes_total")
+    assert counted == ((joined, other) if line.out else (other, joined))
+
+
+def test_a_short_conversation_is_not_joined(line):
+    with line.ends() as (application, far):
+        far.send("answer").end()
+        assert application.rest() == b"answer"
+        assert line.entries("weir_outlets") == []
+
+
+def test_it_is_off_by_default(mesh):
+    line = Line(mesh, acceleration="off")
+    with line.ends() as (application, far):
+        join(application, far)
+        assert line.counter("joined_messages") == 0
+
+
+def test_tls_towards_the_other_host_is_not_passed_by(mesh):
+    """The mesh's TLS is the proxy's: plaintext must never leave."""
+    server = mesh.sidecar("far", tls="strict", acceleration="auto")
+    near = mesh.sidecar(
+        "near",
+        tls="strict",
+        acceleration="auto",
+        services=[service("raw.mesh", PORT, "raw", protocol="tcp")],
+        clusters=[cluster("raw", [f"{server.ipv4}:{RAW_PORT}"], tls="mesh")],
+    )
+    vip = near.show("vhost", "show")["virtual_hosts"][0]["vip4"]
+
+    def handler(peer):
+        while peer.another():
+            data, peer.buffer = peer.buffer, b""
+            peer.send(data)
+
+    with Origin(server.pod, RAW_PORT, handler) as origin:
+        origin.listener.settimeout(600)
+        client = connect(near.pod, vip, PORT)
+        for _ in range(10):
+            assert client.send("hello").read(5) == b"hello"
+        for sidecar in (near, server):
+            assert sidecar.counter("tls_handshakes_total") >= 1
+            assert sidecar.counter("accelerated_messages_total") > 0
+            assert sidecar.counter("accelerated_joined_messages_total") == 0
+        client.close()
+
+
+def test_both_ends_on_this_host_stay_bypassed(mesh):
+    """The other end's queue is nearer than its TCP."""
+    sidecar = mesh.sidecar(
+        "near",
+        acceleration="auto",
+        services=[service("raw.mesh", PORT, "raw", protocol="tcp")],
+        clusters=[cluster("raw", [f"127.0.0.1:{RAW_PORT}"])],
+    )
+    vip = sidecar.show("vhost", "show")["virtual_hosts"][0]["vip4"]
+
+    def handler(peer):
+        while peer.another():
+            data, peer.buffer = peer.buffer, b""
+            peer.send(data)
+
+    with Origin(sidecar.pod, RAW_PORT, handler) as origin:
+        origin.listener.settimeout(600)
+        client = connect(sidecar.pod, vip, PORT)
+        for _ in range(10):
+            assert client.send("hello").read(5) == b"hello"
+        assert sidecar.counter("accelerated_joined_messages_total") == 0
+        assert sidecar.counter("accelerated_messages_total") >= 20
+        client.close()
+
+
+def test_a_multipath_client(outward):
+    """The protocol above its TCP must not be passed by."""
+
+    def handler(peer):
+        while peer.another():
+            data, peer.buffer = peer.buffer, b""
+            peer.send(data)
+
+    with Origin(outward.far, RAW_PORT, handler):
+        with outward.pod.enter():
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, MPTCP)
+        client = Peer(sock)
+        sock.connect((outward.vips["raw.mesh"], PORT))
+        for turn in range(10):
+            data = pattern(1000, turn)
+            assert client.send(data).read(1000) == data
+        assert outward.counter("joined_messages") == 0
+        client.close()
+
+
+def test_what_follows_an_upgrade(outward):
+    """The counts of both connections begin long before they are joined."""
+
+    def handler(peer):
+        head = peer.head()
+        assert "upgrade: raw" in head.lower()
+        peer.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n")
+        while peer.another():
+            data, peer.buffer = peer.buffer, b""
+            peer.send(data)
+
+    with Origin(outward.far, WEB_PORT, handler):
+        client = connect(outward.pod, outward.vips["web.mesh"], 80)
+        client.send("GET / HTTP/1.1\r\nHost: web.mesh\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n")
+        assert client.head().startswith("HTTP/1.1 101")
+        for turn in range(20):
+            data = pattern(300, turn)
+            assert client.send(data).read(300) == data
+        assert outward.counter("joined_messages") >= 10
+        client.close()
+
+
+# --- bytes and order -------------------------------------------------------------------------------------------------
+
+
+def test_big_transfers_both_ways_at_once(line):
+    data = [pattern(8 * MIB, seed) for seed in (1, 2)]
+    with line.joined() as ends:
+        senders = [in_background(send_all, ends[side], data[side]) for side in (0, 1)]
+        received = [None, None]
+
+        def receive(side):
+            received[1 - side] = hashlib.sha256(ends[side].read(len(data[1 - side]))).digest()
+
+        readers = [in_background(receive, side) for side in (0, 1)]
+        for thread in senders + readers:
+            thread.join(60)
+    assert received == [hashlib.sha256(part).digest() for part in data]
+
+
+def fill(sender, data, at):
+    """Sends what goes without anybody reading; returns up to where."""
+    sender.sock.setblocking(False)
+    while at < len(data):
+        try:
+            at += sender.sock.send(data[at : at + 30000])
+        except BlockingIOError:
+            return at
+    raise AssertionError("no end of room")
+
+
+def test_order_when_ways_change(line):
+    """Past the proxy as long as there is room, then through it, and past it again when all has been passed on."""
+    data, at = pattern(64 * MIB), 0
+    with line.joined() as (application, far):
+        for _ in range(4):
+            before = line.counter("joined_bytes")
+            end = fill(application, data, at)
+            past = line.counter("joined_bytes") - before
+            assert 0 < past < end - at
+            assert far.read(end - at) == data[at:end]
+            at = end
+            application.send("next")  # after one without room the kernel asks nobody about the next message
+            assert far.read(4) == b"next"
+            application.sock.settimeout(10)
+            line.send_past(application, far)
+
+
+def test_small_messages_of_a_busy_sender(outward):
+    """Some go past the proxy, some through it, as it comes."""
+    data = pattern(3 * MIB)
+    with outward.joined() as (application, far):
+        for sizes in ([100], [3000, 1, 17], [10, 70000]):
+            thread = in_background(send_all, application, data, sizes)
+            at = 0
+            while at < len(data):
+                size = min(len(data) - at, 100000)
+                assert far.read(size) == data[at : at + size]
+                at += size
+            thread.join(20)
+
+
+def test_two_processes_that_send_by_one_socket(outward):
+    with outward.joined() as (application, far):
+        child = os.fork()
+        if child == 0:
+            for _ in range(1000):
+                application.sock.sendall(b"child\n")
+            os._exit(0)
+        for _ in range(1000):
+            application.sock.sendall(b"parent\n")
+        _, status = os.waitpid(child, 0)
+        assert status == 0
+        lines = sorted(far.read(6 * 1000 + 7 * 1000).decode().split())
+        assert lines == ["child"] * 1000 + ["parent"] * 1000
+
+
+# --- slow receivers --------------------------------------------------------------------------------------------------
+
+
+def test_memory_of_a_receiver_that_does_not_read_is_bounded(outward):
+    resident = resident_kib(outward.sidecar.proxy.pid)
+    with outward.joined() as (application, far):
+        data, sent = pattern(MIB), 0
+        application.sock.setblocking(False)
+        while sent < 200 * MIB and select.select([], [application.sock], [], 0.5)[1]:
+            with contextlib.suppress(BlockingIOError):
+                sent += application.sock.send(data[sent % MIB :])
+        assert sent < 64 * MIB
+        assert queued(outward.pod) < 32 * MIB
+        assert resident_kib(outward.sidecar.proxy.pid) - resident < 8 * 1024
+        for at in range(0, sent, MIB):
+            size = min(MIB, sent - at)
+            assert far.read(size) == data[:size]
+
+
+# Of the pod's TCP: small buffers, and little that may wait to be sent.
+@pytest.mark.parametrize("setting", [None, ("tcp_wmem", "4096 16384 32768"), ("tcp_notsent_lowat", "5000")], ids=str)
+def test_a_sender_that_waits_for_events_is_told_of_room(mesh, setting):
+    """EAGAIN comes only of its own socket, and then an edge-triggered event follows when there is room."""
+    pod = mesh.network.pod("near")
+    if setting:
+        pod.sysctl(f"net.ipv4.{setting[0]}", setting[1])
+    line = Line(mesh, pod=pod)
+    data = pattern(6 * MIB)
+    with line.joined() as (application, far):
+        application.sock.setblocking(False)
+        received = []
+        reader = in_background(lambda: received.append(slowly(far, len(data))))
+        with select.epoll() as epoll:
+            epoll.register(application.sock, select.EPOLLOUT | select.EPOLLET)
+            at, sizes = 0, (1000, 60000, 5, 200000)
+            for turn in range(10**9):
+                if at == len(data):
+                    break
+                try:
+                    at += application.sock.send(data[at : at + sizes[turn % 4]])
+                except BlockingIOError:
+                    assert epoll.poll(10), f"no event after {at} bytes"
+        reader.join(60)
+        assert received == [hashlib.sha256(data).digest()]
+        assert line.counter("joined_messages") > 1
+
+
+def slowly(peer, size):
+    """Reads so many bytes, each time when much has come or nothing comes any more."""
+    digest, got = hashlib.sha256(), 0
+    while got < size:
+        select.select([], [], [], 0.001)
+        part = peer.sock.recv(30000)
+        digest.update(part)
+        got += len(part)
+    return digest.digest()
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_bytes_come_before_the_end(line):
+    for turn in range(10):
+        with line.joined() as (application, far):
+            data = pattern(1 + turn * 97, turn)
+            application.send(data).end()
+            assert far.rest() == data
+            far.send("still here")
+            assert application.read(10) == b"still here"
+
+
+def test_a_close_right_behind_the_last_bytes(line):
+    for turn in range(10):
+        with line.joined() as (application, far):
+            data = pattern(1 + turn * 311, turn)
+            application.send(data).close()
+            assert far.rest() == data
+
+
+def test_the_other_side_ends_first(line):
+    with line.joined() as (application, far):
+        far.send("bye").end()
+        assert application.rest() == b"bye"
+        line.send_past(application, far)
+        application.end()
+        assert far.rest() == b""
+
+
+def test_reset_by_the_application(line):
+    with line.joined() as (application, far):
+        application.reset()
+        with pytest.raises(ConnectionResetError):
+            far.rest()
+
+
+def test_reset_from_elsewhere(line):
+    with line.joined() as (application, far):
+        far.reset()
+        with pytest.raises(ConnectionResetError):
+            application.rest()
+
+
+def test_reset_from_elsewhere_while_the_application_sends(line):
+    """The kernel may tell the application of it instead of the proxy; a reset has to come of it all the same."""
+    for turn in range(10):
+        with line.joined() as (application, far):
+            failures = []
+
+            def send(application=application, failures=failures):
+                try:
+                    while True:
+                        application.sock.sendall(b"x" * 100)
+                except OSError as error:
+                    failures.append(error.errno)
+
+            thread = in_background(send)
+            far.read(1000 * (turn + 1))
+            far.reset()
+            thread.join(20)
+            assert failures and failures[0] in (errno.ECONNRESET, errno.EPIPE)
+            wait_until(lambda: not line.sidecar.connections())
+            assert select.select([application.sock], [], [], 10)[0]
+            with contextlib.suppress(ConnectionResetError):  # unless it was told when it sent
+                assert application.sock.recv(1) == b""
+                state = application.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+                assert state == TCP_CLOSE
+
+
+def test_a_connection_that_is_killed(outward):
+    with outward.joined() as (application, far):
+        [row] = outward.sidecar.connections()
+        outward.sidecar.weir("conn", "kill", str(row["id"]))
+        for peer in (application, far):
+            with contextlib.suppress(ConnectionResetError):
+                assert peer.sock.recv(1) == b""
+        wait_until(lambda: outward.entries("weir_joins") == [] and outward.entries("weir_outlets") == [])
+
+
+def test_what_goes_past_the_proxy_keeps_the_connection(mesh):
+    """The idle timer of a connection on which only the application speaks. (A pause of this test would end it, too.)"""
+    line = Line(mesh, timeouts={"idle": "1s"})
+    for _ in range(5):
+        with line.joined() as (application, far):
+            reader = in_background(far.rest)
+            longest, start = 0, time.monotonic()
+            last, lost = start, None
+            while lost is None and last < start + 4:
+                try:
+                    application.sock.sendall(b"x")
+                except OSError as error:
+                    lost = error
+                select.select([], [], [], 0.02)
+                now = time.monotonic()
+                longest, last = max(longest, now - last), now
+            if lost is None:
+                assert line.counter("joined_messages") > 50
+                application.end()
+                reader.join(20)
+                return
+            assert longest > 0.9, lost
+    pytest.skip("this machine pauses too long")
+
+
+# --- nothing is left -------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_in_the_maps(line):
+    with line.joined():
+        assert len(line.entries("weir_joins")) == len(line.entries("weir_outlets")) == 1
+    for turn in range(6):
+        with line.joined() as ends:
+            ends[turn % 2].reset()
+    wait_until(lambda: line.entries("weir_joins") == [] and line.entries("weir_outlets") == [])
+
+
+def test_when_the_proxy_is_killed(outward):
+    with outward.joined() as (application, far):
+        outward.sidecar.proxy.kill()
+        for peer in (application, far):
+            with contextlib.suppress(ConnectionResetError):
+                assert peer.sock.recv(1) == b""
+        with pytest.raises(OSError):
+            for _ in range(100):
+                application.sock.sendall(b"nobody")
+                select.select([application.sock], [], [], 0.01)
+
+
+# --- what applications do to send ------------------------------------------------------------------------------------
+
+
+def test_sendfile(outward, network):
+    data = pattern(3 * MIB)
+    path = network.folder / "file"
+    path.write_bytes(data)
+    with outward.joined() as (application, far), open(path, "rb") as file:
+
+        def send():
+            application.sock.settimeout(30)
+            application.sock.sendfile(file)
+
+        thread = in_background(send)
+        assert far.read(len(data)) == data
+        thread.join(20)
+
+
+def test_more_to_come(outward):
+    """MSG_MORE is a promise, and TCP waits a little for it to be kept: not for ever."""
+    with outward.joined() as (application, far):
+        application.sock.send(b"first", socket.MSG_MORE)
+        application.sock.send(b"second")
+        assert far.read(11) == b"firstsecond"
+        application.sock.send(b"third", socket.MSG_MORE)
+        assert far.read(5) == b"third"
+
+
+def test_zero_copy_sends_are_completed(outward):
+    with outward.joined() as (application, far):
+        application.sock.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
+        data = pattern(30000)
+        assert application.sock.send(data, MSG_ZEROCOPY) == len(data)
+        assert far.read(len(data)) == data
+        poll = select.poll()
+        poll.register(application.sock, select.POLLERR)
+        assert poll.poll(10000)
+        _, ancillary, _, _ = application.sock.recvmsg(0, 512, socket.MSG_ERRQUEUE)
+        assert ancillary
+
+
+def test_a_sender_that_blocks_later(outward):
+    with outward.joined() as (application, far):
+        application.sock.settimeout(None)
+        data = pattern(4 * MIB)
+        thread = in_background(send_all, application, data, [50000])
+        assert far.read(len(data)) == data
+        thread.join(10)
