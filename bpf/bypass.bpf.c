@@ -510,10 +510,14 @@ static __always_inline int send_joined(struct sk_msg_md *msg, struct tcp_sock *o
 {
 	__u64 peer = end->peer_cookie;
 	struct weir_join *join = end->to_proxy && end->bypassed ? bpf_map_lookup_elem(&weir_joins, &peer) : 0;
-	struct tcp_sock *outlet = join ? (void *)join->outlet : 0;
-	if (!join || !nothing_under_way(own, outlet, end, join) || !is_open(outlet) || !has_room(outlet, msg->size))
+	if (!join)
 		return 0;
-	__u64 cookie = join->outlet_cookie;
+	// First: should the join be parted now and its memory be another one's, the sums do not match, or the cookie is of
+	// the outlet that they were of.
+	__u64 cookie = *(volatile __u64 *)&join->outlet_cookie;
+	struct tcp_sock *outlet = (void *)join->outlet;
+	if (!nothing_under_way(own, outlet, end, join) || !is_open(outlet) || !has_room(outlet, msg->size))
+		return 0;
 	if (bpf_msg_redirect_hash(msg, &weir_outlets, &cookie, 0) != SK_PASS)
 		return 0;
 	join->messages++;

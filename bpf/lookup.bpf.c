@@ -86,10 +86,10 @@ static __always_inline int is_from_here(struct bpf_sk_lookup *ctx, const struct 
 }
 
 // The name of the interface by which it comes.
-static __always_inline void name_interface(struct bpf_sk_lookup *ctx, struct weir_flow *flow)
+static __always_inline void name_interface(struct bpf_sk_lookup *ctx, struct weir_flow *flow, int from_here)
 {
 	struct weir_naming naming = {.ifindex = (int)ctx->ingress_ifindex};
-	if (is_from_here(ctx, flow)) {
+	if (from_here) {
 		flow->interface[0] = 'l';
 		flow->interface[1] = 'o';
 	} else if (weir_net) {
@@ -174,7 +174,10 @@ int weir_lookup(struct bpf_sk_lookup *ctx)
 	if (!header)
 		return SK_PASS;
 	struct weir_flow flow = flow_of(ctx);
+	int from_here = is_from_here(ctx, &flow);
 	if (is_redirect(flow.family, &flow.dest)) {
+		if (!from_here && ctx->ingress_ifindex)
+			return SK_DROP; // from elsewhere: it would pass the rules by
 		for (int role = 0; role < WEIR_ROLES; role++)
 			if (weir_ports[role] == flow.dest_port)
 				assign(ctx, flow.dest_port);
@@ -182,7 +185,7 @@ int weir_lookup(struct bpf_sk_lookup *ctx)
 	}
 	if (!ctx->ingress_ifindex) // a program asks, there is no packet
 		return SK_PASS;
-	name_interface(ctx, &flow);
+	name_interface(ctx, &flow, from_here);
 	__u16 port = weir_decide(netns, WEIR_CHAIN_PREROUTING, &flow);
 	int taken = !port || assign(ctx, port);
 	if (hold(ctx, &header->header, taken ? 0 : port) || taken)

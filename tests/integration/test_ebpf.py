@@ -49,6 +49,17 @@ def lone(network, weir):
     return CapturedPod(network, weir, "app", proxy=False)
 
 
+def test_addresses_that_stand_for_others_are_this_hosts_alone(lone, other):
+    """Who sends to one from elsewhere does not pass the rules by."""
+    Server(lone.pod, 80, "app", "::")
+    lone.apply(*EBPF)
+    other.ip(f"route add fd77:65:6972:7f::/64 via {lone.ipv6}")
+    assert not probe(other, "fd77:65:6972:7f::5", 80).startswith("app ")
+    assert not probe(other, lone.ipv6, 80).startswith("app ")
+    lone.weir("remove")
+    assert probe(other, lone.ipv6, 80).startswith("app ")
+
+
 # --- the proxy's absence ---------------------------------------------------------------------------------------------
 @families
 def test_open_lets_through_while_nobody_listens(lone, other, family):

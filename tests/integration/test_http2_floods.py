@@ -64,7 +64,7 @@ OVER = headers(1, BLOCK, 5) + rst_stream(1)  # a stream that is over before the 
 FLOODS |= {
     "data-behind-the-end": (OVER, lambda: [data(1, b"x")] * 40_000),
     "ends-behind-the-end": (OVER, lambda: [data(1, b"", END_STREAM)] * 40_000),
-    "credit-behind-the-end": (OVER, lambda: [window_update(1, 1)] * 40_000),
+    "headers-behind-the-end": (OVER, lambda: [headers(1, BLOCK, 5)] * 40_000),
     "priorities-behind-the-end": (OVER, lambda: [frame(PRIORITY, 0, 1, b"\0\0\0\0\1")] * 40_000),
 }
 CALM = {ENHANCE_YOUR_CALM, PROTOCOL_ERROR, INTERNAL_ERROR, COMPRESSION_ERROR}
@@ -91,6 +91,7 @@ def test_a_flood_ends_the_connection(site, name):
 
 # These may end the connection, or be borne.
 BORNE = {
+    "credit-behind-the-end": (OVER, lambda: [window_update(1, 1)] * 40_000),
     "priority": (b"", lambda: [frame(PRIORITY, 0, 1 + 2 * at, b"\0\0\0\0\1") for at in range(20_000)]),
     "window-update": (headers(1, BLOCK, 4), lambda: [window_update(1, 1)] * 20_000),
     "unknown": (b"", lambda: [frame(0xFA, 0, 0, b"x" * 100)] * 20_000),

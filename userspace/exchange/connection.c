@@ -966,8 +966,8 @@ void connection_each(struct dataplane *dataplane, conn_info_fn fn, void *arg)
 	struct conn_info info;
 	list_for_each (node, &dataplane->connections) {
 		struct connection *connection = container_of(node, struct connection, node);
-		if (connection->tunnel)
-			tunnel_count(connection->tunnel);
+		if (connection->tunnel && tunnel_count(connection->tunnel))
+			connection_idle(connection);
 		describe(connection, &info);
 		fn(&info, arg);
 	}

@@ -64,6 +64,13 @@ static struct http2_stream *open_stream(struct http2_session *session, int32_t i
 	return stream;
 }
 
+// What was under way when a stream ended means nothing any more; it may not go on without end. Endpoints and
+// sidecars speak of streams of many clients.
+static void note_closed(struct http2_session *session)
+{
+	http2_spend(session, session->server && !session->trusted ? HTTP2_FLOOD_CLOSED : HTTP2_FLOOD_OTHER);
+}
+
 static bool is_new(const struct http2_session *session, int32_t id)
 {
 	return session->server && id > session->last_id;
@@ -79,6 +86,8 @@ static struct http2_stream *block_stream(struct http2_session *session, int32_t 
 		http2_fail(session, HTTP2_STREAM_CLOSED);
 	else if (!stream && was_passed_over(session, id))
 		http2_fail(session, HTTP2_PROTOCOL_ERROR);
+	else if (!stream)
+		note_closed(session);
 	return stream;
 }
 
@@ -285,14 +294,7 @@ static void take_settings(struct http2_session *session, struct reader r)
 	http2_send_settings_ack(session);
 }
 
-// --- streams that are over ----------------------------------------------------------------------------------
-// What was under way when a stream ended means nothing any more; it may not go on without end. Endpoints and
-// sidecars speak of streams of many clients.
-static void note_closed(struct http2_session *session)
-{
-	http2_spend(session, session->server && !session->trusted ? HTTP2_FLOOD_CLOSED : HTTP2_FLOOD_OTHER);
-}
-
+// --- other frames -------------------------------------------------------------------------------------------
 // Priorities (RFC 9113 5.3.2) mean nothing here on any stream.
 static void take_priority(struct http2_session *session, struct reader r)
 {
@@ -301,7 +303,6 @@ static void take_priority(struct http2_session *session, struct reader r)
 		note_closed(session);
 }
 
-// --- other frames -------------------------------------------------------------------------------------------
 static void take_reset(struct http2_session *session, struct reader r)
 {
 	struct http2_stream *stream = http2_session_find(session, session->frame.id);
@@ -376,10 +377,8 @@ static void take_window_update(struct http2_session *session, struct reader r)
 		return;
 	}
 	struct http2_stream *stream = http2_session_find(session, session->frame.id);
-	if (!stream) {
-		note_closed(session);
-		return;
-	}
+	if (!stream)
+		return; // Go's clients give credit for what they read late, for each 4 KiB
 	uint32_t fault = widen(&stream->send_window, increment);
 	if (fault)
 		http2_stream_fail(stream, fault);

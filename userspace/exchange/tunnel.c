@@ -194,11 +194,19 @@ static bool flow_count(struct flow *flow)
 	return true;
 }
 
+// Before either stream is closed.
+static void flow_part(struct flow *flow)
+{
+	flow_count(flow);
+	if (flow->join)
+		bypass_part(flow->join);
+	flow->join = 0;
+}
+
 static void flow_done(struct dataplane *dataplane, struct flow *flow)
 {
 	pipe_put(dataplane, flow->pipe);
-	if (flow->join)
-		bypass_part(flow->join);
+	flow_part(flow);
 }
 
 // Moves what can be moved; carries the end over; returns false when the tunnel is gone.
@@ -243,6 +251,8 @@ static void tunnel_finish(struct tunnel *tunnel, int err)
 {
 	struct connection *connection = tunnel->connection;
 	if (err != ERR_EOF) {
+		flow_part(&tunnel->up);
+		flow_part(&tunnel->down);
 		upstream_reset(tunnel->upstream);
 		tunnel->upstream = NULL;
 		connection_reset(connection);
