@@ -345,5 +345,12 @@ def resident_kib(pid):
     raise AssertionError("no VmRSS")
 
 
-def open_files(pid):
-    return len(os.listdir(f"/proc/{pid}/fd"))
+def open_files(sidecar):
+    """Of its proxy, without the connections to its admin socket: those it closes when it gets to it."""
+
+    def asked():
+        rows = pathlib.Path(f"/proc/{sidecar.proxy.pid}/net/unix").read_text().splitlines()
+        return any(row.endswith(f" {sidecar.socket}") and row.split()[5] == "03" for row in rows)
+
+    wait_until(lambda: not asked(), what="no connection to its admin socket is open")
+    return len(os.listdir(f"/proc/{sidecar.proxy.pid}/fd"))

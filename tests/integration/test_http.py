@@ -519,7 +519,7 @@ def test_an_end_right_behind_the_request_loses_no_answer(mesh, protocol):
 
 def test_ten_thousand_connections_leave_nothing(mesh):
     web = Web(mesh, timeouts={"pool_idle": "300ms"})
-    at_rest = open_files(web.client.proxy.pid)
+    at_rest = open_files(web.client)
     with web.origin(serve()):
         def round_of(count):
             for _ in range(count // 100):
@@ -530,7 +530,7 @@ def test_ten_thousand_connections_leave_nothing(mesh):
                     assert peer.response()[0] == 200
                     peer.close()
             wait_until(lambda: not web.client.connections())
-            wait_until(lambda: open_files(web.client.proxy.pid) <= at_rest + 4)
+            wait_until(lambda: open_files(web.client) <= at_rest + 4)
 
         round_of(1000)
         memory = resident_kib(web.client.proxy.pid)

@@ -2,7 +2,6 @@
 """At the edge of what is there: descriptors, pooled connections, clients of the responder."""
 
 import contextlib
-import pathlib
 import resource
 import threading
 
@@ -21,18 +20,11 @@ def mesh(network, weir, weir_proxy):
     return Mesh(network, weir, weir_proxy)
 
 
-def asked_by_admins(sidecar):
-    """Connections to its admin socket that it has not closed yet."""
-    rows = pathlib.Path(f"/proc/{sidecar.proxy.pid}/net/unix").read_text().splitlines()
-    return [row for row in rows if row.endswith(f" {sidecar.socket}") and row.split()[5] == "03"]
-
-
 @contextlib.contextmanager
 def descriptors_left(sidecar, count):
     """Inside, the proxy can open so many files more."""
-    wait_until(lambda: not asked_by_admins(sidecar), what="no connection to its admin socket is open")
     before = resource.prlimit(sidecar.proxy.pid, resource.RLIMIT_NOFILE)
-    limit = open_files(sidecar.proxy.pid) + count
+    limit = open_files(sidecar) + count
     resource.prlimit(sidecar.proxy.pid, resource.RLIMIT_NOFILE, (limit, before[1]))
     try:
         yield

@@ -127,11 +127,11 @@ def test_ten_thousand_connections(mesh, build_dir, protocol, tls, at_once):
     def memory():
         return [resident_kib(sidecar.proxy.pid) for sidecar in proxies]
 
-    files, start = [open_files(sidecar.proxy.pid) for sidecar in proxies], memory()
+    files, start = [open_files(sidecar) for sidecar in proxies], memory()
     for _ in range(TOTAL // at_once):
         round_of(at_once)
     assert near.counter("downstream_connections_total") == TOTAL + 1
-    wait_until(lambda: [open_files(sidecar.proxy.pid) for sidecar in proxies] == files, what="the descriptors are back")
+    wait_until(lambda: [open_files(sidecar) for sidecar in proxies] == files, what="the descriptors are back")
     if "asan" in str(build_dir):  # whose allocator keeps what was freed; leaks are found at the end
         assert [sidecar.proxy.stop() for sidecar in proxies] == [0, 0]
         return

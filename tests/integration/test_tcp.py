@@ -470,9 +470,9 @@ def test_connections_opened_and_closed_leave_nothing(mesh):
         line.connect_fast = lambda: connect(line.client.pod, address, 5000)
         rounds(50)
         wait_until(lambda: not line.client.connections())
-        files = open_files(line.client.proxy.pid)
+        files = open_files(line.client)
         rounds(500)
-        wait_until(lambda: open_files(line.client.proxy.pid) <= files)
+        wait_until(lambda: open_files(line.client) <= files)
 
 
 def test_kill_resets_a_connection(mesh):

@@ -69,8 +69,9 @@ def echo(server):
         server.send(server.head(stream.id, GRANTED))
         echoed = 0
         while not stream.ended and server.until(lambda echoed=echoed: len(stream.body) > echoed or stream.ended):
-            server.send_body(stream, stream.body[echoed:], end=False)
-            echoed = len(stream.body)
+            piece = stream.body[echoed:]  # more may come while this waits for room
+            server.send_body(stream, piece, end=False)
+            echoed += len(piece)
         if stream.reset is None:
             server.send(data(stream.id, b"goodbye", END_STREAM))
         server.done(stream)
