@@ -149,6 +149,20 @@ void ruleset_drop_open(struct ruleset *ruleset, enum rule_chain chain)
 	ruleset->rule_count = kept;
 }
 
+static bool is_zone_of_mark(const struct rule *rule)
+{
+	return rule->action == RULE_ZONE && rule->match_count == 1 && rule->matches[0].field == RULE_MARK;
+}
+
+void ruleset_drop_client_zone(struct ruleset *ruleset)
+{
+	size_t kept = 0;
+	for (size_t i = 0; i < ruleset->rule_count; i++)
+		if (!is_zone_of_mark(&ruleset->rules[i]))
+			ruleset->rules[kept++] = ruleset->rules[i];
+	ruleset->rule_count = kept;
+}
+
 static bool limits_hold(const struct rule *rule)
 {
 	bool limits = rule->action == RULE_REMEMBER;

@@ -166,6 +166,9 @@ void ruleset_simplify_hold(struct ruleset *ruleset, uint32_t limit_ms);
 // Without the rules for what is no connection's first packet, for those that ask only at a connection's
 // beginning.
 void ruleset_drop_open(struct ruleset *ruleset, enum rule_chain chain);
+// Without the rule that has connections in a client's name tracked in a zone of their own, for those that
+// give them an address which no client has.
+void ruleset_drop_client_zone(struct ruleset *ruleset);
 // Without the rules of a chain.
 void ruleset_drop_chain(struct ruleset *ruleset, enum rule_chain chain);
 // The index of a set by its name, or -1.

@@ -103,12 +103,15 @@ static int split_probe(const struct capture_plan *plan, struct strbuf *ret_why)
 	return err;
 }
 
-// Programs are asked only when a connection begins.
+// Programs are asked only when a connection begins. In packets of the proxy's connections to the application,
+// an address stands for the client: answers to it are nobody else's, but would not be tracked in the client's
+// zone.
 static void split_adapt(const struct capture_plan *plan, struct ruleset *ruleset)
 {
 	ruleset->fail = plan->fail;
 	ruleset->tells_clients = plan_keeps_client(plan);
 	ruleset_drop_open(ruleset, CHAIN_PREROUTING);
+	ruleset_drop_client_zone(ruleset);
 }
 
 // --- reading -------------------------------------------------------------------------------------------------

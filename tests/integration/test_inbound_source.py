@@ -142,6 +142,31 @@ def test_an_application_on_the_pods_address_alone(mesh, family, backend):
         probe(client, ip_of(sidecar, family), 7001)
 
 
+INVALID = """
+table inet firewall {
+    chain input { type filter hook input priority 0; ct state invalid drop; }
+    chain output { type filter hook output priority 0; ct state invalid drop; }
+}
+"""
+
+
+@families
+@pytest.mark.parametrize("backend", ["nft", "iptables", "ebpf", "ebpf+nft"])
+def test_a_host_that_drops_invalid_packets(mesh, family, backend):
+    """Both ways of a connection are tracked as one."""
+    capture = {"inbound_source": "client"}
+    if backend == "ebpf+nft":
+        capture["outbound"] = {"exclude_interfaces": ["eth9"]}
+    sidecar = captured(mesh, backend.partition("+")[0], intercept={"capture": capture})
+    sidecar.pod.run(["nft", "-f", "-"], input=INVALID)
+    client = mesh.network.pod("client")
+    Server(sidecar.pod, 7000, "app", ANY[family])
+    host = f"[{client.ipv6}]" if family == 6 else client.ipv4
+    assert probe(client, ip_of(sidecar, family), 7000).startswith(f"app {host}:")
+    shown = sidecar.show("intercept", "show")
+    assert (shown["backend"], shown["altered"], shown["clients_stay_visible"]) == (backend, False, True)
+
+
 def resent(pod):
     """Segments that were sent again in the pod so far."""
     return int(pod.run(["nstat", "-az", "TcpRetransSegs"]).stdout.split()[-2])
