@@ -22,7 +22,7 @@ struct hook_step {
 	enum hook_step_when {
 		STEP_ALWAYS,
 		STEP_HOLDS,   // with the fail policy "hold"
-		STEP_CLIENTS, // with ruleset.tells_clients
+		STEP_CLIENTS, // with ruleset.programs.client_mark
 	} when;
 };
 

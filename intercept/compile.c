@@ -724,6 +724,18 @@ static void compile(struct compiler *c)
 		hold_chain(c);
 }
 
+void ruleset_add_programs(struct ruleset *ruleset, const struct capture_plan *plan)
+{
+	bool tells = plan_keeps_client(plan);
+	ruleset->programs =
+	    (struct rule_programs){.fail = plan->fail,
+				   .outbound_port = plan->outbound.enabled ? plan->outbound_port : 0,
+				   .inbound_port = plan->inbound.enabled ? plan->inbound_port : 0,
+				   .dns_port = plan->dns.enabled ? plan->dns_port : 0,
+				   .client_mark = tells ? plan->client_mark : 0,
+				   .mark_mask = tells ? plan->mark_mask : 0};
+}
+
 int ruleset_compile(const struct capture_plan *plan, struct ruleset *ret_ruleset)
 {
 	struct ruleset ruleset = {0};

@@ -81,6 +81,16 @@ static int find_plan(const struct ebpf_place *place, const char *folder, void *a
 	return err == ERR_NOT_FOUND ? 0 : err ? err : 1;
 }
 
+static void get_header(const struct weir_header *header, struct rule_programs *ret_programs)
+{
+	*ret_programs = (struct rule_programs){.fail = header->fail,
+					       .outbound_port = header->ports[WEIR_ROLE_OUTBOUND],
+					       .inbound_port = header->ports[WEIR_ROLE_INBOUND],
+					       .dns_port = header->ports[WEIR_ROLE_DNS],
+					       .client_mark = header->client_mark,
+					       .mark_mask = header->mark_mask};
+}
+
 static int ebpf_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
 {
 	struct ebpf_place place;
@@ -100,8 +110,7 @@ static int ebpf_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
 	}
 	if (err == 0) {
 		const struct weir_header *header = &reading.cells[WEIR_CELL_HEADER].header;
-		ret_ruleset->fail = header->fail;
-		ret_ruleset->tells_clients = header->client_mark;
+		get_header(header, &ret_ruleset->programs);
 		ret_ruleset->altered = header->programs != ebpf_checksum(); // another version's
 	}
 	mem_free(reading.cells);
@@ -111,17 +120,15 @@ static int ebpf_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
 }
 
 // --- changing ------------------------------------------------------------------------------------------------
-static void set_header(const struct capture_plan *plan, struct weir_header *header)
+static void set_header(const struct rule_programs *programs, struct weir_header *header)
 {
 	header->programs = ebpf_checksum();
-	header->fail = (uint8_t)plan->fail;
-	if (plan_keeps_client(plan)) {
-		header->client_mark = plan->client_mark;
-		header->mark_mask = plan->mark_mask;
-	}
-	header->ports[WEIR_ROLE_OUTBOUND] = plan->outbound.enabled ? plan->outbound_port : 0;
-	header->ports[WEIR_ROLE_INBOUND] = plan->inbound.enabled ? plan->inbound_port : 0;
-	header->ports[WEIR_ROLE_DNS] = plan->dns.enabled ? plan->dns_port : 0;
+	header->fail = (uint8_t)programs->fail;
+	header->client_mark = programs->client_mark;
+	header->mark_mask = programs->mark_mask;
+	header->ports[WEIR_ROLE_OUTBOUND] = programs->outbound_port;
+	header->ports[WEIR_ROLE_INBOUND] = programs->inbound_port;
+	header->ports[WEIR_ROLE_DNS] = programs->dns_port;
 }
 
 // Takes the namespace out of a folder other than `kept`: 1 in *removed if it was there.
@@ -167,10 +174,10 @@ static void restore_network(const struct ebpf_place *place)
 
 // What is to wait is kept from applications by a program on their sockets: it must see those of all control
 // groups.
-static int check_hold(const struct capture_plan *plan, int cgroup, struct strbuf *error)
+static int check_hold(const struct weir_header *header, int cgroup, struct strbuf *error)
 {
 	bool root = faccessat(cgroup, "cgroup.type", F_OK, 0) < 0;
-	if (plan->fail != FAIL_HOLD || root)
+	if (header->fail != WEIR_FAIL_HOLD || root)
 		return 0;
 	strbuf_add_text(
 	    error,
@@ -188,7 +195,7 @@ static int apply_in(const struct ebpf_place *place, const struct capture_plan *p
 	if (err)
 		return err;
 	ebpf_place_each(place, sweep, NULL); // of namespaces that ended without a word
-	err = check_hold(plan, cgroup, error);
+	err = check_hold(&cells[WEIR_CELL_HEADER].header, cgroup, error);
 	if (err == 0)
 		err = apply_network(plan, error);
 	if (err == 0)
@@ -216,7 +223,7 @@ static int ebpf_apply(const struct capture_plan *plan, const struct ruleset *rul
 				"there are more rules than eBPF programs can go through; shorten the lists");
 	if (err)
 		return err;
-	set_header(plan, &cells[WEIR_CELL_HEADER].header);
+	set_header(&ruleset->programs, &cells[WEIR_CELL_HEADER].header);
 	err = ebpf_place_open(true, &place, ret_error);
 	if (err == 0) {
 		err = apply_in(&place, plan, cells, count, ret_error);
@@ -293,8 +300,7 @@ static void ebpf_print(const struct ruleset *ruleset, struct strbuf *out)
 // Nothing is tracked, so there are no zones of it, and programs are asked when a connection begins.
 static void ebpf_adapt(const struct capture_plan *plan, struct ruleset *ruleset)
 {
-	ruleset->fail = plan->fail;
-	ruleset->tells_clients = plan_keeps_client(plan);
+	ruleset_add_programs(ruleset, plan);
 	ruleset_simplify_hold(ruleset, plan->hold_ms);
 	ruleset_drop_open(ruleset, CHAIN_OUTPUT);
 	ruleset_drop_open(ruleset, CHAIN_PREROUTING);

@@ -104,7 +104,7 @@ static void restore_routes(const struct vip_route *routes, size_t count)
 // The way back of connections from clients' addresses, as the plan wants it.
 static struct return_way wanted_returns(const struct capture_plan *plan, const struct ruleset *ruleset)
 {
-	bool wanted = plan_keeps_client(plan) && !ruleset->tells_clients;
+	bool wanted = plan_keeps_client(plan) && !ruleset->programs.client_mark;
 	return (struct return_way){wanted && plan->ipv4, wanted && plan->ipv6, plan->client_mark,
 				   plan->mark_mask};
 }

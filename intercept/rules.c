@@ -281,10 +281,17 @@ static bool chain_equal(const struct ruleset *a, const struct ruleset *b, enum r
 	}
 }
 
+static bool programs_equal(const struct rule_programs *a, const struct rule_programs *b)
+{
+	return a->fail == b->fail && a->outbound_port == b->outbound_port &&
+	       a->inbound_port == b->inbound_port && a->dns_port == b->dns_port &&
+	       a->client_mark == b->client_mark && a->mark_mask == b->mark_mask;
+}
+
 bool ruleset_equal(const struct ruleset *a, const struct ruleset *b)
 {
 	if (a->set_count != b->set_count || a->altered || b->altered || a->held != b->held ||
-	    a->fail != b->fail || a->tells_clients != b->tells_clients)
+	    !programs_equal(&a->programs, &b->programs))
 		return false;
 	for (size_t i = 0; i < a->set_count; i++) {
 		int other = ruleset_find_set(b, a->sets[i].name);

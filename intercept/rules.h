@@ -114,6 +114,16 @@ struct rule {
 	bool foreign;		 // read back, but not of a kind that weir makes
 };
 
+// What programs have to know besides the rules, if the back end has any; else all 0.
+struct rule_programs {
+	uint32_t fail;		// enum capture_fail, which they see to by themselves
+	uint16_t outbound_port; // of the proxy's listeners; 0: not captured
+	uint16_t inbound_port, dns_port;
+	// Of the proxy's sockets that call in a client's name. Not 0: applications are told of their clients,
+	// without a way back for their answers (routes.h).
+	uint32_t client_mark, mark_mask;
+};
+
 struct ruleset {
 	struct rule_set *sets;
 	size_t set_count, _set_cap;
@@ -124,10 +134,9 @@ struct ruleset {
 	const char *nft_cgroups;
 	char **_texts;
 	size_t _text_count, _text_cap;
-	bool held;	    // read back: its process takes it along
-	uint32_t fail;	    // enum capture_fail, if the back end sees to it by itself
-	bool tells_clients; // to applications, without a way back for their answers (routes.h)
-	bool altered;	    // read back, and there are chains or sets that weir does not make
+	struct rule_programs programs;
+	bool held;    // read back: its process takes it along
+	bool altered; // read back, and there are chains or sets that weir does not make
 };
 
 // Compiles a valid plan. 0 or -ENOMEM.
@@ -160,6 +169,8 @@ int rule_set_add(struct rule_set *set, const struct rule_range *range);
 const char *ruleset_keep_text(struct ruleset *ruleset, struct str text);
 // Sorts and joins what was added.
 void rule_set_normalise(struct rule_set *set);
+// Adds what the plan has for programs.
+void ruleset_add_programs(struct ruleset *ruleset, const struct capture_plan *plan);
 // Without the rules and sets that limit how long connections are held: the value of the rule that drops them
 // is the limit instead.
 void ruleset_simplify_hold(struct ruleset *ruleset, uint32_t limit_ms);

@@ -36,8 +36,7 @@ static int leaving_half(const struct ruleset *whole, struct ruleset *ret_half)
 	int err = half_of(whole, ret_half);
 	if (err)
 		return err;
-	ret_half->fail = FAIL_CLOSED;
-	ret_half->tells_clients = false;
+	ret_half->programs = (struct rule_programs){0};
 	ruleset_drop_chain(ret_half, CHAIN_PREROUTING);
 	return 0;
 }
@@ -108,8 +107,7 @@ static int split_probe(const struct capture_plan *plan, struct strbuf *ret_why)
 // zone.
 static void split_adapt(const struct capture_plan *plan, struct ruleset *ruleset)
 {
-	ruleset->fail = plan->fail;
-	ruleset->tells_clients = plan_keeps_client(plan);
+	ruleset_add_programs(ruleset, plan);
 	ruleset_drop_open(ruleset, CHAIN_PREROUTING);
 	ruleset_drop_client_zone(ruleset);
 }
@@ -164,8 +162,7 @@ static int join(struct ruleset *whole, const struct ruleset *arriving)
 	for (size_t i = 0; i < arriving->rule_count && err == 0; i++)
 		if (arriving->rules[i].chain == CHAIN_PREROUTING)
 			err = take_rule(whole, arriving, &arriving->rules[i]);
-	whole->fail = arriving->fail;
-	whole->tells_clients = arriving->tells_clients;
+	whole->programs = arriving->programs;
 	if (err == 0)
 		err = arriving_half(whole, &half);
 	if (err)

@@ -18,6 +18,7 @@ import os
 import pathlib
 import socket
 import struct
+import subprocess
 import sys
 import threading
 
@@ -218,3 +219,20 @@ def cookie_of(pod):
 def pins_of(cookie):
     """What stands for a captured namespace in the BPF file system."""
     return list(PINS.glob(f"*/netns-{cookie}"))
+
+
+def bpftool(*words):
+    return json.loads(subprocess.run(["bpftool", "-j", *words], capture_output=True, check=True).stdout)
+
+
+def header_of(pod):
+    """What programs know of the pod's plan besides its rules: the plan's first cell, byte by byte."""
+    cookie = cookie_of(pod)
+    for path in PINS.glob("*/weir_plans"):
+        for entry in bpftool("map", "dump", "pinned", path):
+            key, plan = (
+                int.from_bytes((int(byte, 16) for byte in entry[name]), "little") for name in ("key", "value")
+            )
+            if key == cookie:
+                return bpftool("map", "lookup", "id", str(plan), "key", "0", "0", "0", "0")["value"]
+    return None

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from capture import PINS, CapturedPod, Server, cookie_of, name_of, pins_of, probe, stand_in
+from capture import PINS, CapturedPod, Server, bpftool, cookie_of, name_of, pins_of, probe, stand_in
 from mesh import Mesh
 from netns import Network, wait_until
 
@@ -317,10 +317,6 @@ def test_halves_change_hands_without_a_gap(lone, other, family):
 
 
 # --- waiting ---------------------------------------------------------------------------------------------------------
-def bpftool(*words):
-    return json.loads(subprocess.run(["bpftool", "-j", *words], capture_output=True, check=True).stdout)
-
-
 def any_plan_holds(folder):
     """Of those below it: which rules a plan has is in its first cell."""
     entries = bpftool("map", "dump", "pinned", folder / "weir_plans")

@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 from callers import Callers
-from capture import STATE, CapturedPod, Server, name_of, probe, state
+from capture import STATE, CapturedPod, Server, header_of, name_of, probe, state
 from mesh import Mesh
 from netns import CONTROL_GROUPS, wait_until
 
@@ -1243,6 +1243,23 @@ def test_outbound_interfaces_with_ebpf_need_nftables(network, weir, saboteur, fe
     assert failed.returncode == 1 and failed.stderr.count("\n") == 1
     assert message in failed.stderr and ("eBPF programs decide before" in failed.stderr) == (feature == "nftables")
     assert app.shown() == there
+
+
+def test_when_nftables_refuse_the_programs_are_as_before(network, weir, saboteur):
+    """Rules come last if they have what arrives: where a change to both halves was cut short, or by others' hands."""
+    app = CapturedPod(network, weir, "app")
+    words = ["--backend", "ebpf", "--include-outbound-interfaces", "eth0"]
+    policy = ["--fail", "hold", "--outbound-port", "15101", "--inbound-source", "client", "--client-mark", "0x779"]
+    app.apply(*words, *policy)
+    whole = app.weir("plan", "--backend", "nft").stdout
+    app.pod.run(["nft", "-f", "-"], input=f"delete table inet weir\n{whole[whole.index('table inet weir'):]}")
+    there, header = app.shown(), header_of(app)
+    environment = {"LD_PRELOAD": saboteur, "SABOTAGE": "redir", "ASAN_OPTIONS": "verify_asan_link_order=0"}
+    failed = app.weir("apply", *words, check=False, env=environment)
+    assert failed.returncode == 1 and "CONFIG_NFT_REDIR" in failed.stderr, failed.stderr
+    assert header_of(app) == header and app.shown() == there
+    assert app.apply(*words) == "interception: installed\n"
+    assert header_of(app) != header and app.show()["altered"] is False
 
 
 def strace(*injections):

@@ -293,7 +293,7 @@ static void emit_listener(struct emit *emit, const struct kernel_view *view, con
 	emit_bool(emit, "proxy_listens", listens);
 	if (!listens && ruleset_has_chain(&view->installed.ruleset, CHAIN_HOLD))
 		emit_text(emit, "meanwhile", "it waits (fail hold)");
-	else if (!listens && view->installed.ruleset.fail == FAIL_OPEN)
+	else if (!listens && view->installed.ruleset.programs.fail == FAIL_OPEN)
 		emit_text(emit, "meanwhile", "it goes directly (fail open)");
 }
 
@@ -312,7 +312,7 @@ static void emit_steps(struct emit *emit, const struct installed *installed, boo
 	const struct backend *backend = installed->backend;
 	const bool there[] = {[STEP_ALWAYS] = true,
 			      [STEP_HOLDS] = ruleset_has_chain(&installed->ruleset, CHAIN_HOLD),
-			      [STEP_CLIENTS] = installed->ruleset.tells_clients};
+			      [STEP_CLIENTS] = installed->ruleset.programs.client_mark};
 	if (!backend || !backend->steps)
 		return;
 	const struct hook_step *step =

@@ -154,7 +154,7 @@ static int show_plan(struct cli *cli, const struct capture_plan *plan)
 	if (err)
 		return fail(cli, err, &error);
 	backend->print(&ruleset, &rules);
-	bool returns = plan_keeps_client(plan) && !ruleset.tells_clients;
+	bool returns = plan_keeps_client(plan) && !ruleset.programs.client_mark;
 	ruleset_done(&ruleset);
 	err = planned_routes(plan, needed, &error);
 	if (err)
@@ -244,7 +244,8 @@ static void emit_installed(struct emit *emit, const struct installed *installed)
 	emit_bool(emit, "altered", is_altered(&installed->ruleset));
 	emit_bool(emit, "held_by_proxy", installed->ruleset.held);
 	emit_bool(emit, "clients_stay_visible",
-		  installed->returns.ipv4 || installed->returns.ipv6 || installed->ruleset.tells_clients);
+		  installed->returns.ipv4 || installed->returns.ipv6 ||
+		      installed->ruleset.programs.client_mark);
 	emit_table_begin(emit, "rules");
 	for (size_t i = 0; i < installed->ruleset.rule_count; i++)
 		emit_rule(emit, &installed->ruleset, &installed->ruleset.rules[i]);

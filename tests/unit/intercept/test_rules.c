@@ -216,7 +216,7 @@ static void limits_of_waiting_are_compared_and_can_be_left_out(void **state)
 	ruleset_simplify_hold(&limited, 0);
 	assert_true(ruleset_equal(&longer, &simple));
 	assert_true(ruleset_equal(&limited, &simple));
-	simple.tells_clients = true;
+	simple.programs.client_mark = 1;
 	assert_false(ruleset_equal(&limited, &simple));
 	ruleset_done(&limited);
 	ruleset_done(&longer);
