@@ -339,6 +339,37 @@ def test_a_newer_weir_brings_the_lines_up_to_date(weir):
     assert weir_inject(weir, old, "--image=weir:2").stdout == inject(weir, DEPLOYMENT, "--image=weir:2")
 
 
+ALIASES = """\
+kind: Pod
+metadata: {name: x, labels: &labels {a: b}, annotations: &other {c: d}}
+spec: &spec
+  nodeSelector: *labels
+  containers: &containers
+  - &app
+    name: &name app
+    image: app:1
+    env: &env [{name: A, value: *name}]
+    resources: {requests: &amounts {cpu: 1, memory: 1Gi}, limits: {<<: *amounts, cpu: 2}}
+    securityContext: &sec {runAsUser: 7}
+    livenessProbe: {tcpSocket: {port: 1}}
+  volumes: &volumes
+  - {name: *name, emptyDir: {}}
+---
+kind: Widget
+app: &app {a: b}
+spec: &volumes {a: *app, <<: *app}
+volumes: [*volumes]
+"""
+
+
+def test_aliases_where_weir_does_not_look_stay(weir):
+    injected = inject(weir, ALIASES)
+    left = [line for line in ALIASES.splitlines() if "livenessProbe" not in line]
+    assert [line for line in injected.splitlines() if line in left] == left
+    assert "--probe=app/liveness=tcp:1" in injected
+    assert weir_inject(weir, injected, "--uninject").stdout == ALIASES
+
+
 @pytest.mark.parametrize(
     "spec, reason",
     [
@@ -375,13 +406,74 @@ REFUSED = {
     "kind: Pod\nspec: 7\n": "2:7: the pod's spec is no mapping",
     "kind: Pod\nspec:\n  tty: 1\n": "3:3: the pod has no containers",
     "kind: Pod\nspec:\n  containers: 7\n": "3:15: containers is no list",
-    "a: &a {b: c}\nkind: Pod\nspec: *a\n": "3:8: the pod's spec is an alias",
+    "a: &a {b: c}\nkind: Pod\nspec: *a\n": "3:7: the pod's spec is an alias",
     "a: &a {b: c}\nkind: Pod\nspec:\n  <<: *a\n  containers: []\n": "4:3: the pod's spec has a merge key",
     # Behind an alias or a merge key there may be pods; of two keys the cluster takes the other one.
-    "a: &a {b: c}\nkind: Deployment\nspec: *a\n": "3:8: spec is an alias: write it out",
+    "a: &a {b: c}\nkind: Deployment\nspec: *a\n": "3:7: spec is an alias: write it out",
     "a: &a {b: c}\nkind: Job\nspec:\n  <<: *a\n": "4:3: spec has a merge key",
-    "a: &a {b: c}\nkind: Job\nspec:\n  template: *a\n": "4:14: template is an alias",
+    "a: &a {b: c}\nkind: Job\nspec:\n  template: *a\n": "4:13: template is an alias",
     "a: &a {b: c}\nkind: Job\n<<: *a\n": "3:1: this object has a merge key",
+    # What weir looks at must stand there.
+    "a: &a Pod\nkind: *a\nspec: {}\n": "2:7: kind is an alias",
+    "a: &a {kind: Pod}\n<<: *a\n": "2:1: this object has a merge key",
+    "a: &a []\nkind: List\nitems: *a\n": "3:8: items is an alias",
+    "a: &a {b: c}\nkind: List\n<<: *a\n": "3:1: this object has a merge key",
+    "a: &a {kind: Pod}\nkind: List\nitems:\n- *a\n": "4:3: this object is an alias",
+    "a: &a {b: c}\nkind: Pod\n<<: *a\nspec: {}\n": "3:1: this pod has a merge key",
+    "a: &a {b: c}\nkind: Job\nspec:\n  template:\n    <<: *a\n    spec: {}\n": "5:5: this pod has a merge key",
+    "a: &a {b: c}\nkind: Pod\nmetadata: *a\nspec: {}\n": "3:11: the pod's metadata is an alias",
+    "a: &a {b: c}\nkind: Pod\nmetadata: {annotations: *a}\nspec: {}\n": "3:25: this list of annotations is an alias",
+    pod(annotations="a: &a 'false', weir.io/inject: *a"): "2:57: this annotation is an alias",
+    **{
+        f"a: &a {{b: c}}\nkind: Pod\nspec:\n{lines}": f"{where}"
+        for lines, where in {
+            "  hostNetwork: *a\n": "4:16: hostNetwork is an alias",
+            "  os: *a\n": "4:7: os is an alias",
+            "  os: {name: *a}\n": "4:14: name is an alias",
+            "  securityContext: *a\n": "4:20: securityContext is an alias",
+            "  securityContext: {<<: *a}\n": "4:21: securityContext has a merge key",
+            "  securityContext: {runAsUser: *a}\n": "4:32: runAsUser is an alias",
+            "  volumes: *a\n": "4:12: volumes is an alias",
+            "  initContainers: *a\n": "4:19: initContainers is an alias",
+            "  containers: *a\n": "4:15: containers is an alias",
+            "  containers:\n  - *a\n": "5:5: this container is an alias",
+            "  containers:\n  - <<: *a\n": "5:5: this container has a merge key",
+            "  containers:\n  - name: *a\n": "5:11: name is an alias",
+        }.items()
+        for lines in [lines if "  containers" in lines else lines + "  containers: []\n"]
+    },
+    **{
+        f"a: &a {{b: c}}\n{pod(lines)}": where
+        for lines, where in {
+            "      securityContext: *a\n": "7:24: securityContext is an alias",
+            "      securityContext: {<<: *a}\n": "7:25: securityContext has a merge key",
+            "      securityContext: {runAsUser: *a}\n": "7:36: runAsUser is an alias",
+            "      lifecycle: *a\n": "7:18: lifecycle is an alias",
+            "      lifecycle: {<<: *a}\n": "7:19: lifecycle has a merge key",
+            "      lifecycle: {preStop: *a}\n": "7:28: preStop is an alias",
+            "      livenessProbe: *a\n": "7:22: livenessProbe is an alias",
+            "      livenessProbe: {<<: *a}\n": "7:23: livenessProbe has a merge key",
+            "      livenessProbe: {httpGet: *a}\n": "7:32: the probe is an alias",
+            "      livenessProbe: {httpGet: {<<: *a, port: 1}}\n": "7:33: the probe has a merge key",
+            "      livenessProbe: {httpGet: {host: *a, port: 1}}\n": "7:39: host is an alias",
+            "      livenessProbe: {httpGet: {port: *a}}\n": "7:39: port is an alias",
+            "      livenessProbe: {httpGet: {port: 1, path: *a}}\n": "7:48: path is an alias",
+            "      livenessProbe: {httpGet: {port: 1, httpHeaders: [*a]}}\n": "7:56: this is an alias",
+            "      livenessProbe: {httpGet: {port: 1, httpHeaders: [{<<: {name: a}}]}}\n": "7:57: this has a merge key",
+            "      ports: *a\n      livenessProbe: {tcpSocket: {port: b}}\n": "7:14: ports is an alias",
+            "      ports: [*a]\n      livenessProbe: {tcpSocket: {port: b}}\n": "7:15: this is an alias",
+            "      ports: [{<<: *a}]\n      livenessProbe: {tcpSocket: {port: b}}\n": "7:16: this has a merge key",
+            "      ports: [{name: b, containerPort: *a}]\n      livenessProbe: {tcpSocket: {port: b}}\n":
+                "7:40: containerPort is an alias",
+            "      livenessProbe: {tcpSocket: {port: 1}, periodSeconds: *a}\n": "7:7: this has an anchor or alias",
+        }.items()
+    },
+    # What weir changes must not stand elsewhere, too.
+    "kind: Pod\nspec: &a\n  containers: []\nb: *a\n": "4:4: this is an alias of what weir has to change",
+    "kind: Pod\nspec:\n  containers: []\n  volumes: &a\n  - b: c\nb: [*a]\n": "6:5: this is an alias of what weir",
+    "kind: List\nitems:\n- &a\n  kind: Pod\n  spec:\n    containers: []\n- {kind: B, c: *a}\n": "7:16: this is an alias of",
+    "kind: Pod\nspec:\n  containers:\n  - &a\n    name: b\n    livenessProbe:\n      tcpSocket: {port: 1}\n"
+    "c: *a\n": "8:4: this is an alias of what weir",
     pod("kind: Job\n"): "6:1: this object has this key twice: 'kind'",
     pod("spec:\n  containers: []\n"): "6:1: this object has this key twice: 'spec'",
     pod("  containers: []\n"): "6:3: the pod's spec has this key twice: 'containers'",

@@ -168,6 +168,28 @@ static bool is_margin(const struct editing *editing, size_t begin, bool dashes)
 	return true;
 }
 
+// An alias further down in the document that has the node; NULL: there is none.
+static const struct node *find_alias(const struct node *node)
+{
+	const struct node *at = node->anchor.p ? node_following(node) : NULL;
+	for (; at && at->parent && !str_eq(at->anchor, node->anchor); at = node_following(at))
+		if (at->kind == NODE_ALIAS && str_eq(at->text, node->anchor))
+			return at;
+	return NULL;
+}
+
+// What is to be changed must not stand elsewhere as well.
+static int check_shared(const struct editing *editing, const struct node *node)
+{
+	for (; node; node = node->parent) {
+		const struct node *alias = find_alias(node);
+		if (alias)
+			return fail_at(alias, editing->error,
+				       "this is an alias of what weir has to change: write it out");
+	}
+	return 0;
+}
+
 static void add_mark(struct strbuf *out, unsigned column, const char *mark, const char *eol)
 {
 	strbuf_printf(out, "%*s%s%s", (int)column, "", mark, eol);
@@ -244,7 +266,7 @@ static bool has_anchor(const struct node *node)
 		end = end->parent;
 	end = end ? end->next : NULL;
 	for (; node && node != end; node = node_following(node))
-		if (node->anchored || node->kind == NODE_ALIAS || (node->key && node->key->anchored))
+		if (node->anchor.p || node->kind == NODE_ALIAS || (node->key && node->key->anchor.p))
 			return true;
 	return false;
 }
@@ -330,10 +352,11 @@ static int extend_list(struct editing *editing, const struct pod *pod, const str
 	const struct node *node = node_get(pod->spec, list->key);
 	struct writer writer;
 	autostrbuf struct strbuf fresh = {0};
-	if (!node)
-		return 0;
+	int err = node ? check_shared(editing, node) : 0;
+	if (!node || err)
+		return err;
 	if (!node->count) {
-		int err = begin_replacement(editing, node, &fresh, &writer);
+		err = begin_replacement(editing, node, &fresh, &writer);
 		if (err)
 			return err;
 		write_list(pod, list, &writer);
@@ -377,7 +400,9 @@ static int replace_probe(struct editing *editing, const struct pod *pod, const s
 	const struct node *value = probe->probe->flow ? probe->probe : probe->handler;
 	struct writer writer;
 	autostrbuf struct strbuf fresh = {0};
-	int err = begin_replacement(editing, value, &fresh, &writer);
+	int err = check_shared(editing, value);
+	if (!err)
+		err = begin_replacement(editing, value, &fresh, &writer);
 	if (err)
 		return err;
 	if (value == probe->handler)
@@ -394,7 +419,9 @@ static int edit_pod(struct editing *editing, const struct pod *pod)
 		    pod->spec, editing->error,
 		    "this pod is written in JSON or {...}, where weir can put no lines: write it in "
 		    "block style (kubectl prints it so with -o yaml), or let the webhook do it");
-	int err = add_new_lists(editing, pod);
+	int err = check_shared(editing, pod->spec);
+	if (!err)
+		err = add_new_lists(editing, pod);
 	for (size_t i = 0; i < ARRAY_SIZE(lists) && !err; i++)
 		err = extend_list(editing, pod, &lists[i]);
 	for (size_t i = 0; i < pod->probe_count && !err; i++)
@@ -423,11 +450,10 @@ static int edit_object(struct editing *editing, const struct node *object)
 
 static int edit_document(struct editing *editing, const struct node *document)
 {
-	const struct node *items = node_get(document, "items");
-	struct str kind = node_text(node_get(document, "kind"));
-	int err = 0;
-	if (!kind.p || !str_ends(kind, STR("List")) || !items || items->kind != NODE_LIST)
-		return edit_object(editing, document);
+	const struct node *items;
+	int err = pod_list(document, &items, editing->error);
+	if (err || !items)
+		return err ? err : edit_object(editing, document);
 	for (const struct node *item = items->first; item && !err; item = item->next)
 		err = edit_object(editing, item);
 	return err;

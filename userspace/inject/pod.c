@@ -47,6 +47,27 @@ static int check_written_out(const struct node *node, const char *what, struct s
 	return err ? err : check_merge(node, what, error);
 }
 
+// Where weir looks below a map: all on the way there, if it is there.
+static int check_path(const struct node *map, const char *const *path, struct strbuf *error)
+{
+	int err = 0;
+	for (const struct node *node = node_get(map, *path); node && !err; node = node_get(node, *path)) {
+		err = check_written_out(node, *path, error);
+		if (!*++path)
+			break;
+	}
+	return err;
+}
+
+// The same for all that is in it.
+static int check_whole(const struct node *node, const char *what, struct strbuf *error)
+{
+	int err = check_written_out(node, what, error);
+	for (const struct node *part = node->first; part && !err; part = part->next)
+		err = check_whole(part, part->key ? part->key->text.p : "this", error);
+	return err;
+}
+
 // --- templates --------------------------------------------------------------------------------------------
 static int find_at(const struct node *node, const char *const *path, const struct node **ret_found,
 		   struct strbuf *error)
@@ -60,6 +81,26 @@ static int find_at(const struct node *node, const char *const *path, const struc
 		what = *path;
 	}
 	*ret_found = node;
+	return err;
+}
+
+// Behind an alias or a merge key there may be any kind.
+static int check_kind(const struct node *object, struct strbuf *error)
+{
+	const struct node *kind = node_get(object, "kind");
+	if (kind)
+		return kind->kind == NODE_ALIAS ? check_keys(kind, "kind", error) : 0;
+	return object->kind == NODE_ALIAS ? check_keys(object, "this object", error)
+					  : check_merge(object, "this object", error);
+}
+
+int pod_list(const struct node *document, const struct node **ret_items, struct strbuf *ret_error)
+{
+	static const char *const path[] = {"items", NULL};
+	struct str kind = node_text(node_get(document, "kind"));
+	const struct node *items = NULL;
+	int err = kind.p && str_ends(kind, STR("List")) ? find_at(document, path, &items, ret_error) : 0;
+	*ret_items = items && items->kind == NODE_LIST ? items : NULL;
 	return err;
 }
 
@@ -80,6 +121,9 @@ int pod_template(const struct node *object, const struct node **ret_template, st
 	};
 	struct str kind = node_text(node_get(object, "kind"));
 	*ret_template = NULL;
+	int err = check_kind(object, ret_error);
+	if (err)
+		return err;
 	for (size_t i = 0; kind.p && i < ARRAY_SIZE(kinds); i++)
 		if (str_eq(kind, str_from(kinds[i].kind)))
 			return find_at(object, kinds[i].path, ret_template, ret_error);
@@ -103,6 +147,9 @@ static int read_annotations(const struct node *template, struct settings *settin
 			continue;
 		name.p += strlen(ANNOTATION_PREFIX);
 		name.len -= strlen(ANNOTATION_PREFIX);
+		err = check_written_out(value, "this annotation", error);
+		if (err)
+			return err;
 		if (value->kind != NODE_SCALAR)
 			return refuse(value, ERR_CONFIG, error, "an annotation is a text");
 		err = settings_set(settings, name, value->text, &why);
@@ -192,6 +239,9 @@ static int find_port(const struct reading *reading, const struct node *handler, 
 	uint64_t number = 0;
 	if (!text.len)
 		return refuse(handler, ERR_CONFIG, reading->error, "the port of this probe is missing");
+	int err = ports && str_to_u64(text, &number) ? check_whole(ports, "ports", reading->error) : 0;
+	if (err)
+		return err;
 	for (const struct node *item = ports && ports->kind == NODE_LIST ? ports->first : NULL; item;
 	     item = item->next)
 		if (str_eq(node_text(node_get(item, "name")), text))
@@ -265,7 +315,7 @@ static int read_probe(struct reading *reading, const struct node *parent, const 
 				  .list = reading->list,
 				  .index = reading->index,
 				  .group = group};
-	err = check_written_out(handler, "the probe", reading->error);
+	err = check_whole(handler, "the probe", reading->error);
 	if (!err && !found.container.len)
 		err = refuse(reading->container, ERR_CONFIG, reading->error, "this container has no name");
 	if (!err)
@@ -275,6 +325,8 @@ static int read_probe(struct reading *reading, const struct node *parent, const 
 
 static int read_container(struct reading *reading)
 {
+	static const char *const paths[][3] = {
+	    {"name", NULL}, {"securityContext", "runAsUser", NULL}, {"lifecycle", NULL}};
 	static const struct {
 		const char *group, *key, *name;
 	} probes[] = {{NULL, "startupProbe", "startup"},
@@ -285,6 +337,8 @@ static int read_container(struct reading *reading)
 	const struct node *container = reading->container;
 	uint32_t user = settings_number(&reading->pod->settings, SETTING_PROXY_USER);
 	int err = check_written_out(container, "this container", reading->error);
+	for (size_t i = 0; i < ARRAY_SIZE(paths) && !err; i++)
+		err = check_path(container, paths[i], reading->error);
 	if (!err && runs_as(container, user))
 		err = refuse(container, ERR_CONFIG, reading->error,
 			     "this container runs as user %u, as the proxy does: choose another "
@@ -316,6 +370,16 @@ static int read_containers(struct reading *reading, const char *key)
 }
 
 // --- the pod ----------------------------------------------------------------------------------------------
+static int check_spec(const struct node *spec, struct strbuf *error)
+{
+	static const char *const paths[][3] = {
+	    {"hostNetwork", NULL}, {"os", "name", NULL}, {"securityContext", "runAsUser", NULL}};
+	int err = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(paths) && !err; i++)
+		err = check_path(spec, paths[i], error);
+	return err;
+}
+
 static int read_spec(struct reading *reading)
 {
 	const struct pod *pod = reading->pod;
@@ -339,9 +403,13 @@ int pod_read(struct tree *tree, const struct node *template, const struct settin
 {
 	*ret_pod = (struct pod){.spec = node_get(template, "spec"), .settings = *settings};
 	struct reading reading = {.tree = tree, .pod = ret_pod, .error = ret_error};
+	bool whole = ret_pod->spec && node_get(template, "metadata");
+	int err = whole ? 0 : check_merge(template, "this pod", ret_error);
+	if (err)
+		return err;
 	if (!ret_pod->spec)
 		return refuse(template, ERR_CONFIG, ret_error, "the pod's spec is missing");
-	int err = check_written_out(ret_pod->spec, "the pod's spec", ret_error);
+	err = check_written_out(ret_pod->spec, "the pod's spec", ret_error);
 	if (!err && ret_pod->spec->kind != NODE_MAP)
 		err = refuse(ret_pod->spec, ERR_CONFIG, ret_error, "the pod's spec is no mapping");
 	if (!err)
@@ -353,10 +421,11 @@ int pod_read(struct tree *tree, const struct node *template, const struct settin
 			     has_ours(node_get(ret_pod->spec, "containers")));
 	ret_pod->skip = reason_to_skip(ret_pod);
 	if (!ret_pod->skip) {
-		ret_pod->skip = what_is_unfit(ret_pod->spec);
+		err = check_spec(ret_pod->spec, ret_error);
+		ret_pod->skip = err ? NULL : what_is_unfit(ret_pod->spec);
 		ret_pod->unfit = ret_pod->skip != NULL;
 	}
-	return ret_pod->skip ? 0 : read_spec(&reading);
+	return err || ret_pod->skip ? err : read_spec(&reading);
 }
 
 // --- a pod that has weir ----------------------------------------------------------------------------------

@@ -112,6 +112,34 @@ static void end_at_line(const struct tree *tree, struct node *node)
 		node->end = end;
 }
 
+static struct fy_token *anchor_of(const struct fy_event *event)
+{
+	switch (event->type) {
+	case FYET_SCALAR:
+		return event->scalar.anchor;
+	case FYET_MAPPING_START:
+		return event->mapping_start.anchor;
+	case FYET_SEQUENCE_START:
+		return event->sequence_start.anchor;
+	default:
+		return NULL;
+	}
+}
+
+// A token's text, copied; that of none: p is NULL.
+static int take_name(struct tree *tree, struct fy_token *token, struct str *ret_name)
+{
+	size_t len = 0;
+	const char *text = token ? fy_token_get_text(token, &len) : NULL;
+	if (!text)
+		return 0;
+	char *copy = arena_strdup(&tree->arena, text, len);
+	if (!copy)
+		return -ENOMEM;
+	*ret_name = (struct str){copy, len};
+	return 0;
+}
+
 static int take_scalar(struct tree *tree, struct node *node, struct fy_token *token)
 {
 	size_t len = 0;
@@ -129,6 +157,13 @@ static int take_scalar(struct tree *tree, struct node *node, struct fy_token *to
 	return node->text.p ? 0 : -ENOMEM;
 }
 
+static int take_alias(struct tree *tree, struct node *node, struct fy_token *token)
+{
+	node->begin--; // libfyaml's mark is behind the asterisk
+	node->column--;
+	return take_name(tree, token, &node->text);
+}
+
 static int begin_node(struct tree *tree, struct fy_event *event, struct strbuf *ret_error)
 {
 	static const enum node_kind kinds[] = {[FYET_SCALAR] = NODE_SCALAR,
@@ -138,11 +173,11 @@ static int begin_node(struct tree *tree, struct fy_event *event, struct strbuf *
 	struct node *node = new_node(tree, kinds[event->type], event);
 	if (!node)
 		return -ENOMEM;
-	node->anchored = event->type == FYET_SCALAR ? event->scalar.anchor != NULL
-			 : event->type == FYET_MAPPING_START
-			     ? event->mapping_start.anchor != NULL
-			     : event->type == FYET_SEQUENCE_START && event->sequence_start.anchor;
-	int err = node->kind == NODE_SCALAR ? take_scalar(tree, node, event->scalar.value) : 0;
+	int err = take_name(tree, anchor_of(event), &node->anchor);
+	if (!err && node->kind == NODE_SCALAR)
+		err = take_scalar(tree, node, event->scalar.value);
+	if (!err && node->kind == NODE_ALIAS)
+		err = take_alias(tree, node, event->alias.anchor);
 	return err ? err : add_node(tree, node, ret_error);
 }
 

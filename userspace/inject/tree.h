@@ -17,8 +17,8 @@ struct node {
 	enum node_kind kind;
 	bool flow;	       // maps and lists: written {...} or [...]
 	bool plain;	       // scalars: without quotes
-	bool anchored;	       // has an anchor: something else may refer to it
-	struct str text;       // of a scalar, decoded
+	struct str anchor;     // its name, by which aliases refer to it; p is NULL: none
+	struct str text;       // of a scalar, decoded; of an alias, the name of its anchor
 	uint32_t line, column; // counted from 1; line 0: an empty value, which stands nowhere, or JSON
 	size_t begin;	       // byte offset of the first character; of a list in block style, its first dash
 	size_t end;	       // behind the last character; not behind a closing quote
