@@ -62,7 +62,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, WEIR_CALLS_MAX);
 	__type(key, struct weir_call_key);
-	__type(value, struct weir_address);
+	__type(value, struct weir_call);
 } weir_calls SEC(".maps");
 
 struct {

@@ -187,6 +187,12 @@ struct weir_call_key {
 	__u16 family, _pad;
 };
 
+struct weir_call {
+	struct weir_address client;
+	__u32 _pad;
+	__u64 caller; // cookie of the proxy's socket
+};
+
 // Kept with the proxy's socket.
 struct weir_caller {
 	struct weir_call_key key;
@@ -240,6 +246,7 @@ _Static_assert(sizeof(struct weir_pending_key) == 24, "no hidden padding");
 _Static_assert(sizeof(struct weir_pending) == 32, "no hidden padding");
 _Static_assert(sizeof(struct weir_socket) == 64, "no hidden padding");
 _Static_assert(sizeof(struct weir_call_key) == 48, "no hidden padding");
+_Static_assert(sizeof(struct weir_call) == 32, "no hidden padding");
 _Static_assert(sizeof(struct weir_caller) == 72, "no hidden padding");
 _Static_assert(sizeof(struct weir_held_key) == 32, "no hidden padding");
 _Static_assert(sizeof(struct weir_held) == 16, "no hidden padding");

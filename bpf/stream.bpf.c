@@ -114,7 +114,8 @@ static __always_inline void announce(struct bpf_sock_ops *ctx)
 	if (is_loopback(&caller->client))
 		__builtin_memcpy(caller->client.ip, caller->key.dest, sizeof caller->key.dest);
 	caller->client.port = bpf_htons(caller->key.source_port);
-	bpf_map_update_elem(&weir_calls, &caller->key, &caller->client, BPF_ANY);
+	struct weir_call call = {.client = caller->client, .caller = bpf_get_socket_cookie(ctx)};
+	bpf_map_update_elem(&weir_calls, &caller->key, &call, BPF_ANY);
 }
 
 static __always_inline int is_name(const struct weir_call_key *ends)
@@ -144,13 +145,25 @@ static __always_inline void take_client(struct bpf_sock_ops *ctx)
 	key.source_port = ends.dest_port;
 	key.dest_port = ends.source_port;
 	struct weir_address nobody = {.family = (__u8)key.family, .port = bpf_htons(key.source_port)};
-	struct weir_address *client = bpf_map_lookup_elem(&weir_calls, &key);
+	struct weir_call *call = bpf_map_lookup_elem(&weir_calls, &key);
 	struct weir_socket *socket = bpf_sk_storage_get(&weir_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!socket)
 		return;
-	socket->original = client ? *client : nobody;
+	socket->original = call ? call->client : nobody;
 	socket->side = WEIR_SIDE_SERVED;
 	bpf_map_delete_elem(&weir_calls, &key);
+}
+
+// The proxy's socket is closed. One that was refused has given its port back before, and the next one with the same ends
+// may have announced itself since.
+static __always_inline void withdraw(struct bpf_sock *ctx)
+{
+	struct weir_caller *caller = bpf_sk_storage_get(&weir_callers, ctx, 0, 0);
+	if (!caller || (ctx->state != SYN_SENT && ctx->state != CLOSED))
+		return;
+	struct weir_call *call = bpf_map_lookup_elem(&weir_calls, &caller->key);
+	if (call && call->caller == bpf_get_socket_cookie(ctx))
+		bpf_map_delete_elem(&weir_calls, &caller->key);
 }
 
 SEC("sockops")
@@ -172,9 +185,7 @@ SEC("cgroup/sock_release")
 int weir_release(struct bpf_sock *ctx)
 {
 	struct weir_socket *socket = bpf_sk_storage_get(&weir_sockets, ctx, 0, 0);
-	struct weir_caller *caller = bpf_sk_storage_get(&weir_callers, ctx, 0, 0);
-	if (caller && (ctx->state == SYN_SENT || ctx->state == CLOSED))
-		bpf_map_delete_elem(&weir_calls, &caller->key);
+	withdraw(ctx);
 	if (!socket || socket->side != WEIR_SIDE_CLIENT)
 		return ALLOW;
 	struct weir_pending_key key = {.netns = bpf_get_netns_cookie(ctx)};

@@ -142,7 +142,7 @@ void ebpf_place_close(struct ebpf_place *place)
 static const size_t layout_size = sizeof(union weir_cell) + sizeof(struct weir_pending) +
 				  sizeof(struct weir_socket) + sizeof(struct weir_servers) +
 				  sizeof(struct weir_listener_key) + sizeof(struct weir_unheard) +
-				  sizeof(struct weir_call_key) + sizeof(struct weir_caller);
+				  sizeof(struct weir_call_key) + sizeof(struct weir_call) + sizeof(struct weir_caller);
 
 int ebpf_place_cgroup(const struct ebpf_place *place, const char *path, int *ret_fd,
 		      char ret_folder[EBPF_PATH_MAX], struct strbuf *ret_error)

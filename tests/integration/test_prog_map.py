@@ -44,6 +44,7 @@ BYPASS = {
     "weir_dial6": "cgroup_inet6_connect",
     "weir_bypass": "sk_msg_verdict",
 }
+MARK_CLIENT, IP_BIND_ADDRESS_NO_PORT, IPV6_TRANSPARENT = 0x773, 24, 75
 families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
 
 
@@ -257,6 +258,46 @@ def test_calls_in_a_clients_name(network, weir, weir_proxy, family):
     with other.enter(), contextlib.suppress(ConnectionResetError), socket.create_connection((address, 8080), timeout=20) as sock:
         assert sock.recv(1) == b""  # refused, and
     assert entries(sidecar.pod, weir, "weir_calls") == []
+
+
+@families
+def test_a_refused_call_does_not_take_the_next_one_along(lone, weir, family):
+    """The port of one that was refused is free before its socket is closed: the next one has the same ends. (Both are the
+    proxy's by their mark.)"""
+    lone.apply("--backend", "ebpf", "--fail", "open", "--inbound-source", "client")
+    lone.pod.sysctl("net.ipv4.ip_local_port_range", "40000 40000")
+    kind, address, client = (socket.AF_INET, lone.ipv4, "10.77.0.9") if family == 4 else (socket.AF_INET6, lone.ipv6, "fd00:77::9")
+    refused, waiting = (call_of(lone, kind, client) for _ in range(2))
+    with refused, waiting:
+        with pytest.raises(ConnectionRefusedError):
+            refused.connect((address, 8080))
+        with lone.enter():
+            application = socket.create_server(("", 8080), family=kind)
+        lone.pod.run(["nft", "-f", "-"], input="table inet late { chain c { type filter hook input priority 0; iif lo tcp dport 8080 drop; }; }")
+        waiting.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            waiting.connect((address, 8080))
+        [row] = entries(lone.pod, weir, "weir_calls")
+        assert (row["client"], row["to"]) == (name_of(client, 40000), name_of(address, 8080))
+        refused.close()
+        assert entries(lone.pod, weir, "weir_calls") == [row]
+        waiting.close()
+        assert entries(lone.pod, weir, "weir_calls") == []
+        application.close()
+
+
+def call_of(pod, kind, client):
+    """A socket of the proxy that calls in the name of a client."""
+    with pod.enter():
+        sock = socket.socket(kind)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK_CLIENT)
+    sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+    if kind == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TRANSPARENT, 1)
+    sock.bind((client, 0))
+    return sock
 
 
 def forget_calls(pod):

@@ -163,11 +163,12 @@ static int calls_row(const struct ebpf_map *map, const struct ebpf_entry *entry,
 {
 	const struct dump *dump = arg;
 	const struct weir_call_key *key = entry->key;
+	const struct weir_call *call = entry->value;
 	struct addr from = {.ip = ip_of((uint8_t)key->family, key->source), .port = key->source_port};
 	struct addr to = {.ip = ip_of((uint8_t)key->family, key->dest), .port = key->dest_port};
 	begin(dump, map);
 	emit_namespace(dump, key->netns);
-	emit_original(dump->emit, "client", entry->value);
+	emit_original(dump->emit, "client", &call->client);
 	emit_addr(dump->emit, "from", &from);
 	emit_addr(dump->emit, "to", &to);
 	emit_row_end(dump->emit);
@@ -373,7 +374,7 @@ static const struct kind {
     {"weir_pending", sizeof(struct weir_pending_key), sizeof(struct weir_pending), pending_row},
     {"weir_sockets", sizeof(int), sizeof(struct weir_socket), sockets_row},
     {"weir_servers", sizeof(int), sizeof(struct weir_servers), servers_row},
-    {"weir_calls", sizeof(struct weir_call_key), sizeof(struct weir_address), calls_row},
+    {"weir_calls", sizeof(struct weir_call_key), sizeof(struct weir_call), calls_row},
     {"weir_callers", sizeof(int), sizeof(struct weir_caller), callers_row},
     {"weir_listeners", sizeof(struct weir_listener_key), sizeof(uint64_t), listeners_row},
     {"weir_held", sizeof(struct weir_held_key), sizeof(struct weir_held), held_row},
