@@ -70,9 +70,14 @@ struct socket {
 	struct file *file;
 };
 
+struct mem_cgroup {
+	_Bool tcpmem_active;
+};
+
 struct sock {
 	struct sock_common __sk_common;
 	struct socket *sk_socket;
+	struct mem_cgroup *sk_memcg;
 	int sk_rcvlowat, sk_rcvbuf, sk_sndbuf, sk_wmem_queued, sk_err;
 	struct {
 		atomic_t rmem_alloc;
@@ -227,6 +232,14 @@ static __always_inline int is_blocking(struct tcp_sock *tcp)
 	return file && !(BPF_CORE_READ(file, f_flags) & O_NONBLOCK);
 }
 
+// A control group of version 1 has a limit to the memory of its TCP. Of a socket in the map the kernel asks for the memory
+// of a whole message before anything of it is sent; TCP itself always goes on with a little.
+static __always_inline int is_rationed(struct tcp_sock *tcp)
+{
+	return bpf_core_field_exists(struct sock, sk_memcg) && bpf_core_field_exists(struct mem_cgroup, tcpmem_active) &&
+	       BPF_CORE_READ(tcp, inet_conn.icsk_inet.sk.sk_memcg, tcpmem_active);
+}
+
 // The proxy is about to connect to a place where a socket waits for it that does not block: then those that it accepts
 // will hardly do, either.
 static __always_inline int dial(struct bpf_sock_addr *ctx, struct bpf_sock_tuple *tuple, __u32 len)
@@ -238,7 +251,7 @@ static __always_inline int dial(struct bpf_sock_addr *ctx, struct bpf_sock_tuple
 	if (!listener)
 		return 1;
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(listener);
-	int good = tcp && is_nonblocking(tcp);
+	int good = tcp && is_nonblocking(tcp) && !is_rationed(tcp);
 	bpf_sk_release(listener);
 	struct weir_end *end = good ? bpf_sk_storage_get(&weir_ends, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
 	if (end)
@@ -301,13 +314,13 @@ static __always_inline __u32 first_of(struct tcp_sock *tcp)
 	return tcp->bytes_acked ? tcp->snd_una - (__u32)tcp->bytes_acked + 1 : tcp->write_seq;
 }
 
-// Puts this end into the map. Its struct tcp_sock, or NULL: not this one: it blocks, or there is a protocol above TCP in
-// the kernel, such as MPTCP or kTLS, which would be passed by.
+// Puts this end into the map. Its struct tcp_sock, or NULL: not this one: it blocks, its memory is rationed, or there is a
+// protocol above TCP in the kernel, such as MPTCP or kTLS, which would be passed by.
 static __always_inline struct tcp_sock *join(struct bpf_sock_ops *ctx, __u64 *cookie, const struct weir_end *start)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : 0;
-	if (!tcp || tcp->inet_conn.icsk_ulp_ops || is_blocking(tcp))
+	if (!tcp || tcp->inet_conn.icsk_ulp_ops || is_blocking(tcp) || is_rationed(tcp))
 		return 0;
 	struct weir_end *end = bpf_sk_storage_get(&weir_ends, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!end)

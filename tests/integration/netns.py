@@ -76,8 +76,8 @@ import time
 
 RUN_NETNS = pathlib.Path("/run/netns")
 ETC_NETNS = pathlib.Path("/etc/netns")
-CGROUPS = (pathlib.Path("/sys/fs/cgroup"), pathlib.Path("/sys/fs/cgroup/unified"))
-CONTROL_GROUPS = CGROUPS[1]  # version 2, as it is mounted here
+CGROUPS = tuple(map(pathlib.Path, ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory")))
+CONTROL_GROUPS, MEMORY_GROUPS = CGROUPS[1:]  # version 2 and the memory of version 1, as they are mounted here
 PREFIX = "weirtest"
 CLONE_NEWNET = 0x40000000
 

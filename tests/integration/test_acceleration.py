@@ -21,7 +21,7 @@ import pytest
 
 from mesh import Mesh, Origin, cluster, connect, resident_kib, service
 from nginx import start_nginx
-from netns import wait_until
+from netns import MEMORY_GROUPS, wait_until
 
 PORT, RAW_PORT = 5000, 7000
 MPTCP = 262  # IPPROTO_MPTCP
@@ -194,6 +194,59 @@ def test_a_socket_that_blocks_later(host):
             thread = in_background(send_all, sender, pattern(MIB), [1000])
             assert receiver.sock.recv(MIB, socket.MSG_WAITALL) == pattern(MIB)
             thread.join(10)
+
+
+@pytest.fixture
+def rationed(network):
+    """make(fn): what `fn` returns, called in a control group whose TCP has a page of memory."""
+    group = MEMORY_GROUPS / f"{network.prefix}rationed"
+    group.mkdir()
+    (group / "memory.kmem.tcp.limit_in_bytes").write_text("4096")
+
+    def make(fn):
+        made = []
+
+        def run():
+            (group / "tasks").write_text(str(threading.get_native_id()))
+            made.append(fn())
+
+        in_background(run).join()
+        return made[0]
+
+    return make
+
+
+@pytest.mark.parametrize("limited", ["client", "server"])
+def test_an_application_whose_tcp_has_little_memory_is_left_alone(host, rationed, limited):
+    """Past TCP, the kernel begins to send a message only when it has the memory for all of it."""
+    accepted, done, data = [], threading.Event(), pattern(MIB)
+
+    def handler(peer):
+        accepted.append(peer)
+        done.wait(60)
+
+    def listen():
+        return host.origin(handler)
+
+    with rationed(listen) if limited == "server" else listen():
+        client = rationed(host.connect) if limited == "client" else host.connect()
+        client.send("hello")
+        wait_until(lambda: accepted)
+        assert accepted[0].read(5) == b"hello"
+        assert host.counter("connections") == 1  # the other one's with the proxy
+        sender, receiver = (client, accepted[0]) if limited == "client" else (accepted[0], client)
+        thread = in_background(send_all, sender, data)
+        assert receiver.read(MIB) == data
+        thread.join(10)
+        done.set()
+        client.close()
+
+
+def test_a_proxy_whose_tcp_has_little_memory_goes_without(mesh, rationed):
+    sidecar = mesh.sidecar("host", start=False, acceleration="auto")
+    rationed(sidecar.start)
+    assert sidecar.show("version", "show")["proxy"]["acceleration"] == "off"
+    assert "the ends of a connection are found: not found" in sidecar.proxy.output()
 
 
 def test_a_connection_from_elsewhere_is_none_of_it(mesh):
