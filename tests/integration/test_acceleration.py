@@ -38,8 +38,9 @@ def mesh(network, weir, weir_proxy):
 class Host:
     """One pod: raw.mesh:5000 leads through the proxy to port 7000 of the same pod."""
 
-    def __init__(self, mesh, address="127.0.0.1", **config):
-        config.setdefault("acceleration", "auto")
+    def __init__(self, mesh, address="127.0.0.1", acceleration="auto", **config):
+        if acceleration:
+            config["acceleration"] = acceleration
         at = f"[{address}]" if ":" in address else address
         self.sidecar = mesh.sidecar(
             "host",
@@ -120,6 +121,65 @@ def in_background(fn, *args):
     return thread
 
 
+def echo(peer):
+    while peer.another():
+        data, peer.buffer = peer.buffer, b""
+        peer.send(data)
+
+
+# --- what is tried on the two ends of a stream, whichever way its messages take ---------------------------------------
+
+
+def transfer_both_ways(ends, size=8 * MIB):
+    data = [pattern(size, seed) for seed in (1, 2)]
+    received = [None, None]
+
+    def receive(side):
+        received[1 - side] = hashlib.sha256(ends[side].read(size)).digest()
+
+    threads = [in_background(send_all, ends[side], data[side]) for side in (0, 1)]
+    threads += [in_background(receive, side) for side in (0, 1)]
+    for thread in threads:
+        thread.join(60)
+    assert received == [hashlib.sha256(part).digest() for part in data]
+
+
+def send_file(sender, receiver, folder):
+    data, path = pattern(3 * MIB), folder / "file"
+    path.write_bytes(data)
+    with open(path, "rb") as file:
+        thread = in_background(sender.sock.sendfile, file)
+        assert receiver.read(len(data)) == data
+        thread.join(20)
+
+
+def send_without_copies(sender, receiver):
+    """Its sender waits until the kernel says that the memory is its own again."""
+    sender.sock.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
+    data = pattern(30000)
+    assert sender.sock.send(data, MSG_ZEROCOPY) == len(data)
+    assert receiver.read(len(data)) == data
+    poll = select.poll()
+    poll.register(sender.sock, select.POLLERR)
+    assert poll.poll(10000)
+    _, ancillary, _, _ = sender.sock.recvmsg(0, 512, socket.MSG_ERRQUEUE)
+    assert ancillary
+
+
+def send_from_two_processes(sender, receiver):
+    child = os.fork()
+    if child == 0:
+        for _ in range(1000):
+            sender.sock.sendall(b"child\n")
+        os._exit(0)
+    for _ in range(1000):
+        sender.sock.sendall(b"parent\n")
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    lines = sorted(receiver.read(6 * 1000 + 7 * 1000).decode().split())
+    assert lines == ["child"] * 1000 + ["parent"] * 1000
+
+
 # --- on and off ------------------------------------------------------------------------------------------------------
 
 
@@ -140,8 +200,10 @@ def is_there(kind, number):
     return bpftool({"prog_id": "prog", "map_id": "map", "link_id": "link"}[kind], "show", "id", number).returncode == 0
 
 
-def test_it_is_off_by_default(mesh):
-    host = Host(mesh, acceleration="off")
+@pytest.mark.parametrize("setting", [None, "off"], ids=["unset", "off"])
+def test_it_is_off_by_default(mesh, monkeypatch, setting):
+    monkeypatch.delenv("WEIR_ACCELERATION", raising=False)
+    host = Host(mesh, acceleration=setting)
     assert host.sidecar.show("version", "show")["proxy"]["acceleration"] == "off"
     assert bpf_ids(host.sidecar.proxy.pid) == set()
     with host.origin(lambda peer: peer.send(peer.read(5))):
@@ -169,9 +231,7 @@ def test_sockets_that_block_are_left_alone(host):
 
     def handler(peer):
         peer.sock.settimeout(None)
-        while peer.another():
-            peer.send(peer.buffer)
-            peer.buffer = b""
+        echo(peer)
 
     with host.origin(handler, blocking=True):
         with host.pod.enter():
@@ -332,18 +392,8 @@ def test_no_socket_is_left_in_the_map(host):
 
 
 def test_big_transfers_both_ways_at_once(host):
-    data = [pattern(8 * MIB, seed) for seed in (1, 2)]
     with joined(host) as ends:
-        senders = [in_background(send_all, ends[side], data[side]) for side in (0, 1)]
-        received = [None, None]
-
-        def receive(side):
-            received[1 - side] = hashlib.sha256(ends[side].read(len(data[1 - side]))).digest()
-
-        readers = [in_background(receive, side) for side in (0, 1)]
-        for thread in senders + readers:
-            thread.join(60)
-    assert received == [hashlib.sha256(part).digest() for part in data]
+        transfer_both_ways(ends)
     assert host.counter("bytes") > 8000
 
 
@@ -573,21 +623,7 @@ def test_low_water_mark(way):
 
 
 def test_sendfile(way, network):
-    sender, receiver = way
-    data = pattern(3 * MIB)
-    path = network.folder / "file"
-    path.write_bytes(data)
-
-    def send():
-        with open(path, "rb") as file:
-            at = 0
-            while at < len(data):
-                at += os.sendfile(sender.sock.fileno(), file.fileno(), at, 1 << 20)
-
-    sender.sock.setblocking(True)
-    thread = in_background(send)
-    assert receiver.read(len(data)) == data
-    thread.join(10)
+    send_file(*way, network.folder)
 
 
 def test_splice_into_the_socket(way):
@@ -606,32 +642,11 @@ def test_splice_into_the_socket(way):
 
 
 def test_zero_copy_sends_are_completed(way):
-    """Their sender waits until the kernel says that the memory is its own again."""
-    sender, receiver = way
-    sender.sock.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
-    data = pattern(30000)
-    assert sender.sock.send(data, MSG_ZEROCOPY) == len(data)
-    assert receiver.read(len(data)) == data
-    poll = select.poll()
-    poll.register(sender.sock, select.POLLERR)
-    assert poll.poll(10000)
-    _, ancillary, _, _ = sender.sock.recvmsg(0, 512, socket.MSG_ERRQUEUE)
-    assert ancillary
+    send_without_copies(*way)
 
 
 def test_a_socket_shared_by_two_processes(way):
-    sender, receiver = way
-    child = os.fork()
-    if child == 0:
-        for turn in range(1000):
-            sender.sock.sendall(b"child\n")
-        os._exit(0)
-    for turn in range(1000):
-        sender.sock.sendall(b"parent\n")
-    _, status = os.waitpid(child, 0)
-    assert status == 0
-    lines = sorted(receiver.read(6 * 1000 + 7 * 1000).decode().split())
-    assert lines == ["child"] * 1000 + ["parent"] * 1000
+    send_from_two_processes(*way)
 
 
 def test_the_protocol_above_tcp_of_a_multipath_client(host):
@@ -706,12 +721,7 @@ def test_many_connections_at_once(host):
         except Exception as error:  # noqa: BLE001 - told below
             failures.append(error)
 
-    def handler(peer):
-        while peer.another():
-            peer.send(peer.buffer)
-            peer.buffer = b""
-
-    with host.origin(handler):
+    with host.origin(echo):
         threads = [in_background(client, number) for number in range(16)]
         start.wait(10)
         for thread in threads:

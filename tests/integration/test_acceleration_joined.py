@@ -15,7 +15,21 @@ import pytest
 
 from mesh import Mesh, Origin, Peer, cluster, connect, resident_kib, service
 from netns import wait_until
-from test_acceleration import MIB, MPTCP, MSG_ZEROCOPY, SO_ZEROCOPY, bpf_ids, in_background, pattern, queued, send_all
+from test_acceleration import (
+    MIB,
+    MPTCP,
+    Host,
+    bpf_ids,
+    echo,
+    in_background,
+    pattern,
+    queued,
+    send_all,
+    send_file,
+    send_from_two_processes,
+    send_without_copies,
+    transfer_both_ways,
+)
 
 PORT, RAW_PORT, WEB_PORT = 5000, 7000, 8080
 TCP_CLOSE = 7  # as a reset leaves it
@@ -151,13 +165,6 @@ def test_a_short_conversation_is_not_joined(line):
         assert line.entries("weir_outlets") == []
 
 
-def test_it_is_off_by_default(mesh):
-    line = Line(mesh, acceleration="off")
-    with line.ends() as (application, far):
-        join(application, far)
-        assert line.counter("joined_messages") == 0
-
-
 def test_tls_towards_the_other_host_is_not_passed_by(mesh):
     """The mesh's TLS is the proxy's: plaintext must never leave."""
     server = mesh.sidecar("far", tls="strict", acceleration="auto")
@@ -169,13 +176,7 @@ def test_tls_towards_the_other_host_is_not_passed_by(mesh):
         clusters=[cluster("raw", [f"{server.ipv4}:{RAW_PORT}"], tls="mesh")],
     )
     vip = near.show("vhost", "show")["virtual_hosts"][0]["vip4"]
-
-    def handler(peer):
-        while peer.another():
-            data, peer.buffer = peer.buffer, b""
-            peer.send(data)
-
-    with Origin(server.pod, RAW_PORT, handler) as origin:
+    with Origin(server.pod, RAW_PORT, echo) as origin:
         origin.listener.settimeout(600)
         client = connect(near.pod, vip, PORT)
         for _ in range(10):
@@ -189,38 +190,19 @@ def test_tls_towards_the_other_host_is_not_passed_by(mesh):
 
 def test_both_ends_on_this_host_stay_bypassed(mesh):
     """The other end's queue is nearer than its TCP."""
-    sidecar = mesh.sidecar(
-        "near",
-        acceleration="auto",
-        services=[service("raw.mesh", PORT, "raw", protocol="tcp")],
-        clusters=[cluster("raw", [f"127.0.0.1:{RAW_PORT}"])],
-    )
-    vip = sidecar.show("vhost", "show")["virtual_hosts"][0]["vip4"]
-
-    def handler(peer):
-        while peer.another():
-            data, peer.buffer = peer.buffer, b""
-            peer.send(data)
-
-    with Origin(sidecar.pod, RAW_PORT, handler) as origin:
-        origin.listener.settimeout(600)
-        client = connect(sidecar.pod, vip, PORT)
+    host = Host(mesh)
+    with host.origin(echo):
+        client = host.connect()
         for _ in range(10):
             assert client.send("hello").read(5) == b"hello"
-        assert sidecar.counter("accelerated_joined_messages_total") == 0
-        assert sidecar.counter("accelerated_messages_total") >= 20
+        assert host.counter("joined_messages") == 0
+        assert host.counter("messages") >= 20
         client.close()
 
 
 def test_a_multipath_client(outward):
     """The protocol above its TCP must not be passed by."""
-
-    def handler(peer):
-        while peer.another():
-            data, peer.buffer = peer.buffer, b""
-            peer.send(data)
-
-    with Origin(outward.far, RAW_PORT, handler):
+    with Origin(outward.far, RAW_PORT, echo):
         with outward.pod.enter():
             sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, MPTCP)
         client = Peer(sock)
@@ -239,9 +221,7 @@ def test_what_follows_an_upgrade(outward):
         head = peer.head()
         assert "upgrade: raw" in head.lower()
         peer.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n")
-        while peer.another():
-            data, peer.buffer = peer.buffer, b""
-            peer.send(data)
+        echo(peer)
 
     with Origin(outward.far, WEB_PORT, handler):
         client = connect(outward.pod, outward.vips["web.mesh"], 80)
@@ -258,18 +238,8 @@ def test_what_follows_an_upgrade(outward):
 
 
 def test_big_transfers_both_ways_at_once(line):
-    data = [pattern(8 * MIB, seed) for seed in (1, 2)]
     with line.joined() as ends:
-        senders = [in_background(send_all, ends[side], data[side]) for side in (0, 1)]
-        received = [None, None]
-
-        def receive(side):
-            received[1 - side] = hashlib.sha256(ends[side].read(len(data[1 - side]))).digest()
-
-        readers = [in_background(receive, side) for side in (0, 1)]
-        for thread in senders + readers:
-            thread.join(60)
-    assert received == [hashlib.sha256(part).digest() for part in data]
+        transfer_both_ways(ends)
 
 
 def fill(sender, data, at):
@@ -315,18 +285,8 @@ def test_small_messages_of_a_busy_sender(outward):
 
 
 def test_two_processes_that_send_by_one_socket(outward):
-    with outward.joined() as (application, far):
-        child = os.fork()
-        if child == 0:
-            for _ in range(1000):
-                application.sock.sendall(b"child\n")
-            os._exit(0)
-        for _ in range(1000):
-            application.sock.sendall(b"parent\n")
-        _, status = os.waitpid(child, 0)
-        assert status == 0
-        lines = sorted(far.read(6 * 1000 + 7 * 1000).decode().split())
-        assert lines == ["child"] * 1000 + ["parent"] * 1000
+    with outward.joined() as ends:
+        send_from_two_processes(*ends)
 
 
 # --- slow receivers --------------------------------------------------------------------------------------------------
@@ -510,18 +470,8 @@ def test_when_the_proxy_is_killed(outward):
 
 
 def test_sendfile(outward, network):
-    data = pattern(3 * MIB)
-    path = network.folder / "file"
-    path.write_bytes(data)
-    with outward.joined() as (application, far), open(path, "rb") as file:
-
-        def send():
-            application.sock.settimeout(30)
-            application.sock.sendfile(file)
-
-        thread = in_background(send)
-        assert far.read(len(data)) == data
-        thread.join(20)
+    with outward.joined() as ends:
+        send_file(*ends, network.folder)
 
 
 def test_more_to_come(outward):
@@ -535,16 +485,8 @@ def test_more_to_come(outward):
 
 
 def test_zero_copy_sends_are_completed(outward):
-    with outward.joined() as (application, far):
-        application.sock.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
-        data = pattern(30000)
-        assert application.sock.send(data, MSG_ZEROCOPY) == len(data)
-        assert far.read(len(data)) == data
-        poll = select.poll()
-        poll.register(application.sock, select.POLLERR)
-        assert poll.poll(10000)
-        _, ancillary, _, _ = application.sock.recvmsg(0, 512, socket.MSG_ERRQUEUE)
-        assert ancillary
+    with outward.joined() as ends:
+        send_without_copies(*ends)
 
 
 def test_a_sender_that_blocks_later(outward):
