@@ -165,6 +165,21 @@ def test_a_short_conversation_is_not_joined(line):
         assert line.entries("weir_outlets") == []
 
 
+def test_a_kernel_that_fails_the_test_of_joins_goes_without(mesh):
+    """Here: so little may wait to be sent that no message has room. All of acceleration is off then."""
+    pod = mesh.network.pod("near")
+    pod.sysctl("net.ipv4.tcp_notsent_lowat", "1")
+    line = Line(mesh, pod=pod)
+    log = line.sidecar.proxy.output()
+    assert 'msg="acceleration is off"' in log
+    assert "connections cannot be joined on this kernel: a receiver that is slow: not found" in log
+    assert line.sidecar.show("version", "show")["proxy"]["acceleration"] == "off"
+    assert bpf_ids(line.sidecar.proxy.pid) == set()
+    with line.ends() as ends:
+        join(*ends)
+    assert line.counter("messages") == line.counter("joined_messages") == 0
+
+
 def test_tls_towards_the_other_host_is_not_passed_by(mesh):
     """The mesh's TLS is the proxy's: plaintext must never leave."""
     server = mesh.sidecar("far", tls="strict", acceleration="auto")

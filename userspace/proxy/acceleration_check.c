@@ -51,16 +51,18 @@ static int check_found(struct peers *peers)
 	struct weir_bypass_counts before, after;
 	if (!bypass_has(peers->fds[PEER_APPLICATION]) || !bypass_has(peers->fds[PEER_PROXY]))
 		return ERR_NOT_FOUND;
-	bypass_read_counts(&before);
 	for (int from = 0; from < 2; from++) {
-		int err = peers_send(peers, from, 0, SMALL) == SMALL
-			      ? peers_receive_all(peers, peers_other(from), from, 0, SMALL)
-			      : -EIO;
+		bypass_read_counts(&before);
+		if (peers_send(peers, from, 0, SMALL) != SMALL)
+			return -EIO;
+		bypass_read_counts(&after);
+		if (after.bytes - before.bytes != SMALL)
+			return ERR_NOT_FOUND;
+		int err = peers_receive_all(peers, peers_other(from), from, 0, SMALL);
 		if (err)
 			return err;
 	}
-	bypass_read_counts(&after);
-	return after.bytes - before.bytes == 2 * SMALL ? 0 : ERR_NOT_FOUND;
+	return 0;
 }
 
 static int check_peek(struct peers *peers)

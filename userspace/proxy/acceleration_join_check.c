@@ -89,13 +89,12 @@ static int send_past(struct line *line)
 	bypass_read_counts(&before);
 	if (send_some(line, SMALL) != 1)
 		return -EIO;
-	int err = peers_receive_all(line->peers, PEER_FAR, PEER_APPLICATION, line->received, SMALL);
 	bypass_read_counts(&after);
+	if (after.joined_messages != before.joined_messages + 1 ||
+	    after.joined_bytes != before.joined_bytes + SMALL)
+		return ERR_NOT_FOUND;
 	line->received += SMALL;
-	if (!err && (after.joined_messages != before.joined_messages + 1 ||
-		     after.joined_bytes != before.joined_bytes + SMALL))
-		err = ERR_NOT_FOUND;
-	return err;
+	return peers_receive_all(line->peers, PEER_FAR, PEER_APPLICATION, line->received - SMALL, SMALL);
 }
 
 // Both connections, used once and then joined.
