@@ -9,7 +9,8 @@
 
 A Sidecar has .pod (see netns.py), .proxy (the daemon), .config (the dict that was written), .weir(*words) (runs the
 command line against its proxy), .show(*words) (the same with -j, parsed), .reload(config), .frozen() (a context in which
-the proxy stands still: it learns of all that happens there in one turn of its loop), .catch_up() (returns when it has
+the proxy stands still: it learns of all that happens there in one turn of its loop), .stopped() (the same, where something
+may be left that cannot arrive before it goes on), .catch_up() (returns when it has
 dealt with all that was sent to it).
 
 Scripted origins: `origin = Origin(pod, port, handler)` listens in the pod and calls handler(Peer) in a thread for every
@@ -121,11 +122,16 @@ class Sidecar:
     @contextlib.contextmanager
     def frozen(self):
         self.catch_up()  # otherwise it may be stopped in the middle of a turn, and go on with what comes until then
+        with self.stopped():
+            yield
+            self.mesh.network.settle()
+
+    @contextlib.contextmanager
+    def stopped(self):
         os.kill(self.proxy.pid, signal.SIGSTOP)
         try:
             wait_until(self._stands_still)
             yield
-            self.mesh.network.settle()
         finally:
             os.kill(self.proxy.pid, signal.SIGCONT)
 
@@ -275,12 +281,12 @@ class Peer:
 class Origin:
     """A scripted server in a pod."""
 
-    def __init__(self, pod, port, handler, address="0.0.0.0"):
+    def __init__(self, pod, port, handler, address="0.0.0.0", protocol=0):
         self.handler, self.errors, self.threads, self.accepted = handler, [], [], 0
         self.peers, self.closing = [], False
         with pod.enter():
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            self.listener = socket.socket(family, socket.SOCK_STREAM)
+            self.listener = socket.socket(family, socket.SOCK_STREAM, protocol)
             self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self.listener.bind((address, port))
             self.listener.listen(128)

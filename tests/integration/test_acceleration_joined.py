@@ -7,32 +7,38 @@ import errno
 import hashlib
 import os
 import select
+import signal
 import socket
 import threading
 import time
 
 import pytest
 
-from mesh import Mesh, Origin, Peer, cluster, connect, resident_kib, service
+from mesh import Mesh, Origin, Peer, cluster, connect, service
 from netns import wait_until
 from test_acceleration import (
     MIB,
     MPTCP,
+    PROXY_QUEUE_MAX,
+    QUEUE_MAX,
     Host,
     bpf_ids,
     echo,
+    fill_up,
     in_background,
+    is_there,
     pattern,
-    queued,
     send_all,
     send_file,
     send_from_two_processes,
     send_without_copies,
+    set_buffers,
     transfer_both_ways,
 )
 
 PORT, RAW_PORT, WEB_PORT = 5000, 7000, 8080
 TCP_CLOSE = 7  # as a reset leaves it
+SMALL = 128 * 1024  # of a buffer
 
 
 @pytest.fixture
@@ -62,15 +68,15 @@ class Line:
         return self.sidecar.counter(f"accelerated_{what}_total")
 
     @contextlib.contextmanager
-    def ends(self):
-        """(application, far): both ends of a connection that is not joined yet."""
+    def ends(self, protocol=0):
+        """(application, far): both ends of a connection that is not joined yet. protocol: of the listener."""
         accepted, done = [], threading.Event()
 
         def handler(peer):
             accepted.append(peer)
             done.wait(120)
 
-        with Origin(self.far if self.out else self.pod, RAW_PORT, handler) as origin:
+        with Origin(self.far if self.out else self.pod, RAW_PORT, handler, protocol=protocol) as origin:
             origin.listener.settimeout(600)  # it does not block: else it is left alone
             opener = connect(self.pod, self.vips["raw.mesh"], PORT) if self.out else connect(self.far, self.pod.ipv4, RAW_PORT)
             try:
@@ -83,8 +89,8 @@ class Line:
                 opener.close()
 
     @contextlib.contextmanager
-    def joined(self):
-        with self.ends() as (application, far):
+    def joined(self, protocol=0):
+        with self.ends(protocol) as (application, far):
             join(application, far)
             self.send_past(application, far)
             yield application, far
@@ -229,6 +235,13 @@ def test_a_multipath_client(outward):
         client.close()
 
 
+def test_a_multipath_server(mesh):
+    """To the proxy, which does not speak that, it speaks TCP."""
+    line = Line(mesh, False)
+    with line.joined(MPTCP) as ends:
+        transfer_both_ways(ends, MIB)
+
+
 def test_what_follows_an_upgrade(outward):
     """The counts of both connections begin long before they are joined."""
 
@@ -255,6 +268,18 @@ def test_what_follows_an_upgrade(outward):
 def test_big_transfers_both_ways_at_once(line):
     with line.joined() as ends:
         transfer_both_ways(ends)
+
+
+@pytest.mark.parametrize("out", [True, False], ids=["out", "in"])
+def test_a_sender_that_never_pauses_is_joined(mesh, out):
+    """From its first byte on, while the other side sends, too. (As the proxy's socket takes all that it reads at first,
+    nothing is under way when it looks.)"""
+    pod = mesh.network.pod("near")
+    pod.sysctl("net.ipv4.tcp_wmem", f"4096 {4 * MIB} {4 * MIB}")
+    line = Line(mesh, out, pod=pod)
+    with line.ends() as ends:
+        transfer_both_ways(ends)
+        assert len(line.entries("weir_joins")) == 1
 
 
 def fill(sender, data, at):
@@ -304,23 +329,76 @@ def test_two_processes_that_send_by_one_socket(outward):
         send_from_two_processes(*ends)
 
 
+def test_peeking_and_discarding(line):
+    """By the application, which gets its bytes past TCP, and by the other host, which does not."""
+    with line.joined() as (application, far):
+        for sender, receiver in ((application, far), (far, application)):
+            sender.send("abcdef")
+            wait_until(lambda receiver=receiver: receiver.sock.recv(10, socket.MSG_PEEK) == b"abcdef")
+            assert len(receiver.sock.recv(10, socket.MSG_PEEK | socket.MSG_TRUNC)) == 6
+            assert len(receiver.sock.recv(2, socket.MSG_TRUNC)) == 2
+            assert receiver.sock.recv(2) == b"cd"
+            assert receiver.sock.recv(10) == b"ef"
+        line.send_past(application, far)
+
+
+def test_urgent_data(line):
+    """It is not lost, and what follows is in order, whichever way it went."""
+    with line.joined() as (application, far):
+        far.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        for _ in range(3):
+            application.send("before")
+            application.sock.send(b"!", socket.MSG_OOB)
+            application.send("after")
+            assert far.read(12) == b"before!after"
+        line.send_past(application, far)
+
+
+def test_a_receiver_that_has_shut_its_side(line):
+    """That is nothing the other host is told of: bytes come as ever."""
+    with line.joined() as (application, far):
+        far.sock.shutdown(socket.SHUT_RD)
+        application.sock.shutdown(socket.SHUT_RD)
+        for turn in range(3):
+            data = pattern(1000, turn)
+            for sender, receiver in ((application, far), (far, application)):
+                sender.send(data)
+                wait_until(lambda receiver=receiver: len(receiver.sock.recv(2000, socket.MSG_PEEK)) == 1000)
+                assert receiver.sock.recv(2000) == data
+
+
+def test_while_the_proxy_stands_still(mesh):
+    """What has room goes past it. The rest waits for it, and is not overtaken when there is room again."""
+    pod, data = mesh.network.pod("near"), pattern(800000)
+    set_buffers(pod, MIB, MIB)
+    line = Line(mesh, pod=pod)
+    set_buffers(line.far, SMALL, SMALL)
+    with line.joined() as (application, far):
+        before = line.counter("joined_bytes")
+        with line.sidecar.stopped():
+            send_all(application, data[:700000], [10000])
+            assert far.read(200000) == data[:200000]
+            application.send(data[700000:])
+        assert far.read(600000) == data[200000:]
+        assert 200000 <= line.counter("joined_bytes") - before < 700000
+
+
 # --- slow receivers --------------------------------------------------------------------------------------------------
 
 
-def test_memory_of_a_receiver_that_does_not_read_is_bounded(outward):
-    resident = resident_kib(outward.sidecar.proxy.pid)
-    with outward.joined() as (application, far):
-        data, sent = pattern(MIB), 0
-        application.sock.setblocking(False)
-        while sent < 200 * MIB and select.select([], [application.sock], [], 0.5)[1]:
-            with contextlib.suppress(BlockingIOError):
-                sent += application.sock.send(data[sent % MIB :])
-        assert sent < 64 * MIB
-        assert queued(outward.pod) < 32 * MIB
-        assert resident_kib(outward.sidecar.proxy.pid) - resident < 8 * 1024
-        for at in range(0, sent, MIB):
-            size = min(MIB, sent - at)
-            assert far.read(size) == data[:size]
+def test_memory_of_a_receiver_that_does_not_read_is_bounded(mesh):
+    """Past the proxy no more waits to be sent than 256 KiB, whatever room there is; then come TCP's buffers and the proxy's
+    queue."""
+    pod, data = mesh.network.pod("near"), pattern(8 * MIB)
+    set_buffers(pod, SMALL, MIB)
+    line = Line(mesh, pod=pod)
+    set_buffers(line.far, SMALL, SMALL)
+    with line.joined() as (application, far):
+        before = line.counter("joined_bytes")
+        sent = fill_up(line.sidecar, application, data)
+        assert line.counter("joined_bytes") - before <= QUEUE_MAX + SMALL
+        assert sent <= MIB + SMALL + PROXY_QUEUE_MAX + MIB + SMALL
+        assert far.read(sent) == data[:sent]
 
 
 # Of the pod's TCP: small buffers, and little that may wait to be sent.
@@ -399,6 +477,37 @@ def test_reset_by_the_application(line):
             far.rest()
 
 
+def test_reset_by_the_application_with_bytes_under_way(line):
+    data, received = pattern(16 * MIB), b""
+    with line.joined() as (application, far):
+        fill(application, data, 0)
+        application.reset()
+        wait_until(lambda: not line.sidecar.connections())
+        with pytest.raises(ConnectionResetError):
+            while part := far.sock.recv(MIB):
+                received += part
+        assert data.startswith(received)
+
+
+def test_a_child_that_keeps_the_socket(outward):
+    """The connection ends with the last process that has it."""
+    with outward.joined() as (application, far):
+        word_read, word_write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(word_write)
+            os.read(word_read, 1)
+            application.sock.sendall(b"from the child")
+            os._exit(0)
+        os.close(word_read)
+        application.close()
+        before = outward.counter("joined_messages")
+        os.close(word_write)
+        assert far.rest() == b"from the child"
+        assert outward.counter("joined_messages") == before + 1
+        assert os.waitpid(child, 0)[1] == 0
+
+
 def test_reset_from_elsewhere(line):
     with line.joined() as (application, far):
         far.reset()
@@ -406,24 +515,43 @@ def test_reset_from_elsewhere(line):
             application.rest()
 
 
+def send_on(sender):
+    """Sends pattern(100) over and over, until that fails. Returns a function that waits for it to be told so."""
+    data, failures = pattern(100), []
+
+    def send():
+        try:
+            while True:
+                sender.sock.sendall(data)
+        except OSError as error:
+            failures.append(error.errno)
+
+    thread = in_background(send)
+
+    def told():
+        thread.join(20)
+        assert failures and failures[0] in (errno.ECONNRESET, errno.EPIPE)
+
+    return told
+
+
+def receive_to_the_end(receiver):
+    """What `send_on` has sent, or a part, up to an end or a reset."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := receiver.sock.recv(MIB):
+            received += part
+    assert received == (pattern(100) * (len(received) // 100 + 1))[: len(received)]
+
+
 def test_reset_from_elsewhere_while_the_application_sends(line):
     """The kernel may tell the application of it instead of the proxy; a reset has to come of it all the same."""
     for turn in range(10):
         with line.joined() as (application, far):
-            failures = []
-
-            def send(application=application, failures=failures):
-                try:
-                    while True:
-                        application.sock.sendall(b"x" * 100)
-                except OSError as error:
-                    failures.append(error.errno)
-
-            thread = in_background(send)
+            told = send_on(application)
             far.read(1000 * (turn + 1))
             far.reset()
-            thread.join(20)
-            assert failures and failures[0] in (errno.ECONNRESET, errno.EPIPE)
+            told()
             wait_until(lambda: not line.sidecar.connections())
             assert select.select([application.sock], [], [], 10)[0]
             with contextlib.suppress(ConnectionResetError):  # unless it was told when it sent
@@ -467,6 +595,52 @@ def test_nothing_is_left_in_the_maps(line):
         with line.joined() as ends:
             ends[turn % 2].reset()
     wait_until(lambda: line.entries("weir_joins") == [] and line.entries("weir_outlets") == [])
+
+
+def test_when_the_proxy_is_killed_while_the_application_sends(outward):
+    with outward.joined() as (application, far):
+        told = send_on(application)
+        assert far.read(10000) == pattern(100) * 100
+        outward.sidecar.proxy.kill()
+        receive_to_the_end(far)
+        told()
+
+
+def test_a_drain_waits_for_what_goes_past_the_proxy(mesh):
+    line = Line(mesh, timeouts={"drain": "1h"})
+    proxy, data = line.sidecar.proxy, pattern(2 * MIB)
+    with line.joined() as (application, far):
+        ids = bpf_ids(proxy.pid)
+        thread = in_background(send_all, application, data)
+        assert far.read(MIB) == data[:MIB]
+        os.kill(proxy.pid, signal.SIGTERM)
+        wait_until(lambda: "msg=draining" in proxy.output())
+        assert far.read(MIB) == data[MIB:]
+        thread.join(20)
+        application.send("next")  # as in test_order_when_ways_change
+        assert far.read(4) == b"next"
+        line.send_past(application, far)
+        application.send("last words").end()
+        assert far.rest() == b"last words"
+        far.send("farewell").end()
+        assert application.rest() == b"farewell"
+        assert proxy.wait() == 0
+    wait_until(lambda: not any(is_there(*found) for found in ids))
+
+
+@pytest.mark.parametrize("acceleration", ["off", "auto"])
+def test_what_a_drain_cuts(mesh, acceleration):
+    """Both ends are told, whichever way the bytes went."""
+    line = Line(mesh, acceleration=acceleration, timeouts={"drain": "1ms"})
+    with line.ends() as (application, far):
+        join(application, far)
+        told = send_on(application)
+        assert far.read(10000) == pattern(100) * 100
+        assert (line.counter("joined_messages") > 0) == (acceleration == "auto")
+        assert line.sidecar.proxy.stop() == 0
+        receive_to_the_end(far)
+        told()
+    assert "the drain deadline has passed" in line.sidecar.proxy.output()
 
 
 def test_when_the_proxy_is_killed(outward):
