@@ -31,6 +31,7 @@ struct field {
 	struct str name, value;
 	bool never_indexed; // HTTP/2: in no table of compression, here and further on (RFC 7541 7.1.3)
 	uint8_t known;	    // HTTP/2: which name it is (enum field_name); above FIELD_OTHER it is constant
+	bool clean_name;    // HTTP/2: its name has been found to be clean, whatever its value is
 	bool checked;	    // HTTP/2: http2_field_is_clean
 	uint64_t origin;    // HTTP/2: the entry of HPACK's tables it was read from (codecs/hpack.h); 0: none
 };

@@ -16,7 +16,8 @@ struct hpack_decoder;
 struct hpack_encoder;
 
 // --- reading ------------------------------------------------------------------------------------------------
-// What a block is read into. Texts are copied to the arena, but for those that are constant.
+// What a block is read into. Texts are copied to the arena, but for those that are constant and those of
+// entries, whose memory it holds.
 struct hpack_list {
 	struct arena *arena; // NULL: nothing is kept
 	struct field *fields;

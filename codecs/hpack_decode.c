@@ -39,6 +39,7 @@ struct decoding {
 	struct hpack_list *list;
 	struct arena *arena; // where texts are put
 	struct arena spare;  // that of fields which are not kept
+	struct chunk *held;  // the ring of the table that texts may be left in; NULL: there is none
 	struct field *at;    // where the next field is read to
 	size_t keep;	     // as list->keep, until nothing is kept any more
 	unsigned resizes;
@@ -137,11 +138,10 @@ static const struct field *find_entry(struct decoding *now, uint32_t index)
 	return NULL;
 }
 
-// The texts of entries are not copied: where they are is kept.
-static void hold(struct decoding *now)
+// Whether the texts of entries stay as long as the block's fields, so that they need not be copied.
+static inline bool is_held(const struct decoding *now)
 {
-	if (arena_hold(now->arena, now->table->texts))
-		reader_fail(&now->r, -ENOMEM);
+	return likely(now->held == now->table->texts);
 }
 
 static void read_indexed(struct decoding *now, uint32_t index, struct field *ret_field)
@@ -153,8 +153,12 @@ static void read_indexed(struct decoding *now, uint32_t index, struct field *ret
 	const struct field *entry = find_entry(now, index);
 	if (!entry)
 		return;
-	hold(now);
 	*ret_field = *entry;
+	if (is_held(now))
+		return;
+	if (entry->known <= FIELD_OTHER)
+		ret_field->name = copy(now, entry->name);
+	ret_field->value = copy(now, entry->value);
 }
 
 static void read_new_name(struct decoding *now, struct field *field)
@@ -163,6 +167,14 @@ static void read_new_name(struct decoding *now, struct field *field)
 	field->known = (uint8_t)field_name_find(field->name);
 	if (field->known > FIELD_OTHER)
 		field->name = field_names[field->known];
+	field->clean_name = field->known > FIELD_OTHER || http2_name_is_clean(field->name);
+}
+
+static void read_old_name(struct decoding *now, const struct field *entry, struct field *field)
+{
+	field->name = entry->known > FIELD_OTHER || is_held(now) ? entry->name : copy(now, entry->name);
+	field->known = entry->known;
+	field->clean_name = entry->clean_name;
 }
 
 static void read_name(struct decoding *now, uint32_t index, struct field *field)
@@ -172,12 +184,11 @@ static void read_name(struct decoding *now, uint32_t index, struct field *field)
 	} else if (index <= HPACK_STATIC) {
 		field->name = hpack_static[index].name;
 		field->known = hpack_static[index].known;
+		field->clean_name = true;
 	} else {
 		const struct field *entry = find_entry(now, index);
-		if (!entry)
-			return;
-		field->name = entry->known > FIELD_OTHER ? entry->name : copy(now, entry->name);
-		field->known = entry->known;
+		if (entry)
+			read_old_name(now, entry, field);
 	}
 }
 
@@ -224,7 +235,7 @@ static void read_value(struct decoding *now, struct field *field)
 {
 	field->value = read_text(now);
 	if (!now->r.err)
-		field->checked = http2_field_is_clean(field);
+		field->checked = field->clean_name && http2_value_is_clean(field->value);
 }
 
 static void read_literal(struct decoding *now, uint8_t first, struct field *ret_field)
@@ -301,6 +312,15 @@ static void read_block(struct decoding *now)
 	}
 }
 
+// One ring a block: if entries that come fill it, so that the table goes on in another, what is wanted of
+// that is copied. Else a short block, whose fields are long by what they refer to, would hold many.
+static void hold(struct decoding *now)
+{
+	now->held = now->table->count ? now->table->texts : NULL;
+	if (now->held && arena_hold(now->arena, now->held))
+		reader_fail(&now->r, -ENOMEM);
+}
+
 int hpack_decode(struct hpack_decoder *decoder, struct str block, struct hpack_list *list)
 {
 	struct decoding now;
@@ -316,6 +336,7 @@ int hpack_decode(struct hpack_decoder *decoder, struct str block, struct hpack_l
 	reader_init(&now.r, block.p, block.len);
 	if (!list->arena)
 		drop_others(&now);
+	hold(&now);
 	read_block(&now);
 	arena_done(&now.spare);
 	return now.r.err == ERR_NEED_MORE ? ERR_MALFORMED : now.r.err;

@@ -10,6 +10,7 @@
 	[index] = {.name = {name_, sizeof(name_) - 1},                                                       \
 		   .value = {value_, sizeof(value_) - 1},                                                    \
 		   .known = FIELD_##id,                                                                      \
+		   .clean_name = true,                                                                       \
 		   .checked = true,                                                                          \
 		   .origin = (index)}
 

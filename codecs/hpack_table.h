@@ -50,8 +50,8 @@ int hpack_table_init(struct hpack_table *table);
 void hpack_table_done(struct hpack_table *table);
 // Entries go until the others fit. `limit` is HPACK_TABLE_MAX at most.
 void hpack_table_limit(struct hpack_table *table, uint32_t limit);
-// The texts may not lie in the table itself. 0; ERR_LIMIT: it is larger than the table, which is empty now;
-// or -ENOMEM.
+// Texts may lie in the table itself only where somebody else refers to its ring. 0; ERR_LIMIT: it is larger
+// than the table, which is empty now; or -ENOMEM.
 int hpack_table_add(struct hpack_table *table, const struct field *field);
 
 // The one that was added `age` entries ago, from 1 to table->count. Its texts lie in table->texts, but a name

@@ -74,7 +74,7 @@ static int copy_field(struct arena *arena, const struct field *from, struct fiel
 	int err = copy(arena, from->name, true, &ret_field->name);
 	ret_field->never_indexed = false;
 	ret_field->known = FIELD_UNSEEN;
-	ret_field->checked = false;
+	ret_field->clean_name = ret_field->checked = false;
 	ret_field->origin = 0;
 	return err ? err : copy(arena, from->value, false, &ret_field->value);
 }

@@ -41,7 +41,7 @@ static bool is_target(struct str text)
 }
 
 // RFC 9113 8.2.1: a token in lower case.
-static bool is_name(struct str name)
+bool http2_name_is_clean(struct str name)
 {
 	return name.len && all_are(name, CHAR_LOWER_TOKEN);
 }
@@ -51,7 +51,7 @@ static bool is_blank(char c)
 	return c == ' ' || c == '\t';
 }
 
-static bool is_value(struct str value)
+bool http2_value_is_clean(struct str value)
 {
 	if (value.len && (is_blank(value.p[0]) || is_blank(value.p[value.len - 1])))
 		return false;
@@ -90,7 +90,8 @@ static bool is_misplaced(const struct field *field)
 
 bool http2_field_is_clean(const struct field *field)
 {
-	return (field->known > FIELD_OTHER || is_name(field->name)) && is_value(field->value);
+	return (field->known > FIELD_OTHER || http2_name_is_clean(field->name)) &&
+	       http2_value_is_clean(field->value);
 }
 
 bool http2_field_is_legal(const struct field *field)
@@ -136,7 +137,7 @@ static struct str *pseudo_find(struct pseudo *pseudo, enum field_name name)
 static int take_pseudo(struct pseudo *pseudo, const struct field *field)
 {
 	struct str *value = pseudo_find(pseudo, field_known(field));
-	if (!value || value->p || !(field->checked || is_value(field->value)))
+	if (!value || value->p || !(field->checked || http2_value_is_clean(field->value)))
 		return ERR_MALFORMED;
 	*value = (struct str){field->value.p ? field->value.p : "", field->value.len};
 	return 0;

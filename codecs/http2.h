@@ -33,6 +33,8 @@ enum { HTTP2_PSEUDO_MAX = 5 };
 // Whether the bytes of a field may stand there (RFC 9113 8.2.1): its name is known, or is in lower case, and
 // its value has no controls.
 bool http2_field_is_clean(const struct field *field);
+bool http2_name_is_clean(struct str name);
+bool http2_value_is_clean(struct str value);
 // Whether a field that is no pseudo-field may stand in a head or in trailers (RFC 9113 8.2): its name is in
 // lower case, its value has no controls, and it is not about one connection.
 bool http2_field_is_legal(const struct field *field);

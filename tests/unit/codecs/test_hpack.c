@@ -315,6 +315,42 @@ static void test_checked(void **state)
 	}
 }
 
+// A name is found right or wrong when it comes, and stays so with each value that comes behind it by its
+// index.
+static void test_checked_names(void **state)
+{
+	static const struct {
+		struct str block;
+		bool clean;
+	} cases[] = {{BLOCK("\x40\x01n\x01v"), true},
+		     {BLOCK("\x40\x01n\x01\n"), true},
+		     {BLOCK("\x40\x01N\x01v"), false},
+		     {BLOCK("\x40\x04"
+			    "a\nbc\x01v"),
+		      false},
+		     {BLOCK("\x40\x00\x01v"), false},
+		     {BLOCK("\x40\x05:pith\x01v"), false},
+		     {BLOCK("\x40\x0bgrpc-status\x01\n"), true},
+		     {BLOCK("\x6e\x01\n"), true}};
+	static const struct str again = BLOCK("\x0f\x2f\x01v\x7e\x01v\x7e\x01\x7f\x0f\x2f\x01v\xbe");
+	static const bool fine[] = {true, true, false, true, false};
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct hpack_decoder *decoder = decoder_new();
+		assert_int_equal(decode(decoder, cases[i].block), 0);
+		for (int more = 0; more < 3; more++) {
+			assert_int_equal(decode(decoder, again), 0);
+			assert_int_equal(list.count, ARRAY_SIZE(fine));
+			for (size_t at = 0; at < list.count; at++) {
+				assert_true(fields[at].checked == (cases[i].clean && fine[at]));
+				assert_true(http2_field_is_legal(&fields[at]) ==
+					    (cases[i].clean && fine[at]));
+			}
+		}
+		hpack_decoder_free(decoder);
+	}
+}
+
 // A path that comes again in the same code is what it was; another one, and other fields, are what they are.
 static void test_paths_again(void **state)
 {
@@ -411,6 +447,7 @@ static void test_failing_allocations(void **state)
 {
 	static const struct str block =
 	    BLOCK("\x40\x8c\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff\x03v!v\xbe");
+	static const struct str next = BLOCK("\xbe\x0f\x2f\x01v");
 	(void)state;
 	arena_done(&arena);
 	arena_thread_done();
@@ -421,6 +458,9 @@ static void test_failing_allocations(void **state)
 		list = (struct hpack_list){
 		    .arena = &arena, .fields = fields, .room = FIELDS, .keep = KEEP, .most = MOST};
 		int err = decoder && encoder ? hpack_decode(decoder, block, &list) : -ENOMEM;
+		arena_done(&arena);
+		arena_thread_done();
+		err = err ? err : hpack_decode(decoder, next, &list);
 		bool failed = mem_fail_count() > n;
 		mem_fail_set(-1);
 		assert_int_equal(err, failed ? -ENOMEM : 0);
@@ -671,6 +711,123 @@ static void test_texts_stay(void **state)
 	}
 }
 
+// A literal, by an entry's index or with a name of so many bytes; the value is one byte.
+static void write_literal(struct writer *w, bool inserted, char name, size_t name_len, char value)
+{
+	enum { LEAST = 127 }; // of a length in three bytes
+	char text[4096];
+	if (name_len) {
+		assert_in_range(name_len, LEAST + 128, sizeof text);
+		memset(text, name, name_len);
+		writer_u8(w, inserted ? 0x40 : 0);
+		writer_u8(w, LEAST);
+		writer_u8(w, (uint8_t)(0x80 | (name_len - LEAST)));
+		writer_u8(w, (uint8_t)((name_len - LEAST) >> 7));
+		writer_bytes(w, text, name_len);
+	} else {
+		writer_bytes(w, inserted ? "\x7e" : "\x0f\x2f", inserted ? 1 : 2); // 62
+	}
+	writer_u8(w, 1);
+	writer_u8(w, (uint8_t)value);
+}
+
+static void assert_literal(const struct field *field, char name, size_t name_len, char value)
+{
+	assert_int_equal(field->name.len, name_len);
+	for (size_t i = 0; i < name_len; i++)
+		assert_int_equal(field->name.p[i], name);
+	assert_int_equal(field->value.len, 1);
+	assert_int_equal(field->value.p[0], value);
+}
+
+// Nor do names change that others refer to, when their entries go: for those that follow in the same block,
+// even for the one whose name it is (RFC 7541 4.4), and later.
+static void test_names_stay(void **state)
+{
+	enum { ROUNDS = 100, NAME = 1500, LITERALS = 7 }; // the table has room for two of them
+	static const bool INSERTED[LITERALS] = {true, false, true, true, true, false, true};
+	static struct arena kept[ROUNDS];
+	static struct field read[ROUNDS][LITERALS];
+	struct hpack_decoder *decoder = decoder_new();
+	(void)state;
+	for (int i = 0; i < ROUNDS; i++) {
+		char block[NAME + 64];
+		struct writer w;
+		writer_init(&w, block, sizeof block);
+		for (int at = 0; at < LITERALS; at++)
+			write_literal(&w, INSERTED[at], (char)('a' + i % 26), at ? 0 : NAME,
+				      (char)('0' + at));
+		struct hpack_list some = {
+		    .arena = &kept[i], .fields = read[i], .room = LITERALS + 1, .keep = KEEP, .most = MOST};
+		assert_int_equal(hpack_decode(decoder, (struct str){block, w.len}, &some), 0);
+		assert_int_equal(some.count, LITERALS);
+	}
+	hpack_decoder_free(decoder);
+	for (int i = 0; i < ROUNDS; i++) {
+		for (int at = 0; at < LITERALS; at++)
+			assert_literal(&read[i][at], (char)('a' + i % 26), NAME, (char)('0' + at));
+		arena_done(&kept[i]);
+	}
+}
+
+static size_t arena_bytes(void)
+{
+	size_t bytes = 0;
+	for (const struct arena_block *block = arena._blocks; block; block = block->_next)
+		bytes += block->_size;
+	return bytes;
+}
+
+static bool is_in_arena(const char *p)
+{
+	for (const struct arena_block *block = arena._blocks; block; block = block->_next)
+		if (p >= (const char *)block && p < (const char *)block + block->_size)
+			return true;
+	return false;
+}
+
+// Bytes from the first to the last of the names that lie elsewhere: in tables.
+static size_t bytes_elsewhere(void)
+{
+	const char *first = NULL, *behind = NULL;
+	for (size_t i = 0; i < list.count; i++) {
+		struct str name = fields[i].name;
+		if (is_in_arena(name.p))
+			continue;
+		first = !first || name.p < first ? name.p : first;
+		behind = !behind || name.p + name.len > behind ? name.p + name.len : behind;
+	}
+	return (size_t)(behind - first);
+}
+
+// A block of few bytes, whose names are long: they are where they are, if none of them is inserted; and if
+// each is, what is held is no more than it counts for, and one ring.
+static void test_names_cost_little(void **state)
+{
+	enum { NAME = 1300, LITERALS = 48, RING = 2 * 4096 };
+	char block[NAME + 8 * LITERALS];
+	struct hpack_decoder *decoder = decoder_new();
+	(void)state;
+	for (int inserted = 0; inserted < 2; inserted++) {
+		struct writer w;
+		writer_init(&w, block, sizeof block);
+		write_literal(&w, true, 'n', NAME, 'v');
+		assert_int_equal(decode(decoder, (struct str){block, w.len}), 0);
+		writer_init(&w, block, sizeof block);
+		for (int i = 0; i < LITERALS; i += 2) {
+			write_literal(&w, inserted, 0, 0, 'v');
+			writer_u8(&w, 0xbe);
+		}
+		assert_int_equal(decode(decoder, (struct str){block, w.len}), 0);
+		assert_int_equal(list.count, LITERALS);
+		for (int i = 0; i < LITERALS; i++)
+			assert_literal(&fields[i], 'n', NAME, 'v');
+		assert_in_range(bytes_elsewhere(), NAME, RING);
+		assert_in_range(arena_bytes(), ARENA_BLOCK, inserted ? 2 * list.bytes : ARENA_BLOCK);
+	}
+	hpack_decoder_free(decoder);
+}
+
 // --- Huffman's code -----------------------------------------------------------------------------------------
 // Each byte, among others whose codes are short enough for the whole to be written in it, at each of the
 // places in a byte where its code may begin.
@@ -705,6 +862,7 @@ int main(void)
 	    cmocka_unit_test(test_refused),
 	    cmocka_unit_test(test_every_end),
 	    cmocka_unit_test(test_checked),
+	    cmocka_unit_test(test_checked_names),
 	    cmocka_unit_test(test_paths_again),
 	    cmocka_unit_test(test_long_paths_again),
 	    cmocka_unit_test(test_not_kept),
@@ -716,6 +874,8 @@ int main(void)
 	    cmocka_unit_test(test_conversations),
 	    cmocka_unit_test(test_symbols),
 	    cmocka_unit_test(test_texts_stay),
+	    cmocka_unit_test(test_names_stay),
+	    cmocka_unit_test(test_names_cost_little),
 	};
 	return cmocka_run_group_tests(tests, NULL, end);
 }
