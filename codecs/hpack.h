@@ -46,5 +46,5 @@ void hpack_encoder_limit(struct hpack_encoder *encoder, uint32_t size);
 // Room that a block takes at most.
 size_t hpack_encode_bound(const struct field *fields, size_t count);
 // Writes a block; `w` has room for it. Fields that are never_indexed, and those that hold secrets whoever
-// wrote them (Authorization, short Cookies), go into no table.
+// wrote them (Authorization, Proxy-Authorization, short Cookies), go into no table.
 void hpack_encode(struct hpack_encoder *encoder, const struct field *fields, size_t count, struct writer *w);

@@ -205,8 +205,15 @@ static void write_literal(struct writer *w, uint8_t pattern, uint8_t most, uint3
 // Secrets, which could be guessed from how well they are compressed (RFC 7541 7.1.3).
 static bool is_secret(const struct field *field, enum field_name known)
 {
-	return field->never_indexed || known == FIELD_AUTHORIZATION ||
-	       (known == FIELD_COOKIE && field->value.len < COOKIE_SHORT);
+	switch (known) {
+	case FIELD_AUTHORIZATION:
+	case FIELD_PROXY_AUTHORIZATION:
+		return true;
+	case FIELD_COOKIE:
+		return field->never_indexed || field->value.len < COOKIE_SHORT;
+	default:
+		return field->never_indexed;
+	}
 }
 
 // What differs with each message would only push others out of the table.

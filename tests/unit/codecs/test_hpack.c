@@ -497,6 +497,7 @@ static void test_written(void **state)
 {
 	static const struct field secrets[] = {
 	    F("authorization", "Basic YTpi"),
+	    F("proxy-authorization", "Basic YTpj"),
 	    F("cookie", "a=b"),
 	    F(":path", "/"),
 	    {.name = STR(":path"), .value = STR("/"), .never_indexed = true},
@@ -509,7 +510,8 @@ static void test_written(void **state)
 	for (int i = 0; i < 2; i++)
 		assert_block(encode(encoder, secrets, ARRAY_SIZE(secrets)),
 			     BLOCK("\x1f\x08\x0a"
-				   "Basic YTpi\x1f\x11\x03"
+				   "Basic YTpi\x1f\x22\x0a"
+				   "Basic YTpj\x1f\x11\x03"
 				   "a=b\x84\x14\x01/\x10\x05x-key\x01k"));
 	assert_block(encode(encoder, steady, ARRAY_SIZE(steady)), BLOCK("\x83\x04\x02/a\x0f\x0d\x01"
 									"5\x40\x02te\x08trailers\x60\x16"
