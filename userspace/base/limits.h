@@ -30,7 +30,8 @@ enum {
 	LIMIT_HTTP2_PING_MS = 30000,	    // of silence, before an endpoint is asked whether it is there
 	LIMIT_HTTP2_WARN_MS = 1000,	    // between the two GOAWAY of a drain, at most
 	// At once, and again each second: resets, SETTINGS, PING, empty frames, frames on streams that are over
-	// (each stream brings some more, for what is under way when it ends), others without payload
+	// (each stream brings some more, for what is under way when it ends) or come behind our GOAWAY, others
+	// without payload
 	LIMIT_HTTP2_RESETS = 1000,
 	LIMIT_HTTP2_RESETS_PER_S = 100,
 	LIMIT_HTTP2_SETTINGS = 100,

@@ -45,12 +45,21 @@ static bool was_passed_over(const struct http2_session *session, int32_t id)
 	return false;
 }
 
+// What was under way when a stream ended, or behind our GOAWAY, means nothing any more; it may not go on
+// without end. Endpoints and sidecars speak of streams of many clients.
+static void note_closed(struct http2_session *session)
+{
+	http2_spend(session, session->server && !session->trusted ? HTTP2_FLOOD_CLOSED : HTTP2_FLOOD_OTHER);
+}
+
 // A request begins. NULL: nobody wants it, but its fields count for the table.
 static struct http2_stream *open_stream(struct http2_session *session, int32_t id)
 {
 	note_gap(session, id);
-	if (session->goaway_sent)
+	if (session->goaway_sent) {
+		note_closed(session);
 		return NULL;
+	}
 	session->taken_id = id;
 	if (session->open_count >= LIMIT_HTTP2_STREAMS) {
 		http2_send_reset(session, id, HTTP2_REFUSED_STREAM);
@@ -62,13 +71,6 @@ static struct http2_stream *open_stream(struct http2_session *session, int32_t i
 	else
 		http2_send_reset(session, id, HTTP2_INTERNAL_ERROR);
 	return stream;
-}
-
-// What was under way when a stream ended means nothing any more; it may not go on without end. Endpoints and
-// sidecars speak of streams of many clients.
-static void note_closed(struct http2_session *session)
-{
-	http2_spend(session, session->server && !session->trusted ? HTTP2_FLOOD_CLOSED : HTTP2_FLOOD_OTHER);
 }
 
 static bool is_new(const struct http2_session *session, int32_t id)

@@ -9,6 +9,7 @@
 #include "codecs/http2_codes.h"
 #include "exchange/http2_session.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <sys/socket.h>
 
@@ -551,6 +552,42 @@ static void test_goaway_is_kept(void **state)
 	end();
 }
 
+// How many streams are borne that come behind GOAWAY, while one before it goes on.
+static unsigned streams_behind_goaway(bool trusted)
+{
+	char frame[] = "\0\0\3\1\5\0\0\0\0\202\206\204"; // HEADERS
+	const size_t len = sizeof frame - 1;
+	unsigned count = 0;
+	assert_int_equal(begin(), 0);
+	server.session.trusted = trusted;
+	frame[8] = 1;
+	assert_int_equal(feed_frames(frame, len), 0);
+	http2_session_goaway(&server.session);
+	for (uint32_t id = 3; count <= LIMIT_HTTP2_OTHER; id += 2, count++) {
+		const uint32_t wire = htobe32(id);
+		memcpy(frame + 5, &wire, sizeof wire);
+		if (http2_session_feed(&server.session, (struct slice){NULL, (const uint8_t *)frame, len}))
+			break;
+	}
+	assert_int_equal(server.session.fault, HTTP2_ENHANCE_YOUR_CALM);
+	assert_int_equal(opened, 1);
+	end();
+	return count;
+}
+
+// More than a client has under way, but not for ever.
+static void test_late_clients(void **state)
+{
+	(void)state;
+	assert_int_equal(streams_behind_goaway(false), LIMIT_HTTP2_CLOSED);
+}
+
+static void test_late_sidecars(void **state)
+{
+	(void)state;
+	assert_int_equal(streams_behind_goaway(true), LIMIT_HTTP2_OTHER);
+}
+
 // Nor is the end of a connection followed by the warning of a drain.
 static void test_no_warning_behind_the_end(void **state)
 {
@@ -863,6 +900,7 @@ int main(void)
 	    cmocka_unit_test(test_length_of_content),  cmocka_unit_test(test_every_split),
 	    cmocka_unit_test(test_parts_of_a_block),   cmocka_unit_test(test_given_up_at_once),
 	    cmocka_unit_test(test_no_preface),	       cmocka_unit_test(test_failing_allocations),
+	    cmocka_unit_test(test_late_clients),       cmocka_unit_test(test_late_sidecars),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
