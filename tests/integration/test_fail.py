@@ -192,15 +192,22 @@ def test_connections_are_refused(network, weir, other, family, way):
 
 
 # --- open ------------------------------------------------------------------------------------------------------------
+KEYS = {
+    "redirect": {},
+    "tproxy": {"inbound_mode": "tproxy"},
+    "interfaces": {"outbound": {"include_interfaces": ["eth0"]}},
+}
+
+
 @families
-@pytest.mark.parametrize("mode", ["redirect", "tproxy"])
+@pytest.mark.parametrize("keys", list(KEYS))
 @pytest.mark.parametrize("end", ["kill", "stop"])
-def test_without_the_proxy_all_is_as_without_weir(mesh, other, family, mode, end):
+def test_without_the_proxy_all_is_as_without_weir(mesh, other, family, keys, end):
     """Under load: connections are being made all the time while it goes."""
     pod = mesh.network.pod("app")
     before = state(pod)
     sidecar = mesh.sidecar(
-        "app", pod=pod, start=False, user="nobody", intercept={"capture": {"fail": "open", "inbound_mode": mode}}
+        "app", pod=pod, start=False, user="nobody", intercept={"capture": {"fail": "open", **KEYS[keys]}}
     )
     sidecar.folder.chmod(0o777)
     sidecar.start()
@@ -291,8 +298,8 @@ def test_rules_that_a_proxy_holds_are_its_own(mesh):
 
 def test_open_is_for_the_proxy_to_install(network, weir):
     pod = network.pod("app")
-    for backend, why in (("nft", "installs them itself"), ("iptables", "outlive the proxy")):
-        failed = pod.run([weir, "intercept", "apply", "--backend", backend, "--fail", "open"], check=False)
+    for way, why in (("nft", "installs them itself"), ("ebpf-nft", "installs them itself"), ("iptables", "outlive the proxy")):
+        failed = pod.run([weir, "intercept", "apply", *WAYS[way], "--fail", "open"], check=False)
         assert failed.returncode == 1 and why in failed.stderr
 
 
