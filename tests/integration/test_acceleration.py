@@ -347,7 +347,7 @@ def test_without_privileges_it_goes_without(mesh):
         user=65534,
         ready=lambda: (folder / "admin.sock").exists(),
     )
-    assert "it needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN" in proxy.output()
+    wait_until(lambda: "it needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN" in proxy.output())
 
 
 def test_nothing_is_left_when_the_proxy_is_killed(host):

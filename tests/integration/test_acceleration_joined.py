@@ -536,8 +536,8 @@ def send_on(sender):
 
 
 def receive_to_the_end(receiver):
-    """What `send_on` has sent, or a part, up to an end or a reset."""
-    received = b""
+    """What `send_on` has sent, or a part, up to an end or a reset. All messages that were read before were whole."""
+    received, receiver.buffer = receiver.buffer, b""
     with contextlib.suppress(ConnectionResetError):
         while part := receiver.sock.recv(MIB):
             received += part
