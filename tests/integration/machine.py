@@ -148,7 +148,7 @@ class Machine:
         log = self.pod.network.folder / f"{self.pod.name}-boot.log"
         with open(log, "ab") as file:
             process = subprocess.Popen(list(map(str, argv)), stdin=subprocess.DEVNULL, stdout=file, stderr=file)
-        self._system = Daemon(process, ["systemd"], log)
+        self._system = Daemon(process, ["systemd"], log, self.pod.netns)
         self.pod.network.daemons.append(self._system)
         self._system.wait_ready(self._answers, PATIENCE)
         eventually(lambda: self.run(["systemctl", "is-system-running", "--wait"], check=False).stdout == "running\n")

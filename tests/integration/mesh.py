@@ -10,8 +10,8 @@
 A Sidecar has .pod (see netns.py), .proxy (the daemon), .config (the dict that was written), .weir(*words) (runs the
 command line against its proxy), .show(*words) (the same with -j, parsed), .reload(config), .frozen() (a context in which
 the proxy stands still: it learns of all that happens there in one turn of its loop), .stopped() (the same, where something
-may be left that cannot arrive before it goes on), .catch_up() (returns when it has
-dealt with all that was sent to it).
+may be left that cannot arrive before it goes on), .catch_up() (returns when it has dealt with all that was sent to it),
+.take_turn() (when its workers are through with what they were at), .said() (what it has printed by then).
 
 Scripted origins: `origin = Origin(pod, port, handler)` listens in the pod and calls handler(Peer) in a thread for every
 connection; errors in handlers fail the test when the origin is closed (use `with`).
@@ -137,8 +137,26 @@ class Sidecar:
 
     def catch_up(self):
         self.mesh.network.settle()
-        for _ in range(2):  # each answer takes a turn of every worker's loop, in which what is there is in no set order
-            self.connections()
+        for _ in range(2):  # what is there is in no set order within a turn
+            self.take_turn()
+
+    def take_turn(self):
+        """Returns when every worker has ended the turn of its loop that it was in."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(DEFAULT_TIMEOUT)
+            sock.connect(self.socket)
+            sock.sendall(b"conn show plain\n")  # asks each worker
+            answer = sock.recv(3)
+            while sock.recv(65536):
+                pass
+        if answer != b"ok ":
+            raise ConnectionError(answer)
+
+    def said(self):
+        """What the proxy has printed. What peers have of it by now is logged."""
+        with contextlib.suppress(OSError):  # it may be about to end
+            self.take_turn()
+        return self.proxy.output()
 
     def _stands_still(self):
         states = pathlib.Path(f"/proc/{self.proxy.pid}/task").glob("*/stat")
@@ -149,7 +167,8 @@ class Sidecar:
         return self.weir("config", "reload")
 
     def counter(self, name):
-        """The sum of a counter of `weir stats show` over its labels."""
+        """The sum of a counter of `weir stats show` over its labels. What peers have of the proxy by now is counted."""
+        self.take_turn()
         found = self.show("stats", "show")
         rows = found["counters"] if isinstance(found, dict) else found
         values = [row["value"] for row in rows if row["name"] in (name, "weir_" + name)]

@@ -256,7 +256,7 @@ def listening(port, address=None, udp=False):
     state = "07" if udp else "0A"
 
     def check(daemon):
-        return any(
+        return daemon.is_in_pod() and any(
             found == (port, found[1], state) and wanted in (None, found[1])
             for table in tables
             for found in _socket_addresses(daemon.pid, table)
@@ -324,8 +324,9 @@ def _arrived(rows):
 
 
 class Daemon:
-    def __init__(self, process, argv, log):
+    def __init__(self, process, argv, log, netns):
         self._process = process
+        self._netns = netns
         self.argv = argv
         self.log = log
 
@@ -339,6 +340,12 @@ class Daemon:
 
     def alive(self):
         return self._process.poll() is None
+
+    def is_in_pod(self):
+        """Not any more in the namespace of the test process, in which others listen."""
+        with contextlib.suppress(OSError):
+            return os.stat(f"/proc/{self.pid}/ns/net").st_ino == os.stat(RUN_NETNS / self._netns).st_ino
+        return False
 
     def output(self):
         return self.log.read_text(errors="replace")
@@ -447,7 +454,7 @@ class Pod:
                 env={**os.environ, **(env or {})},
                 cwd=cwd,
             )
-        daemon = Daemon(process, [str(word) for word in argv], log)
+        daemon = Daemon(process, [str(word) for word in argv], log, self.netns)
         self.network.daemons.append(daemon)
         if ready:
             daemon.wait_ready(ready, timeout)

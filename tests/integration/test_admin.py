@@ -231,7 +231,7 @@ def test_the_socket_and_who_may_use_it(mesh):
 
 def talk(sidecar, data, end=True):
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(20)
+        sock.settimeout(30)
         sock.connect(sidecar.socket)
         try:
             sock.sendall(data)

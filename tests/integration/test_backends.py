@@ -735,9 +735,9 @@ def open_pair(client, server, family):
     """A connection from the one pod to the other: its two ends."""
     with server.enter(), socket.create_server((getattr(server, family), 7000), family=SOCKET_FAMILY[family]) as listener:
         with client.enter():
-            calling = socket.create_connection(listener.getsockname()[:2], timeout=10)
+            calling = socket.create_connection(listener.getsockname()[:2], timeout=30)
         called = listener.accept()[0]
-    called.settimeout(10)
+    called.settimeout(30)
     return calling, called
 
 
@@ -779,7 +779,7 @@ def test_open_connections_go_on_when_rules_go(network, weir, address, backend, k
     Talker(app, 15001, "proxy", "::1" if address == "ipv6" else "127.0.0.1")
     before, words = state(app, STATE[1:]), {"env": environment(network, backend)}
     app.weir("apply", *BACKENDS[backend], "--vips", ",".join(VIPS), **words)
-    with app.enter(), socket.create_connection((other, 7000), timeout=10) as sock:
+    with app.enter(), socket.create_connection((other, 7000), timeout=30) as sock:
         assert sock.recv(100).startswith(b"proxy ")
         if keeper == "others":
             app.pod.run(["nft", THEIR_NAT])
@@ -799,7 +799,7 @@ def test_connections_from_outside_go_on_when_rules_go(network, weir, weir_proxy,
     sidecar = Mesh(network, weir, weir_proxy).sidecar("app", intercept={"capture": capture})
     other = network.pod("other")
     talkers(sidecar.pod, "app", 7000)
-    with other.enter(), socket.create_connection((getattr(sidecar, address), 7000), timeout=10) as sock:
+    with other.enter(), socket.create_connection((getattr(sidecar, address), 7000), timeout=30) as sock:
         assert sock.recv(100).startswith(b"app ")
         sidecar.pod.run([weir, "intercept", "remove", "--leave-open"])
         answer = probe(other, getattr(sidecar, address), 7000)

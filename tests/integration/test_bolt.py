@@ -958,7 +958,7 @@ def test_calls_under_way_are_capped_by_not_reading(site):
 
     def answer(got):
         if hold.is_set():
-            answered.wait(10)  # two must not write at once
+            answered.wait(30)  # two must not write at once
             return response(got.id)
         held.append(got)
         return None

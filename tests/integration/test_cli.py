@@ -19,7 +19,7 @@ def run(weir, *words, **env):
         [weir, *words],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         env={"PATH": "/usr/bin:/bin", "WEIR_ADMIN": "/nonexistent/admin.sock", **env},
     )
 
@@ -156,7 +156,7 @@ def fake_proxy(path, answer):
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield requests
-        thread.join(10)
+        thread.join(30)
 
 
 def ask(weir, path, answer, *words):

@@ -49,7 +49,7 @@ def mesh(network, weir, weir_proxy):
 
 
 def check(weir, path):
-    return subprocess.run([weir, "config", "check", path], capture_output=True, text=True, timeout=20)
+    return subprocess.run([weir, "config", "check", path], capture_output=True, text=True, timeout=60)
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def test_errors_say_where_and_what(weir, weir_proxy, tmp_path, before, after, pl
     first = done.stderr.splitlines()[0]
     assert first.startswith(f"{path}:{place[0]}:{place[1]}: "), done.stderr
     assert words in first
-    started = subprocess.run([weir_proxy, "--config", path], capture_output=True, text=True, timeout=20)
+    started = subprocess.run([weir_proxy, "--config", path], capture_output=True, text=True, timeout=60)
     assert started.returncode == 1
     assert started.stderr == done.stderr
     assert os.listdir(tmp_path) == ["weir.yaml"]  # no socket, no state

@@ -268,8 +268,8 @@ def test_pod_runs_as_its_manifest_says(network, weir, weir_proxy, engine):
     # Then the application's own init containers, which have the network, by way of the proxy.
     with Origin(server, 80, serve(reply("hello"))):
         kubelet.pod.resolv_conf("nameserver 10.77.0.1\n")
-        assert kubelet.pod.run(["curl", "-s", "--max-time", "10", "http://web.mesh/"]).stdout == "hello"
-        assert kubelet.pod.run(["curl", "-s", "--max-time", "10", f"http://{server.ipv4}/"]).stdout == "hello"
+        assert kubelet.pod.run(["curl", "-s", "--max-time", "30", "http://web.mesh/"]).stdout == "hello"
+        assert kubelet.pod.run(["curl", "-s", "--max-time", "30", f"http://{server.ipv4}/"]).stdout == "hello"
 
     # Then the application, whose probes tell the truth in strict mutual TLS, which nobody else gets around.
     assert kubelet.ask(app["livenessProbe"]) == kubelet.ask(app["readinessProbe"]) == 503
@@ -280,7 +280,7 @@ def test_pod_runs_as_its_manifest_says(network, weir, weir_proxy, engine):
             connect(kubelet.hub, kubelet.pod.ipv4, 8080).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response()
         assert [head.split()[1] for head in seen] == ["/alive"]
         # A service of which the pod itself is an endpoint, over mutual TLS.
-        kubelet.pod.run(["curl", "-sf", "--max-time", "10", "http://self.mesh/self"])
+        kubelet.pod.run(["curl", "-sf", "--max-time", "30", "http://self.mesh/self"])
         assert seen[-1].split()[1] == "/self"
         assert kubelet.ask(proxy["readinessProbe"]) == kubelet.ask(proxy["livenessProbe"]) == 200
         # The end: preStop of the sidecar, the application's end, and then the sidecar's.
@@ -289,7 +289,7 @@ def test_pod_runs_as_its_manifest_says(network, weir, weir_proxy, engine):
         assert kubelet.ask(proxy["readinessProbe"]) == 503 and kubelet.ask(app["livenessProbe"]) == 200
         assert kubelet.ask(proxy["livenessProbe"]) == 200  # else the kubelet would end it with its connections
     engine.podman("kill", "--signal", "TERM", "weir-proxy")
-    assert daemon.wait(20) == 0, (network.folder / "weir-proxy.log").read_text()
+    assert daemon.wait(30) == 0, (network.folder / "weir-proxy.log").read_text()
 
 
 JOB = """\
@@ -330,7 +330,7 @@ def test_a_job_ends_when_its_application_does(network, weir, weir_proxy, engine,
     assert kubelet.run("weir-init").returncode == 0
     with Origin(server, 80, serve(reply("hello"))), Origin(kubelet.pod, 8080, serve()):
         kubelet.pod.resolv_conf("nameserver 10.77.0.1\n")
-        assert kubelet.pod.run(["curl", "-s", "--max-time", "10", "http://web.mesh/"]).stdout == "hello"
+        assert kubelet.pod.run(["curl", "-s", "--max-time", "30", "http://web.mesh/"]).stdout == "hello"
         if left != "nothing":
             peer = connect(client, kubelet.pod.ipv4, 8080).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             assert peer.response()[0] == 200
@@ -339,7 +339,7 @@ def test_a_job_ends_when_its_application_does(network, weir, weir_proxy, engine,
     assert daemon.poll() is None
     assert "draining: yes" in engine.podman("exec", "weir-proxy", *proxy["lifecycle"]["preStop"]["exec"]["command"]).stdout
     engine.podman("stop", "--time", GRACE, "weir-proxy")
-    assert daemon.wait(20) == 0, (network.folder / "weir-proxy.log").read_text()
+    assert daemon.wait(30) == 0, (network.folder / "weir-proxy.log").read_text()
     if left != "nothing":
         peer.rest()  # it has ended
 
@@ -392,7 +392,7 @@ def test_agent_captures_pods_without_privileges(network, weir, weir_proxy, engin
     assert done.returncode == 0 and "installed" in done.stdout, done.stderr
     with Origin(server, 80, serve(reply("hello"))):
         kubelet.pod.resolv_conf("nameserver 10.77.0.1\n")
-        assert kubelet.pod.run(["curl", "-s", "--max-time", "10", "http://web.mesh/"]).stdout == "hello"
+        assert kubelet.pod.run(["curl", "-s", "--max-time", "30", "http://web.mesh/"]).stdout == "hello"
     with Origin(kubelet.pod, 8080, serve()):
         assert kubelet.ask(kubelet.containers["app"]["livenessProbe"]) == 200
         with pytest.raises((ConnectionResetError, AssertionError)):
@@ -406,7 +406,7 @@ def test_agent_captures_pods_without_privileges(network, weir, weir_proxy, engin
     done = kubelet.run("weir-init")
     assert done.returncode == 1 and "does weir's node agent run" in done.stderr
     engine.podman("kill", "--signal", "TERM", "weir-proxy")
-    assert daemon.wait(20) == 0
+    assert daemon.wait(30) == 0
 
 
 @pytest.mark.parametrize(

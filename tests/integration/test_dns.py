@@ -49,16 +49,16 @@ class Names:
         )
         self.pod = self.sidecar.pod
 
-    def ask(self, name, rdtype="A", tcp=False, family=4, timeout=8, **keys):
+    def ask(self, name, rdtype="A", tcp=False, family=4, timeout=30, **keys):
         keys.setdefault("use_edns", 0)
         return self.send(dns.message.make_query(name, rdtype, **keys), tcp, family, timeout)
 
-    def send(self, query, tcp=False, family=4, timeout=8):
+    def send(self, query, tcp=False, family=4, timeout=30):
         with self.pod.enter():
             function = dns.query.tcp if tcp else dns.query.udp
             return function(query, RESOLVER[family], timeout=timeout)
 
-    def raw(self, data, timeout=10):
+    def raw(self, data, timeout=30):
         with self.pod.enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.settimeout(timeout)
             sock.sendto(data, (RESOLVER[4], 53))
@@ -159,12 +159,12 @@ def test_localhost_stays_here(names):
 def test_tcp_pipelining_over_partial_writes(names):
     queries = [dns.message.make_query(name, "A") for name in ("web.mesh", "a.b.c.mesh", "nothing.mesh")]
     wire = b"".join(struct.pack("!H", len(q.to_wire())) + q.to_wire() for q in queries)
-    with names.pod.enter(), socket.create_connection((RESOLVER[4], 53), timeout=5) as sock:
+    with names.pod.enter(), socket.create_connection((RESOLVER[4], 53), timeout=30) as sock:
         for byte in wire:
             sock.sendall(bytes([byte]))
         answers = {}
         for _ in queries:
-            answer, _ = dns.query.receive_tcp(sock, expiration=time.time() + 5)
+            answer, _ = dns.query.receive_tcp(sock, expiration=time.time() + 30)
             answers[answer.id] = answer
     assert [answers[q.id].rcode() for q in queries] == [0, 0, dns.rcode.NXDOMAIN]
 
@@ -179,7 +179,7 @@ def test_bursts_from_several_sockets(names, family):
         socks = [socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM) for _ in range(3)]
     for sock in socks:
         sock.connect((RESOLVER[family], 53))
-        sock.settimeout(5)
+        sock.settimeout(30)
     for _ in range(10):
         sent = {}
         for i in range(90):
@@ -252,7 +252,7 @@ def test_forwarded_answers_are_those_of_unbound(forwarding, tcp):
                 query = dns.message.make_query(name, rdtype, **keys)
                 with forwarding.pod.enter():
                     function = dns.query.tcp if tcp else dns.query.udp
-                    expected = function(query, "127.0.0.1", port=5300, timeout=5)
+                    expected = function(query, "127.0.0.1", port=5300, timeout=30)
                 for _ in range(2):  # from upstream, then from the cache
                     got = forwarding.send(query, tcp)
                     assert got.question == expected.question
@@ -341,33 +341,26 @@ def test_the_next_server_is_asked_before_the_first_one_again(mesh, first):
     sidecar = mesh.sidecar("client", pod=pod, dns={"upstream": ["127.0.0.1:5301", "127.0.0.1:5302"]})
     names = Names.__new__(Names)
     names.sidecar, names.pod = sidecar, pod
-    wait_until(lambda: values(names.ask("fail.example", timeout=30)) == ["192.0.2.1"])
+    wait_until(lambda: values(names.ask("fail.example")) == ["192.0.2.1"])
     assert asked[:2] == [5301, 5302] if first in handlers else asked[0] == 5302
 
 
 def test_identical_queries_share_one_upstream(mesh):
     pod = mesh.network.pod("client")
-    go = threading.Event()
-
-    def handler(query):
-        go.wait(5)
-        return reply(query, (query.question[0].name, 60, "A", "192.0.2.1"))
-
-    upstream = Upstream(pod, 5301, handler)
+    upstream = Upstream(pod, 5301, lambda query: reply(query, (query.question[0].name, 60, "A", "192.0.2.1")))
     sidecar = mesh.sidecar("client", pod=pod, dns={"upstream": ["127.0.0.1:5301"]})
     queries = [dns.message.make_query("Same.example" if i % 2 else "same.EXAMPLE", "A") for i in range(20)]
     with pod.enter():
         socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in queries]
-    for sock, query in zip(socks, queries):
-        sock.settimeout(5)
-        sock.sendto(query.to_wire(), (RESOLVER[4], 53))
-    wait_until(lambda: sidecar.counter("dns_queries_total") == 20)
-    go.set()
+    with sidecar.frozen():  # it reads all of them before an answer
+        for sock, query in zip(socks, queries):
+            sock.settimeout(30)
+            sock.sendto(query.to_wire(), (RESOLVER[4], 53))
     for sock, query in zip(socks, queries):
         answer = dns.message.from_wire(sock.recv(4096))
         assert answer.id == query.id and answer.question == query.question and values(answer) == ["192.0.2.1"]
         assert answer.question[0].name.to_text() == query.question[0].name.to_text()
-    assert len(upstream.queries) == 1
+    assert len({query.id for query in upstream.queries}) == 1  # which is sent again if it was not answered in time
 
 
 def test_ttls_count_down_and_client_subnet_is_not_passed_on(mesh):
@@ -416,7 +409,7 @@ def test_a_virtual_ip_is_written_before_anybody_is_told_of_it(mesh):
         assert b"new.mesh " in reader.read()
     reload.join()
     assert values(names.ask("new.mesh"))
-    assert "the virtual IPs could not be written" in names.sidecar.proxy.output()
+    assert "the virtual IPs could not be written" in names.sidecar.said()
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty", "foreign"])
@@ -486,7 +479,7 @@ def test_a_server_that_leads_back_to_us(mesh):
         assert names.ask("loop.example").rcode() == rcode
         came = sidecar.counter("dns_queries_total")
         assert 2 <= came < 20
-        assert names.ask("loop.example", timeout=8).rcode() == rcode
+        assert names.ask("loop.example").rcode() == rcode
         assert sidecar.counter("dns_queries_total") < 40
         sidecar.proxy.stop()
 
@@ -499,7 +492,7 @@ def test_what_unbound_refuses_too(forwarding):
         wire = change(bytearray(query.to_wire()))
         answers = []
         with forwarding.pod.enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(5)
+            sock.settimeout(30)
             for server in ((RESOLVER[4], 53), ("127.0.0.1", 5300)):
                 sock.sendto(bytes(wire), server)
                 answers.append(dns.message.from_wire(sock.recv(4096), ignore_trailing=True, question_only=False).rcode())
@@ -556,7 +549,7 @@ def test_more_over_tcp_than_can_be_sent_at_once(names):
         while wire and writable(sock, 0.5):  # until nothing more is taken
             wire = wire[sock.send(wire) :]
         assert wire
-        sock.settimeout(20)
+        sock.settimeout(30)
         sender = threading.Thread(target=lambda: (sock.sendall(wire), sock.shutdown(socket.SHUT_WR)))
         sender.start()
         got = bytearray()
@@ -588,11 +581,11 @@ def test_queries_that_wait_on_one_tcp_connection_are_bounded(mesh):
     Upstream(pod, 5301, lambda query: None)
     sidecar = mesh.sidecar("client", pod=pod, dns={"upstream": ["127.0.0.1:5301"]})
     queries = [dns.message.make_query(f"n{i}.example", "A") for i in range(100)]
-    with pod.enter(), socket.create_connection((RESOLVER[4], 53), timeout=20) as sock:
+    with pod.enter(), socket.create_connection((RESOLVER[4], 53), timeout=30) as sock:
         sock.sendall(b"".join(framed(query) for query in queries))
-        wait_until(lambda: sidecar.counter("dns_queries_total") >= 64)
-        assert sidecar.counter("dns_queries_total") == 64
-        answers = [dns.query.receive_tcp(sock, expiration=time.time() + 20)[0] for _ in queries]
+        # More are read when those are answered, after seconds.
+        assert wait_until(lambda: (count := sidecar.counter("dns_queries_total")) >= 64 and count) == 64
+        answers = [dns.query.receive_tcp(sock, expiration=time.time() + 30)[0] for _ in queries]
     assert {answer.id for answer in answers} == {query.id for query in queries}
     assert {answer.rcode() for answer in answers} == {dns.rcode.SERVFAIL}
 
@@ -606,21 +599,21 @@ def test_tcp_clients_that_wait_for_an_answer_are_bounded(mesh):
     go = threading.Event()
 
     def handler(query):
-        go.wait(8)
+        go.wait(30)
         return reply(query, (query.question[0].name, 60, "A", "192.0.2.1"))
 
     Upstream(pod, 5301, handler)
     sidecar = mesh.sidecar("client", pod=pod, services=SERVICES, clusters=[cluster("c", [])], dns={"upstream": ["127.0.0.1:5301"]})
     with pod.enter():
-        busy = [socket.create_connection((RESOLVER[4], 53), timeout=15) for _ in range(TCP_PLACES)]
+        busy = [socket.create_connection((RESOLVER[4], 53), timeout=30) for _ in range(TCP_PLACES)]
         for sock in busy:
             sock.sendall(framed(dns.message.make_query("slow.example", "A")))
         wait_until(lambda: sidecar.counter("dns_queries_total") == TCP_PLACES)
-        last = socket.create_connection((RESOLVER[4], 53), timeout=15)
+        last = socket.create_connection((RESOLVER[4], 53), timeout=30)
     last.sendall(framed(dns.message.make_query("web.mesh", "A")))
     waited = not readable(last, 0.3)
     go.set()
-    answers = [dns.query.receive_tcp(sock, expiration=time.time() + 15)[0] for sock in (*busy, last)]
+    answers = [dns.query.receive_tcp(sock, expiration=time.time() + 30)[0] for sock in (*busy, last)]
     assert values(answers[-1])
     # Nobody was closed before the answer; on a slow machine the time for it was over when the last one came.
     assert waited or answers[0].rcode() == dns.rcode.SERVFAIL
@@ -633,13 +626,13 @@ def test_a_silent_tcp_client_gives_way(names):
     answer does not."""
     query = framed(dns.message.make_query("web.mesh", "A"))
     with names.pod.enter():
-        first, *silent = [socket.create_connection((RESOLVER[4], 53), timeout=5) for _ in range(TCP_PLACES)]
+        first, *silent = [socket.create_connection((RESOLVER[4], 53), timeout=30) for _ in range(TCP_PLACES)]
         first.sendall(query)  # heard of last
-        assert values(dns.query.receive_tcp(first, expiration=time.time() + 5)[0])
-        more = [socket.create_connection((RESOLVER[4], 53), timeout=5) for _ in range(3)]
+        assert values(dns.query.receive_tcp(first, expiration=time.time() + 30)[0])
+        more = [socket.create_connection((RESOLVER[4], 53), timeout=30) for _ in range(3)]
     for sock in (*more, first):
         sock.sendall(query)
-        assert values(dns.query.receive_tcp(sock, expiration=time.time() + 5)[0])
+        assert values(dns.query.receive_tcp(sock, expiration=time.time() + 30)[0])
     assert [sock.recv(1) for sock in silent[:3]] == [b""] * 3
     for sock in (first, *silent, *more):
         sock.close()

@@ -149,7 +149,7 @@ def test_more_connections_than_ports(lone, other, family):
     with contextlib.ExitStack() as stack:
         for _ in range(50):
             with lone.enter():
-                sock = stack.enter_context(socket.create_connection((ip_of(other, family), 80), 10))
+                sock = stack.enter_context(socket.create_connection((ip_of(other, family), 80), 30))
             assert sock.recv(99).decode() == f"outbound {name_of(ip_of(other, family), 80)}"
             assert sock.getpeername()[:2] == (ip_of(other, family), 80)
     assert on_their_way(lone.pod) == 0
@@ -171,7 +171,7 @@ def test_who_chooses_an_interface_hears_that_the_proxy_is_not_there(lone, other,
     def call(kind, port):
         with lone.enter(), socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, kind) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
-            sock.settimeout(10)
+            sock.settimeout(30)
             sock.connect((ip_of(other, family), port))
             if kind == socket.SOCK_DGRAM:
                 sock.send(b"?")
@@ -371,7 +371,7 @@ def test_what_opens_no_connection_is_refused_meanwhile(lone, other):
     Server(lone.pod, 80, "app")
     lone.apply(*EBPF, "--fail", "hold")
     with other.enter(), socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as sock:
-        sock.settimeout(10)
+        sock.settimeout(30)
         sock.connect((lone.ipv4, 0))
         for flags in (SYN, ACK):
             sock.send(segment(other.ipv4, lone.ipv4, (41000, 80), flags))

@@ -398,7 +398,7 @@ def test_a_process(site):
     "word", ["", ":80", "a b", "a\nb", "\x1b[31m", "1.2.3.4:99999", "[::1", "[::1]:99999", "name:", "name:0", "name:65536", "a" * 300]
 )
 def test_what_is_neither_an_address_nor_a_name(weir, word):
-    done = subprocess.run([weir, "explain", "flow", word], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([weir, "explain", "flow", word], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "") and "neither an address" in done.stderr
 
 

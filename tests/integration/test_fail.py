@@ -265,7 +265,7 @@ def test_a_proxy_that_drains_lets_go_at_once(mesh, other, admin):
     sidecar.write({**sidecar.config, "admin": {**sidecar.config["admin"], **admin}})
     sidecar.start()
     Echo(other, 4000, "other")
-    with sidecar.pod.enter(), socket.create_connection((other.ipv4, 4000), timeout=10) as sock:
+    with sidecar.pod.enter(), socket.create_connection((other.ipv4, 4000), timeout=30) as sock:
         assert sock.recv(100) == b"other"
         os.kill(sidecar.proxy.pid, signal.SIGTERM)
         wait_until(lambda: "table inet weir " not in sidecar.pod.run(["nft", "list", "ruleset"]).stdout)

@@ -284,7 +284,7 @@ def test_no_route(mesh):
         assert peer.send("GET /else HTTP/1.1\r\nHost: web.mesh\r\n\r\n").response()[0] == 404
         assert peer.send("GET /only/x HTTP/1.1\r\nHost: web.mesh\r\n\r\n").response()[0] == 200
         peer.close()
-    assert "status=404 flag=NR" in web.client.proxy.output()
+    assert "status=404 flag=NR" in web.client.said()
 
 
 def test_nobody_listens(mesh):
@@ -293,7 +293,7 @@ def test_nobody_listens(mesh):
     status, _, body = peer.send("GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n").response()
     assert status == 503 and b"could not be reached" in body
     assert peer.send("GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n").response()[0] == 503  # the connection stays
-    assert "status=503 flag=UF" in web.client.proxy.output()
+    assert "status=503 flag=UF" in web.client.said()
 
 
 def test_the_upstream_takes_too_long(mesh):
@@ -308,7 +308,7 @@ def test_the_upstream_takes_too_long(mesh):
         peer = web.connect().send("GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n")
         assert peer.response()[0] == 504
         peer.close()
-    assert "status=504 flag=UT" in web.client.proxy.output()
+    assert "status=504 flag=UT" in web.client.said()
 
 
 @pytest.mark.parametrize("junk", ["nonsense\r\n\r\n", "HTTP/1.1 2000 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nA B: c\r\n\r\n"])

@@ -241,7 +241,7 @@ def test_the_proxys_own_answers(mesh):
     web = http1_web(mesh, services=[service("web.mesh", 80, routes=[{"match": {"path": "/here"}, "to": [{"cluster": "web"}]}])])
     assert curl(web, H2, "-w", "%{http_code}", "http://web.mesh/there").stdout == "no route matches this request\n404"
     assert curl(web, H2, "-w", "%{http_code}", "http://web.mesh/here").stdout.endswith("503")
-    assert "protocol=http2" in web.client.proxy.output()
+    assert "protocol=http2" in web.client.said()
 
 
 def test_websocket_from_http2_to_http1(web1):
@@ -386,7 +386,7 @@ def test_pass_through_to_the_original_destination(pair):
     """No virtual host: as the client speaks, to where it was going."""
     done = pair.curl(H2, "-o", "/dev/null", "-w", "%{http_code} %{http_version}", f"http://{pair.server.ipv4}:8082/small")
     assert done.stdout == "200 2"
-    assert "cluster=- endpoint=" + pair.server.ipv4 in pair.client.proxy.output()
+    assert "cluster=- endpoint=" + pair.server.ipv4 in pair.client.said()
 
 
 def test_alpn_with_a_server_that_is_no_proxy(mesh):
@@ -695,8 +695,8 @@ def test_an_answer_of_the_proxys_own_is_grpc_for_grpc(mesh):
     frames = Frames(web).send(frame(HEADERS, 5, 1, GRPC))
     assert frames.until(HEADERS, 1)[1] & 1  # trailers only
     wait_until(lambda: "protocol=grpc" in web.client.proxy.output(), what="the log")
-    assert "status=200" in web.client.proxy.output()
-    assert "grpc_status=14" in web.client.proxy.output()
+    assert "status=200" in web.client.said()
+    assert "grpc_status=14" in web.client.said()
 
 
 def test_the_callers_deadline(mesh):

@@ -267,7 +267,7 @@ def test_the_end_of_a_client_without_streams_is_no_failure(mesh):
         assert stream.body == b"ok"
         client.sock.shutdown(socket.SHUT_WR)
         client.rest()
-        assert client.ended and "flag=DC" not in site.client.proxy.output()
+        assert client.ended and "flag=DC" not in site.client.said()
 
 
 # --- an endpoint that takes few at a time -----------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def test_how_many_requests_wait_for_an_endpoint(mesh):
             more = clients[0].request(get("/more"))
             clients[0].until(lambda: more.ended)  # noqa: B023
             assert more.status == 503
-        assert site.client.proxy.output().count("path=/more status=503 flag=UO") == 2
+        assert site.client.said().count("path=/more status=503 flag=UO") == 2
         assert len(held) == 64
         clients.pop().close()
         wait_until(lambda: len(site.client.connections()) == 8)

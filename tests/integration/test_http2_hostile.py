@@ -489,7 +489,7 @@ def test_6_9_1_a_server_that_overruns_the_windows(bench):
 
     with Hostile(bench, act):
         peer = bench.peer().send(b"GET / HTTP/1.1\r\nHost: bad.mesh\r\n\r\n")
-        done.wait(20)
+        done.wait(30)
         with contextlib.suppress(ConnectionResetError):
             assert not peer.rest().endswith(b"\r\n0\r\n\r\n")
         peer.close()

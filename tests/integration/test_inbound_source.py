@@ -9,8 +9,8 @@ import threading
 import pytest
 
 from capture import Server, probe, state
-from mesh import Mesh
-from netns import listening, wait_until
+from mesh import Mesh, serving
+from netns import wait_until
 
 families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
 back_ends = pytest.mark.parametrize("backend", ["nft", "iptables", "ebpf"])
@@ -39,7 +39,7 @@ def connect_from(pod, port, to):
         sock = socket.socket(socket.AF_INET6 if ":" in to[0] else socket.AF_INET)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("", port))
-        sock.settimeout(10)
+        sock.settimeout(30)
         sock.connect(to)
     return sock
 
@@ -56,7 +56,7 @@ def test_the_proxys_port_is_that_of_another_connection(mesh, family, backend):
         listener = socket.create_server(
             (ANY[family], 7000), family=socket.AF_INET6 if family == 6 else socket.AF_INET, backlog=8
         )
-    listener.settimeout(10)
+    listener.settimeout(30)
     pairs, seen = [], set()
     for port in (40001, 40003, 40000, 40002):
         ours = connect_from(client, port, (ip_of(sidecar, family), 7000))
@@ -66,8 +66,8 @@ def test_the_proxys_port_is_that_of_another_connection(mesh, family, backend):
         pairs.append((ours, theirs))
     assert seen == {40000, 40001, 40002, 40003}, "all of them are in use on both ways"
     for number, (ours, theirs) in enumerate(pairs):
-        ours.settimeout(10)
-        theirs.settimeout(10)
+        ours.settimeout(30)
+        theirs.settimeout(30)
         ours.sendall(b"to %d" % number)
         assert theirs.recv(100) == b"to %d" % number
         theirs.sendall(b"from %d" % number)
@@ -107,7 +107,7 @@ class Web(http.server.ThreadingHTTPServer):
 
 def get(pod, address, port):
     host = f"[{address}]" if ":" in address else address
-    return pod.run(["curl", "-sS", "--max-time", "10", f"http://{host}:{port}/"]).stdout.split()
+    return pod.run(["curl", "-sS", "--max-time", "30", f"http://{host}:{port}/"]).stdout.split()
 
 
 @families
@@ -189,8 +189,9 @@ def test_a_proxy_without_the_privilege_says_so(mesh, weir):
     os.chown(sidecar.folder, 65534, 65534)
     words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
     sidecar.proxy = sidecar.pod.start(
-        [*words, mesh.weir_proxy, "--config", sidecar.config_path], ready=listening(15006)
+        [*words, mesh.weir_proxy, "--config", sidecar.config_path], ready=serving(sidecar.socket)
     )
+    sidecar.take_turn()
     wait_until(lambda: "applications do not see their clients' addresses" in sidecar.proxy.output())
     sidecar.pod.run([weir, "intercept", "apply", "--proxy-user", "65534", "--inbound-source", "client"])
     Server(sidecar.pod, 7000, "app")

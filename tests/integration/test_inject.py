@@ -89,7 +89,7 @@ spec: {ports: [{port: 80}]}
 
 
 def weir_inject(weir, text, *words, check=True):
-    done = subprocess.run([weir, "inject", "-f", "-", *words], input=text, capture_output=True, text=True, timeout=20)
+    done = subprocess.run([weir, "inject", "-f", "-", *words], input=text, capture_output=True, text=True, timeout=60)
     if check:
         assert done.returncode == 0, done.stderr
     return done
@@ -275,13 +275,13 @@ def test_without_pods_nothing_changes(weir, text):
 def test_odd_layouts(weir, change):
     """With other line ends, without one at the end, lists where they are not expected, values over several lines."""
     text = change(KINDS["Pod"])
-    done = subprocess.run([weir, "inject", "-f", "-"], input=text.encode(), capture_output=True, timeout=20)
+    done = subprocess.run([weir, "inject", "-f", "-"], input=text.encode(), capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
     made = containers(kubernetes.load(done.stdout)[0])
     assert list(made) == ["weir-proxy", "weir-init", "app"]
-    again = subprocess.run([weir, "inject", "-f", "-"], input=done.stdout, capture_output=True, timeout=20)
+    again = subprocess.run([weir, "inject", "-f", "-"], input=done.stdout, capture_output=True, timeout=60)
     assert again.stdout == done.stdout
-    back = subprocess.run([weir, "inject", "-f", "-", "--uninject"], input=done.stdout, capture_output=True, timeout=20)
+    back = subprocess.run([weir, "inject", "-f", "-", "--uninject"], input=done.stdout, capture_output=True, timeout=60)
     assert back.stdout == text.encode()
     if "\r" in text:
         assert done.stdout.count(b"\r\n") == done.stdout.count(b"\n")
@@ -298,12 +298,12 @@ def test_what_follows_a_block_of_text_is_not_part_of_it(weir, style, more, end):
         + "        periodSeconds: 3\n      tty: true\n"
         + f"      command:\n      - {style}\n        abc\n{more}  initContainers: []"
     ).replace("\n", end)
-    done = subprocess.run([weir, "inject", "-f", "-"], input=text.encode(), capture_output=True, timeout=20)
+    done = subprocess.run([weir, "inject", "-f", "-"], input=text.encode(), capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
     app = containers(kubernetes.load(done.stdout)[0])["app"]
     assert app["readinessProbe"] == {"httpGet": {"path": "/weir/probe/app/readiness", "port": 15021}, "periodSeconds": 3}
     assert app["tty"] is True and app["command"][0].strip() == "abc"
-    back = subprocess.run([weir, "inject", "-f", "-", "--uninject"], input=done.stdout, capture_output=True, timeout=20)
+    back = subprocess.run([weir, "inject", "-f", "-", "--uninject"], input=done.stdout, capture_output=True, timeout=60)
     assert back.stdout == text.encode()
 
 

@@ -116,7 +116,7 @@ class Injector:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         with self.pod.enter():
-            return context.wrap_socket(socket.create_connection(("127.0.0.1", PORT), timeout=10))
+            return context.wrap_socket(socket.create_connection(("127.0.0.1", PORT), timeout=30))
 
     def request(self, method, path, body=None, headers=None, **options):
         client = http.client.HTTPConnection("injector")
@@ -351,7 +351,7 @@ def test_silent_clients_do_not_keep_the_api_server_out(injector):
             silent.append(socket.create_connection(("127.0.0.1", PORT)))
     assert injector.review(review())["allowed"]
     plain = silent.pop()
-    plain.settimeout(10)
+    plain.settimeout(30)
     with contextlib.suppress(ConnectionError):
         plain.sendall(b"POST /inject HTTP/1.1\r\nHost: a\r\n\r\n")  # no TLS
         assert b"HTTP" not in plain.recv(100)
@@ -380,7 +380,7 @@ def test_start_and_end(injector, weir, tmp_path):
     assert injector.daemon.stop() == 0
 
     def run(*words):
-        return subprocess.run([weir, "injector", *words], capture_output=True, text=True, timeout=20)
+        return subprocess.run([weir, "injector", *words], capture_output=True, text=True, timeout=60)
 
     assert run().returncode == 2
     done = run("--certificate", tmp_path / "no", "--private-key", injector.key)

@@ -125,7 +125,7 @@ def test_a_source_port_that_the_proxy_used_does_not_let_a_query_pass(app, peer, 
         with app.enter():
             sock = socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, socket.SOCK_DGRAM)
             with sock:
-                sock.settimeout(10)
+                sock.settimeout(30)
                 if mark:
                     sock.setsockopt(socket.SOL_SOCKET, 36, mark)
                 sock.bind((ip_of(app, family), 5353))
@@ -146,7 +146,7 @@ def test_many_destinations_from_one_source_port(app, peer, family):
         with app.enter():
             sock = socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, socket.SOCK_STREAM)
         with sock:
-            sock.settimeout(10)
+            sock.settimeout(30)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((ip_of(app, family), 4444))
             sock.connect((ip_of(peer, family), port))
@@ -1368,7 +1368,7 @@ def test_bad_command_lines(weir, words, message):
     for verb in ("plan", "apply"):
         if message is None and verb == "apply":
             continue
-        done = subprocess.run([weir, "intercept", verb, *words], capture_output=True, text=True, timeout=20)
+        done = subprocess.run([weir, "intercept", verb, *words], capture_output=True, text=True, timeout=60)
         if message is None:
             assert done.returncode == 0
             continue

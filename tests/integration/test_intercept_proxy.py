@@ -10,7 +10,7 @@ import socket
 import pytest
 
 from capture import Server, probe, state
-from mesh import Mesh, cluster, connect, service
+from mesh import Mesh, cluster, connect, service, serving
 from netns import listening, wait_until
 
 families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
@@ -162,7 +162,7 @@ def test_a_name_is_resolved_and_reached_without_a_default_route(mesh, family):
         import socket, sys
         family = socket.AF_INET6 if sys.argv[1] == "6" else socket.AF_INET
         address = socket.getaddrinfo("app.mesh", 80, family, socket.SOCK_STREAM)[0][4]
-        with socket.create_connection(address[:2], 10) as sock:
+        with socket.create_connection(address[:2], 30) as sock:
             print(address[0], sock.getpeername()[0], sock.recv(100).decode())
     """
     address, peer, word, _ = pod.python(code, str(family)).stdout.split()
@@ -250,8 +250,9 @@ def test_a_proxy_that_cannot_mark_its_sockets(mesh, weir, family):
     os.chown(sidecar.folder, 65534, 65534)
     words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
     sidecar.proxy = sidecar.pod.start(
-        [*words, mesh.weir_proxy, "--config", sidecar.config_path], ready=listening(15001)
+        [*words, mesh.weir_proxy, "--config", sidecar.config_path], ready=serving(sidecar.socket)
     )
+    sidecar.take_turn()
     wait_until(lambda: "sockets cannot be marked" in sidecar.proxy.output())
     sidecar.pod.run([weir, "intercept", "apply", "--proxy-user", "65534"])
     for _ in range(3):
@@ -279,7 +280,7 @@ def test_more_connections_than_ephemeral_ports(mesh, family, direction, each):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((ANY[family], port))
             sock.listen(64)
-            sock.settimeout(10)
+            sock.settimeout(30)
             held.append(sock)
     sidecar.pod.sysctl("net.ipv4.ip_local_port_range", "40000 40009")
     listeners = list(held)
@@ -302,9 +303,10 @@ def test_bind_leaves_the_port_to_connect(mesh):
     server.proxy = server.pod.start(
         ["strace", "-f", "-e", "trace=setsockopt,bind,connect", "-o", trace, mesh.weir_proxy]
         + ["--config", server.config_path],
-        ready=listening(15006),
+        ready=serving(server.socket),
         env={"ASAN_OPTIONS": "detect_leaks=0"},
     )
+    server.take_turn()
     server.intercept("apply")
     Server(server.pod, 7000, "app")
     assert probe(mesh.network.pod("client"), server.ipv4, 7000).startswith("app ")

@@ -71,7 +71,7 @@ def answer_size(pod, address, port):
     crowd = Crowd(pod, address, port, 1)
     sock = crowd.socks[0]
     sock.setblocking(True)
-    sock.settimeout(10)
+    sock.settimeout(30)
     sock.sendall(REQUEST)
     data = b""
     while b"\r\n\r\n" not in data:

@@ -47,7 +47,7 @@ class Site:
         return f"{self.server.ipv4}:{8081 + self.NAMES.index(name)}"
 
     def curl(self, *words, **options):
-        return self.client.pod.run(["curl", "-sS", "--max-time", "20", *words], timeout=60, **options).stdout
+        return self.client.pod.run(["curl", "-sS", "--max-time", "30", *words], timeout=60, **options).stdout
 
     def asks(self, *words):
         return self.curl(*words).strip()
@@ -110,7 +110,7 @@ def test_a_port_that_a_virtual_ip_does_not_have(mesh, family, data):
         assert connect(site.client.pod, site.vip("web.mesh", family), 81).send(data).rest() == b""
     assert site.client.counter("virtual_ip_refused_total") == 1
     assert site.client.counter("upstream_connections_total") == 0
-    assert "no service has this port of a virtual IP" in site.client.proxy.output()
+    assert "no service has this port of a virtual IP" in site.client.said()
 
 
 def test_a_service_that_is_removed_under_a_connection(mesh):
@@ -402,8 +402,8 @@ def test_a_connect_timeout_without_another_endpoint(mesh):
     rows = [("10.77.0.2:8081", 1)]
     site = Site(mesh, [service("web.mesh", 80, "all")], [spread("all", rows, connect_timeout="100ms")])
     drop(site.server, 8081)
-    assert site.asks("--max-time", "10", "http://web.mesh/") == "connecting to the upstream took too long"
-    assert "status=503 flag=UF" in site.client.proxy.output()
+    assert site.asks("--max-time", "30", "http://web.mesh/") == "connecting to the upstream took too long"
+    assert "status=503 flag=UF" in site.client.said()
 
 
 # --- timeouts and retries ---------------------------------------------------------------------------------------------
@@ -428,7 +428,7 @@ def test_route_timeout(mesh):
 
     with Origin(site.server, 8081, never):
         assert site.status("http://web.mesh/") == "504"
-    assert "status=504 flag=UT" in site.client.proxy.output()
+    assert "status=504 flag=UT" in site.client.said()
     with Origin(site.server, 8081, half):
         cut = site.client.pod.run(["curl", "-sS", "http://web.mesh/"], check=False)
         assert cut.returncode != 0 and cut.stdout in ("", "half")

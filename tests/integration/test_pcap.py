@@ -210,7 +210,7 @@ def test_a_pipe_learns_of_new_connections(network, near):
 
         wait_until(annotated)
         process.stdin.close()
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
         assert packets(out.read_bytes())[-1].comments[0].startswith(f"weir: {talk.near} -> {talk.far} (echo.mesh), ")
         talk.peer.close()
     finally:

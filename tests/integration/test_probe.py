@@ -180,7 +180,7 @@ def foreign_programs(pod, weir, group=None):
     """{hook and name: row} of other programs; as seen by a process of that control group."""
     into = ["sh", "-c", 'echo $$ >"$0"/cgroup.procs && exec "$@"', str(group)] if group else []
     enter = [*into, "nsenter", f"--net=/run/netns/{pod.netns}"]
-    done = subprocess.run([*enter, weir, "intercept", "show", "--foreign", "-j"], capture_output=True, check=True, timeout=20)
+    done = subprocess.run([*enter, weir, "intercept", "show", "--foreign", "-j"], capture_output=True, check=True, timeout=60)
     rows = [row for row in json.loads(done.stdout)["foreign"] if row["kind"] == "BPF"]
     return {row["where"].partition(" (program ")[0]: row for row in rows}
 
@@ -235,7 +235,7 @@ def test_a_program_of_others_that_refuses(network, weir):
     app.apply("--backend", "ebpf")
     inner = CONTROL_GROUPS / f"{network.prefix}inner"
     inner.mkdir()
-    call = f"import socket; socket.create_connection(('{other.ipv4}', 80), 10)"
+    call = f"import socket; socket.create_connection(('{other.ipv4}', 80), 30)"
     words = ["sh", "-c", 'echo $$ >"$0"/cgroup.procs && exec "$@"', str(inner), "nsenter", f"--net=/run/netns/{app.pod.netns}"]
     words += ["python3", "-c", call]
     assert subprocess.run(words).returncode == 0

@@ -259,7 +259,7 @@ def test_drain_ahead_of_the_end(probed):
 
 def test_command_line(weir_proxy):
     def run(*words):
-        return subprocess.run([weir_proxy, *words], capture_output=True, text=True, timeout=20)
+        return subprocess.run([weir_proxy, *words], capture_output=True, text=True, timeout=60)
 
     for probe in ("x", "a=http:80", "a=tcp:80/x", "a=udp:53", "a=tcp:0", "a=tcp:70000", "=tcp:80", "a=http:80/a b"):
         done = run("--config=/nonexistent", f"--probe={probe}")
@@ -275,7 +275,7 @@ def test_settings_on_the_command_line(weir_proxy, tmp_path):
 
     def errors(*sets):
         words = [f"--set={text}" for text in sets]
-        done = subprocess.run([weir_proxy, "--config", path, *words], capture_output=True, text=True, timeout=20)
+        done = subprocess.run([weir_proxy, "--config", path, *words], capture_output=True, text=True, timeout=60)
         assert done.returncode == 1
         return done.stderr
 

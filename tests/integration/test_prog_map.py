@@ -49,7 +49,7 @@ families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
 
 
 def ask(weir, *words):
-    done = subprocess.run([weir, *map(str, words), "-j"], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([weir, *map(str, words), "-j"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -189,7 +189,7 @@ def test_connections_and_their_original_destinations(lone, weir, family):
         assert (row["side"], row["original"], row["redirect"]) == ("client", name_of(*to), redirect)
         assert row["socket"] == socket_cookie(client)
         lone.pod.run(["nft", "delete", "table", "inet", "late"])
-        listener.settimeout(20)
+        listener.settimeout(30)
         accepted, _ = listener.accept()
         with accepted:
             assert entries(lone.pod, weir, "weir_pending") == []
@@ -231,7 +231,7 @@ def test_calls_in_a_clients_name(network, weir, weir_proxy, family):
     address, client = (sidecar.ipv4, other.ipv4) if family == 4 else (sidecar.ipv6, other.ipv6)
     with sidecar.pod.enter():
         application = socket.create_server(("", 8080), family=kind)
-    application.settimeout(20)
+    application.settimeout(30)
     for known in (True, False):
         sidecar.pod.run(["nft", "-f", "-"], input="table inet late { chain c { type filter hook input priority 0; iif lo tcp dport 8080 drop; }; }")
         with other.enter(), socket.create_connection((address, 8080)):
@@ -255,7 +255,7 @@ def test_calls_in_a_clients_name(network, weir, weir_proxy, family):
                 assert (row["side"], row["original"]) == ("served", name_of(*peer[:2]))
         wait_until(lambda: entries(sidecar.pod, weir, "weir_callers") == [])
     application.close()
-    with other.enter(), contextlib.suppress(ConnectionResetError), socket.create_connection((address, 8080), timeout=20) as sock:
+    with other.enter(), contextlib.suppress(ConnectionResetError), socket.create_connection((address, 8080), timeout=30) as sock:
         assert sock.recv(1) == b""  # refused, and
     assert entries(sidecar.pod, weir, "weir_calls") == []
 

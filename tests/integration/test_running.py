@@ -117,7 +117,7 @@ class NotifySocket:
     def __init__(self, address):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.sock.bind(address)
-        self.sock.settimeout(10)
+        self.sock.settimeout(30)
 
     def next(self):
         return dict(line.split("=", 1) for line in self.sock.recv(4096).decode().splitlines())
@@ -193,14 +193,14 @@ class Held:
         def handler(peer):
             peer.head()
             self.arrived.set()
-            assert self.release.wait(20)
+            assert self.release.wait(30)
             peer.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
 
         self.origin = Origin(server, 8080, handler)
         vip = sidecar.show("vhost", "show")["virtual_hosts"][0]["vip4"]
         self.peer = connect(sidecar.pod, vip, 80)
         self.peer.send("GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n")
-        assert self.arrived.wait(10)
+        assert self.arrived.wait(30)
 
     def answered(self):
         self.release.set()
@@ -287,7 +287,7 @@ def test_idle_connections_do_not_hold_it_up(mesh):
     with held:
         assert held.answered()[0] == 200
         assert len(sidecar.connections()) == 1
-        assert sidecar.proxy.stop(timeout=10) == 0
+        assert sidecar.proxy.stop() == 0
         assert held.peer.rest() == b""
 
 
@@ -308,7 +308,7 @@ def test_pooled_connections_to_the_application_end_with_the_proxy(mesh):
         wait_until(lambda: not server.connections())
         assert server.counter("upstream_connections_active") == 1
         assert server.proxy.stop() == 0
-        assert ended.wait(10)
+        assert ended.wait(30)
 
 
 def test_the_deadline_cuts_what_still_runs(mesh):

@@ -116,7 +116,7 @@ class Proxy:
         or, without a number, to the end."""
         seen, garbage = len(self.recorder.requests), len(self.recorder.garbage)
         with self.pod.enter():
-            peer = Peer(socket.create_connection((self.address, self.port), timeout=10))
+            peer = Peer(socket.create_connection((self.address, self.port), timeout=30))
         with contextlib.suppress(ConnectionResetError):
             peer.send(data)
             while (answers is None or peer.buffer.count(b"\r\n\r\n") < answers) and peer._more():

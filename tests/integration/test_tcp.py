@@ -37,7 +37,7 @@ class Line:
             self.server = self.far.pod
         else:
             self.server = mesh.network.pod("server")
-        self.guesses = tls == "permissive"
+        self.tls, self.guesses = tls, tls == "permissive"
         keys = {"tls": "mesh"} if tls else {}
         self.client = mesh.sidecar(
             "client",
@@ -65,11 +65,16 @@ class Line:
         """The proxy that dials the server."""
         return self.mesh.sidecars[0]
 
-    def catch_up(self):
-        """With two proxies: the near one dials, says hello, ends the handshake; then the far one dials."""
-        for _ in range(2 * len(self.mesh.sidecars)):
+    def client_is_there(self):
+        """Returns when the proxies have done what there is to do for that. With TLS the near one dials, then says hello,
+        then ends the handshake, and the far one dials behind that."""
+        for _ in range(3 if self.tls else 1):
             for sidecar in reversed(self.mesh.sidecars):
                 sidecar.catch_up()
+
+    def server_has_spoken(self):
+        for sidecar in self.mesh.sidecars:
+            sidecar.catch_up()
 
     def connect(self):
         return connect(self.client.pod, vip(self.client, "db.mesh"), 5000)
@@ -95,6 +100,7 @@ def test_the_server_speaks_first(line):
     greeting = threading.Event()
 
     def handler(peer):
+        peer.sock.settimeout(2 * DEFAULT_TIMEOUT)  # much is looked at before the client speaks
         peer.send("220 hello\r\n")
         greeting.set()
         assert peer.until(b"\r\n") == b"QUIT\r\n"
@@ -102,10 +108,10 @@ def test_the_server_speaks_first(line):
 
     with line.origin(handler):
         peer = line.connect()
-        line.catch_up()
+        line.client_is_there()
         assert line.last.counter("upstream_connections_total") == 1
         assert greeting.wait(DEFAULT_TIMEOUT)
-        line.catch_up()
+        line.server_has_spoken()
         assert readable(peer.sock)
         assert peer.until(b"\r\n") == b"220 hello\r\n"
         peer.send("QUIT\r\n")
@@ -433,7 +439,7 @@ def test_a_connection_to_the_proxy_itself_is_refused(mesh):
     line = Line(mesh)
     for address, port in (("127.0.0.1", 15001), (line.client.ipv4, 15006)):
         with line.client.pod.enter(), pytest.raises(ConnectionError):
-            sock = socket.create_connection((address, port), timeout=5)
+            sock = socket.create_connection((address, port), timeout=30)
             sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             if sock.recv(1) == b"":
                 raise ConnectionError

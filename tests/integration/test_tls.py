@@ -48,7 +48,7 @@ def fields(line):
 
 
 def log_lines(sidecar, text):
-    return [line for line in sidecar.proxy.output().splitlines() if text in line]
+    return [line for line in sidecar.said().splitlines() if text in line]
 
 
 class Inbound:
@@ -393,7 +393,7 @@ def test_servers_refused(mesh, version):
             before = len(log_lines(site.client, handshakes))
             with site.s_server(version, files=files, name=what) as server:
                 answer = ["-o", "/dev/null", "-w", "%{http_code}", "--data", "keep this secret"]
-                words = ["curl", "-sS", "--max-time", "20", *answer, f"http://{what}.mesh:5000/"]
+                words = ["curl", "-sS", "--max-time", "30", *answer, f"http://{what}.mesh:5000/"]
                 assert site.client.pod.run(words).stdout == "503", what
                 assert "keep this secret" not in server.output(), what
             lines = [fields(line) for line in log_lines(site.client, handshakes)][before:]
@@ -432,7 +432,7 @@ def test_a_cluster_that_wants_tls_gets_no_plaintext(mesh):
         words = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-A", "secret", "http://db.mesh:5000/"]
         assert site.client.pod.run(words).stdout == "503"
     assert seen and all(data[:1] == b"\x16" and b"secret" not in data for data in seen)
-    assert "does not speak TLS" in site.client.proxy.output()
+    assert "does not speak TLS" in site.client.said()
 
 
 # --- modes ------------------------------------------------------------------------------------------------------------
@@ -542,7 +542,7 @@ def test_a_strict_port_and_half_a_hello(mesh, protocol, how):
                     peer.send(request)
             peers.append(peer)
         for peer in peers:
-            peer.sock.settimeout(15)  # the handshake may take 10 s
+            peer.sock.settimeout(30)  # the handshake may take 10 s
             with contextlib.suppress(ConnectionError):
                 while peer.another():
                     assert peer.buffer[0] in (0x15, 0x16), peer.buffer  # an alert, or a hello
@@ -647,7 +647,7 @@ class Traffic:
 
     def __exit__(self, *_):
         self.done = True
-        self._thread.join(20)
+        self._thread.join(30)
         self.peer.close()
 
 
@@ -840,7 +840,7 @@ class Secure:
         )
 
     def curl(self, *words):
-        return self.client.pod.run(["curl", "-sS", "--cacert", self.ca, "--max-time", "20", *words]).stdout
+        return self.client.pod.run(["curl", "-sS", "--cacert", self.ca, "--max-time", "30", *words]).stdout
 
 
 def test_application_tls_by_vip(mesh):

@@ -388,7 +388,7 @@ def test_websocket(site, at_once):
         peer.send(f"Sec-WebSocket-Accept: {accept}\r\n\r\nhello")
         assert peer.read(5) == b"howdy"
         peer.send(b"bye")
-        end.wait(10)
+        end.wait(30)
         assert peer.end().rest() == b"late"
 
     with site.origin(spoken_to(handler)):

@@ -96,7 +96,7 @@ def test_what_is_shown_while_a_call_is_under_way(site):
 
     def later(got):
         held.append(got)
-        done.wait(20)
+        done.wait(30)
         return response(got.id)
 
     with site.origin(answering(later)):

@@ -94,7 +94,7 @@ def test_two_machines_and_a_client_are_one_mesh(network, packages, vagrant):
         return all("inet weir" in machine.pod.run(["nft", "list", "tables"]).stdout for machine in machines.values())
 
     def answers():
-        return {client.run(["curl", "-s", "--max-time", "10", "http://reviews.mesh/"]).stdout for _ in range(4)}
+        return {client.run(["curl", "-s", "--max-time", "30", "http://reviews.mesh/"]).stdout for _ in range(4)}
 
     both = {"reviews from web-1\n", "reviews from web-2\n"}
     eventually(joined)
@@ -104,7 +104,7 @@ def test_two_machines_and_a_client_are_one_mesh(network, packages, vagrant):
     assert "spiffe://mesh/vm/client" in shown
     stranger = network.pod("stranger")
     for name in ("web-1", "web-2"):
-        refused = stranger.run(["curl", "-s", "--max-time", "10", f"http://{machines[name].pod.ipv4}:9080/"], check=False)
+        refused = stranger.run(["curl", "-s", "--max-time", "30", f"http://{machines[name].pod.ipv4}:9080/"], check=False)
         assert refused.returncode != 0 and refused.stdout == ""
     # One is off: the other answers. On again, it is a member as before.
     machines["web-2"].off()

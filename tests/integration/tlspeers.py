@@ -128,15 +128,15 @@ class Openssl:
 
     def end(self):
         """Waits for its own end; what it printed."""
-        self.process.wait(20)
-        self._reader.join(20)
+        self.process.wait(30)
+        self._reader.join(30)
         return self.output()
 
     def close(self):
         self.process.stdin.close()
         self.process.terminate()
-        self.process.wait(20)
-        self._reader.join(20)
+        self.process.wait(30)
+        self._reader.join(30)
         self.process.stdout.close()
         return self.output()
 
