@@ -141,8 +141,9 @@ def database(report, client, data):
     mesh_time, direct_time = min(times["db.mesh"]), min(times[data.ipv4])
     report.command("mariadb -h db.mesh -e 'SELECT title FROM books'", text)
     report.claim(text == "The Comedy of Errors\n", "the query is answered")
+    # Who waits whether the client speaks first waits for seconds; what is below one is the machine's.
     report.claim(
-        mesh_time < direct_time + 100,
+        mesh_time < direct_time + 1000,
         f"without delay: {mesh_time:.0f} ms for the whole client, {direct_time:.0f} ms beside the server",
     )
 
