@@ -22,6 +22,7 @@ usage: install.sh [OPTION ...]
   --no-start      services are enabled but not started
   --root DIR      installs into the system below DIR, an image for example; starts nothing
   --build DIR     in a checkout: take this build and do not build
+  --repair        files of weir that the record of the installation does not name are taken for ours: for a damaged record
   --dry-run       prints what would be changed
 
 Undone by uninstall.sh, which is installed as PREFIX/lib/weir/uninstall.sh.
@@ -123,7 +124,7 @@ check_programs() {
 check_targets() {
 	local target foreign=()
 	for target in "${targets[@]}"; do
-		{ [ -e "$root$target" ] || [ -L "$root$target" ]; } && ! noted file "$target" && foreign+=("$target")
+		{ [ -e "$root$target" ] || [ -L "$root$target" ]; } && [ "$repair" = 0 ] && ! noted file "$target" && foreign+=("$target")
 	done
 	[ ${#foreign[@]} = 0 ] ||
 		fail "${foreign[*]}: there already, and not by this script; remove that, or choose another --prefix"
@@ -139,7 +140,7 @@ check_units() {
 	local unit folder
 	for unit in "${units[@]}"; do
 		for folder in /etc /run /usr/lib /lib; do
-			[ ! -e "$root$folder/systemd/system/$unit" ] || noted unit "$unit" ||
+			[ ! -e "$root$folder/systemd/system/$unit" ] || noted unit "$unit" || [ "$repair" = 1 ] ||
 				fail "$folder/systemd/system/$unit: there already, and not by this script; remove that"
 		done
 	done
@@ -241,8 +242,34 @@ settle() {
 	start_units
 }
 
+# Of a damaged record the lines that are whole stay; what of weir is there and not in it, and only this script makes, is noted.
+# Files, units and rules follow as at every installation.
+mend_record() {
+	local path mode
+	[ "$dry" = 0 ] || return 0
+	if [ -e "$root$record" ]; then
+		head -n "$(wc -l <"$root$record")" "$root$record" | grep -aE "$record_line" >"$root$record.new" || true
+		mv "$root$record.new" "$root$record"
+	fi
+	note prefix "$prefix"
+	note pending restart
+	for path in "$prefix/lib/weir" "${config%/*}"; do
+		[ ! -d "$root$path" ] || note dir "$path"
+	done
+	[ ! -d "$root$state" ] || note state "$state"
+	! grep -q '^weir:.*:weir proxy:' "$root/etc/passwd" || note user weir
+	! made_drop_in || note drop-in "$drop_in"
+	for mode in capture none; do
+		note config "$(default_config "$here/install.d/weir.yaml" "$mode" | sha256sum | cut -d' ' -f1)"
+	done
+	for path in "${units[@]}"; do
+		note unit "$path"
+	done
+}
+
 install_all() {
 	local replaced=0 configured
+	[ "$repair" = 0 ] || mend_record
 	note prefix "$prefix"
 	# Also what an interrupted installation has replaced already.
 	! noted pending restart || replaced=1
@@ -257,18 +284,21 @@ install_all() {
 	set_dns "$dns" "$zone"
 	enable_units
 	settle
-	forget pending restart
 	renote version "$version"
+	forget pending restart
 }
 
 main() {
 	[ "$(id -u)" = 0 ] || [ "$dry" = 1 ] || fail "changes the machine, so it wants root"
 	check_system
 	alone
+	[ "$repair" = 1 ] || check_record
 	[ -z "$(values prefix)" ] || [ "$(values prefix)" = "$prefix" ] ||
 		fail "weir is installed under $(values prefix) already; uninstall that first, or give --prefix $(values prefix)"
+	local asked=$dns
 	dns=${dns:-$(values dns)}
 	dns=${dns:-capture}
+	[ "$dns" = "$(values dns)" ] || asked=$dns
 	check_user
 	check_dns "$dns"
 	find_programs
@@ -282,22 +312,24 @@ main() {
 	say "installing weir $version${before:+ over $before}${root:+ in $root}"
 	install_all
 	[ "$changed" = 1 ] || say "  nothing to change"
+	[ -z "$asked" ] || advise_dns "$dns"
 	[ "$dry" = 0 ] || { say "nothing was changed: --dry-run" && return; }
 	say "done: systemctl status ${units[*]}; configuration: $config"
 }
 
-prefix=/usr/local dns='' zone='' start=1 with_deps=0 build_dir='' version='' sources=() targets=()
+prefix=/usr/local dns='' zone='' start=1 with_deps=0 repair=0 build_dir='' version='' sources=() targets=()
 while [ $# -gt 0 ]; do
 	case $1 in
 	-h | --help) usage && exit 0 ;;
-	--prefix | --root | --dns | --dns-zone | --build) [ $# -ge 2 ] || bad_usage "$1 wants a value" ;;&
+	--prefix | --root | --dns | --dns-zone | --build) [ -n "${2:-}" ] || bad_usage "$1 wants a value" ;;&
 	--prefix) prefix=${2%/} && shift ;;
-	--root) root=$(cd "$2" && pwd) && shift ;;
+	--root) set_root "$2" && shift ;;
 	--dns) dns=$2 && shift ;;
 	--dns-zone) zone=$2 && shift ;;
-	--build) build_dir=$(readlink -f "$2") && shift ;;
+	--build) build_dir=$(realpath -m -- "$2") && shift ;;
 	--with-deps) with_deps=1 ;;
 	--no-start) start=0 ;;
+	--repair) repair=1 ;;
 	--dry-run) dry=1 ;;
 	*) bad_usage "unknown option '$1'" ;;
 	esac
@@ -305,8 +337,7 @@ while [ $# -gt 0 ]; do
 done
 [[ $prefix =~ ^/[A-Za-z0-9._/-]+$ ]] || bad_usage "--prefix wants an absolute path without special characters"
 [[ $dns =~ ^(|capture|resolved|none)$ ]] || bad_usage "--dns is capture, resolved or none"
-[[ $zone =~ ^[A-Za-z0-9._-]*$ ]] || bad_usage "--dns-zone wants the name of a zone"
-[ "$root" != / ] || root=''
+[ -z "$zone" ] || is_zone "$zone" || bad_usage "--dns-zone wants the name of a zone"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM

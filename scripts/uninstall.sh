@@ -21,6 +21,12 @@ usage: uninstall.sh [--purge] [--root DIR] [--dry-run]
 TEXT
 }
 
+bad_usage() {
+	echo "uninstall.sh: $*" >&2
+	usage >&2
+	exit 2
+}
+
 remove_rules() {
 	local weir
 	weir=$(values prefix)/bin/weir
@@ -30,7 +36,8 @@ remove_rules() {
 
 main() {
 	alone
-	[ -e "$root$record" ] || fail "weir was not installed here by install.sh: there is no $root$record"
+	check_record
+	[ -n "$(values prefix)" ] || fail "weir was not installed here by install.sh: $root$record does not say so"
 	say "uninstalling weir $(values version)${root:+ from $root}"
 	stop_units
 	remove_rules
@@ -48,14 +55,13 @@ while [ $# -gt 0 ]; do
 	--purge) purge=all ;;
 	--dry-run) dry=1 ;;
 	--root)
-		[ $# -ge 2 ] || { usage >&2 && exit 2; }
-		root=$(cd "$2" && pwd)
+		[ -n "${2:-}" ] || bad_usage "$1 wants a value"
+		set_root "$2"
 		shift
 		;;
-	*) usage >&2 && exit 2 ;;
+	*) bad_usage "unknown option '$1'" ;;
 	esac
 	shift
 done
-[ "$root" != / ] || root=''
 [ "$(id -u)" = 0 ] || [ "$dry" = 1 ] || fail "changes the machine, so it wants root"
 main

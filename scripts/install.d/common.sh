@@ -12,6 +12,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # which the shell of `su` has not
 root='' dry=0 quiet=0
 record_dir=/var/lib/weir-install
 record=$record_dir/record
+record_line='^(prefix|file|dir|config|drop-in|state|user|unit|dns|zone|pending|version) .'
 config=/etc/weir/weir.yaml
 state=/var/lib/weir
 drop_in=/etc/systemd/resolved.conf.d/weir.conf
@@ -26,6 +27,14 @@ fail() {
 
 say() {
 	[ "$quiet" = 1 ] || echo "$*"
+}
+
+# The system below the folder $1 is meant, for / this machine.
+set_root() {
+	[ -d "$1" ] || fail "there is no folder $1"
+	[ "${1:0:1}" = / ] || set -- "./$1"
+	root=$(cd -- "$1" && pwd) || exit 1
+	[[ ! $root =~ ^/+$ ]] || root=''
 }
 
 # Says what is changed, once; true if it is to be done.
@@ -78,6 +87,29 @@ renote() {
 		[ "$old" = "$2" ] || forget "$1" "$old"
 	done
 	note "$1" "$2"
+}
+
+# What is wrong with the record of install.sh, if anything. One of an installation that was interrupted ends early, but not in
+# the midst of a line, and it names whatever was put on the machine.
+record_fault() {
+	local path prefix
+	prefix=$(values prefix)
+	[ -z "$(tail -c 1 "$root$record")" ] || { echo "its last line has no end" && return; }
+	! grep -aqvE "$record_line" "$root$record" ||
+		{ echo "it has lines that nobody wrote" && return; }
+	for path in "${prefix:=/usr/local}"/bin/weir{,-proxy} "$prefix/lib/weir/uninstall.sh" "${units[@]/#//usr/local/lib/systemd/system/}"; do
+		[ ! -e "$root$path" ] || noted file "$path" || { echo "it does not name $path" && return; }
+	done
+	! noted prefix "$prefix" || noted pending restart || [ -n "$(values version)" ] || [ "$(wc -l <"$root$record")" = 1 ] ||
+		echo "its end is missing"
+}
+
+check_record() {
+	local fault
+	[ -e "$root$record" ] || return 0
+	fault=$(record_fault)
+	[ -z "$fault" ] || fail "$root$record, the record of what was installed, is damaged: $fault. Nothing was changed." \
+		"Run install.sh of the same version with --repair (and the same --prefix), which makes the record anew"
 }
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -162,6 +194,11 @@ unchanged_config() {
 	[ -e "$root$config" ] && [ ! -L "$root$config" ] && noted config "$(sum_of "$config")"
 }
 
+# The default $1 for the DNS mode $2.
+default_config() {
+	sed "s/^    dns: true /    dns: $(captures_dns "$2") /" "$1"
+}
+
 # The default $1, for the DNS mode $2, becomes the configuration if there is none, or takes the place of a default that nobody
 # has changed.
 put_config() {
@@ -171,7 +208,7 @@ put_config() {
 		say "  kept: $config"
 		return
 	fi
-	text=$(sed "s/^    dns: true /    dns: $([ "$2" = capture ] && echo true || echo false) /" "$1")
+	text=$(default_config "$1" "$2")
 	note config "$(sha256sum <<<"$text" | cut -d' ' -f1)"
 	place_text "$config" <<<"$text"
 }
@@ -188,6 +225,10 @@ remove_config() {
 }
 
 # --- names -----------------------------------------------------------------------------------------------------------
+is_zone() {
+	[[ $1 =~ ^[A-Za-z0-9_][A-Za-z0-9._-]*$ ]]
+}
+
 has_resolved() {
 	[ -e "$root/lib/systemd/system/systemd-resolved.service" ] || [ -e "$root/etc/systemd/system/systemd-resolved.service" ]
 }
@@ -197,18 +238,33 @@ restart_resolved() {
 		systemctl restart systemd-resolved.service
 }
 
+made_drop_in() {
+	grep -qsx '# Made by weir: .*' "$root$drop_in"
+}
+
 # Refuses a mode that cannot be, before anything is changed. Servers in resolved's own configuration (those of a link are
 # others) would share the names of the mesh with ours, since it takes them all for equal.
 check_dns() {
 	local other
 	[ "$1" = resolved ] || return 0
-	[ ! -e "$root$drop_in" ] || noted drop-in "$drop_in" || fail "$drop_in: there already, and not by this script; remove that"
+	[ ! -e "$root$drop_in" ] || noted drop-in "$drop_in" || made_drop_in || fail "$drop_in: there already, and not by this script; remove that"
 	has_resolved ||
 		fail "systemd-resolved is not installed here (apt-get install systemd-resolved); --dns capture does without"
 	other=$(grep -ls '^[[:space:]]*DNS=[^[:space:]]' "$root"/etc/systemd/resolved.conf \
 		"$root"/{etc,run,usr/local/lib,usr/lib}/systemd/resolved.conf.d/*.conf | grep -vxF "$root$drop_in" || true)
 	[ -z "$other" ] || fail "$other names DNS servers for all of systemd-resolved, which would be asked for names of" \
 		"the mesh, too: say them for the network link instead, or give --dns capture"
+}
+
+# What intercept.capture.dns is to be in the mode $1.
+captures_dns() {
+	[ "$1" = capture ] && echo true || echo false
+}
+
+# What the user has to do in a configuration that was changed, for the mode $1.
+advise_dns() {
+	! has_config || unchanged_config ||
+		say "set intercept.capture.dns: $(captures_dns "$1") in $config, if it is not; then: systemctl reload ${units[0]}"
 }
 
 # systemd-resolved asks the proxy for the names of the zone $1, and its other servers for all others.

@@ -445,6 +445,31 @@ def test_refused(network, build_dir, system, text):
     assert machine.snapshot() == before
 
 
+@pytest.mark.parametrize(
+    "script, options, status, text",
+    [
+        ("install.sh", ["--root", ""], 2, "install.sh: --root wants a value"),
+        ("install.sh", ["--prefix", ""], 2, "install.sh: --prefix wants a value"),
+        ("install.sh", ["--dns", ""], 2, "install.sh: --dns wants a value"),
+        ("install.sh", ["--dns-zone", ""], 2, "install.sh: --dns-zone wants a value"),
+        ("install.sh", ["--dns-zone", "."], 2, "install.sh: --dns-zone wants the name of a zone"),
+        ("install.sh", ["--build", ""], 2, "install.sh: --build wants a value"),
+        ("install.sh", ["--root", "/nowhere"], 1, "install.sh: there is no folder /nowhere\n"),
+        ("install.sh", ["--build", "/no/where"], 1, "install.sh: no build in /no/where"),
+        ("uninstall.sh", ["--root", ""], 2, "uninstall.sh: --root wants a value"),
+        ("uninstall.sh", ["--root", "/nowhere"], 1, "uninstall.sh: there is no folder /nowhere\n"),
+        ("uninstall.sh", ["--rot"], 2, "uninstall.sh: unknown option '--rot'"),
+        ("install.d/dns", ["resolved", ""], 2, "usage: dns "),
+    ],
+)
+def test_options_that_are_wrong(script, options, status, text):
+    """Above all: an empty word is no folder, lest a variable that is not set stands for the folder where one is. Nothing here
+    can change this machine: it is a rehearsal, and the helper has none installed to change."""
+    words = [ROOT / "scripts" / script, *options, *([] if script.endswith("dns") else ["--dry-run"])]
+    done = subprocess.run(words, capture_output=True, text=True, cwd="/")
+    assert (done.returncode, done.stdout) == (status, "") and text in done.stderr
+
+
 # `install` as on a disk that gets full, half a program written; or grep, which writes the record anew.
 FULL_DISK = {
     "install": """case "${@: -1}" in */weir-proxy.weir-new) head -c 1000 "${@: -2:1}" >"${@: -1}" && exit 1 ;; esac""",
@@ -495,6 +520,68 @@ def test_one_at_a_time(network, build_dir, tmp_path):
     assert first.wait(60) == 0
     machine.pod.run(uninstall)
     assert machine.snapshot() == before
+
+
+def test_a_configuration_of_ones_own_and_names(network, build_dir):
+    """What the mode of names wants changed there is said when it is asked for or another, and only then."""
+    machine = Machine(network.pod("image"), share=[ROOT])
+
+    def install(*options):
+        words = [ROOT / "scripts/install.sh", "--root", machine.root, "--build", build_dir, *options]
+        return re.findall("(?:set intercept.capture.dns: .*? in /etc/weir/weir.yaml)", machine.pod.run(words).stdout)
+
+    assert install("--dns", "none") == []
+    config = machine.root / CONFIG
+    config.write_text(config.read_text() + "# mine\n")
+    for options, value in ((["--dns", "capture"], "true"), (["--dns", "none"], "false"), (["--dns", "none"], "false"), ([], None)):
+        assert install(*options) == ([f"set intercept.capture.dns: {value} in /{CONFIG}"] if value else []), options
+    # As after an installation that was taken away, and had no capture of names.
+    machine.pod.run([ROOT / "scripts/uninstall.sh", "--root", machine.root])
+    assert install() == [f"set intercept.capture.dns: true in /{CONFIG}"]
+
+
+def cut_at(kind):
+    return lambda text: text[: text.index(f"\n{kind} ") + 1]
+
+
+@pytest.mark.parametrize(
+    "damage, fault",
+    [
+        (lambda text: "", "it does not name /usr/local/bin/weir"),
+        (cut_at("file"), "it does not name /usr/local/bin/weir"),
+        (cut_at("unit"), "its end is missing"),
+        (lambda text: text[:-1], "its last line has no end"),
+        (lambda text: text + "\0" * 100 + "\n", "it has lines that nobody wrote"),
+        (None, None),
+    ],
+    ids=["empty", "no files", "no end", "half a line", "zeros", "gone"],
+)
+def test_a_damaged_record(network, build_dir, damage, fault):
+    """Neither script goes by it; repaired, what was installed can be taken away."""
+    machine = Machine(network.pod("image"), share=[ROOT])
+    before = machine.snapshot()
+    install = [ROOT / "scripts/install.sh", "--root", machine.root, "--build", build_dir]
+    uninstall = [ROOT / "scripts/uninstall.sh", "--root", machine.root]
+    machine.pod.run(install)
+    record = machine.root / "var/lib/weir-install/record"
+    if damage:
+        record.write_text(damage(record.read_text()))
+    else:
+        record.unlink()
+    damaged = machine.snapshot()
+    for words in (install, uninstall):
+        done = machine.pod.run(words, check=False)
+        assert done.returncode == 1 and done.stdout == ""
+        assert not fault or (f"is damaged: {fault}. Nothing was changed. Run install.sh of the same version with --repair" in done.stderr)
+    machine.pod.run([*install, "--repair", "--dry-run"])
+    assert machine.snapshot() == damaged
+    machine.pod.run([*install, "--repair"])
+    assert "nothing to change" in machine.pod.run(install).stdout
+    machine.pod.run(uninstall)
+    # Folders that were made for weir and bear another name may stay, empty.
+    left = {path for path, what in machine.snapshot().items() if what and path not in before}
+    assert all((machine.root / path[1:]).is_dir() for path in left)
+    assert not [path for path in left if "weir" in path]
 
 
 def test_the_path_of_su_is_enough(network, build_dir):
