@@ -5,6 +5,8 @@ occur in weir's manifests and tests are known.
 
     check(document)      raises jsonschema.ValidationError
     load(text)           the documents in a YAML text
+    manifest(path, kind) the container of the workload in a file
+    confined(container)  the words that run a program with the user and the capabilities of a container, and no more
 """
 
 import jsonschema
@@ -259,3 +261,20 @@ def check(document):
 
 def load(text):
     return list(yaml.load_all(text, yaml.CSafeLoader))
+
+
+def confined(container):
+    """To be put before a program, which then has the user and the capabilities of a manifest's container."""
+    security = container["securityContext"]
+    added = [f"+{name.lower()}" for name in security["capabilities"].get("add", [])]
+    assert security["capabilities"]["drop"] == ["ALL"] and not security["privileged"]
+    words = ["setpriv", "--reuid", security["runAsUser"], "--regid", security["runAsGroup"], "--clear-groups", "--inh-caps=-all"]
+    words += [f"--bounding-set={','.join(['-all', *added])}"]
+    return words + ([] if security["allowPrivilegeEscalation"] else ["--no-new-privs"])
+
+
+def manifest(path, kind):
+    """The only container of the workload of a kind in a file."""
+    [document] = [document for document in load(path.read_text()) if document["kind"] == kind]
+    [container] = document["spec"]["template"]["spec"]["containers"]
+    return container

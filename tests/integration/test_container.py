@@ -55,7 +55,7 @@ def test_manifests_name_programs_and_options_that_are_there(weir, weir_proxy):
             if document["kind"] not in ("Deployment", "DaemonSet"):
                 continue
             for container in containers(document).values():
-                program, *words = container.get("command", ["shop"])
+                program, *words = container.get("command", ["shop"]) + container.get("args", [])
                 commands = [[program, *words]]
                 commands += [v["exec"]["command"] for v in container.get("lifecycle", {}).values()]
                 for program, *words in commands:
@@ -66,8 +66,35 @@ def test_manifests_name_programs_and_options_that_are_there(weir, weir_proxy):
     assert seen >= 4
 
 
+def test_a_manifest_deleted_takes_no_other_along():
+    """What is deleted with a namespace is gone, too: only its own file has it, and all else lives in it, or in none."""
+    found = {path.name: kubernetes.load(path.read_text()) for path in MANIFESTS if not path.name.startswith("app")}
+    [namespace] = found.pop("namespace.yaml")
+    name = namespace["metadata"]["name"]
+    for document in [document for documents in found.values() for document in documents]:
+        nowhere = document["kind"] == "MutatingWebhookConfiguration"
+        assert document["kind"] != "Namespace" and document["metadata"].get("namespace") == (None if nowhere else name), document["kind"]
+
+
+def commands(text, heading):
+    """The indented lines of a section."""
+    return [line for line in text.partition(f"\n{heading}")[2].partition("\n## ")[0].splitlines() if line.startswith("    ")]
+
+
+def test_the_order_that_is_told():
+    """In the docs, what wants the namespace comes after it; and nothing of the webhook is deleted before its configuration, without
+    which pods could not be made."""
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
+    for heading, last in (("## By webhook", "injector.yaml"), ("## Without privileges", "node-agent.yaml")):
+        applied = [name for line in commands(text, heading) for name in re.findall(r"scripts/container/([\w-]+\.yaml)", line)]
+        assert applied == ["namespace.yaml", last]
+    deleted = [line.split("kubectl delete ")[1] for line in commands(text, "## Uninstalling") if "kubectl delete" in line]
+    assert deleted[0].startswith("mutatingwebhookconfiguration weir-injector ") and deleted[-1] == "namespace weir-system"
+
+
 def test_webhook_parts_fit_together():
-    found = {(d["kind"], d["metadata"]["name"]): d for d in kubernetes.load((FOLDER / "injector.yaml").read_text())}
+    files = [FOLDER / name for name in ("namespace.yaml", "injector.yaml")]
+    found = {(d["kind"], d["metadata"]["name"]): d for path in files for d in kubernetes.load(path.read_text())}
     deployment, service = found["Deployment", "weir-injector"], found["Service", "weir-injector"]
     hook = found["MutatingWebhookConfiguration", "weir-injector"]["webhooks"][0]
     template = deployment["spec"]["template"]

@@ -7,6 +7,7 @@ import copy
 import http.client
 import json
 import os
+import pathlib
 import re
 import socket
 import ssl
@@ -20,6 +21,8 @@ from netns import listening, wait_until
 from test_inject import containers, options
 
 PORT = 8443
+# With its user and capabilities the webhook runs here.
+MANIFEST = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "container" / "injector.yaml"
 UID = "705ab4f5-6393-11e8-b7cc-42010a800002"
 
 POD = {
@@ -93,10 +96,9 @@ class Injector:
         self.certificate, self.key = self.folder / "tls.crt", self.folder / "tls.key"
         self.issue("first")
         self.daemon = self.pod.start(
-            [weir, "injector", "--certificate", self.certificate, "--private-key", self.key, *words],
+            [*kubernetes.confined(kubernetes.manifest(MANIFEST, "Deployment"))]
+            + [weir, "injector", "--certificate", self.certificate, "--private-key", self.key, *words],
             ready=listening(PORT),
-            user=1771,
-            group=1771,
         )
 
     def issue(self, name):

@@ -4,15 +4,19 @@ of those that are gone, and may be killed at any moment. A pod is a network name
 have to do with it is in test_container.py.)"""
 
 import json
+import pathlib
+import re
 import subprocess
 import threading
 
 import pytest
 
+import kubernetes
 from capture import PINS, Server, cookie_of, pins_of, probe
 from mesh import Mesh
 from netns import BPF_FILES, CONTROL_GROUPS, Network, output, wait_until
 
+MANIFEST = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "container" / "node-agent.yaml"
 PATIENCE = 60  # seconds, on a machine that has much to do
 INTO_GROUP = 'echo $$ >"$0"/cgroup.procs && exec "$@"'
 # The root of a pod's proxy has a /run of its own, where the agent leaves its mark.
@@ -63,11 +67,14 @@ def pins():
 
 @pytest.fixture
 def agent(network, weir, agents_turn):
-    """Starts the agent; each ends with the test at the latest."""
-    words = [weir, "intercept", "attend", "--backend", "ebpf"]
+    """Starts the agent with what its manifest gives it, another back end apart; each ends with the test at the latest."""
+    container = kubernetes.manifest(MANIFEST, "DaemonSet")
+    program, *command = container["command"] + container["args"]
+    assert program == "/usr/bin/weir"
     started = []
 
-    def start():
+    def start(backend="ebpf"):
+        words = [*kubernetes.confined(container), weir, *(word.replace("=ebpf", f"={backend}") for word in command)]
         started.append(network.hub.start(words, ready=output("looking for proxies"), timeout=PATIENCE))
         return started[-1]
 
@@ -100,16 +107,28 @@ def own_numbers(weir):
     return {(kind, number) for kind in ("prog", "map") for number in loaded(weir, kind)}
 
 
-def test_it_captures_the_pods_that_ask_for_it(network, weir, weir_proxy, other, agent, pins):
-    asks = NodePod(network, weir, weir_proxy, "asks", "--fail=open --exclude-outbound-ports=81")
+# The capabilities of the manifest, and no others: BPF, DAC_OVERRIDE, NET_ADMIN, NET_RAW, PERFMON, SYS_ADMIN, SYS_PTRACE, and
+# SYS_RESOURCE, which is not even root's everywhere.
+CAPABILITIES = sum(1 << number for number in (39, 1, 12, 13, 38, 21, 19, 24))
+
+
+def capabilities(pid):
+    """Those that a process has, and those that it could ever get."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return {int(found, 16) for found in re.findall(r"Cap(?:Eff|Bnd):\t(\w+)\n", status)}
+
+
+@pytest.mark.parametrize("backend", ["ebpf", "nft"])
+def test_it_captures_the_pods_that_ask_for_it(network, weir, weir_proxy, other, agent, pins, backend):
+    asks = NodePod(network, weir, weir_proxy, "asks", "--exclude-outbound-ports=81")
     silent = NodePod(network, weir, weir_proxy, "silent")
-    agent()
+    assert capabilities(agent(backend).pid) == {CAPABILITIES & min(capabilities("self"))}
     wait_until(asks.is_marked, PATIENCE)
     assert asks.call(other.ipv4) == 1 and silent.call(other.ipv4) == 0
     shown = json.loads(asks.sidecar.weir("intercept", "show", "-j").stdout)
-    assert (shown["backend"], shown["altered"]) == ("ebpf", False)
+    assert (shown["backend"], shown["altered"]) == (backend, False)
     assert not json.loads(silent.sidecar.weir("intercept", "show", "-j").stdout)["installed"]
-    assert len(pins_of(cookie_of(asks.pod))) == 1 and pins_of(cookie_of(silent.pod)) == []
+    assert len(pins_of(cookie_of(asks.pod))) == (backend == "ebpf") and pins_of(cookie_of(silent.pod)) == []
     # From other hosts as well.
     Server(asks.pod, 80, "asks")
     Server(silent.pod, 80, "silent")
