@@ -196,7 +196,7 @@ def test_connections_that_are_not_there(site):
     assert done.returncode == 1 and said["proxy"] == {"unknown": "there is no such connection"}
     assert said["outbound"]["verdict"].startswith("captured to port 15001")
     supposed = ["what-if", "--to", f"{site.vip}:80"]
-    for options in (["--uid", "nosuch"], ["--gid", "nosuch"], ["--uid", "4294967296"], ["--mark", "-1"], ["--from", "x"]):
+    for options in (["--uid", "nosuch"], ["--gid", "nosuch"], ["--uid", "4294967296"], ["--mark", "-1"], ["--from", "x"], ["--interface", "a" * 16], ["--interface", ""]):
         done = site.near.weir("explain", *supposed, *options, check=False)
         assert (done.returncode, done.stdout) == (2, ""), options
     for source, to in (("10.0.0.1", "[fd00::1]:80"), ("[fd00::1]:4000", "10.0.0.1:80"), ("fd00::1", "[::ffff:10.0.0.1]:80")):
@@ -204,6 +204,10 @@ def test_connections_that_are_not_there(site):
         assert done.returncode == 2 and "must both be IPv4, or both IPv6" in done.stderr, (source, to)
     mapped = site.near.weir("explain", "what-if", "--from", "10.0.0.1", "--to", f"[::ffff:{site.vip}]:80")
     assert "captured to port 15001" in mapped.stdout
+    for ends in (("10.0.0.1:1", "[fd00::1]:80"), ("[fd00::1]:4000", f"{site.vip}:80")):
+        done = site.near.weir("explain", *ends, check=False)
+        assert (done.returncode, done.stdout) == (2, "") and "the two ends must both be IPv4, or both IPv6" in done.stderr
+    assert "captured to" in site.near.weir("explain", *supposed, "--interface", "a" * 15).stdout
     for words in (["1", "2"], ["10.0.0.1:1", "x"], ["10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3"], ["10.0.0.1"], []):
         done = site.near.weir("explain", *words, check=False)
         assert done.returncode == 2 and done.stdout == "", words

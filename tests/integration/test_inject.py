@@ -202,6 +202,16 @@ def test_probes_stay_if_asked_to_or_not_captured(weir, annotation):
     assert made["app"]["startupProbe"] == {"grpc": {"port": 9000, "service": "a.B"}}
 
 
+@pytest.mark.parametrize("off", ["outbound", "dns"])
+def test_what_is_not_captured_is_not_described(weir, off):
+    """The command would be refused: of a range of virtual IPs without outbound capture, and of DNS servers without DNS."""
+    text = DEPLOYMENT.replace("weir.io/log-level: debug", f'weir.io/{off}: "false"')
+    command = containers(kubernetes.load(inject(weir, text, "--dns-servers=10.0.0.53"))[0])["weir-init"]["command"]
+    told = {name for name in ("vips", "dns-servers") if any(word.startswith(f"--{name}=") for word in command)}
+    assert told == {"outbound": {"dns-servers"}, "dns": {"vips"}}[off] and f"--no-{off}" in command
+    subprocess.run([weir, "intercept", "plan", "--backend=nft", *command[3:]], check=True, capture_output=True)
+
+
 KINDS = {
     "Pod": "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n" + POD,
     **{

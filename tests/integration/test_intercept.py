@@ -498,7 +498,7 @@ def test_routes_follow_the_plan(network, weir):
     assert routes() == ["240.240.0.0/16", "240.241.0.0/16"]
     app.apply(*VIPS, "--no-ipv6")
     assert routes() == ["240.240.0.0/16"]
-    app.apply(*VIPS, "--no-outbound")
+    app.apply("--no-outbound")
     assert routes() == []
 
 
@@ -1358,6 +1358,10 @@ BAD_WORDS = [
     (["--no-ipv4", "--no-ipv6"], "neither IPv4 nor IPv6"),
     (["--no-outbound", "--no-inbound", "--no-dns"], "nothing is to be captured"),
     (["--exclude-outbound-port", "80"], "did you mean '--exclude-outbound-ports'"),
+    (["--hold-timeout", "5s"], "'--hold-timeout' has no effect without '--fail hold'"),
+    (["--hold-timeout", "5s", "--fail", "open"], "'--hold-timeout' has no effect without '--fail hold'"),
+    (["--dns-servers", "10.0.0.53", "--no-dns"], "'--dns-servers' has no effect with '--no-dns'"),
+    (["--no-outbound", "--vips", "240.240.0.0/16"], "'--vips' has no effect with '--no-outbound'"),
     (["--vips"], "wants a value"),
     (["80"], "80"),
 ]

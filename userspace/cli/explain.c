@@ -321,13 +321,15 @@ static bool is_name(const char *word)
 static int flow(struct explanation *explanation)
 {
 	size_t at = 0;
-	struct addr addr;
+	struct addr addr, other;
 	struct cli *cli = explanation->cli;
 	const char *first = cli_next(cli, "what", &at), *second = cli_next(cli, "what", &at);
 	if (second && (cli_next(cli, "what", &at) || addr_parse(str_from(first), &addr) ||
-		       addr_parse(str_from(second), &addr)))
+		       addr_parse(str_from(second), &other)))
 		return cli_usage(cli, "two words must be the connection's ends: client and destination, both "
 				      "addresses with ports");
+	if (second && addr.ip.family != other.ip.family)
+		return cli_usage(cli, "the two ends must both be IPv4, or both IPv6");
 	if (second) {
 		explain_ends(explanation, first, second);
 	} else if (is_number(first)) {
@@ -438,6 +440,8 @@ static int supposed_flow(const struct cli *cli, bool inbound, char name[IFNAMSIZ
 		return CLI_USAGE;
 	if (from.ip.family && from.ip.family != to.ip.family)
 		return cli_usage(cli, "'--from' and '--to' must both be IPv4, or both IPv6");
+	if (interface && (!*interface || strlen(interface) >= IFNAMSIZ))
+		return cli_usage(cli, "'--interface' must be the name of an interface, of 15 bytes at most");
 	struct flow flow =
 	    inbound ? kernel_flow_in(&from, &to, interface, name) : kernel_flow_out(&to, interface, name);
 	flow.source = from;

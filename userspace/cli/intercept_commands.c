@@ -38,6 +38,28 @@ static bool is_general(const char *name)
 	return strcmp(name, "config") == 0 || strcmp(name, "backend") == 0;
 }
 
+// What was said and would change nothing, with all that was said: somebody wanted something else. (Of a
+// configuration, and of what a pod asks the node's agent for, defaults may be part.)
+static int check_effect(const struct cli *cli, const struct capture_plan *plan, struct strbuf *error)
+{
+	const struct {
+		const char *option;
+		bool has_effect;
+		const char *where;
+	} rows[] = {
+	    {"hold-timeout", plan->fail == FAIL_HOLD, "without '--fail hold'"},
+	    {"dns-servers", plan->dns.enabled, "with '--no-dns'"},
+	    {"vips", plan->outbound.enabled, "with '--no-outbound'"},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		if (rows[i].has_effect || !cli_has(cli, rows[i].option))
+			continue;
+		strbuf_printf(error, "'--%s' has no effect %s", rows[i].option, rows[i].where);
+		return ERR_CONFIG;
+	}
+	return 0;
+}
+
 static int read_options(const struct cli *cli, struct plan_builder *builder, struct strbuf *error)
 {
 	for (size_t i = 0; i < cli->value_count; i++) {
@@ -48,7 +70,8 @@ static int read_options(const struct cli *cli, struct plan_builder *builder, str
 		if (err)
 			return err;
 	}
-	return capture_plan_validate(&builder->plan, error);
+	int err = check_effect(cli, &builder->plan, error);
+	return err ? err : capture_plan_validate(&builder->plan, error);
 }
 
 // The plan that a configuration file describes.

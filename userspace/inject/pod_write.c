@@ -187,6 +187,13 @@ static void add_option(struct strbuf *out, const char *name, struct str value)
 		strbuf_printf(out, "%s--%s=%.*s", out->len ? " " : "", name, STR_ARG(value));
 }
 
+// Of what is not captured nothing is said: `weir intercept apply` takes that for a mistake.
+static bool has_effect(const struct pod *pod, size_t which)
+{
+	return (which != SETTING_VIPS || settings_on(&pod->settings, SETTING_OUTBOUND)) &&
+	       (which != SETTING_DNS_SERVERS || settings_on(&pod->settings, SETTING_DNS));
+}
+
 // What is captured, as options of `weir intercept apply`, separated by blanks. The proxy's own port for
 // probes never is.
 static void add_capture(const struct pod *pod, struct strbuf *out)
@@ -200,7 +207,8 @@ static void add_capture(const struct pod *pod, struct strbuf *out)
 	struct str more = setting(pod, SETTING_EXCLUDE_INBOUND_PORTS);
 	add_option(out, "proxy-user", setting(pod, SETTING_PROXY_USER));
 	for (size_t i = 0; i < SETTING_COUNT; i++)
-		if (setting_rows[i].kind == VALUE_PLAN && i != SETTING_EXCLUDE_INBOUND_PORTS)
+		if (setting_rows[i].kind == VALUE_PLAN && i != SETTING_EXCLUDE_INBOUND_PORTS &&
+		    has_effect(pod, i))
 			add_option(out, setting_rows[i].name, pod->settings.values[i]);
 	add_option(out, setting_rows[SETTING_EXCLUDE_INBOUND_PORTS].name, setting(pod, SETTING_PROBE_PORT));
 	if (more.len)
