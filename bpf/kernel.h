@@ -42,6 +42,7 @@ struct in6_addr {
 
 struct inet6_ifaddr {
 	struct in6_addr addr;
+	__u32 flags;
 	struct list_head if_list;
 };
 
@@ -118,6 +119,39 @@ struct socket {
 struct sock {
 	struct socket *sk_socket;
 	struct sock_cgroup_data sk_cgrp_data;
+};
+
+struct bpf_sock_addr_kern {
+	struct sock *sk;
+	void *t_ctx; // of a datagram: where its source is, within what says how it is to be sent
+};
+
+struct ipcm_cookie {
+	__be32 addr;
+	int oif;
+};
+
+struct flowi_common {
+	int flowic_oif;
+};
+
+struct flowi6 {
+	struct flowi_common __fl_common;
+	struct in6_addr saddr;
+};
+
+struct in6_pktinfo {
+	int ipi6_ifindex;
+};
+
+struct ipv6_pinfo {
+	int ucast_oif;
+	struct in6_pktinfo sticky_pktinfo;
+};
+
+struct inet_sock {
+	struct ipv6_pinfo *pinet6;
+	int uc_index;
 };
 
 struct seq_file;

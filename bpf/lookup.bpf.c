@@ -88,16 +88,15 @@ static __always_inline int is_from_here(struct bpf_sk_lookup *ctx, const struct 
 // The name of the interface by which it comes.
 static __always_inline void name_interface(struct bpf_sk_lookup *ctx, struct weir_flow *flow, int from_here)
 {
-	struct weir_naming naming = {.ifindex = (int)ctx->ingress_ifindex};
+	char name[16] = {0};
 	if (from_here) {
 		flow->interface[0] = 'l';
 		flow->interface[1] = 'o';
 	} else if (weir_net) {
-		struct hlist_head *head =
-		    BPF_CORE_READ((struct net *)weir_net, dev_index_head) + (ctx->ingress_ifindex & 0xff);
-		naming.node = BPF_CORE_READ(head, first);
-		bpf_loop(WEIR_ADDRESSES_MAX, weir_naming_step, &naming, 0);
-		__builtin_memcpy(flow->interface, naming.name, sizeof naming.name);
+		struct net_device *device = weir_device((void *)weir_net, ctx->ingress_ifindex);
+		if (device)
+			BPF_CORE_READ_INTO(&name, device, name);
+		__builtin_memcpy(flow->interface, name, sizeof name);
 	}
 }
 

@@ -227,6 +227,67 @@ static __always_inline int redirect_tcp(struct bpf_sock_addr *ctx, int v6, void 
 	return ALLOW;
 }
 
+// --- sockets that are tied to an interface ---------------------------------------------------------------------
+// What is sent by an interface that a program has chosen does not come to the loopback address. It does come
+// to an address that this host has on that interface, and so does the answer; what leads there is in the
+// kernel's own structures (no helper tells it, of UDP over IPv4 not even where the socket is).
+enum moment { CONNECTING, SENDING };
+
+static __always_inline struct bpf_sock_addr_kern *kernels_own(struct bpf_sock_addr *ctx)
+{
+	return (struct bpf_sock_addr_kern *)ctx;
+}
+
+// What says how the datagram is to be sent, which the program may have done with it (IP_PKTINFO).
+static __always_inline __u32 tie_of_datagram(struct bpf_sock_addr *ctx, __u8 family)
+{
+	void *source = BPF_CORE_READ(kernels_own(ctx), t_ctx);
+	if (family == WEIR_AF_INET)
+		return (__u32)BPF_CORE_READ(container_of(source, struct ipcm_cookie, addr), oif);
+	return (__u32)BPF_CORE_READ(container_of(source, struct flowi6, saddr), __fl_common.flowic_oif);
+}
+
+// The interface by which the kernel would send it whatever the routes say; 0: that is for them.
+static __always_inline __u32 tie_of(struct bpf_sock_addr *ctx, enum moment moment, __u8 family)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct inet_sock *socket = (struct inet_sock *)BPF_CORE_READ(kernels_own(ctx), sk);
+	__u32 interface = sk ? sk->bound_dev_if : 0;
+	if (moment == SENDING)
+		interface = tie_of_datagram(ctx, family);
+	if (family == WEIR_AF_INET)
+		return interface ? interface : (__u32)BPF_CORE_READ(socket, uc_index);
+	if (!interface)
+		interface = (__u32)BPF_CORE_READ(socket, pinet6, sticky_pktinfo.ipi6_ifindex);
+	return interface ? interface : (__u32)BPF_CORE_READ(socket, pinet6, ucast_oif);
+}
+
+// The address of this host from which it comes. 0: the kernel is to choose it.
+static __always_inline int source_of(struct bpf_sock_addr *ctx, enum moment moment,
+				     struct weir_address *ret_source)
+{
+	struct bpf_sock *sk = ctx->sk;
+	void *source = moment == SENDING ? BPF_CORE_READ(kernels_own(ctx), t_ctx) : 0;
+	if (source)
+		bpf_probe_read_kernel(ret_source->ip, ret_source->family == WEIR_AF_INET ? 4 : 16, source);
+	else if (sk && ret_source->family == WEIR_AF_INET)
+		ret_source->ip[0] = sk->src_ip4;
+	else if (sk)
+		for (int i = 0; i < 4; i++)
+			ret_source->ip[i] = sk->src_ip6[i];
+	return ret_source->ip[0] || ret_source->ip[1] || ret_source->ip[2] || ret_source->ip[3];
+}
+
+// The address to ask instead, which is the source's own so that the proxy knows whose it is. 0: none.
+static __always_inline int own_address(struct bpf_sock_addr *ctx, enum moment moment, __u8 family,
+				       __u32 interface, struct weir_address *ret_address)
+{
+	struct sock *socket = BPF_CORE_READ(kernels_own(ctx), sk);
+	ret_address->family = family;
+	return source_of(ctx, moment, ret_address) ||
+	       weir_first_address((__u64)weir_net_of(socket), interface, ret_address);
+}
+
 // --- DNS -----------------------------------------------------------------------------------------------------
 // The address that stands for the server of a number.
 static __always_inline struct weir_address stand_in(__u8 family, __u32 number, __u16 port)
@@ -266,9 +327,10 @@ static __always_inline __u32 server_number(struct weir_servers *servers, const s
 	return place;
 }
 
-static __always_inline int redirect_udp(struct bpf_sock_addr *ctx, int v6, struct weir_address *address,
-					__u16 port)
+static __always_inline int redirect_udp(struct bpf_sock_addr *ctx, int v6, enum moment moment,
+					const struct weir_address *address, __u16 port)
 {
+	struct weir_address instead = {0};
 	struct bpf_sock *sk = ctx->sk;
 	struct weir_servers *servers =
 	    sk ? bpf_sk_storage_get(&weir_servers, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
@@ -276,7 +338,17 @@ static __always_inline int redirect_udp(struct bpf_sock_addr *ctx, int v6, struc
 		bpf_set_retval(-ENOMEM);
 		return REFUSE;
 	}
-	struct weir_address instead = stand_in(address->family, server_number(servers, address), port);
+	__u32 number = server_number(servers, address), interface = tie_of(ctx, moment, address->family);
+	if (!interface || interface == LOOPBACK_INDEX) {
+		instead = stand_in(address->family, number, port);
+	} else if (own_address(ctx, moment, address->family, interface, &instead)) {
+		instead.port = bpf_htons(port);
+		servers->tied = number;
+		servers->own = instead;
+	} else {
+		bpf_set_retval(-ENETUNREACH);
+		return REFUSE;
+	}
 	set_address(ctx, v6, &instead);
 	return ALLOW;
 }
@@ -291,6 +363,8 @@ static __always_inline void restore_server(struct bpf_sock_addr *ctx, int v6)
 	if (!header)
 		return;
 	struct weir_address from = address_of(ctx, v6);
+	if (same_address(&from, &servers->own) && servers->tied < WEIR_SERVERS_MAX)
+		set_address(ctx, v6, &servers->servers[servers->tied]);
 	for (__u32 i = 0; i < WEIR_SERVERS_MAX; i++) {
 		struct weir_address stands = stand_in(from.family, i, header->header.ports[WEIR_ROLE_DNS]);
 		if (same_address(&from, &stands) && servers->servers[i].family)
@@ -370,7 +444,7 @@ static __always_inline void forget(struct bpf_sock_addr *ctx)
 	bpf_sk_storage_delete(&weir_sockets, sk);
 }
 
-static __always_inline int on_open(struct bpf_sock_addr *ctx, int v6)
+static __always_inline int on_open(struct bpf_sock_addr *ctx, int v6, enum moment moment)
 {
 	int tcp = ctx->protocol == WEIR_TCP;
 	if (!tcp && (ctx->protocol != WEIR_UDP || ctx->user_port != bpf_htons(DNS_PORT)))
@@ -384,11 +458,13 @@ static __always_inline int on_open(struct bpf_sock_addr *ctx, int v6)
 	__u16 port = decide(ctx, &address);
 	if (!port || fails_open(ctx, plan, address.family, port))
 		return ALLOW;
+	if (!tcp)
+		return redirect_udp(ctx, v6, moment, &address, port);
 	if (is_bound_elsewhere(ctx)) {
 		bpf_set_retval(-ENETUNREACH);
 		return REFUSE;
 	}
-	return tcp ? redirect_tcp(ctx, v6, plan, &address, port) : redirect_udp(ctx, v6, &address, port);
+	return redirect_tcp(ctx, v6, plan, &address, port);
 }
 
 static __always_inline int on_peer_name(struct bpf_sock_addr *ctx, int v6)
@@ -405,25 +481,25 @@ static __always_inline int on_peer_name(struct bpf_sock_addr *ctx, int v6)
 SEC("cgroup/connect4")
 int weir_connect4(struct bpf_sock_addr *ctx)
 {
-	return on_open(ctx, 0);
+	return on_open(ctx, 0, CONNECTING);
 }
 
 SEC("cgroup/connect6")
 int weir_connect6(struct bpf_sock_addr *ctx)
 {
-	return on_open(ctx, 1);
+	return on_open(ctx, 1, CONNECTING);
 }
 
 SEC("cgroup/sendmsg4")
 int weir_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return on_open(ctx, 0);
+	return on_open(ctx, 0, SENDING);
 }
 
 SEC("cgroup/sendmsg6")
 int weir_sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return on_open(ctx, 1);
+	return on_open(ctx, 1, SENDING);
 }
 
 SEC("cgroup/recvmsg4")

@@ -226,7 +226,9 @@ struct weir_unheard {
 // instead.
 struct weir_servers {
 	struct weir_address servers[WEIR_SERVERS_MAX];
-	__u32 next; // place that is used again when all are taken
+	__u32 next;		  // place that is used again when all are taken
+	__u32 tied;		  // place of the one that it asked last by an interface of its choice
+	struct weir_address own;  // of this host, which it asks instead of that one; no family: none
 };
 
 struct weir_listener_key {

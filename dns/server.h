@@ -10,7 +10,9 @@ struct dns_server;
 
 struct dns_server_options {
 	struct dns_forward_options forward;
-	const struct addr *udp_also; // UDP alone is served there, too, as far as these are to be had
+	// UDP alone is served there, too, as far as these are to be had; at the unspecified address for
+	// queries that this host sends to itself.
+	const struct addr *udp_also;
 	size_t udp_also_count;
 };
 

@@ -5,6 +5,7 @@
 #include "dns/outbox.h"
 
 #include <errno.h>
+#include <linux/filter.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -163,6 +164,27 @@ static void on_pause_over(struct loop_io *io, uint32_t events)
 	serve(container_of(io, struct dns_udp, pause));
 }
 
+// Takes only what comes from the address to which it goes: this host's own programs that ask it under its own
+// address. The answer goes to this host, whoever claims that address.
+static int filter_own(int fd, uint8_t family)
+{
+	bool v6 = family == AF_INET6;
+	uint32_t source = SKF_NET_OFF + (v6 ? 8 : 12), len = v6 ? 16 : 4;
+	struct sock_filter code[4 * 4 + 2];
+	uint16_t n = 0;
+	for (uint32_t at = 0; at < len; at += 4) {
+		uint8_t behind = (uint8_t)(len - at - 4); // instructions up to the one that takes
+		code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, source + at);
+		code[n++] = (struct sock_filter)BPF_STMT(BPF_MISC | BPF_TAX, 0);
+		code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, source + len + at);
+		code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_X, 0, 0, behind + 1u);
+	}
+	code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, UINT32_MAX);
+	code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, 0);
+	struct sock_fprog program = {.len = n, .filter = code};
+	return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
+}
+
 static int open_socket(const struct addr *addr, int *ret_fd)
 {
 	struct sockaddr_storage sa;
@@ -175,6 +197,7 @@ static int open_socket(const struct addr *addr, int *ret_fd)
 	if (setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) < 0 ||
 	    (v6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) < 0) ||
 	    (v6 && setsockopt(fd, IPPROTO_IPV6, IPV6_FREEBIND, &on, sizeof on) < 0) ||
+	    (ip_is_any(&addr->ip) && filter_own(fd, addr->ip.family) < 0) ||
 	    bind(fd, (struct sockaddr *)&sa, len) < 0) {
 		int err = -errno;
 		close(fd);

@@ -6,7 +6,7 @@
 const struct cidr redirect_network = {{AF_INET6, {0xfd, 0x77, 0, 0x65, 0x69, 0x72, 0, 0x7f}}, 64};
 
 _Static_assert(WEIR_REDIRECT6_0 == 0xfd770065 && WEIR_REDIRECT6_1 == 0x6972007f, "the same network");
-_Static_assert(2 * (WEIR_SERVERS_MAX - 1) == REDIRECT_DNS_MAX, "one of each family for each but the first");
+_Static_assert(2 * WEIR_SERVERS_MAX == REDIRECT_DNS_MAX, "for each server but the first, and for any address");
 
 size_t redirect_dns_addresses(uint16_t port, struct addr ret_addresses[REDIRECT_DNS_MAX])
 {
@@ -18,5 +18,7 @@ size_t redirect_dns_addresses(uint16_t port, struct addr ret_addresses[REDIRECT_
 		ret_addresses[count++] = v4;
 		ret_addresses[count++] = v6;
 	}
+	ret_addresses[count++] = (struct addr){.ip.family = AF_INET, .port = port};
+	ret_addresses[count++] = (struct addr){.ip.family = AF_INET6, .port = port};
 	return count;
 }

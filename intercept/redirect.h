@@ -10,9 +10,10 @@
 // 127.0.0.0/8 is in any case.)
 extern const struct cidr redirect_network;
 
-enum { REDIRECT_DNS_MAX = 6 };
+enum { REDIRECT_DNS_MAX = 8 };
 
-// Where DNS queries arrive over UDP when one socket asks several servers: each stands for one, so that the
-// answer's source tells whose it is. (The first server's stand-in is the loopback address.) Returns how many
-// there are.
+// Where DNS queries arrive over UDP other than at the loopback address, which stands for the first server.
+// When one socket asks several servers, each has an address that stands for it, so that the answer's source
+// tells whose it is. From sockets that have chosen an interface they come to an address that this host has
+// there: the last two are the unspecified ones. Returns how many there are.
 size_t redirect_dns_addresses(uint16_t port, struct addr ret_addresses[REDIRECT_DNS_MAX]);

@@ -99,6 +99,7 @@ def stand_in(pod):
         servers.append(StandIn(pod, 15006, "inbound", everywhere))
         servers.append(StandIn(pod, 15053, "dns", loopback))
         servers.append(Server(pod, 15053, "dns", loopback, udp=True))
+        servers.append(Server(pod, 15053, "dns", everywhere, udp=True))
     return servers
 
 

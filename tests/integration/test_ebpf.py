@@ -3,6 +3,7 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import socket
 import struct
@@ -12,7 +13,7 @@ import threading
 import pytest
 
 from capture import PINS, CapturedPod, Server, bpftool, cookie_of, name_of, pins_of, probe, stand_in
-from mesh import Mesh
+from mesh import Mesh, cluster, service
 from netns import Network, wait_until
 
 EBPF = ["--backend", "ebpf"]
@@ -168,22 +169,113 @@ def test_a_proxy_that_comes_later_is_found(lone, other, family):
 
 @families
 def test_who_chooses_an_interface_hears_that_the_proxy_is_not_there(lone, other, family):
-    def call(kind, port):
-        with lone.enter(), socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, kind) as sock:
+    def call():
+        with lone.enter(), socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
             sock.settimeout(30)
-            sock.connect((ip_of(other, family), port))
-            if kind == socket.SOCK_DGRAM:
-                sock.send(b"?")
+            sock.connect((ip_of(other, family), 80))
             return sock.recv(99).split()[0]
 
     lone.apply(*EBPF)
-    for kind, port in ((socket.SOCK_STREAM, 80), (socket.SOCK_DGRAM, 53)):
-        with pytest.raises(OSError) as refused:
-            call(kind, port)
-        assert refused.value.errno == errno.ENETUNREACH
+    with pytest.raises(OSError) as refused:
+        call()
+    assert refused.value.errno == errno.ENETUNREACH
     lone.apply(*EBPF, "--fail", "open")
-    assert call(socket.SOCK_STREAM, 80) == call(socket.SOCK_DGRAM, 53) == b"other"
+    assert call() == b"other"
+
+
+# --- queries by an interface -----------------------------------------------------------------------------------------
+IP_PKTINFO, IP_UNICAST_IF, IPV6_UNICAST_IF = 8, 50, 76
+
+
+class Asker:
+    """A UDP socket that has chosen eth0."""
+
+    def __init__(self, pod, family, choice):
+        with pod.enter():
+            self.socket = socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, socket.SOCK_DGRAM)
+            self.index = socket.if_nametoindex("eth0")
+        self.socket.settimeout(30)
+        self.note = []
+        getattr(self, choice)(family, pod)
+
+    def unicast_if(self, family, pod):
+        level, option = (socket.IPPROTO_IPV6, IPV6_UNICAST_IF) if family == 6 else (socket.IPPROTO_IP, IP_UNICAST_IF)
+        self.socket.setsockopt(level, option, struct.pack("!I", self.index))
+
+    def unicast_if_and_source(self, family, pod):
+        self.unicast_if(family, pod)
+        with pod.enter():
+            self.socket.bind((ip_of(pod, family), 0))
+
+    def device(self, family, pod):
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+
+    def note_of(self, family, source):
+        if family == 6:
+            return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, socket.inet_pton(socket.AF_INET6, source) + struct.pack("=I", self.index))]
+        return [(socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=I4s4x", self.index, socket.inet_aton(source)))]
+
+    def datagram(self, family, pod):
+        self.note = self.note_of(family, "::" if family == 6 else "0.0.0.0")
+
+    def datagram_and_source(self, family, pod):
+        self.note = self.note_of(family, ip_of(pod, family))
+
+    def sticky(self, family, pod):
+        assert family == 6
+        self.socket.setsockopt(*self.note_of(family, "::")[0])
+
+    def ask(self, server, connected, text=b"?"):
+        if connected:
+            self.socket.connect((server, 53))
+            assert self.socket.getpeername()[:2] == (server, 53)
+            self.socket.sendmsg([text], self.note)
+        else:
+            self.socket.sendmsg([text], self.note, 0, (server, 53))
+        answer, source = self.socket.recvfrom(512)
+        assert source[:2] == (server, 53)
+        return answer
+
+
+CHOICES = [*itertools.product([4, 6], ["unicast_if", "unicast_if_and_source", "device", "datagram", "datagram_and_source"]), (6, "sticky")]
+
+
+@pytest.mark.parametrize("family, choice", CHOICES)
+def test_queries_by_an_interface_are_answered(lone, network, other, family, choice):
+    servers = stand_in(lone)
+    lone.apply(*EBPF, "--fail", "open")
+    second = network.pod("second")
+    for connected in (False, True):
+        if connected and choice.startswith("datagram"):
+            continue  # such a note chooses anew, which no hook sees
+        asker = Asker(lone, family, choice)
+        for server in (other, second):
+            assert asker.ask(ip_of(server, family), connected) == b"dns"
+    for server in servers:
+        server.close()
+    assert Asker(lone, family, choice).ask(ip_of(other, family), False) == b"other"
+
+
+@families
+def test_only_this_host_gets_answers_at_its_address(network, weir, weir_proxy, other, family):
+    mesh = Mesh(network, weir, weir_proxy, EBPF)
+    sidecar = mesh.sidecar("app", services=[service("web.mesh", 80, "web")], clusters=[cluster("web", [f"{other.ipv4}:80"])])
+    query = b"\0\1\1\0\0\1\0\0\0\0\0\0\3web\4mesh\0\0\1\0\1"
+
+    def refused():
+        with sidecar.pod.enter(), open("/proc/thread-self/net/udp6" if family == 6 else "/proc/thread-self/net/udp") as table:
+            rows = [line.split() for line in table]
+        anywhere = f"{0:0{32 if family == 6 else 8}X}:{15053:X}"
+        return sum(int(row[-1]) for row in rows if row[1] == anywhere)
+
+    answer = Asker(sidecar.pod, family, "unicast_if").ask(ip_of(other, family), True, query)
+    assert answer[:2] == b"\0\1" and answer[3] & 15 == 0 and answer[7] == 1
+    asked, before = sidecar.counter("dns_queries_total"), refused()
+    with other.enter(), socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(query, (ip_of(sidecar.pod, family), 15053))
+    wait_until(lambda: refused() == before + 1)
+    assert sidecar.counter("dns_queries_total") == asked
 
 
 def test_what_mptcp_leaves_is_cleaned_away(lone, other):
