@@ -19,10 +19,24 @@ struct hlist_head {
 	struct hlist_node *first;
 };
 
-struct net {
-	struct list_head dev_base_head;
-	struct hlist_head *dev_index_head;
-	__u64 net_cookie;
+struct key_vector {
+	__u32 key;
+	unsigned char pos, bits;
+	struct hlist_head leaf; // or nodes below it
+};
+
+struct fib_alias {
+	struct hlist_node fa_list;
+	__u8 fa_type, fa_slen;
+};
+
+struct fib_table {
+	unsigned long *tb_data;
+};
+
+struct netns_ipv4 {
+	struct fib_table *fib_main, *fib_default;
+	_Bool fib_has_custom_rules;
 };
 
 struct in_ifaddr {
@@ -38,6 +52,41 @@ struct in6_addr {
 	union {
 		__be32 u6_addr32[4];
 	} in6_u;
+};
+
+struct rt6key {
+	struct in6_addr addr;
+	int plen;
+};
+
+struct fib6_info {
+	struct rt6key fib6_dst;
+	__u8 fib6_type;
+};
+
+struct fib6_node {
+	struct fib6_node *left, *right;
+	struct fib6_info *leaf;
+	__u16 fn_bit, fn_flags;
+};
+
+struct fib6_table {
+	struct fib6_node tb6_root;
+};
+
+struct netns_ipv6 {
+	struct fib6_info *fib6_null_entry;
+	struct fib6_table *fib6_main_tbl, *fib6_local_tbl;
+	_Bool fib6_has_custom_rules;
+	unsigned int fib6_routes_require_src;
+};
+
+struct net {
+	struct list_head dev_base_head;
+	struct hlist_head *dev_index_head;
+	__u64 net_cookie;
+	struct netns_ipv4 ipv4;
+	struct netns_ipv6 ipv6;
 };
 
 struct inet6_ifaddr {

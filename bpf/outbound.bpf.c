@@ -7,6 +7,7 @@
 // the application's socket tells (stream.bpf.c).
 #include "bpf/local.bpf.h"
 #include "bpf/plan.bpf.h"
+#include "bpf/routes.bpf.h"
 
 #include <asm-generic/errno.h>
 
@@ -74,14 +75,47 @@ static __always_inline struct weir_number number_of(const struct weir_address *a
 	return number;
 }
 
-static __always_inline int is_own(struct bpf_sock_addr *ctx, const struct weir_flow *flow,
-				  const struct weir_address *address)
+// To nobody in particular: the kernel refuses such connections.
+static __always_inline int is_of_many(const struct weir_address *address)
+{
+	__u32 first = bpf_ntohl(address->ip[0]);
+	return address->family == WEIR_AF_INET ? first >> 28 == 14 || first == 0xffffffff : first >> 24 == 0xff;
+}
+
+// --- routes --------------------------------------------------------------------------------------------------
+// The kind of route to where a connection goes: RTN_LOCAL to this host itself.
+static __always_inline __u32 route_to(struct bpf_sock_addr *ctx, const struct weir_flow *flow,
+				      const struct weir_address *address)
 {
 	if (weir_is_loopback(flow->family, &flow->dest))
-		return 1;
+		return RTN_LOCAL;
 	struct bpf_sock *sk = ctx->sk;
 	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : 0;
-	return tcp ? weir_is_own((__u64)weir_net_of(tcp), flow->family, address) : 0;
+	if (!tcp)
+		return WEIR_ROUTE_UNKNOWN;
+	__u64 net = (__u64)weir_net_of(tcp);
+	__u32 route = weir_route(net, flow->family, &flow->dest);
+	if (route == WEIR_ROUTE_UNKNOWN && weir_is_own(net, flow->family, address))
+		route = RTN_LOCAL;
+	return route;
+}
+
+// The error with which the kernel would refuse the connection if it was not captured; 0: it would not.
+static __always_inline int refusal(__u32 route)
+{
+	switch (route) {
+	case WEIR_ROUTE_NONE:
+	case RTN_BROADCAST:
+		return -ENETUNREACH;
+	case RTN_UNREACHABLE:
+		return -EHOSTUNREACH;
+	case RTN_PROHIBIT:
+		return -EACCES;
+	case RTN_BLACKHOLE:
+		return -EINVAL;
+	default:
+		return 0;
+	}
 }
 
 // --- deciding ------------------------------------------------------------------------------------------------
@@ -114,8 +148,9 @@ static __always_inline void set_owner(struct bpf_sock *sk, struct weir_flow *flo
 	flow->group = BPF_CORE_READ(file, f_cred, fsgid.val);
 }
 
-// The port to which the connection is to be captured, or 0.
-static __always_inline __u16 decide(struct bpf_sock_addr *ctx, const struct weir_address *address)
+// The port to which the connection is to be captured, or 0; and the kind of route that it has.
+static __always_inline __u16 decide(struct bpf_sock_addr *ctx, const struct weir_address *address,
+				    __u32 *ret_route)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct weir_flow flow = {
@@ -126,7 +161,8 @@ static __always_inline __u16 decide(struct bpf_sock_addr *ctx, const struct weir
 	};
 	flow.mark = sk ? sk->mark : 0;
 	set_owner(sk, &flow);
-	flow.dest_is_local = flow.protocol == WEIR_TCP ? is_own(ctx, &flow, address) : 0;
+	*ret_route = flow.protocol == WEIR_TCP ? route_to(ctx, &flow, address) : WEIR_ROUTE_UNKNOWN;
+	flow.dest_is_local = *ret_route == RTN_LOCAL;
 	return weir_decide(bpf_get_netns_cookie(ctx), WEIR_CHAIN_OUTPUT, &flow);
 }
 
@@ -455,13 +491,17 @@ static __always_inline int on_open(struct bpf_sock_addr *ctx, int v6, enum momen
 	if (!plan)
 		return ALLOW;
 	struct weir_address address = address_of(ctx, v6);
-	__u16 port = decide(ctx, &address);
+	if (is_of_many(&address))
+		return ALLOW;
+	__u32 route;
+	__u16 port = decide(ctx, &address, &route);
 	if (!port || fails_open(ctx, plan, address.family, port))
 		return ALLOW;
 	if (!tcp)
 		return redirect_udp(ctx, v6, moment, &address, port);
-	if (is_bound_elsewhere(ctx)) {
-		bpf_set_retval(-ENETUNREACH);
+	int err = is_bound_elsewhere(ctx) ? -ENETUNREACH : refusal(route);
+	if (err) {
+		bpf_set_retval(err);
 		return REFUSE;
 	}
 	return redirect_tcp(ctx, v6, plan, &address, port);

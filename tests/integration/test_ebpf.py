@@ -3,8 +3,10 @@
 
 import contextlib
 import errno
+import ipaddress
 import itertools
 import json
+import random
 import socket
 import struct
 import subprocess
@@ -286,6 +288,59 @@ def test_what_mptcp_leaves_is_cleaned_away(lone, other):
             with pytest.raises(ConnectionRefusedError):
                 sock.connect((other.ipv4, 80))
     wait_until(lambda: on_their_way(lone.pod) == 0)
+
+
+# --- routes ----------------------------------------------------------------------------------------------------------
+def outcome(pod, address):
+    try:
+        return probe(pod, address, 80)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+
+
+def network_of(number, length, family):
+    """The network of a length in which an address is, as text."""
+    bits = 128 if family == 6 else 32
+    base = number >> (bits - length) << (bits - length)
+    return f"{ipaddress.ip_address(base.to_bytes(bits // 8, 'big'))}/{length}"
+
+
+@pytest.mark.parametrize("default_route", [True, False], ids=["default", "no default"])
+@families
+def test_only_what_has_a_route_is_captured(network, weir, family, default_route):
+    """Routes of all kinds and lengths within each other: what becomes of a connection is as with nft, which sees only what
+    the kernel has let through."""
+    app, chance = CapturedPod(network, weir, "app", default_route=default_route), random.Random(family)
+    bits, root, shortest = (128, 0x20010DB8 << 96, 32) if family == 6 else (32, 0xC6120000, 15)
+    kinds = ["unreachable", "prohibit", "blackhole", "throw", "local", "unicast", "unicast"]
+    routes, addresses = {}, []
+    for _ in range(60):
+        address, kind = root | chance.getrandbits(bits - shortest), chance.choice(kinds)
+        target = network_of(address, chance.randint(shortest, bits), family)
+        routes[target] = f"{kind} {target} dev {'lo' if kind == 'local' else 'eth0'}" if kind in ("local", "unicast") else f"{kind} {target}"
+        # Within it, beside it, and anywhere.
+        near = address ^ 1 << chance.randrange(bits // 2)
+        addresses += [str(ipaddress.ip_address(number.to_bytes(bits // 8, "big"))) for number in (address, near)]
+    app.pod.ip(*(f"route add {route}" for route in routes.values()))
+    addresses += ["192.0.2.1", "255.255.255.255", "224.0.0.5", "10.77.0.255", "0.0.0.0"] if family == 4 else ["2001:db9::1", "ff02::1", "ff0e::1", "::"]
+    found = {}
+    for backend in ("nft", "ebpf"):
+        app.apply("--backend", backend)
+        found[backend] = {address: outcome(app, address) for address in addresses}
+    assert found["ebpf"] == found["nft"]
+    assert {"unreachable", "refused", "EACCES", "EINVAL"} < set(found["nft"].values())
+    assert any(result.startswith("outbound ") for result in found["nft"].values())
+
+
+def test_where_rules_decide_on_routes_all_is_captured(lone, other):
+    """Who would have to go through them all cannot know."""
+    stand_in(lone)
+    lone.apply(*EBPF)
+    lone.pod.ip("route del default")
+    assert probe(lone, "192.0.2.1", 80) == "unreachable"
+    lone.pod.ip(f"route add default via {other.ipv4} table 77")
+    lone.pod.ip("rule add from all lookup 77")
+    assert probe(lone, "192.0.2.1", 80) == "outbound 192.0.2.1:80"
 
 
 # --- coming and going ------------------------------------------------------------------------------------------------

@@ -308,6 +308,7 @@ def test_what_if_inbound(network, weir, backend):
     app.pod.run(["ip", "route", "del", "default"])
     done = app.pod.run([weir, "explain", "what-if", "--to", "192.0.2.1:80", "-j"])
     assert json.loads(done.stdout)["outbound"]["verdict"] == "fails: there is no route, so no rule is met"
+    assert probe(app, "192.0.2.1", 80) == "unreachable"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// What kind of route a network namespace has to an address, before the kernel looks for it: no helper tells
+// that to programs on connect(). Goes through the kernel's own tables as the kernel does, under the same
+// protection against their being changed. Where more than addresses decides (rules of routing, routes by
+// source), nothing is said.
+#pragma once
+
+#include "bpf/kernel.h"
+#include "bpf/plan.bpf.h"
+
+#include <linux/rtnetlink.h>
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+
+enum {
+	WEIR_ROUTE_UNKNOWN = RTN_UNSPEC, // all others are RTN_*
+	WEIR_ROUTE_NONE = 255,
+};
+
+// --- IPv4 ----------------------------------------------------------------------------------------------------
+// A tree whose leaves are addresses of networks, each with its routes by length. The network that an address
+// is in has that address without some of its lowest ones: they are taken away one by one, the longest first.
+struct weir_seek4 {
+	struct key_vector *root, *node;
+	struct hlist_node *route; // at a leaf
+	__u32 ip, key;		  // what is sought, and the network's address
+	__u32 type;
+};
+
+static __always_inline long weir_seek_shorter(struct weir_seek4 *seek)
+{
+	if (!seek->key)
+		return 1;
+	seek->key &= seek->key - 1;
+	seek->node = seek->root;
+	return 0;
+}
+
+static __always_inline long weir_try_route(struct weir_seek4 *seek)
+{
+	struct hlist_node *node = seek->route;
+	struct fib_alias *route = container_of(node, struct fib_alias, fa_list);
+	__u32 varying = BPF_CORE_READ(route, fa_slen); // bits
+	if (varying >= 32 || (seek->ip ^ seek->key) >> varying == 0) {
+		seek->type = BPF_CORE_READ(route, fa_type);
+		return 1;
+	}
+	seek->route = BPF_CORE_READ(node, next);
+	return seek->route ? 0 : weir_seek_shorter(seek);
+}
+
+static long weir_seek4_step(__u32 index, void *arg)
+{
+	struct weir_seek4 *seek = arg;
+	struct key_vector *node = seek->node;
+	(void)index;
+	if (seek->route)
+		return weir_try_route(seek);
+	if (!node)
+		return weir_seek_shorter(seek);
+	__u32 bits = BPF_CORE_READ(node, bits);
+	__u32 differing = (seek->key ^ BPF_CORE_READ(node, key)) >> (BPF_CORE_READ(node, pos) & 31);
+	void **children = (void *)node + bpf_core_field_offset(struct key_vector, leaf);
+	seek->node = 0;
+	if (bits > 31 || differing >> bits)
+		return weir_seek_shorter(seek);
+	if (bits)
+		bpf_probe_read_kernel(&seek->node, sizeof seek->node, children + differing);
+	else
+		bpf_probe_read_kernel(&seek->route, sizeof seek->route, children);
+	return 0;
+}
+
+static __always_inline __u32 weir_route4(struct net *net, __u32 ip)
+{
+	struct weir_seek4 seek = {.ip = ip, .key = ip, .type = WEIR_ROUTE_NONE};
+	if (!bpf_core_field_exists(net->ipv4.fib_main) || !bpf_core_type_exists(struct key_vector) ||
+	    BPF_CORE_READ(net, ipv4.fib_has_custom_rules))
+		return WEIR_ROUTE_UNKNOWN;
+	// What the table has is a node with one child, the root.
+	struct key_vector *table = (void *)BPF_CORE_READ(net, ipv4.fib_main, tb_data);
+	void *root = (void *)table + bpf_core_field_offset(struct key_vector, leaf);
+	if (table)
+		bpf_probe_read_kernel(&seek.root, sizeof seek.root, root);
+	seek.node = seek.root;
+	if (seek.root && bpf_loop(WEIR_STEPS_MAX, weir_seek4_step, &seek, 0) == WEIR_STEPS_MAX)
+		return WEIR_ROUTE_UNKNOWN;
+	if (seek.type != RTN_THROW && seek.type != WEIR_ROUTE_NONE)
+		return seek.type;
+	return BPF_CORE_READ(net, ipv4.fib_default) ? WEIR_ROUTE_UNKNOWN : WEIR_ROUTE_NONE; // one table more
+}
+
+// --- IPv6 ----------------------------------------------------------------------------------------------------
+// A tree that branches by one bit a node. The last route on the way down that fits is the longest.
+struct weir_seek6 {
+	struct fib6_node *node;
+	struct fib6_info *none; // what a table without a default route has for one
+	struct weir_number ip;
+	__u32 type;
+};
+
+static __always_inline int weir_has_prefix(const struct weir_number *ip, const struct in6_addr *network, __u32 len)
+{
+	__u64 high = (__u64)bpf_ntohl(network->in6_u.u6_addr32[0]) << 32 | bpf_ntohl(network->in6_u.u6_addr32[1]);
+	__u64 low = (__u64)bpf_ntohl(network->in6_u.u6_addr32[2]) << 32 | bpf_ntohl(network->in6_u.u6_addr32[3]);
+	if (len < 64)
+		return !len || (ip->high ^ high) >> (64 - len) == 0;
+	return ip->high == high && (len == 64 || (ip->low ^ low) >> ((128 - len) & 63) == 0);
+}
+
+static __always_inline void weir_try_leaf(struct weir_seek6 *seek, struct fib6_info *route)
+{
+	struct in6_addr network;
+	BPF_CORE_READ_INTO(&network, route, fib6_dst.addr);
+	if (route == seek->none || !weir_has_prefix(&seek->ip, &network, (__u32)BPF_CORE_READ(route, fib6_dst.plen)))
+		return;
+	__u32 type = BPF_CORE_READ(route, fib6_type);
+	seek->type = type ? type : RTN_UNICAST;
+}
+
+static long weir_seek6_step(__u32 index, void *arg)
+{
+	enum { HAS_ROUTE = 4 };
+	struct weir_seek6 *seek = arg;
+	struct fib6_node *node = seek->node;
+	(void)index;
+	if (BPF_CORE_READ(node, fn_flags) & HAS_ROUTE)
+		weir_try_leaf(seek, BPF_CORE_READ(node, leaf));
+	__u32 bit = BPF_CORE_READ(node, fn_bit) & 127;
+	__u64 half = bit < 64 ? seek->ip.high : seek->ip.low;
+	seek->node = half >> (63 - (bit & 63)) & 1 ? BPF_CORE_READ(node, right) : BPF_CORE_READ(node, left);
+	return seek->node ? 0 : 1;
+}
+
+static __always_inline __u32 weir_route6_in(struct net *net, struct fib6_table *table,
+					    const struct weir_number *ip)
+{
+	struct weir_seek6 seek = {.ip = *ip, .type = WEIR_ROUTE_NONE};
+	if (!table)
+		return WEIR_ROUTE_NONE;
+	seek.none = BPF_CORE_READ(net, ipv6.fib6_null_entry);
+	seek.node = (void *)table + bpf_core_field_offset(struct fib6_table, tb6_root);
+	bpf_loop(WEIR_STEPS_MAX, weir_seek6_step, &seek, 0);
+	return seek.type == RTN_THROW ? WEIR_ROUTE_NONE : seek.type;
+}
+
+static __always_inline __u32 weir_route6(struct net *net, const struct weir_number *ip)
+{
+	if (!bpf_core_field_exists(net->ipv6.fib6_local_tbl) || BPF_CORE_READ(net, ipv6.fib6_has_custom_rules) ||
+	    (bpf_core_field_exists(net->ipv6.fib6_routes_require_src) &&
+	     BPF_CORE_READ(net, ipv6.fib6_routes_require_src)))
+		return WEIR_ROUTE_UNKNOWN;
+	__u32 type = weir_route6_in(net, BPF_CORE_READ(net, ipv6.fib6_local_tbl), ip);
+	if (type == WEIR_ROUTE_NONE)
+		type = weir_route6_in(net, BPF_CORE_READ(net, ipv6.fib6_main_tbl), ip);
+	return type;
+}
+
+// The kind of the route to an address: RTN_*, or one of the above.
+__attribute__((noinline, used)) __u32 weir_route(__u64 net, __u32 family, const struct weir_number *to)
+{
+	if (!to)
+		return WEIR_ROUTE_UNKNOWN;
+	return family == WEIR_AF_INET ? weir_route4((void *)net, (__u32)to->low) : weir_route6((void *)net, to);
+}
