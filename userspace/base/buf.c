@@ -96,18 +96,23 @@ static struct bufseg *segment_new(struct slice slice)
 	return seg;
 }
 
-// Whether the slice continues the queue's last one, in the same chunk.
-static bool adjoins(const struct bufq *q, struct slice slice)
+// Whether what is there in the chunk continues the queue's last slice.
+static bool adjoins(const struct bufq *q, const struct chunk *chunk, const uint8_t *at)
 {
 	const struct slice *last = q->_tail ? &q->_tail->slice : NULL;
-	return last && slice.chunk && last->chunk == slice.chunk && last->p + last->len == slice.p;
+	return last && chunk && last->chunk == chunk && last->p + last->len == at;
+}
+
+static void extend(struct bufq *q, size_t len)
+{
+	q->_tail->slice.len += len;
+	q->bytes += len;
 }
 
 static void bufq_link(struct bufq *q, struct bufseg *seg)
 {
-	if (adjoins(q, seg->slice)) {
-		q->_tail->slice.len += seg->slice.len;
-		q->bytes += seg->slice.len;
+	if (adjoins(q, seg->slice.chunk, seg->slice.p)) {
+		extend(q, seg->slice.len);
 		segment_free(seg);
 		return;
 	}
@@ -123,9 +128,8 @@ int bufq_add_slice(struct bufq *q, struct slice slice)
 {
 	if (slice.len == 0)
 		return 0;
-	if (adjoins(q, slice)) {
-		q->_tail->slice.len += slice.len;
-		q->bytes += slice.len;
+	if (adjoins(q, slice.chunk, slice.p)) {
+		extend(q, slice.len);
 		return 0;
 	}
 	struct bufseg *seg = segment_new(slice);
@@ -183,10 +187,13 @@ uint8_t *bufq_packed_room(size_t room)
 
 int bufq_packed_add(struct bufq *q, size_t len)
 {
-	int err = bufq_add_slice(q, (struct slice){tx, tx->data + tx->used, len});
-	if (err == 0)
-		tx->used += (uint32_t)len;
-	return err;
+	const uint8_t *at = tx->data + tx->used;
+	if (likely(adjoins(q, tx, at)))
+		extend(q, len);
+	else if (bufq_add_slice(q, (struct slice){tx, at, len}))
+		return -ENOMEM;
+	tx->used += (uint32_t)len;
+	return 0;
 }
 
 int bufq_add_packed(struct bufq *q, const void *bytes, size_t len)
@@ -243,7 +250,7 @@ int bufq_compact(struct bufq *q)
 static bool gather(struct bufq *to, struct slice part)
 {
 	const struct slice *last = to->_tail ? &to->_tail->slice : NULL;
-	if (part.len > GATHER_MAX || !last || adjoins(to, part))
+	if (part.len > GATHER_MAX || !last || adjoins(to, part.chunk, part.p))
 		return false;
 	bool gathered = last->chunk && last->chunk->cap <= SMALL_CHUNK;
 	return (gathered || last->len <= GATHER_MAX) && bufq_add_copy(to, part.p, part.len) == 0;
@@ -252,6 +259,11 @@ static bool gather(struct bufq *to, struct slice part)
 int bufq_move(struct bufq *to, struct bufq *from, size_t len)
 {
 	len = MIN(len, from->bytes);
+	if (len == from->bytes && !to->_head) {
+		*to = *from;
+		*from = (struct bufq){0};
+		return 0;
+	}
 	while (len) {
 		struct bufseg *seg = from->_head;
 		if (seg->slice.len > len) {
@@ -290,23 +302,43 @@ int bufq_clone(struct bufq *to, const struct bufq *from)
 	return bufq_move(to, &copy, copy.bytes);
 }
 
+// Goes on by at most what is left of the first slice; the queue's length is the caller's.
+static void skip(struct bufq *q, size_t len)
+{
+	struct bufseg *seg = q->_head;
+	seg->slice.p += len;
+	seg->slice.len -= len;
+	if (seg->slice.len)
+		return;
+	q->_head = seg->next;
+	if (!q->_head)
+		q->_tail = NULL;
+	segment_free(seg);
+}
+
 void bufq_drop(struct bufq *q, size_t len)
 {
 	len = MIN(len, q->bytes);
 	q->bytes -= len;
 	while (len) {
-		struct bufseg *seg = q->_head;
-		size_t n = MIN(len, seg->slice.len);
-		seg->slice.p += n;
-		seg->slice.len -= n;
+		size_t n = MIN(len, q->_head->slice.len);
+		skip(q, n);
 		len -= n;
-		if (seg->slice.len)
-			break;
-		q->_head = seg->next;
-		segment_free(seg);
 	}
-	if (!q->_head)
-		q->_tail = NULL;
+}
+
+void bufq_take(struct bufq *q, void *ret_bytes, size_t len)
+{
+	char *at = ret_bytes;
+	len = MIN(len, q->bytes);
+	q->bytes -= len;
+	while (len) {
+		size_t n = MIN(len, q->_head->slice.len);
+		memcpy(at, q->_head->slice.p, n);
+		skip(q, n);
+		at += n;
+		len -= n;
+	}
 }
 
 struct slice bufq_first(const struct bufq *q)

@@ -84,6 +84,8 @@ void bufq_drop(struct bufq *q, size_t len);
 struct slice bufq_first(const struct bufq *q);
 // Fills at most `max` entries with the front of the queue; returns how many.
 int bufq_iov(const struct bufq *q, struct iovec *ret_iov, int max);
+// Takes `len` bytes (at most all) off the front, copied to where there is room for them.
+void bufq_take(struct bufq *q, void *ret_bytes, size_t len);
 // Copies `len` bytes from `offset` on; returns how many there were.
 size_t bufq_peek(const struct bufq *q, size_t offset, void *ret_bytes, size_t len);
 // Appends a copy so that the queue is one slice afterwards, growing geometrically: for input that a parser

@@ -234,8 +234,7 @@ static int put_payload(struct http2_session *session, struct http2_stream *strea
 		return bufq_packed_add(&session->wire, sizeof *made)
 			   ? -ENOMEM
 			   : bufq_move(&session->wire, &stream->out, len);
-	bufq_peek(&stream->out, 0, made->payload, len);
-	bufq_drop(&stream->out, len);
+	bufq_take(&stream->out, made->payload, len);
 	return bufq_packed_add(&session->wire, sizeof *made + len);
 }
 

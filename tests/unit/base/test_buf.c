@@ -72,6 +72,56 @@ static void moving_parts(void **state)
 	bufq_clear(&to);
 }
 
+// Into an empty queue all goes as it is, and the other one is as new.
+static void moving_all(void **state)
+{
+	(void)state;
+	struct bufq from = {0}, to = {0};
+	struct iovec iov[4];
+	struct chunk *chunk = chunk_new(0);
+	memcpy(chunk->data, "abcdef", chunk->used = 6);
+	bufq_add_slice(&from, (struct slice){chunk, chunk->data, 2});
+	bufq_add_slice(&from, (struct slice){chunk, chunk->data + 3, 3});
+	assert_int_equal(bufq_move(&to, &from, 5), 0);
+	assert_queue(&to, "abdef");
+	assert_int_equal(bufq_iov(&to, iov, 4), 2);
+	assert_int_equal(chunk->refs, 3);
+	assert_queue(&from, "");
+	bufq_add_static(&from, STR("new"));
+	assert_queue(&from, "new");
+	bufq_clear(&from);
+	bufq_clear(&to);
+	assert_int_equal(chunk->refs, 1);
+	chunk_unref(chunk);
+}
+
+static void taking(void **state)
+{
+	(void)state;
+	struct bufq q = {0};
+	char bytes[8] = "........";
+	struct chunk *chunk = chunk_new(0);
+	memcpy(chunk->data, "abcdef", chunk->used = 6);
+	bufq_add_slice(&q, (struct slice){chunk, chunk->data, 2});
+	bufq_add_slice(&q, (struct slice){chunk, chunk->data + 3, 3});
+	bufq_take(&q, bytes, 0);
+	assert_queue(&q, "abdef");
+	bufq_take(&q, bytes, 1);
+	assert_memory_equal(bytes, "a.......", 8);
+	bufq_take(&q, bytes, 3);
+	assert_memory_equal(bytes, "bde.....", 8);
+	assert_queue(&q, "f");
+	assert_int_equal(chunk->refs, 2);
+	bufq_take(&q, bytes + 4, 100);
+	assert_memory_equal(bytes, "bde.f...", 8);
+	assert_queue(&q, "");
+	assert_int_equal(chunk->refs, 1);
+	bufq_add_static(&q, STR("new"));
+	assert_queue(&q, "new");
+	bufq_clear(&q);
+	chunk_unref(chunk);
+}
+
 // A head and its body, read together and queued apart, leave as one piece.
 static void moving_what_adjoins(void **state)
 {
@@ -246,6 +296,8 @@ int main(void)
 	    cmocka_unit_test_teardown(appending_and_dropping, done),
 	    cmocka_unit_test_teardown(slices_share_a_chunk, done),
 	    cmocka_unit_test_teardown(moving_parts, done),
+	    cmocka_unit_test_teardown(moving_all, done),
+	    cmocka_unit_test_teardown(taking, done),
 	    cmocka_unit_test_teardown(moving_what_adjoins, done),
 	    cmocka_unit_test_teardown(moving_few_bytes_often, done),
 	    cmocka_unit_test_teardown(flattening, done),
