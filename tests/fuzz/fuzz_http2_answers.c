@@ -44,7 +44,14 @@ static void on_fields(struct http2_stream *stream, struct field *fields, size_t 
 	}
 }
 
-static void on_data(struct http2_stream *stream, struct slice bytes)
+static void on_end(struct http2_stream *stream)
+{
+	struct half *half = of(stream);
+	CHECK(!half->closed && !half->ended);
+	half->ended = true;
+}
+
+static void on_data(struct http2_stream *stream, struct slice bytes, bool end)
 {
 	struct half *half = of(stream);
 	struct bufq out = {0};
@@ -68,13 +75,8 @@ static void on_data(struct http2_stream *stream, struct slice bytes)
 	default:
 		http2_stream_consume(stream);
 	}
-}
-
-static void on_end(struct http2_stream *stream)
-{
-	struct half *half = of(stream);
-	CHECK(!half->closed && !half->ended);
-	half->ended = true;
+	if (end)
+		on_end(stream);
 }
 
 static void on_stream(struct http2_stream *stream)

@@ -78,7 +78,12 @@ static void on_fields(struct http2_stream *stream, struct field *fields, size_t 
 		http2_stream_end(stream, NULL, 0);
 }
 
-static void on_data(struct http2_stream *stream, struct slice bytes)
+static void on_end(struct http2_stream *stream)
+{
+	http2_stream_end(stream, NULL, 0);
+}
+
+static void on_data(struct http2_stream *stream, struct slice bytes, bool end)
 {
 	struct bufq out = {0};
 	if (bytes.p[0] == 'r') {
@@ -93,13 +98,10 @@ static void on_data(struct http2_stream *stream, struct slice bytes)
 	http2_stream_write(stream, &out);
 	if (bytes.p[0] == 'b')
 		http2_stream_break(stream, 8);
-	if (bytes.p[0] != 'h') // held back
+	if (end)
+		on_end(stream);
+	else if (bytes.p[0] != 'h') // held back
 		http2_stream_consume(stream);
-}
-
-static void on_end(struct http2_stream *stream)
-{
-	http2_stream_end(stream, NULL, 0);
 }
 
 static void on_stream(struct http2_stream *stream)

@@ -556,22 +556,6 @@ static void on_fields(struct http2_stream *stream, struct field *fields, size_t 
 		take_head(exchange, fields, count, end);
 }
 
-static void on_data(struct http2_stream *stream, struct slice bytes)
-{
-	struct exchange *exchange = of_stream(stream);
-	struct bufq out = {0};
-	if (!exchange->response_started) {
-		protocol_failure(exchange);
-		return;
-	}
-	if (bufq_add_slice(&out, bytes)) {
-		exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_TERMINATED, -ENOMEM);
-		return;
-	}
-	if (exchange_body(exchange, &out) == 0 && !exchange->server->congested(exchange))
-		http2_stream_consume(stream);
-}
-
 static void on_end(struct http2_stream *stream)
 {
 	struct exchange *exchange = of_stream(stream);
@@ -585,6 +569,26 @@ static void on_end(struct http2_stream *stream)
 	} else {
 		exchange_complete(exchange);
 	}
+}
+
+static void on_data(struct http2_stream *stream, struct slice bytes, bool end)
+{
+	struct exchange *exchange = of_stream(stream);
+	struct bufq out = {0};
+	if (!exchange->response_started) {
+		protocol_failure(exchange);
+		return;
+	}
+	if (bufq_add_slice(&out, bytes)) {
+		exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_TERMINATED, -ENOMEM);
+		return;
+	}
+	if (exchange_body(exchange, &out))
+		return;
+	if (end && stream->session)
+		on_end(stream);
+	else if (!exchange->server->congested(exchange))
+		http2_stream_consume(stream);
 }
 
 // Of a call that is carried: what waits behind it may be read.

@@ -480,14 +480,19 @@ static bool admit(struct http2_session *session, const struct rule *rule)
 }
 
 // --- DATA ---------------------------------------------------------------------------------------------------
+// The end may have been told with the payload.
 static void data_end(struct http2_session *session)
 {
 	struct http2_stream *stream = session->data_for;
 	session->data_for = NULL;
 	session->receive = receive_head;
-	if (!stream || !(session->frame.flags & HTTP2_FLAG_END_STREAM) || !take_end(stream))
+	if (!stream || !(session->frame.flags & HTTP2_FLAG_END_STREAM))
 		return;
-	session->ops->end(stream);
+	if (!stream->end_received) {
+		if (!take_end(stream))
+			return;
+		session->ops->end(stream);
+	}
 	settle(session, session->frame.id);
 }
 
@@ -553,7 +558,9 @@ static void take_data(struct http2_session *session, const uint8_t *bytes, size_
 	stream->content_left -= stream->has_length ? len : 0;
 	if (!(session->frame.flags & HTTP2_FLAG_END_STREAM)) // behind the last frame nobody needs credit
 		stream->unconsumed += (uint32_t)len;
-	session->ops->data(stream, (struct slice){session->input.chunk, bytes, len});
+	else if (!session->frame.left && !(stream->has_length && stream->content_left))
+		stream->end_received = true;
+	session->ops->data(stream, (struct slice){session->input.chunk, bytes, len}, stream->end_received);
 }
 
 static size_t receive_data(struct http2_session *session, const uint8_t *bytes, size_t len)

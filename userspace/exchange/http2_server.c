@@ -222,12 +222,13 @@ static void on_fields(struct http2_stream *stream, struct field *fields, size_t 
 		take_request(exchange, fields, count, end);
 }
 
-static void on_data(struct http2_stream *stream, struct slice bytes)
+static void on_data(struct http2_stream *stream, struct slice bytes, bool end)
 {
 	struct exchange *exchange = of_stream(stream);
 	struct http2_session *session = stream->session;
 	struct bufq out = {0};
 	int32_t id = stream->id;
+	exchange->request_done |= end;
 	if (!exchange->client || exchange->refused || exchange->sent_whole) {
 		http2_stream_consume(stream); // answered already
 		return;
@@ -238,7 +239,7 @@ static void on_data(struct http2_stream *stream, struct slice bytes)
 		return;
 	}
 	exchange_send(exchange, &out);
-	if (http2_session_find(session, id) == stream && exchange_takes_body(exchange))
+	if (!end && http2_session_find(session, id) == stream && exchange_takes_body(exchange))
 		http2_stream_consume(stream);
 }
 
@@ -467,7 +468,7 @@ static void server_reset(struct exchange *exchange)
 
 static void server_resume(struct exchange *exchange)
 {
-	if (exchange_takes_body(exchange))
+	if (exchange->down.unconsumed && exchange_takes_body(exchange))
 		http2_stream_consume(&exchange->down);
 }
 

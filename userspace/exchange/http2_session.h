@@ -25,8 +25,9 @@ struct http2_session_ops {
 	// A head or trailers, pseudo-fields included; `fields` is valid during the call, names and values as
 	// long as the arena. `end`: nothing follows. `fields` NULL: there were more than the limit.
 	void (*fields)(struct http2_stream *stream, struct field *fields, size_t count, bool end);
-	void (*data)(struct http2_stream *stream, struct slice bytes);
-	// END_STREAM behind data.
+	// Payload; `end`: nothing follows.
+	void (*data)(struct http2_stream *stream, struct slice bytes, bool end);
+	// Nothing follows, which was not known when the last payload came.
 	void (*end)(struct http2_stream *stream);
 	// END_STREAM of ours was sent.
 	void (*end_sent)(struct http2_stream *stream);

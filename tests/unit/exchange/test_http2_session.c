@@ -31,7 +31,7 @@ struct half {
 	struct arena arena;
 	char status[4];
 	size_t received, field_count;
-	int heads, ends, closed;
+	int heads, ends, ends_with_data, closed;
 	uint32_t code;
 	bool hold; // gives no credit
 	bool trailers_seen;
@@ -83,25 +83,28 @@ static void on_server_fields(struct http2_stream *stream, struct field *fields, 
 		http2_stream_end(stream, NULL, 0);
 }
 
-static void on_server_data(struct http2_stream *stream, struct slice bytes)
-{
-	struct half *half = of(stream);
-	struct bufq out = {0};
-	half->received += bytes.len;
-	if (bufq_add_slice(&out, bytes)) {
-		http2_stream_reset(stream, HTTP2_INTERNAL_ERROR);
-		return;
-	}
-	http2_stream_write(stream, &out);
-	if (!half->hold)
-		http2_stream_consume(stream);
-}
-
 static void on_server_end(struct http2_stream *stream)
 {
 	static const struct field trailers[] = {F("x-sum", "1")};
 	of(stream)->ends++;
 	http2_stream_end(stream, trailers, 1);
+}
+
+static void on_server_data(struct http2_stream *stream, struct slice bytes, bool end)
+{
+	struct half *half = of(stream);
+	struct bufq out = {0};
+	half->received += bytes.len;
+	half->ends_with_data += end;
+	if (bufq_add_slice(&out, bytes)) {
+		http2_stream_reset(stream, HTTP2_INTERNAL_ERROR);
+		return;
+	}
+	http2_stream_write(stream, &out);
+	if (end)
+		on_server_end(stream);
+	else if (!half->hold)
+		http2_stream_consume(stream);
 }
 
 static void on_client_fields(struct http2_stream *stream, struct field *fields, size_t count, bool end)
@@ -116,10 +119,11 @@ static void on_client_fields(struct http2_stream *stream, struct field *fields, 
 	half->ends += end;
 }
 
-static void on_client_data(struct http2_stream *stream, struct slice bytes)
+static void on_client_data(struct http2_stream *stream, struct slice bytes, bool end)
 {
 	struct half *half = of(stream);
 	half->received += bytes.len;
+	half->ends += end;
 	if (!half->hold)
 		http2_stream_consume(stream);
 }
@@ -720,6 +724,7 @@ static void check_length(size_t said, size_t sent, uint32_t code)
 	assert_int_equal(half.code, code);
 	assert_int_equal(halves[0].code, code);
 	assert_int_equal(halves[0].ends, code == HTTP2_NO_ERROR);
+	assert_int_equal(halves[0].ends_with_data, code == HTTP2_NO_ERROR && said);
 	assert_in_range(halves[0].received, 0, said);
 	assert_int_equal(http2_stream_open(&client.session, &other.stream, GET, 5, true), 0);
 	turns(20);
@@ -830,6 +835,39 @@ static void test_parts_of_a_block(void **state)
 	}
 }
 
+// Content may be cut anywhere, and ends once: with its last bytes, if they are the frame's last.
+static void check_end(struct str data, size_t received, int ends_with_data)
+{
+	static const char head[] = "\0\0\3\1\4\0\0\0\1\202\206\204";
+	const uint8_t *bytes = (const uint8_t *)data.p;
+	for (size_t cut = 0; cut <= data.len; cut++) {
+		assert_int_equal(begin(), 0);
+		assert_int_equal(feed_frames(head, sizeof head - 1), 0);
+		assert_int_equal(http2_session_feed(&server.session, (struct slice){NULL, bytes, cut}), 0);
+		assert_int_equal(halves[0].ends, cut == data.len);
+		assert_int_equal(
+		    http2_session_feed(&server.session, (struct slice){NULL, bytes + cut, data.len - cut}),
+		    0);
+		assert_int_equal(halves[0].received, received);
+		assert_int_equal(halves[0].ends, 1);
+		assert_int_equal(halves[0].ends_with_data, ends_with_data);
+		assert_true(halves[0].stream.end_received);
+		end();
+	}
+}
+
+static void test_the_end_of_content(void **state)
+{
+	(void)state;
+	check_end(STR("\0\0\5\0\1\0\0\0\1hello"), 5, 1);
+	check_end(STR("\0\0\2\0\0\0\0\0\1he\0\0\3\0\1\0\0\0\1llo"), 5, 1);
+	check_end(STR("\0\0\5\0\11\0\0\0\1\0hell"), 4, 1);   // padded by nothing
+	check_end(STR("\0\0\5\0\11\0\0\0\1\2he\0\0"), 2, 0); // by two bytes
+	check_end(STR("\0\0\3\0\11\0\0\0\1\2\0\0"), 0, 0);   // and nothing else
+	check_end(STR("\0\0\2\0\0\0\0\0\1he\0\0\0\0\1\0\0\0\1"), 2, 0);
+	check_end(STR("\0\0\0\0\1\0\0\0\1"), 0, 0);
+}
+
 // Nothing looks at one again that was given up before it was to send anything.
 static void test_given_up_at_once(void **state)
 {
@@ -901,6 +939,7 @@ int main(void)
 	    cmocka_unit_test(test_parts_of_a_block),   cmocka_unit_test(test_given_up_at_once),
 	    cmocka_unit_test(test_no_preface),	       cmocka_unit_test(test_failing_allocations),
 	    cmocka_unit_test(test_late_clients),       cmocka_unit_test(test_late_sidecars),
+	    cmocka_unit_test(test_the_end_of_content),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
