@@ -14,7 +14,7 @@
 enum {
 	FIELDS_MAX = LIMIT_HTTP_HEADERS + HTTP2_PSEUDO_MAX + TRANSPORT_FIELDS,
 	PRIORITY_BYTES = 5,
-	TYPES = HTTP2_CONTINUATION + 1,
+	UNKNOWN = HTTP2_CONTINUATION + 1, // all types above
 };
 
 static size_t receive_head(struct http2_session *session, const uint8_t *bytes, size_t len);
@@ -178,35 +178,36 @@ static void block_take(struct http2_session *session, struct reader *r)
 }
 
 // What stands in front of a block, and the padding behind it, are taken off.
-static struct reader strip(struct http2_session *session, struct reader r)
+static void strip(struct http2_session *session, struct reader *r)
 {
-	uint8_t padding = session->frame.flags & HTTP2_FLAG_PADDED ? reader_u8(&r) : 0;
+	uint8_t padding = session->frame.flags & HTTP2_FLAG_PADDED ? reader_u8(r) : 0;
 	if (session->frame.flags & HTTP2_FLAG_PRIORITY)
-		reader_skip(&r, PRIORITY_BYTES);
-	if (r.err || padding > reader_remaining(&r))
-		http2_fail(session, r.err ? HTTP2_FRAME_SIZE_ERROR : HTTP2_PROTOCOL_ERROR);
-	return session->fault ? r : reader_sub(&r, reader_remaining(&r) - padding);
+		reader_skip(r, PRIORITY_BYTES);
+	if (r->err || padding > reader_remaining(r))
+		http2_fail(session, r->err ? HTTP2_FRAME_SIZE_ERROR : HTTP2_PROTOCOL_ERROR);
+	else
+		*r = reader_sub(r, reader_remaining(r) - padding);
 }
 
-static void take_headers(struct http2_session *session, struct reader r)
+static void take_headers(struct http2_session *session, struct reader *r)
 {
 	if (session->frame.flags & (HTTP2_FLAG_PADDED | HTTP2_FLAG_PRIORITY))
-		r = strip(session, r);
+		strip(session, r);
 	if (session->fault)
 		return;
 	block_begin(session);
 	if (!session->fault && !session->dead)
-		block_take(session, &r);
+		block_take(session, r);
 }
 
-static void take_continuation(struct http2_session *session, struct reader r)
+static void take_continuation(struct http2_session *session, struct reader *r)
 {
 	if (++session->continuations > LIMIT_HTTP2_CONTINUATIONS) {
 		stats_inc(STAT_HTTP2_CONTINUATION_FLOOD);
 		http2_fail(session, HTTP2_ENHANCE_YOUR_CALM);
 		return;
 	}
-	block_take(session, &r);
+	block_take(session, r);
 }
 
 // --- SETTINGS -----------------------------------------------------------------------------------------------
@@ -282,14 +283,14 @@ void http2_receive_settings(struct http2_session *session, struct reader r)
 		set_windows(session, window);
 }
 
-static void take_settings(struct http2_session *session, struct reader r)
+static void take_settings(struct http2_session *session, struct reader *r)
 {
 	if (session->frame.flags & HTTP2_FLAG_ACK) {
 		if (session->frame.len)
 			http2_fail(session, HTTP2_FRAME_SIZE_ERROR);
 		return;
 	}
-	http2_receive_settings(session, r);
+	http2_receive_settings(session, *r);
 	if (session->fault)
 		return;
 	session->has_settings = true;
@@ -298,28 +299,28 @@ static void take_settings(struct http2_session *session, struct reader r)
 
 // --- other frames -------------------------------------------------------------------------------------------
 // Priorities (RFC 9113 5.3.2) mean nothing here on any stream.
-static void take_priority(struct http2_session *session, struct reader r)
+static void take_priority(struct http2_session *session, struct reader *r)
 {
 	(void)r;
 	if (!http2_session_find(session, session->frame.id))
 		note_closed(session);
 }
 
-static void take_reset(struct http2_session *session, struct reader r)
+static void take_reset(struct http2_session *session, struct reader *r)
 {
 	struct http2_stream *stream = http2_session_find(session, session->frame.id);
 	if (stream)
-		http2_stream_close(stream, reader_u32(&r));
+		http2_stream_close(stream, reader_u32(r));
 	else
 		note_closed(session);
 }
 
-static void take_ping(struct http2_session *session, struct reader r)
+static void take_ping(struct http2_session *session, struct reader *r)
 {
 	if (session->frame.flags & HTTP2_FLAG_ACK)
 		session->ops->pong(session);
 	else
-		http2_send_ping(session, reader_u64(&r), true);
+		http2_send_ping(session, reader_u64(r), true);
 }
 
 static struct http2_stream *find_behind(const struct http2_session *session, int32_t last)
@@ -332,9 +333,9 @@ static struct http2_stream *find_behind(const struct http2_session *session, int
 	return NULL;
 }
 
-static void take_goaway(struct http2_session *session, struct reader r)
+static void take_goaway(struct http2_session *session, struct reader *r)
 {
-	int32_t last = (int32_t)(reader_u32(&r) & INT32_MAX);
+	int32_t last = (int32_t)(reader_u32(r) & INT32_MAX);
 	if (last > session->goaway_id) {
 		http2_fail(session, HTTP2_PROTOCOL_ERROR);
 		return;
@@ -366,9 +367,9 @@ static uint32_t widen(int32_t *window, uint32_t increment)
 	return HTTP2_NO_ERROR;
 }
 
-static void take_window_update(struct http2_session *session, struct reader r)
+static void take_window_update(struct http2_session *session, struct reader *r)
 {
-	uint32_t increment = reader_u32(&r) & INT32_MAX;
+	uint32_t increment = reader_u32(r) & INT32_MAX;
 	if (!session->frame.id) {
 		bool waited = session->send_window <= 0;
 		uint32_t fault = widen(&session->send_window, increment);
@@ -396,8 +397,8 @@ static const struct rule {
 	uint8_t flood;	      // what it counts for
 	uint8_t multiple;     // of what the length of its payload is one; 0: of nothing
 	uint16_t least, most; // of that length
-	void (*take)(struct http2_session *session, struct reader payload);
-} RULES[TYPES] = {
+	void (*take)(struct http2_session *session, struct reader *payload);
+} RULES[UNKNOWN + 1] = {
     [HTTP2_DATA] = {STREAM | OPENED, HTTP2_FLOOD_COUNT, 0, 0, HTTP2_FRAME_MAX, NULL},
     [HTTP2_HEADERS] = {STREAM, HTTP2_FLOOD_COUNT, 0, 0, HTTP2_FRAME_MAX, take_headers},
     [HTTP2_PRIORITY] = {STREAM, HTTP2_FLOOD_OTHER, 0, PRIORITY_BYTES, PRIORITY_BYTES, take_priority},
@@ -408,12 +409,12 @@ static const struct rule {
     [HTTP2_GOAWAY] = {CONNECTION, HTTP2_FLOOD_OTHER, 0, 8, HTTP2_FRAME_MAX, take_goaway},
     [HTTP2_WINDOW_UPDATE] = {CONNECTION | STREAM | OPENED, HTTP2_FLOOD_OTHER, 0, 4, 4, take_window_update},
     [HTTP2_CONTINUATION] = {STREAM, HTTP2_FLOOD_COUNT, 0, 0, HTTP2_FRAME_MAX, take_continuation},
+    [UNKNOWN] = {CONNECTION | STREAM, HTTP2_FLOOD_OTHER, 0, 0, HTTP2_FRAME_MAX, NULL},
 };
-static const struct rule UNKNOWN = {CONNECTION | STREAM, HTTP2_FLOOD_OTHER, 0, 0, HTTP2_FRAME_MAX, NULL};
 
 static const struct rule *rule_of(const struct http2_frame *frame)
 {
-	return frame->type < TYPES ? &RULES[frame->type] : &UNKNOWN;
+	return &RULES[MIN(frame->type, (uint8_t)UNKNOWN)];
 }
 
 // RFC 9113 5.1: nothing but HEADERS and PRIORITY comes on a stream that was never opened.
@@ -624,7 +625,7 @@ static void take_payload(struct http2_session *session, const uint8_t *bytes)
 	reader_init(&r, bytes, session->frame.len);
 	session->receive = receive_head;
 	session->frame.have = 0;
-	rule_of(&session->frame)->take(session, r);
+	rule_of(&session->frame)->take(session, &r);
 }
 
 static void frame_begin(struct http2_session *session)
@@ -646,22 +647,37 @@ static void frame_begin(struct http2_session *session)
 	}
 }
 
-static size_t receive_head(struct http2_session *session, const uint8_t *bytes, size_t len)
+// A payload that is here whole is taken at once: its length; else 0.
+static size_t take_whole(struct http2_session *session, const uint8_t *bytes, size_t len)
 {
-	struct http2_frame *frame = &session->frame;
-	if (!frame->have && len >= HTTP2_FRAME_HEAD) {
-		read_head(frame, bytes);
-		frame_begin(session);
-		return HTTP2_FRAME_HEAD;
-	}
+	if (session->receive != receive_payload || len < session->frame.len)
+		return 0;
+	take_payload(session, bytes);
+	return session->frame.len;
+}
+
+static size_t collect_head(struct http2_frame *frame, const uint8_t *bytes, size_t len)
+{
 	size_t n = MIN(len, (size_t)(HTTP2_FRAME_HEAD - frame->have));
 	memcpy(frame->head + frame->have, bytes, n);
 	frame->have += (uint32_t)n;
-	if (frame->have == HTTP2_FRAME_HEAD) {
-		read_head(frame, frame->head);
-		frame_begin(session);
-	}
 	return n;
+}
+
+static size_t receive_head(struct http2_session *session, const uint8_t *bytes, size_t len)
+{
+	struct http2_frame *frame = &session->frame;
+	const uint8_t *head = bytes;
+	size_t n = HTTP2_FRAME_HEAD;
+	if (frame->have || len < HTTP2_FRAME_HEAD) {
+		n = collect_head(frame, bytes, len);
+		head = frame->head;
+		if (frame->have < HTTP2_FRAME_HEAD)
+			return n;
+	}
+	read_head(frame, head);
+	frame_begin(session);
+	return n + take_whole(session, bytes + n, len - n);
 }
 
 static void payload_free(struct http2_session *session)
@@ -674,10 +690,9 @@ static void payload_free(struct http2_session *session)
 static size_t receive_payload(struct http2_session *session, const uint8_t *bytes, size_t len)
 {
 	struct http2_frame *frame = &session->frame;
-	if (!frame->have && len >= frame->len) {
-		take_payload(session, bytes);
-		return frame->len;
-	}
+	size_t whole = frame->have ? 0 : take_whole(session, bytes, len);
+	if (whole)
+		return whole;
 	if (!session->payload)
 		session->payload = mem_alloc(frame->len);
 	if (!session->payload) {
