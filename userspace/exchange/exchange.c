@@ -21,7 +21,10 @@
 #include <errno.h>
 #include <stdio.h>
 
-enum { CONNECT_ATTEMPTS = 3 };
+enum {
+	CONNECT_ATTEMPTS = 3,
+	REPLAY_COPY_MAX = 512, // bytes
+};
 
 static void dispatch(struct exchange *exchange);
 
@@ -66,8 +69,11 @@ struct exchange *exchange_new(struct connection *connection, const struct exchan
 	return exchange;
 }
 
-static struct str keep(struct exchange *exchange, struct str text)
+// What is the exchange's own message lies in its arena already.
+static struct str keep(struct exchange *exchange, const struct head *head, struct str text)
 {
+	if (head == &exchange->message.head)
+		return text;
 	const char *copy = arena_strdup(&exchange->arena, text.p, text.len);
 	return copy ? (struct str){copy, text.len} : STR("");
 }
@@ -87,9 +93,9 @@ static bool is_grpc(const struct head *head)
 
 static void remember(struct exchange *exchange, const struct head *head)
 {
-	exchange->method = keep(exchange, head->method);
-	exchange->path = keep(exchange, head->path);
-	exchange->authority = keep(exchange, head->authority);
+	exchange->method = keep(exchange, head, head->method);
+	exchange->path = keep(exchange, head, head->path);
+	exchange->authority = keep(exchange, head, head->authority);
 	exchange->idempotent = is_idempotent(head->method);
 	exchange->connection->requests++;
 }
@@ -287,14 +293,40 @@ bool exchange_takes_body(struct exchange *exchange)
 				  : exchange->request.bytes < LIMIT_HTTP_RETRY_BYTES;
 }
 
+void exchange_forget_sent(struct exchange *exchange)
+{
+	exchange->replay_first.len = 0;
+	bufq_clear(&exchange->replay);
+}
+
+// To refer to a few bytes would keep the chunk that they were received in from being used again.
+static int copy_first(struct exchange *exchange, struct slice slice)
+{
+	const char *copy = arena_strdup(&exchange->arena, (const char *)slice.p, slice.len);
+	if (!copy)
+		return -ENOMEM;
+	exchange->replay_first = (struct str){copy, slice.len};
+	return 0;
+}
+
+static int keep_sent(struct exchange *exchange, const struct bufq *bytes)
+{
+	size_t before = exchange->replay_first.len + exchange->replay.bytes;
+	struct slice first = bufq_first(bytes);
+	if (before + bytes->bytes > LIMIT_HTTP_RETRY_BYTES)
+		return ERR_LIMIT;
+	if (before || first.len < bytes->bytes || first.len > REPLAY_COPY_MAX)
+		return bufq_clone(&exchange->replay, bytes);
+	return copy_first(exchange, first);
+}
+
 static void remember_for_replay(struct exchange *exchange, const struct bufq *bytes)
 {
-	if (!exchange->kept || exchange->response_started)
+	if (!exchange->kept || exchange->response_started || bufq_empty(bytes))
 		return;
-	if (exchange->replay.bytes + bytes->bytes > LIMIT_HTTP_RETRY_BYTES ||
-	    bufq_clone(&exchange->replay, bytes)) {
+	if (keep_sent(exchange, bytes)) {
 		exchange->kept = false;
-		bufq_clear(&exchange->replay);
+		exchange_forget_sent(exchange);
 	}
 }
 
@@ -347,7 +379,7 @@ int exchange_interim(struct exchange *exchange, struct message *message)
 static void note_grpc_status(struct exchange *exchange, const struct field *fields, size_t count)
 {
 	const struct head head = {.fields = (struct field *)fields, .field_count = (uint16_t)count};
-	const struct field *status = exchange->grpc ? head_find_known(&head, FIELD_GRPC_STATUS) : NULL;
+	const struct field *status = head_find_known(&head, FIELD_GRPC_STATUS);
 	if (status)
 		exchange->grpc_status = (int16_t)grpc_status_parse(status->value);
 }
@@ -358,9 +390,11 @@ static int rewind_request(struct exchange *exchange);
 // An answer that says nothing but "not available": the caller may as well hear another endpoint's.
 static bool try_elsewhere(struct exchange *exchange, const struct message *message)
 {
+	if (!exchange->grpc)
+		return false;
 	note_grpc_status(exchange, message->head.fields, message->head.field_count);
-	if (!exchange->grpc || !message->end || exchange->grpc_status != GRPC_UNAVAILABLE ||
-	    !exchange->route || exchange->attempts > exchange->route->retries || !exchange->kept)
+	if (!message->end || exchange->grpc_status != GRPC_UNAVAILABLE || !exchange->route ||
+	    exchange->attempts > exchange->route->retries || !exchange->kept)
 		return false;
 	exchange->client->release(exchange, RELEASE_WHOLE);
 	if (rewind_request(exchange)) {
@@ -396,7 +430,7 @@ int exchange_head(struct exchange *exchange, struct message *message)
 	exchange->status = (uint16_t)status;
 	exchange->tunnel = granted;
 	exchange->wants_tunnel = granted;
-	bufq_clear(&exchange->replay);
+	exchange_forget_sent(exchange);
 	if (exchange->server->head(exchange, message)) {
 		exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_PROTOCOL, ERR_MALFORMED);
 		return ERR_CLOSED;
@@ -423,7 +457,8 @@ int exchange_body(struct exchange *exchange, struct bufq *bytes)
 
 int exchange_trailers(struct exchange *exchange, const struct field *fields, size_t count)
 {
-	note_grpc_status(exchange, fields, count);
+	if (exchange->grpc)
+		note_grpc_status(exchange, fields, count);
 	if (exchange->server->trailers(exchange, fields, count) == 0)
 		return 0;
 	exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_PROTOCOL, ERR_MALFORMED);
@@ -458,11 +493,13 @@ static bool may_repeat(const struct exchange *exchange, enum exchange_flag flag)
 static int rewind_request(struct exchange *exchange)
 {
 	struct bufq whole = {0};
-	int err = bufq_move(&whole, &exchange->replay, exchange->replay.bytes);
-	if (!err)
-		err = bufq_move(&whole, &exchange->request, exchange->request.bytes);
+	if (bufq_add_copy(&whole, exchange->replay_first.p, exchange->replay_first.len))
+		return -ENOMEM;
+	exchange->replay_first.len = 0;
+	bufq_move(&whole, &exchange->replay, exchange->replay.bytes); // moving all needs no memory
+	bufq_move(&whole, &exchange->request, exchange->request.bytes);
 	exchange->request = whole;
-	return err;
+	return 0;
 }
 
 static void retry(struct exchange *exchange)

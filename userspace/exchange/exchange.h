@@ -108,7 +108,8 @@ struct exchange {
 	struct field *request_trailers;
 	struct str websocket;	 // what Sec-WebSocket-Accept is or has to be
 	struct bufq request;	 // what goes upstream, until there is a connection
-	struct bufq replay;	 // what went upstream, while it may be needed again
+	struct str replay_first; // what went upstream, while it may be needed again: first a little, copied
+	struct bufq replay;	 // and then the rest
 	struct bufq response_in; // a response head, trailers, or a call's answer, that are not whole yet
 	struct bufq request_in;	 // sent before its tunnel was granted; trailers that are not whole yet
 	struct http1_body request_body, response_body;
@@ -128,7 +129,7 @@ struct exchange {
 	bool client_http10 : 1;
 	bool client_persistent : 1; // the client would send another request on this connection
 	bool idempotent : 1;
-	bool kept : 1;	     // all that was sent upstream is in `replay`
+	bool kept : 1;	     // all that was sent upstream is in `replay_first` and `replay`
 	bool fresh_only : 1; // no pooled connection for the next attempt
 	bool wants_upgrade : 1;
 	bool wants_tunnel : 1; // CONNECT or an upgrade, not raw
@@ -163,6 +164,8 @@ void exchange_start(struct exchange *exchange);
 void exchange_send(struct exchange *exchange, struct bufq *bytes);
 // The same for bytes that are as the endpoint wants them already: what waited for a connection.
 void exchange_send_ready(struct exchange *exchange, struct bufq *bytes);
+// What went upstream is not needed again.
+void exchange_forget_sent(struct exchange *exchange);
 // Whether upstream takes more request bytes now.
 bool exchange_takes_body(struct exchange *exchange);
 

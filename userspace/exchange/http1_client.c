@@ -227,7 +227,7 @@ static int take_final_raw(struct exchange *exchange, const struct http1_head *he
 		protocol_failure(exchange);
 		return ERR_CLOSED;
 	}
-	bufq_clear(&exchange->replay);
+	exchange_forget_sent(exchange);
 	http1_body_init(&exchange->response_body, head);
 	exchange->decode_chunks = exchange->client_http10 && head->framing == HTTP1_BODY_CHUNKED;
 	exchange->upstream_persistent = head->persistent && head->framing != HTTP1_BODY_EOF;

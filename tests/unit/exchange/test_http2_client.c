@@ -8,10 +8,12 @@
 #include "base/mem.h"
 #include "run/stats.h"
 
+#include <limits.h>
 #include <netinet/tcp.h>
 
 enum { TURNS = 200, FRAME_HEADER = 9 };
-enum { HEADERS = 1, SETTINGS = 4, PING = 6, ACK = 1 };
+enum { PIECES = 5 }; // of a body
+enum { DATA = 0, HEADERS = 1, RST_STREAM = 3, SETTINGS = 4, PING = 6, ACK = 1 };
 
 static const uint64_t START = 1000 * NS_PER_S;
 static uint64_t now_ms;
@@ -24,6 +26,8 @@ static struct {
 	size_t len;
 	int requests, pings;
 	uint32_t last_stream;
+	uint8_t body[4096]; // of the last request
+	size_t body_len;
 	uint8_t last_ping[8];
 	bool ended;
 } endpoint;
@@ -36,11 +40,16 @@ static void send_frame(uint8_t type, uint8_t flags, uint32_t stream, const void 
 	send_all(endpoint.peer, frame, FRAME_HEADER + (size_t)len);
 }
 
-static void take_frame(const uint8_t *frame)
+static void take_frame(const uint8_t *frame, size_t len)
 {
 	if (frame[3] == HEADERS) {
 		endpoint.requests++;
 		endpoint.last_stream = frame[8];
+		endpoint.body_len = 0;
+	} else if (frame[3] == DATA) {
+		assert_in_range(endpoint.body_len + len, 0, sizeof endpoint.body);
+		memcpy(endpoint.body + endpoint.body_len, frame + FRAME_HEADER, len);
+		endpoint.body_len += len;
 	} else if (frame[3] == PING && !(frame[4] & ACK)) {
 		endpoint.pings++;
 		memcpy(endpoint.last_ping, frame + FRAME_HEADER, 8);
@@ -58,7 +67,7 @@ static void take_frames(void)
 		size_t whole = FRAME_HEADER + ((size_t)frame[1] << 8 | frame[2]);
 		if (endpoint.len - at < whole)
 			break;
-		take_frame(frame);
+		take_frame(frame, whole - FRAME_HEADER);
 		at += whole;
 	}
 	endpoint.len -= at;
@@ -242,6 +251,120 @@ static void test_streams_that_end_without_a_word(void **state)
 	assert_true(endpoint.ended);
 }
 
+// A request with a body in that many pieces.
+static int post(size_t len, size_t pieces)
+{
+	char head[128], body[4096];
+	int client = connect_client(&proxy);
+	int n = snprintf(head, sizeof head, "POST / HTTP/1.1\r\nHost: a.mesh\r\nContent-Length: %zu\r\n\r\n",
+			 len * pieces);
+	send_all(client, head, (size_t)n);
+	for (size_t piece = 0; piece < pieces; piece++) {
+		memset(body, (int)('a' + piece), len);
+		settle();
+		send_all(client, body, len);
+	}
+	settle();
+	return client;
+}
+
+static void assert_body(size_t len, size_t pieces)
+{
+	assert_int_equal(endpoint.body_len, len * pieces);
+	for (size_t i = 0; i < endpoint.body_len; i++)
+		assert_int_equal(endpoint.body[i], 'a' + i / len);
+}
+
+static void refuse(void)
+{
+	send_frame(RST_STREAM, 0, endpoint.last_stream, "\0\0\0\7", 4); // REFUSED_STREAM
+}
+
+// What was sent goes again, be it copied or referred to.
+static void test_a_refused_request(void **state)
+{
+	static const struct {
+		size_t len, pieces;
+	} bodies[] = {{1, 1}, {512, 1}, {513, 1}, {4000, 1}, {3, 2}, {512, 3}, {1000, 4}};
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(bodies); i++) {
+		int before = endpoint.requests, client = post(bodies[i].len, bodies[i].pieces);
+		assert_body(bodies[i].len, bodies[i].pieces);
+		refuse();
+		settle();
+		assert_int_equal(endpoint.requests, before + 2);
+		assert_body(bodies[i].len, bodies[i].pieces);
+		refuse();
+		settle();
+		assert_int_equal(endpoint.requests, before + 3);
+		assert_body(bodies[i].len, bodies[i].pieces);
+		send_frame(HEADERS, 5, endpoint.last_stream, "\x88", 1);
+		settle();
+		assert_status(client, "HTTP/1.1 200 ");
+		close(client);
+	}
+}
+
+// The endpoint takes another connection, if that one was lost.
+static void take_another(void)
+{
+	if (!endpoint.ended)
+		return;
+	close(endpoint.peer);
+	endpoint.peer = -1;
+	endpoint.len = 0;
+	endpoint.ended = false;
+}
+
+// Whether the request that is refused comes again: then all of it does.
+static bool comes_again(int client, struct got *got)
+{
+	int before = endpoint.requests;
+	refuse();
+	settle();
+	receive(client, got);
+	if (endpoint.requests == before || got->len || got->ended)
+		return false;
+	assert_body(100, PIECES);
+	return true;
+}
+
+// How often a request came again, whatever allocation fails: while it is sent first, or while it is to be
+// sent again.
+static int refuse_without_memory(bool first, int *ret_refused)
+{
+	int again = 0;
+	for (long n = 0, count = 0; n <= count; n++) {
+		struct got got = {0};
+		int before = endpoint.requests;
+		buf_thread_done(); // so that there is something to allocate
+		mem_fail_set(first ? n : LONG_MAX);
+		int client = post(100, PIECES);
+		if (!first)
+			mem_fail_set(n);
+		if (endpoint.requests > before && comes_again(client, &got))
+			again += 1 + comes_again(client, &got);
+		count = mem_fail_count();
+		mem_fail_set(-1);
+		settle();
+		receive(client, &got);
+		*ret_refused += strncmp(got.bytes, "HTTP/1.1 503 ", 13) == 0;
+		close(client);
+		settle();
+		take_another();
+	}
+	return again;
+}
+
+static void test_a_refused_request_without_memory(void **state)
+{
+	int refused = 0;
+	(void)state;
+	assert_true(refuse_without_memory(false, &refused) > 0);
+	assert_true(refused > 0);
+	assert_true(refuse_without_memory(true, &refused) > 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -250,6 +373,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_an_idle_connection_whose_endpoint_went_away, setup,
 					    teardown),
 	    cmocka_unit_test_setup_teardown(test_streams_that_end_without_a_word, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_a_refused_request, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_a_refused_request_without_memory, setup, teardown),
 	};
 	if (stats_init(1))
 		return 1;
