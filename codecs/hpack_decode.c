@@ -338,6 +338,7 @@ int hpack_decode(struct hpack_decoder *decoder, struct str block, struct hpack_l
 		drop_others(&now);
 	hold(&now);
 	read_block(&now);
-	arena_done(&now.spare);
+	if (unlikely(list->overflow))
+		arena_done(&now.spare);
 	return now.r.err == ERR_NEED_MORE ? ERR_MALFORMED : now.r.err;
 }
