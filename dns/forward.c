@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "dns/cache.h"
 #include "dns/upstreams.h"
+#include "dns/zoned.h"
 #include "run/stats.h"
 
 #include <ares.h>
@@ -51,6 +52,7 @@ enum { CHANNEL_PLAIN, CHANNEL_EDNS, CHANNELS };
 struct dns_channel {
 	struct dns_forwarder *forwarder;
 	ares_channel ares;
+	struct dns_upstream servers[DNS_UPSTREAMS_MAX];
 	struct loop_timer timer;
 	struct list node; // of a retired one
 	unsigned asked;	  // queries under way
@@ -67,7 +69,7 @@ struct dns_forwarder {
 	struct dns_cache *cache;
 	struct dns_socket sockets[SOCKETS_MAX];
 	struct dns_flight *flights[FLIGHT_BUCKETS];
-	struct addr servers[DNS_UPSTREAMS_MAX];
+	struct dns_upstream servers[DNS_UPSTREAMS_MAX];
 	size_t flight_count, waiter_count, server_count;
 	int answering; // the socket that c-ares has read from last
 	bool sending, closing;
@@ -336,20 +338,7 @@ static int on_socket_made(ares_socket_t fd, int type, void *arg)
 }
 
 // --- life ---------------------------------------------------------------------------------------------------
-static int set_servers(struct dns_channel *channel, const struct addr *servers, size_t count)
-{
-	struct ares_addr_port_node nodes[DNS_UPSTREAMS_MAX];
-	for (size_t i = 0; i < count; i++) {
-		nodes[i] = (struct ares_addr_port_node){.next = i + 1 < count ? &nodes[i + 1] : NULL,
-							.family = servers[i].ip.family,
-							.udp_port = servers[i].port,
-							.tcp_port = servers[i].port};
-		memcpy(&nodes[i].addr, servers[i].ip.bytes, servers[i].ip.family == AF_INET6 ? 16 : 4);
-	}
-	return ares_set_servers_ports(channel->ares, count ? nodes : NULL) == ARES_SUCCESS ? 0 : ERR_DNS;
-}
-
-static int open_ares(struct dns_channel *channel, int flags, const struct addr *servers, size_t count)
+static int open_ares(struct dns_channel *channel, int flags, size_t count)
 {
 	int share = ROUNDS_MS / 3 / (int)MAX(count, (size_t)1);
 	struct ares_options options = {
@@ -367,19 +356,21 @@ static int open_ares(struct dns_channel *channel, int flags, const struct addr *
 		return ERR_DNS;
 	}
 	ares_set_socket_configure_callback(channel->ares, on_socket_made, channel);
-	return set_servers(channel, servers, count);
+	return dns_zoned_set_servers(channel->ares, channel->servers, count);
 }
 
-static int channel_new(struct dns_forwarder *forwarder, int flags, const struct addr *servers, size_t count,
+static int channel_new(struct dns_forwarder *forwarder, int flags,
+		       const struct dns_upstream servers[DNS_UPSTREAMS_MAX], size_t count,
 		       struct dns_channel **ret_channel)
 {
 	struct dns_channel *channel = mem_zalloc(sizeof *channel);
 	if (!channel)
 		return -ENOMEM;
 	channel->forwarder = forwarder;
+	memcpy(channel->servers, servers, sizeof channel->servers);
 	list_init(&channel->node);
 	loop_timer_init(&channel->timer, on_timer);
-	int err = open_ares(channel, flags, servers, count);
+	int err = open_ares(channel, flags, count);
 	if (err) {
 		channel_free(channel);
 		return err;
@@ -395,11 +386,13 @@ static void channel_retire(struct dns_forwarder *forwarder, struct dns_channel *
 	rearm(channel);
 }
 
-static bool same_servers(const struct dns_forwarder *forwarder, const struct addr *servers, size_t count)
+static bool same_servers(const struct dns_forwarder *forwarder, const struct dns_upstream *servers,
+			 size_t count)
 {
 	bool same = count == forwarder->server_count;
 	for (size_t i = 0; i < count && same; i++)
-		same = addr_eq(&servers[i], &forwarder->servers[i]);
+		same = addr_eq(&servers[i].addr, &forwarder->servers[i].addr) &&
+		       strcmp(servers[i].zone, forwarder->servers[i].zone) == 0;
 	return same;
 }
 
@@ -407,11 +400,12 @@ static bool same_servers(const struct dns_forwarder *forwarder, const struct add
 // gets new ones, and the old ones end with their queries.
 static int open_channels(struct dns_forwarder *forwarder)
 {
-	struct addr servers[DNS_UPSTREAMS_MAX];
+	struct dns_upstream servers[DNS_UPSTREAMS_MAX];
 	struct dns_channel *channels[CHANNELS] = {0};
 	size_t count;
-	int err = dns_upstreams_find(&forwarder->options, servers, &count);
-	if (!err && forwarder->channels[0] && same_servers(forwarder, servers, count))
+	int err = 0;
+	dns_upstreams_find(&forwarder->options, servers, &count);
+	if (forwarder->channels[0] && same_servers(forwarder, servers, count))
 		return 0;
 	for (int i = 0; i < CHANNELS && !err; i++)
 		err = channel_new(forwarder, i == CHANNEL_EDNS ? ARES_FLAG_EDNS : 0, servers, count,

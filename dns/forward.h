@@ -22,6 +22,8 @@ struct dns_forward_options {
 	const char *resolv_conf, *resolved_conf; // for tests: in place of the system's
 	uint16_t conf_port;			 // likewise: where their servers listen, in place of 53
 	int (*prepare)(int fd, void *arg);	 // called for every upstream socket (to mark it); may be NULL
+	// Called for a server that cannot be used, whenever the servers are read; may be NULL.
+	void (*unusable)(struct str server, const char *why, void *arg);
 	void *arg;
 };
 

@@ -5,12 +5,20 @@
 
 #include "base/addr.h"
 
+#include <net/if.h>
 #include <stdbool.h>
 #include <sys/stat.h>
 
 enum { DNS_UPSTREAMS_MAX = 8 };
 
 struct dns_forward_options;
+
+// All bytes that are not in use are zero.
+struct dns_upstream {
+	struct addr addr;
+	char zone[IFNAMSIZ]; // of a link-local address: its interface; else empty
+	uint32_t _scope;     // its number when it was connected to last (zoned.c)
+};
 
 // Which versions of resolv.conf and of resolved's list have been seen. Zero-initialise: none.
 struct dns_upstreams_seen {
@@ -25,6 +33,7 @@ struct dns_upstreams_seen {
 // given, nor while resolv.conf is absent or empty: somebody is about to write it.
 bool dns_upstreams_changed(const struct dns_forward_options *options, struct dns_upstreams_seen *seen);
 
-// 0 (with up to DNS_UPSTREAMS_MAX servers, or none), ERR_DNS, or -ENOMEM.
-int dns_upstreams_find(const struct dns_forward_options *options, struct addr ret_servers[DNS_UPSTREAMS_MAX],
-		       size_t *ret_count);
+// Up to DNS_UPSTREAMS_MAX servers, or none; those behind them are zero. What cannot be used is told to
+// options->unusable.
+void dns_upstreams_find(const struct dns_forward_options *options,
+			struct dns_upstream ret_servers[DNS_UPSTREAMS_MAX], size_t *ret_count);

@@ -28,7 +28,7 @@ struct compiler {
 	struct rule *rule; // under way
 	struct rule _lost; // when there is no memory
 	int err;
-	struct set_pair loopback, vips, dns_servers;
+	struct set_pair loopback, link_local, vips, dns_servers;
 	enum rule_chain going; // where rules on destinations go, for connections that leave
 };
 
@@ -217,6 +217,18 @@ static void family_rules(struct compiler *c, enum rule_chain chain)
 	end(c, RULE_RETURN, 0, c->plan->ipv4 ? "IPv6 is not captured" : "IPv4 is not captured");
 }
 
+// A link-local address means nothing without its interface (RFC 4007 6), which no redirect keeps: neither
+// could the proxy answer a client that has one, nor could it call a server there, nor would a program take an
+// answer for that server's.
+static void link_local_rule(struct compiler *c, enum rule_chain chain, enum rule_field field)
+{
+	if (c->link_local.ipv6 < 0)
+		return;
+	begin(c, chain);
+	match_set(c, field, c->link_local.ipv6, false);
+	end(c, RULE_RETURN, 0, "link-local address");
+}
+
 // Connection tracking takes the next packet of a connection that was open before it began for the first of a
 // new one. Redirected to the proxy, which knows nothing of it, such a connection would be reset.
 static void open_rule(struct compiler *c, enum rule_chain chain)
@@ -366,6 +378,7 @@ static void zone_rules(struct compiler *c, const struct program_sets *programs)
 	match_value(c, RULE_UDP_DEST_PORT, DNS_PORT);
 	end(c, RULE_GOTO, CHAIN_DNS_ZONE, "DNS queries");
 	family_rules(c, CHAIN_DNS_ZONE);
+	link_local_rule(c, CHAIN_DNS_ZONE, RULE_DEST6);
 	proxy_inbound_rule(c, CHAIN_DNS_ZONE);
 	owner_rules(c, CHAIN_DNS_ZONE);
 	enum rule_chain chain = program_rules(c, CHAIN_DNS_ZONE, programs, CHAIN_DNS_CHOSEN);
@@ -557,6 +570,7 @@ static void output_chain(struct compiler *c, const struct program_sets *programs
 	const struct capture_plan *plan = c->plan;
 	family_rules(c, CHAIN_OUTPUT);
 	open_rule(c, CHAIN_OUTPUT);
+	link_local_rule(c, CHAIN_OUTPUT, RULE_DEST6);
 	proxy_inbound_rule(c, CHAIN_OUTPUT);
 	if (plan_keeps_client(plan)) {
 		begin(c, CHAIN_OUTPUT);
@@ -587,6 +601,8 @@ static void arriving_rules(struct compiler *c, enum rule_chain chain, enum rule_
 	// those that have a socket keep it.
 	if (chain == CHAIN_PREROUTING)
 		open_rule(c, chain);
+	link_local_rule(c, chain, RULE_SOURCE6);
+	link_local_rule(c, chain, RULE_DEST6);
 	begin(c, chain);
 	match_interface(c, RULE_IN_INTERFACE, "lo", false);
 	end(c, RULE_RETURN, 0, "from this host itself");
@@ -706,7 +722,9 @@ static struct program_sets program_sets(struct compiler *c)
 static void compile(struct compiler *c)
 {
 	static const struct cidr loopback[] = {{{AF_INET, {127}}, 8}, {{AF_INET6, {[15] = 1}}, 128}};
+	static const struct cidr link_local = {{AF_INET6, {0xfe, 0x80}}, 10};
 	const struct capture_plan *plan = c->plan;
+	c->link_local = cidr_sets(c, "link_local", &link_local, 1);
 	if (plan->inbound.enabled)
 		c->loopback = cidr_sets(c, "loopback", loopback, ARRAY_SIZE(loopback));
 	if (plan->outbound.enabled)

@@ -204,14 +204,13 @@ static int check_lists(const struct capture_plan *plan, struct strbuf *error)
 	return err;
 }
 
-// Connections to these are none that a proxy could take: a program's own host, and groups of hosts.
+// Connections to these are none that a proxy could take: a program's own host, groups of hosts, and addresses
+// that mean nothing without an interface.
 static bool is_no_vip_range(const struct cidr *vips)
 {
 	static const struct cidr reserved[] = {
-	    {{AF_INET, {127}}, 8},
-	    {{AF_INET, {224}}, 4},
-	    {{AF_INET6, {[15] = 1}}, 128},
-	    {{AF_INET6, {0xff}}, 8},
+	    {{AF_INET, {127}}, 8},   {{AF_INET, {224}}, 4},	     {{AF_INET6, {[15] = 1}}, 128},
+	    {{AF_INET6, {0xff}}, 8}, {{AF_INET6, {0xfe, 0x80}}, 10},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(reserved); i++)
 		if (cidr_contains(&reserved[i], &vips->ip) || cidr_contains(vips, &reserved[i].ip))
@@ -229,6 +228,17 @@ static int check_vips(const struct capture_plan *plan, struct strbuf *error)
 	return 0;
 }
 
+static int check_dns_servers(const struct capture_plan *plan, struct strbuf *error)
+{
+	static const struct cidr link_local = {{AF_INET6, {0xfe, 0x80}}, 10};
+	char text[ADDR_TEXT_MAX];
+	for (size_t i = 0; i < plan->dns.server_count; i++)
+		if (cidr_contains(&link_local, &plan->dns.servers[i]))
+			return invalid(error, "%s: DNS queries to link-local addresses are not captured",
+				       ip_format(&plan->dns.servers[i], text));
+	return 0;
+}
+
 int capture_plan_validate(const struct capture_plan *plan, struct strbuf *ret_error)
 {
 	int err = check_proxy(plan, ret_error);
@@ -236,5 +246,7 @@ int capture_plan_validate(const struct capture_plan *plan, struct strbuf *ret_er
 		err = check_marks(plan, ret_error);
 	if (err == 0)
 		err = check_lists(plan, ret_error);
+	if (err == 0)
+		err = check_dns_servers(plan, ret_error);
 	return err ? err : check_vips(plan, ret_error);
 }

@@ -33,8 +33,9 @@ class Callers:
         self.channel = ours
 
     def call(self, pod, to, **options):
-        """options: user, group, mark, cgroup (a folder), udp, mptcp, device (an interface to bind to), source (an address to
-        bind to); connect=False: not that."""
+        """to: as connect() takes it, a link-local address with its interface's number. options: user, group, mark, cgroup (a
+        folder), udp, mptcp, device (an interface to bind to), source (an address to bind to, likewise); connect=False: not
+        that."""
         pod = getattr(pod, "pod", pod)
         self.channel.send(json.dumps({"netns": f"/run/netns/{pod.netns}", "to": to, **options}).encode())
         answer, fds, _, _ = socket.recv_fds(self.channel, REQUEST_MAX, 1)
@@ -75,8 +76,8 @@ def _become(request):
 
 
 def _connect(request):
-    address, port = request["to"]
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    to = tuple(request["to"])
+    family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
     protocol = socket.IPPROTO_MPTCP if request.get("mptcp") else 0
     sock = socket.socket(family, socket.SOCK_DGRAM if request.get("udp") else socket.SOCK_STREAM, protocol)
     sock.settimeout(TIMEOUT)
@@ -85,9 +86,10 @@ def _connect(request):
     if request.get("device"):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, request["device"].encode())
     if request.get("source"):
-        sock.bind((request["source"], 0))
+        source = request["source"]
+        sock.bind((source, 0) if isinstance(source, str) else tuple(source))
     if request.get("connect", True):
-        sock.connect((address, port))
+        sock.connect(to)
     return sock
 
 

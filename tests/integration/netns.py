@@ -37,6 +37,7 @@ Pod
     .python(code, *args)   runs Python code by `run`
     .python_start(...)     the same by `start`
     .enter()               context manager: the calling thread is in the namespace
+    .link_local()          its link-local address
     .resolv_conf(text)     what programs started afterwards see as /etc/resolv.conf
     .address(ip)           adds another address, "10.99.0.1/32" or "fd99::1/128", to its interface eth0
     .sysctl(key, value)
@@ -63,6 +64,7 @@ are gone: the names hold the number and the start time of the test process.
 
 import contextlib
 import ctypes
+import json
 import os
 import pathlib
 import select
@@ -409,6 +411,15 @@ class Pod:
 
     def address(self, address):
         self.ip(f"addr add {address} dev eth0" + (" nodad" if ":" in address else ""))
+
+    def interface_index(self, name):
+        with self.enter():
+            return socket.if_nametoindex(name)
+
+    def link_local(self):
+        """Its link-local address on eth0, without the interface."""
+        links = json.loads(self.run(["ip", "-j", "-6", "addr", "show", "dev", "eth0"]).stdout)
+        return next(row["local"] for row in links[0]["addr_info"] if row["scope"] == "link")
 
     def resolv_conf(self, text):
         folder = ETC_NETNS / self.netns

@@ -493,6 +493,59 @@ def test_one_socket_asks_two_servers(world, family):
     assert senders == set(to)
 
 
+# --- link-local addresses --------------------------------------------------------------------------------------------
+def scoped(host, pod, port):
+    """The pod's link-local address, as programs of that host call it."""
+    host, pod = (getattr(each, "pod", each) for each in (host, pod))
+    return pod.link_local(), port, 0, host.interface_index("eth0")
+
+
+@pytest.fixture(scope="class")
+def asking_all(world):
+    """DNS is captured whichever server it is for."""
+    words = world.words(world.app)
+    at = words.index("--dns-servers")
+    world.weir(world.app, "apply", *words[:at], *words[at + 2 :])
+    yield world
+    world.apply(world.app)
+
+
+class TestLinkLocal:
+    """Without its interface such an address leads nowhere, and what is redirected has lost it: all goes by itself."""
+
+    @pytest.mark.parametrize("host", ["other", "near", "app"])
+    def test_outbound(self, asking_all, host):
+        to = scoped(asking_all.app, getattr(asking_all, host), 7000)
+        assert Observed(asking_all, asking_all.call(asking_all.app, to), to[:2]).is_direct(host)
+
+    @pytest.mark.parametrize("source", ["link-local", "global", "to global"])
+    def test_inbound(self, asking_all, source):
+        app, other = asking_all.app.pod, asking_all.other
+        own = other.ipv6 if source == "global" else scoped(other, other, 0)
+        to = (app.ipv6, 7000) if source == "to global" else scoped(other, app, 7000)
+        assert Observed(asking_all, asking_all.call(other, to, source=own), to[:2]).is_direct("app")
+
+    def test_dns_over_udp(self, asking_all):
+        to = scoped(asking_all.app, asking_all.other, 53)
+        Server(asking_all.other, 53, "other", "::", udp=True)
+        for connect in (True, False):
+            with asking_all.call(asking_all.app, to, udp=True, connect=connect) as sock:
+                sock.sendmsg([query("ipv6")], [], 0, *(() if connect else (to,)))
+                answer, sender = sock.recvfrom(512)
+            assert not by_weir(asking_all, "ipv6", answer)
+            assert sender == to
+
+    def test_dns_over_tcp(self, asking_all):
+        to = scoped(asking_all.app, asking_all.other, 53)
+        with asking_all.call(asking_all.app, to) as sock:
+            assert Peer(sock).until(b"\n").split()[0] == b"other"
+
+    def test_what_if_agrees(self, asking_all):
+        words = ["explain", "what-if", "-j", "--to", name_of("fe80::7", 7000)]
+        done = asking_all.app.pod.run([asking_all.mesh.weir_path, *words], env=asking_all.environment)
+        assert json.loads(done.stdout)["outbound"]["verdict"] == "left alone: link-local address"
+
+
 # --- only some programs ----------------------------------------------------------------------------------------------
 @pytest.fixture(scope="class")
 def choosing(world):

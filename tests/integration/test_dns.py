@@ -294,7 +294,7 @@ class Upstream:
     def __init__(self, pod, port, handler, address="127.0.0.1"):
         self.queries = []
         with pod.enter():
-            self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self.sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
             self.sock.bind((address, port))
         self.handler = handler
         threading.Thread(target=self._serve, daemon=True).start()
@@ -312,8 +312,9 @@ class Upstream:
                 self.sock.sendto(answer, peer)
 
 
-def reply(query, *records, rcode=0):
+def reply(query, *records, rcode=0, flags=0):
     answer = dns.message.make_response(query)
+    answer.flags |= flags
     answer.set_rcode(rcode)
     for record in records:
         name, ttl, rdtype, value = record
@@ -699,3 +700,41 @@ def test_resolv_conf_is_followed(mesh):
     for address in ("127.0.0.2", "127.0.0.3"):
         pod.resolv_conf(f"nameserver {address}\n")
         wait_until(lambda: query(names, "www.example")["server"] == f"{address}:53")
+
+
+def test_a_server_at_a_link_local_address(mesh):
+    """As routers advertise one. It is asked by its interface, over TCP, too; what cannot be asked is told once."""
+    pod, router = mesh.network.pod("client"), mesh.network.pod("router")
+    address = router.link_local()
+    cut = lambda query: reply(query, flags=dns.flags.TC)  # noqa: E731
+    upstream = Upstream(router, 53, cut, "::")
+    with router.enter():
+        listener = socket.create_server(("::", 53), family=socket.AF_INET6)
+    pod.resolv_conf(
+        f"nameserver {address}\nnameserver {address}%eth1 # gone\nnameserver nonsense\n"
+        f"nameserver\t{address}%eth0\noptions timeout:1\n"
+    )
+    names = Names.__new__(Names)
+    names.pod, names.sidecar = pod, mesh.sidecar("client", pod=pod, start=False)
+    names.sidecar.start()
+
+    def whole():
+        sock, _ = listener.accept()
+        with sock, sock.makefile("rb") as file:
+            question = dns.message.from_wire(file.read(int.from_bytes(file.read(2), "big")))
+            answer = reply(question, ("www.example.", 300, "A", "192.0.2.1"))
+            sock.sendall(len(answer).to_bytes(2, "big") + answer)
+            file.read()
+
+    threading.Thread(target=whole, daemon=True).start()
+    found = query(names, "www.example")
+    assert (found["rcode"], found["server"]) == ("NOERROR", f"[{address}]:53")
+    assert [record["data"] for record in found["answer"]] == ["192.0.2.1"]
+    assert len(upstream.queries) == 1
+    complaints = [line for line in names.sidecar.proxy.output().splitlines() if "a DNS server upstream cannot be used" in line]
+    said = [line.partition(" server=")[2] for line in complaints]
+    assert said == [
+        f'{address} why="a link-local address without its interface (fe80::1%eth0)"',
+        f'{address}%eth1 why="there is no such interface now"',
+        'nonsense why="not an IP address"',
+    ]

@@ -287,6 +287,16 @@ def test_what_if_tells_what_happens(network, weir, backend, family):
     assert judge("--udp", port=53) == "captured to port 15053, the DNS responder"
 
 
+def test_a_name_of_which_a_link_local_server_is_asked(network, weir, backend):
+    app = CapturedPod(network, weir, "app")
+    app.apply("--backend", backend)
+    app.pod.resolv_conf("# by advertisement\nnameserver fe80::1%eth0\n")
+    done = app.pod.run([weir, "--socket", "/nowhere", "explain", "-j", "web.mesh"], check=False)
+    said = json.loads(done.stdout)["dns"]
+    assert (said["verdict"], said["to"]) == ("left alone: link-local address", "[fe80::1]:53")
+    assert said["interface"] == "eth0"
+
+
 def test_what_if_inbound(network, weir, backend):
     app = CapturedPod(network, weir, "app")
     app.apply("--backend", backend, "--exclude-inbound-cidrs", "10.9.0.0/16", "--exclude-inbound-ports", "81")

@@ -141,15 +141,18 @@ static void explain_address(struct explanation *explanation, const struct addr *
 }
 
 // --- a name -----------------------------------------------------------------------------------------------
-// The server that the resolver asks first.
-static bool first_server(struct addr *ret_server)
+// The server that the resolver asks first, and its interface if it has a link-local address; else "".
+static bool first_server(struct addr *ret_server, char ret_interface[IFNAMSIZ])
 {
 	char line[256], word[64];
 	bool found = false;
 	FILE *file = fopen("/etc/resolv.conf", "re");
-	while (file && !found && fgets(line, sizeof line, file))
-		found = sscanf(line, " nameserver %63s", word) == 1 &&
+	_Static_assert(IFNAMSIZ == 16, "the width below");
+	while (file && !found && fgets(line, sizeof line, file)) {
+		ret_interface[0] = 0;
+		found = sscanf(line, " nameserver %63[^% \t\r\n]%%%15s", word, ret_interface) > 0 &&
 			ip_parse(str_from(word), &ret_server->ip) == 0;
+	}
 	if (file)
 		fclose(file);
 	ret_server->port = DNS_PORT;
@@ -159,14 +162,14 @@ static bool first_server(struct addr *ret_server)
 static void explain_query(struct explanation *explanation)
 {
 	struct addr server = {0};
-	char name[IFNAMSIZ];
-	if (!first_server(&server)) {
+	char name[IFNAMSIZ], interface[IFNAMSIZ];
+	if (!first_server(&server, interface)) {
 		emit_record_begin(explanation->cli->emit, "dns");
 		emit_text(explanation->cli->emit, "verdict", "unknown: /etc/resolv.conf names no server");
 		emit_record_end(explanation->cli->emit);
 		return;
 	}
-	struct flow flow = kernel_flow_out(&server, NULL, name);
+	struct flow flow = kernel_flow_out(&server, interface[0] ? interface : NULL, name);
 	flow.protocol = IPPROTO_UDP;
 	kernel_flow_own(&flow);
 	kernel_emit(&explanation->kernel, "dns", false, &flow, explanation->cli->emit);

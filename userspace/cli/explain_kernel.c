@@ -69,7 +69,7 @@ struct flow kernel_flow_in(const struct addr *source, const struct addr *dest, c
 	    .protocol = IPPROTO_TCP, .source = *source, .dest = *dest, .in_interface = interface};
 	flow.dest_is_local = routes_is_local(&dest->ip);
 	if (!source->ip.family)
-		flow.unknown |= 1u << RULE_SOURCE4 | 1u << RULE_SOURCE6;
+		flow.unknown |= 1u << (dest->ip.family == AF_INET6 ? RULE_SOURCE6 : RULE_SOURCE4);
 	if (!interface &&
 	    (source->ip.family ? routes_interface(&source->ip, name) == 0 : interface_of(&dest->ip, name)))
 		flow.in_interface = name;

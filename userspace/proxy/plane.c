@@ -53,22 +53,31 @@ static int mark_socket(int fd, void *arg)
 	return sock_set_mark(fd, settings->dataplane.inbound_mark);
 }
 
-static int start_dns(struct plane *plane, struct loop *loop)
+static void on_unusable_server(struct str server, const char *why, void *arg)
+{
+	(void)arg;
+	log_warn("a DNS server upstream cannot be used", LOG_STR("server", server), LOG_TEXT("why", why));
+}
+
+// All workers read the same servers: one of them tells what is wrong with these.
+static int start_dns(struct plane *plane, const struct worker *worker)
 {
 	struct plane_settings *settings = plane->settings;
 	struct addr redirected[REDIRECT_DNS_MAX];
-	struct dns_server_options options = {.udp_also = redirected,
-					     .forward = {.servers = settings->dns_servers,
-							 .server_count = settings->dns_server_count,
-							 .own = settings->dns_listen,
-							 .own_count = settings->dns_listen_count,
-							 .prepare = mark_socket,
-							 .arg = settings}};
+	struct dns_server_options options = {
+	    .udp_also = redirected,
+	    .forward = {.servers = settings->dns_servers,
+			.server_count = settings->dns_server_count,
+			.own = settings->dns_listen,
+			.own_count = settings->dns_listen_count,
+			.prepare = mark_socket,
+			.unusable = worker->index == 0 ? on_unusable_server : NULL,
+			.arg = settings}};
 	if (!settings->dns_listen_count)
 		return 0;
 	options.udp_also_count = redirect_dns_addresses(settings->dns_listen[0].port, redirected);
-	int err =
-	    dns_server_new(loop, settings->dns_listen, settings->dns_listen_count, &options, &plane->dns);
+	int err = dns_server_new(worker->loop, settings->dns_listen, settings->dns_listen_count, &options,
+				 &plane->dns);
 	if (!err)
 		dns_server_set_names(plane->dns, settings->model->names);
 	return err;
@@ -158,7 +167,7 @@ int plane_init(struct worker *worker, void *arg)
 	if (!err)
 		err = dataplane_listen(plane->dataplane);
 	if (!err)
-		err = start_dns(plane, worker->loop);
+		err = start_dns(plane, worker);
 	if (err)
 		plane_done(worker, arg);
 	return err;

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "dns/answer.h"
+#include "dns/upstreams.h"
 
 #include <ares.h>
 
@@ -506,6 +507,60 @@ static void servers_behind_the_stub(void **state)
 	unlink(real);
 }
 
+static void on_unusable(struct str server, const char *why, void *arg)
+{
+	strbuf_printf(arg, "%.*s: %s\n", STR_ARG(server), why);
+}
+
+static void lines_of_resolv_conf(void **state)
+{
+	static const char text[] = "# nameserver 192.0.2.9\n; nameserver 192.0.2.9\n nameserver 192.0.2.9\n"
+				   "nameservers 192.0.2.9\nnameserver\nsearch nameserver\r\n"
+				   "nameserver fe80::1\nnameserver fe80::1%lo # by advertisement\n"
+				   "nameserver none.example\nnameserver fe80::2%weir-none\n"
+				   "nameserver\t2001:db8::1;\nnameserver 192.0.2.1, 192.0.2.2\r\n"
+				   "nameserver fe80::3%a-name-that-is-too-long\nnameserver 192.0.2.3";
+	static const char *const expected[] = {"[fe80::1]:53 lo",   "[fe80::2]:53 weir-none",
+					       "[2001:db8::1]:53 ", "192.0.2.1:53 ",
+					       "192.0.2.2:53 ",	    "192.0.2.3:53 "};
+	char conf[] = "/tmp/weir-test-conf-XXXXXX";
+	autostrbuf struct strbuf said = {0};
+	struct dns_upstream servers[DNS_UPSTREAMS_MAX];
+	struct dns_forward_options options = {
+	    .resolv_conf = conf, .resolved_conf = "/nonexistent", .unusable = on_unusable, .arg = &said};
+	size_t count;
+	int fd = mkstemp(conf);
+	(void)state;
+	assert_int_equal(write(fd, text, sizeof text - 1), sizeof text - 1);
+	close(fd);
+	dns_upstreams_find(&options, servers, &count);
+	unlink(conf);
+	assert_int_equal(count, ARRAY_SIZE(expected));
+	for (size_t i = 0; i < count; i++) {
+		char address[ADDR_TEXT_MAX], line[ADDR_TEXT_MAX + IFNAMSIZ];
+		snprintf(line, sizeof line, "%s %s", addr_format(&servers[i].addr, address), servers[i].zone);
+		assert_string_equal(line, expected[i]);
+	}
+	assert_string_equal(said.p,
+			    "fe80::1: a link-local address without its interface (fe80::1%eth0)\n"
+			    "none.example: not an IP address\n"
+			    "fe80::2%weir-none: there is no such interface now\n"
+			    "fe80::3%a-name-that-is-too-long: a link-local address without its interface "
+			    "(fe80::1%eth0)\n");
+}
+
+static void without_resolv_conf_the_server_is_here(void **state)
+{
+	struct dns_upstream servers[DNS_UPSTREAMS_MAX];
+	struct dns_forward_options options = {.resolv_conf = "/nonexistent", .resolved_conf = "/nonexistent"};
+	char text[ADDR_TEXT_MAX];
+	size_t count;
+	(void)state;
+	dns_upstreams_find(&options, servers, &count);
+	assert_int_equal(count, 1);
+	assert_string_equal(addr_format(&servers[0].addr, text), "127.0.0.1:53");
+}
+
 // In place, as the kubelet and Docker do it.
 static void write_conf(const char *path, const char *text)
 {
@@ -676,6 +731,8 @@ int main(void)
 	    TEST(waiters_are_bounded),
 	    TEST(who_went_away_is_not_called),
 	    TEST(servers_behind_the_stub),
+	    TEST(lines_of_resolv_conf),
+	    TEST(without_resolv_conf_the_server_is_here),
 	    TEST(resolv_conf_is_followed),
 	    TEST(what_other_servers_said_is_forgotten),
 	    TEST(resolv_conf_changes_under_an_answer),

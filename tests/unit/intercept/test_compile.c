@@ -158,6 +158,11 @@ static bool is_metadata(const struct ip *ip)
 	return ip_eq(ip, &ipv4) || ip_eq(ip, &ipv6);
 }
 
+static bool is_link_local(const struct ip *ip)
+{
+	return ip->family == AF_INET6 && ip->bytes[0] == 0xfe && ip->bytes[1] >> 6 == 2;
+}
+
 // The outbound proxy's call to an endpoint on this host.
 static bool is_self_call(const struct capture_plan *plan, const struct flow *flow)
 {
@@ -185,7 +190,7 @@ static bool outbound_takes(const struct capture_plan *plan, const struct flow *f
 
 static unsigned outbound_expected(const struct capture_plan *plan, const struct flow *flow)
 {
-	if (!family_is_captured(plan, &flow->dest.ip))
+	if (!family_is_captured(plan, &flow->dest.ip) || is_link_local(&flow->dest.ip))
 		return 0;
 	if (is_self_call(plan, flow))
 		return self_call_expected(plan, flow->dest.port);
@@ -201,7 +206,8 @@ static unsigned inbound_expected(const struct capture_plan *plan, const struct f
 	if (!plan->inbound.enabled || !family_is_captured(plan, &flow->dest.ip) ||
 	    !strcmp(flow->in_interface, "lo") || !flow->dest_is_local || flow->protocol != IPPROTO_TCP)
 		return 0;
-	if (flow->dest.port == 22 && !plan->capture_ssh)
+	if ((flow->dest.port == 22 && !plan->capture_ssh) || is_link_local(&flow->source.ip) ||
+	    is_link_local(&flow->dest.ip))
 		return 0;
 	return direction_takes(&plan->inbound, flow->dest.port, &flow->source.ip, flow->in_interface)
 		   ? plan->inbound_port
@@ -212,7 +218,8 @@ static const char *const hosts[] = {
     "10.0.0.1",	 "10.9.1.1",	  "10.0.0.53",	     "192.0.2.1",   "240.240.3.7",
     "127.0.0.1", "127.0.0.6",	  "169.254.169.254", "10.77.0.9",   "255.255.255.255",
     "fd00::1",	 "fd00:1::1",	  "fd00::53",	     "2001:db8::1", "fd77:65:6972::307",
-    "::1",	 "fd00:ec2::254", "ffff::1"};
+    "::1",	 "fd00:ec2::254", "ffff::1",	     "fe80::1",	    "febf:ffff::1",
+    "fec0::1"};
 static const uint16_t ports[] = {1, 5, 10, 11, 22, 53, 80, 443, 15001, 65535};
 static const uint32_t marks[] = {0, 1, 0x771, 0x772, 0xf771, 0x70000, 0x70772, 0x770};
 static const uint32_t ids[] = {0, 8, 99, 100, 150, 1000, 65534, 4294967294u};
@@ -340,6 +347,12 @@ static void only_captured_queries_are_tracked_in_a_zone(void **state)
 	flow.source = at("127.0.0.1:15053");
 	flow.dest.port = 5000;
 	assert_int_equal(ruleset_decide(&ruleset, CHAIN_OUTPUT_RAW, &flow)->action, RULE_ZONE);
+	ruleset_done(&ruleset);
+
+	make_rules("capture-ssh", &ruleset);
+	flow = flow_to("[fe80::35]:53");
+	flow.protocol = IPPROTO_UDP;
+	assert_string_equal(why(&ruleset, CHAIN_OUTPUT_RAW, &flow), "link-local address");
 	ruleset_done(&ruleset);
 }
 

@@ -36,15 +36,15 @@ static void each_rule_on_the_way_is_told(void **state)
 {
 	(void)state;
 	struct flow flow = flow_to("192.0.2.1:80");
-	goes("", CHAIN_OUTPUT, &flow, "..........D", "outbound");
-	goes("exclude-users 5,1000", CHAIN_OUTPUT, &flow, ".....D", "excluded user");
-	goes("exclude-outbound-ports 79-81", CHAIN_OUTPUT, &flow, "........D", "excluded port");
-	goes("exclude-outbound-cidrs 192.0.2.0/24", CHAIN_OUTPUT, &flow, "........D", "excluded network");
-	goes("include-outbound-cidrs 10.0.0.0/8", CHAIN_OUTPUT, &flow, "..........D",
+	goes("", CHAIN_OUTPUT, &flow, "...........D", "outbound");
+	goes("exclude-users 5,1000", CHAIN_OUTPUT, &flow, "......D", "excluded user");
+	goes("exclude-outbound-ports 79-81", CHAIN_OUTPUT, &flow, ".........D", "excluded port");
+	goes("exclude-outbound-cidrs 192.0.2.0/24", CHAIN_OUTPUT, &flow, ".........D", "excluded network");
+	goes("include-outbound-cidrs 10.0.0.0/8", CHAIN_OUTPUT, &flow, "...........D",
 	     "not an included network");
-	goes("no-outbound", CHAIN_OUTPUT, &flow, ".......", "");
+	goes("no-outbound", CHAIN_OUTPUT, &flow, "........", "");
 	flow.mark = WEIR_MARK_INBOUND;
-	goes("", CHAIN_OUTPUT, &flow, ".D", "proxy: to the application, DNS servers and others");
+	goes("", CHAIN_OUTPUT, &flow, "..D", "proxy: to the application, DNS servers and others");
 }
 
 static void chains_lead_on(void **state)
@@ -53,15 +53,15 @@ static void chains_lead_on(void **state)
 	struct flow flow = flow_to("10.0.0.5:80");
 	flow.out_interface = "lo";
 	flow.mark = WEIR_MARK_OUTBOUND;
-	goes("", CHAIN_OUTPUT, &flow, "..>.D", "inbound");
+	goes("", CHAIN_OUTPUT, &flow, "...>.D", "inbound");
 	flow = flow_to("10.0.0.5:22");
 	flow.out_interface = NULL;
 	flow.in_interface = "eth0";
 	flow.dest_is_local = true;
-	goes("", CHAIN_PREROUTING, &flow, "...>D", "excluded port");
+	goes("", CHAIN_PREROUTING, &flow, ".....>D", "excluded port");
 	flow = flow_to("10.0.0.53:53");
 	flow.protocol = IPPROTO_UDP;
-	goes("", CHAIN_OUTPUT_RAW, &flow, ".>..D", "captured DNS queries");
+	goes("", CHAIN_OUTPUT_RAW, &flow, ".>...D", "captured DNS queries");
 }
 
 // A group stands for those that are in it; what is included goes on in a chain of its own.
@@ -70,25 +70,25 @@ static void control_groups(void **state)
 	(void)state;
 	struct flow flow = flow_to("192.0.2.1:80");
 	flow.cgroups = cgroup_line_at(4);
-	goes("exclude-cgroups a1/b2", CHAIN_OUTPUT, &flow, ".....D", "excluded control group");
-	goes("exclude-cgroups a3,a1/b2/c4", CHAIN_OUTPUT, &flow, "......D", "excluded control group");
-	goes("include-cgroups a3,a1", CHAIN_OUTPUT, &flow, "......>.....D", "outbound");
-	goes("exclude-cgroups a1; include-cgroups a1", CHAIN_OUTPUT, &flow, ".....D",
+	goes("exclude-cgroups a1/b2", CHAIN_OUTPUT, &flow, "......D", "excluded control group");
+	goes("exclude-cgroups a3,a1/b2/c4", CHAIN_OUTPUT, &flow, ".......D", "excluded control group");
+	goes("include-cgroups a3,a1", CHAIN_OUTPUT, &flow, ".......>.....D", "outbound");
+	goes("exclude-cgroups a1; include-cgroups a1", CHAIN_OUTPUT, &flow, "......D",
 	     "excluded control group");
 	flow.cgroups = cgroup_line_at(1);
-	goes("include-cgroups a1/b2; include-groups 5; include-users 6", CHAIN_OUTPUT, &flow, "........D",
+	goes("include-cgroups a1/b2; include-groups 5; include-users 6", CHAIN_OUTPUT, &flow, ".........D",
 	     "no included user, group or control group");
-	goes("include-cgroups a1/b2; include-users 1000", CHAIN_OUTPUT, &flow, "......>.....D", "outbound");
-	goes("include-cgroups a1; no-outbound; no-dns", CHAIN_OUTPUT, &flow, ".....>D",
+	goes("include-cgroups a1/b2; include-users 1000", CHAIN_OUTPUT, &flow, ".......>.....D", "outbound");
+	goes("include-cgroups a1; no-outbound; no-dns", CHAIN_OUTPUT, &flow, "......>D",
 	     "nothing else is captured");
 	flow.unknown = 1u << RULE_CGROUP;
-	goes("exclude-cgroups a1", CHAIN_OUTPUT, &flow, ".....?.....D", "outbound");
+	goes("exclude-cgroups a1", CHAIN_OUTPUT, &flow, "......?.....D", "outbound");
 	flow = flow_to("10.0.0.53:53");
 	flow.protocol = IPPROTO_UDP;
 	flow.cgroups = cgroup_line_at(2);
-	goes("include-cgroups a1", CHAIN_OUTPUT_RAW, &flow, ".>..>D", "captured DNS queries");
+	goes("include-cgroups a1", CHAIN_OUTPUT_RAW, &flow, ".>...>D", "captured DNS queries");
 	flow.cgroups = cgroup_line_at(0);
-	goes("include-cgroups a1", CHAIN_OUTPUT_RAW, &flow, ".>...D",
+	goes("include-cgroups a1", CHAIN_OUTPUT_RAW, &flow, ".>....D",
 	     "no included user, group or control group");
 }
 
@@ -97,11 +97,11 @@ static void what_is_unknown_does_not_decide(void **state)
 	(void)state;
 	struct flow flow = flow_to("192.0.2.1:80");
 	flow.unknown = 1u << RULE_USER | 1u << RULE_OUT_INTERFACE;
-	goes("exclude-users 1000", CHAIN_OUTPUT, &flow, ".....?..?..D", "outbound");
+	goes("exclude-users 1000", CHAIN_OUTPUT, &flow, "......?..?..D", "outbound");
 	// A rule for the destination's family, nothing of which is known, is passed over in the same way.
 	flow = flow_to("240.240.0.1:80");
 	flow.unknown = 1u << RULE_DEST4 | 1u << RULE_DEST6;
-	goes("vips 240.240.0.0/16; no-dns; no-inbound", CHAIN_OUTPUT, &flow, "...?.??D", "outbound");
+	goes("vips 240.240.0.0/16; no-dns; no-inbound", CHAIN_OUTPUT, &flow, ".?..?.??D", "outbound");
 }
 
 static void the_match_that_fails_is_the_first(const struct rule_visit *visit, void *arg)

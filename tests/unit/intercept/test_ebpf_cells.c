@@ -141,7 +141,8 @@ static struct ip some_ip(uint8_t family)
 					 "127.0.0.1",	    "240.240.1.1",  "192.0.2.1",
 					 "169.254.169.254", "10.77.0.9",    "255.255.255.255"};
 	static const char *const v6[] = {"fd00::53",	    "fd00:1::",	   "fd00:2::",	    "::1",
-					 "fd77:65:6972::5", "2001:db8::1", "fd00:ec2::254", "ffff::1"};
+					 "fd77:65:6972::5", "2001:db8::1", "fd00:ec2::254", "ffff::1",
+					 "fe80::1",	    "febf::1"};
 	struct ip ip;
 	const char *text =
 	    family == AF_INET ? v4[(size_t)random() % ARRAY_SIZE(v4)] : v6[(size_t)random() % ARRAY_SIZE(v6)];

@@ -164,6 +164,11 @@ static void rules_as_iptables_prints_them(void **state)
 	     "-A WEIR_OUTPUT -p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment \"weir 0 "
 	     "connections that are open already\" -j RETURN\n",
 	     "-A WEIR_PREROUTING -p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN "},
+	    {"", "COMMIT\n",
+	     "-A WEIR_OUTPUT -d fe80::/10 -m comment --comment \"weir 1 @link_local_ipv6 link-local "
+	     "address\" "
+	     "-j RETURN\n"},
+	    {"", "COMMIT\n", "-A WEIR_PREROUTING -s fe80::/10 "},
 	    {"no-ipv6", "*nat\n:WEIR_OUTPUT - [0:0]\n", NULL},
 	    {"no-ipv4", NULL,
 	     "*raw\n:WEIR_OUTPUT_RAW - [0:0]\n:WEIR_DNS_ZONE - [0:0]\n"
@@ -171,21 +176,21 @@ static void rules_as_iptables_prints_them(void **state)
 	    {"exclude-outbound-ports 1-2,4,6,8,10,12,14,16,18,20,22,24,26,28,30",
 	     "--dports 1:2,4,6,8,10,12,14,16,18,20,22,24,26,28 -m comment", "--dports 30 -m comment"},
 	    {"no-dns; exclude-users 1000-1005",
-	     "-m owner --uid-owner 1000-1005 -m comment --comment \"weir 5 @exclude_users excluded user\" -j "
+	     "-m owner --uid-owner 1000-1005 -m comment --comment \"weir 6 @exclude_users excluded user\" -j "
 	     "RETURN\n",
 	     "COMMIT\n"},
 	    {"exclude-outbound-interfaces docker*", " -o docker+ ", " -o docker+ "},
 	    {"vips 240.0.0.0/16,240.1.0.0/16,240.2.0.1", "-d 240.0.0.0/15 -p tcp", "COMMIT\n"},
 	    {"include-outbound-ports 80", "-p tcp -m multiport ! --dports 80 -m comment", "COMMIT\n"},
 	    {"no-dns; exclude-cgroups a/b\\x2d7",
-	     "-A WEIR_OUTPUT -m cgroup --path \"a/b\\\\x2d7\" -m comment --comment \"weir 5 @7 excluded "
+	     "-A WEIR_OUTPUT -m cgroup --path \"a/b\\\\x2d7\" -m comment --comment \"weir 6 @7 excluded "
 	     "control group\" "
 	     "-j RETURN\n",
 	     "@7 "},
-	    {"no-dns; include-cgroups a7", "\"weir 5 @7 included control group\" -g WEIR_CHOSEN\n",
+	    {"no-dns; include-cgroups a7", "\"weir 6 @7 included control group\" -g WEIR_CHOSEN\n",
 	     "-A WEIR_CHOSEN -o lo"},
 	    {"no-dns; include-users 1,3",
-	     "--uid-owner 3 -m comment --comment \"weir 5 @include_users listed\" -g WEIR_OUTPUT_1\n",
+	     "--uid-owner 3 -m comment --comment \"weir 6 @include_users listed\" -g WEIR_OUTPUT_1\n",
 	     ":WEIR_OUTPUT_1 - [0:0]\n"},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {

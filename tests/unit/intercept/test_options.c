@@ -182,6 +182,9 @@ static void what_is_refused_and_why(void **state)
 	    {"vips ::/16", "cannot be a range of virtual IPs"},
 	    {"vips 0.0.0.0/0", "cannot be a range of virtual IPs"},
 	    {"vips 240.0.0.0/16,ff02::/16", "ff02::/16 cannot be a range of virtual IPs"},
+	    {"vips fe80::/64", "fe80::/64 cannot be a range of virtual IPs"},
+	    {"dns-servers 10.0.0.53,fe80::1",
+	     "fe80::1: DNS queries to link-local addresses are not captured"},
 	    {"no-ipv4; no-ipv6", "neither IPv4 nor IPv6"},
 	    {"no-outbound; no-inbound; no-dns", "nothing is to be captured"},
 	};
