@@ -17,7 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { NUMBER_TEXT = 32, SCANS_A_SWEEP = 8 };
+enum { NUMBER_TEXT = 32, SCANS_A_SWEEP = 8, SMALL_FILE_MAX = 64 * 1024 };
 
 // A proxy that was seen. Process numbers are used again: the start time tells apart.
 struct seen {
@@ -55,7 +55,7 @@ static int read_at(int folder, const char *name, struct strbuf *ret_text)
 			return 0;
 		ret_text->len += (size_t)n;
 		ret_text->p[ret_text->len] = 0;
-		if (ret_text->len > LIMIT_ENVIRONMENT)
+		if (ret_text->len > SMALL_FILE_MAX)
 			return ERR_LIMIT;
 	}
 }
@@ -95,16 +95,54 @@ static uint64_t start_time(int folder)
 	return started;
 }
 
-// The value of our variable in the environment, or p NULL.
-static struct str find_variable(const struct strbuf *environment)
+// --- the variable -----------------------------------------------------------------------------------------
+// An environment may be long, with those of all services of a namespace in it; all that is kept is our
+// variable's value.
+struct search {
+	struct strbuf *value;
+	size_t matched; // bytes of the name and its "="; more: it is another variable
+	bool found;
+};
+
+enum { VARIABLE_LEN = sizeof ATTEND_VARIABLE "=" - 1 };
+
+static void search_byte(struct search *search, char byte)
 {
-	struct str rest = strbuf_str(environment);
-	while (rest.p) {
-		struct str value = str_split(&rest, 0), name = str_split(&value, '=');
-		if (str_eq(name, STR(ATTEND_VARIABLE)) && value.p)
-			return value;
+	if (search->matched == VARIABLE_LEN) {
+		search->found = byte == 0;
+		if (byte)
+			strbuf_add_char(search->value, byte);
+	} else if (byte == 0) {
+		search->matched = 0;
+	} else if (search->matched > VARIABLE_LEN || byte != (ATTEND_VARIABLE "=")[search->matched]) {
+		search->matched = VARIABLE_LEN + 1;
+	} else {
+		search->matched++;
 	}
-	return (struct str){NULL, 0};
+}
+
+// 1 with the value; 0: there is no such variable; -EAGAIN: there is nothing, it has just begun, or is gone;
+// or another error.
+static int read_variable(int folder, struct strbuf *ret_value)
+{
+	struct search search = {.value = ret_value};
+	char bytes[4096];
+	ssize_t n = 1;
+	bool empty = true;
+	autoclose int fd = openat(folder, "environ", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	while (!search.found && n > 0) {
+		n = read(fd, bytes, sizeof bytes);
+		for (ssize_t i = 0; i < n && !search.found; i++)
+			search_byte(&search, bytes[i]);
+		empty = empty && n <= 0;
+		if (ret_value->failed)
+			return -ENOMEM;
+		if (ret_value->len > LIMIT_CAPTURE_OPTIONS)
+			return ERR_LIMIT;
+	}
+	return n < 0 ? -errno : search.found ? 1 : empty ? -EAGAIN : 0;
 }
 
 // --- capture ----------------------------------------------------------------------------------------------
@@ -212,15 +250,17 @@ static void forget_absent(struct attend *attend)
 
 static int attend_pod(struct attend *attend, int folder, struct seen *seen, uint64_t netns)
 {
-	autostrbuf struct strbuf environment = {0}, why = {0};
+	autostrbuf struct strbuf words = {0}, why = {0};
 	bool changed = false;
-	int err = read_at(folder, "environ", &environment);
-	struct str words = err ? (struct str){NULL, 0} : find_variable(&environment);
-	if (!words.p) {
-		seen->done = environment.len > 0; // none of ours; empty: it has just begun, or is gone
+	int found = read_variable(folder, &words), err = MIN(found, 0);
+	if (found == 0 || found == -EAGAIN || found == -ENOENT || found == -ESRCH) {
+		seen->done = found == 0; // none of ours
 		return 0;
 	}
-	err = capture(attend, folder, netns, words, &changed, &why);
+	if (err)
+		strbuf_printf(&why, ATTEND_VARIABLE " in its environment cannot be read: %s", err_text(err));
+	else
+		err = capture(attend, folder, netns, strbuf_str(&words), &changed, &why);
 	seen->done = err == 0;
 	if (err == ERR_CLOSED)
 		return err;

@@ -31,7 +31,7 @@ for _ in range(int(sys.argv[3])):
 class NodePod:
     """A pod with a proxy that says what is to be captured, or does not."""
 
-    def __init__(self, network, weir, weir_proxy, name, capture=None):
+    def __init__(self, network, weir, weir_proxy, name, capture=None, **env):
         self.sidecar = Mesh(network, weir, weir_proxy).sidecar(name, start=False)
         self.pod = self.sidecar.pod
         self.group = CONTROL_GROUPS / f"{network.prefix}{name}"
@@ -39,7 +39,7 @@ class NodePod:
         argv, start = self.pod._argv, self.pod.start
         self.pod._argv = lambda *words: ["sh", "-c", INTO_GROUP, str(self.group), *argv(*words)]
         self.pod.start = lambda words, **options: start(["sh", "-c", OWN_RUN, "sh", *words], **options)
-        self.sidecar.start(env={"WEIR_CAPTURE": capture} if capture else {})
+        self.sidecar.start(env={**env, **({"WEIR_CAPTURE": capture} if capture else {})})
         self.pod.start = start
 
     def is_marked(self):
@@ -135,6 +135,19 @@ def test_it_captures_the_pods_that_ask_for_it(network, weir, weir_proxy, other, 
     before = asks.captured(), silent.captured()
     assert probe(other, asks.pod.ipv4, 80).startswith("asks ") and probe(other, silent.pod.ipv4, 80).startswith("silent ")
     assert (asks.captured(), silent.captured()) == (before[0] + 1, before[1])
+
+
+def test_a_large_environment(network, weir, weir_proxy, other, agent, pins):
+    """A pod is given variables for each service of its namespace."""
+    services = {f"SERVICE_{i}_PORT_80_TCP": f"tcp://10.96.100.100:80,WEIR_CAPTURE={'-' * 40}" for i in range(9000)}
+    asks = NodePod(network, weir, weir_proxy, "asks", "--fail=open --exclude-outbound-ports=81", **services)
+    environment = pathlib.Path(f"/proc/{asks.sidecar.proxy.pid}/environ").read_bytes()
+    assert len(environment) > 512 * 1024
+    agent()
+    wait_until(asks.is_marked, PATIENCE)
+    assert asks.call(other.ipv4) == 1
+    rules = json.loads(asks.sidecar.weir("intercept", "show", "-j").stdout)["rules"]
+    assert "excluded port" in [rule["purpose"] for rule in rules]
 
 
 def test_pods_that_are_gone_leave_nothing(network, weir, weir_proxy, other, agent, pins):

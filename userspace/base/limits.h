@@ -106,7 +106,7 @@ enum {
 	LIMIT_HOLD_MS = 3600000,	// for which a connection may be made to wait for the proxy
 	LIMIT_HELD = 65536,		// connections of which it is known how long they have waited
 	LIMIT_PROGRAM_OUTPUT = 64 * 1024 * 1024, // what iptables-save may print
-	LIMIT_ENVIRONMENT = 512 * 1024, // bytes of a process's environment that are read
+	LIMIT_CAPTURE_OPTIONS = 128 * 1024, // bytes of what a pod's proxy says is to be captured
 
 	// injection (inject/)
 	LIMIT_MANIFEST_BYTES = 16 * 1024 * 1024,
