@@ -41,9 +41,9 @@ def listed(path):
 
 
 @pytest.fixture
-def near(network, weir, weir_proxy):
-    """A client pod with a proxy, and a service that answers one line after another."""
-    mesh = Mesh(network, weir, weir_proxy)
+def near(request, network, weir, weir_proxy):
+    """A client pod with a proxy, and a service that answers one line after another. Its parameter: a back end."""
+    mesh = Mesh(network, weir, weir_proxy, ["--backend", getattr(request, "param", "auto")])
     server = network.pod("server")
     sidecar = mesh.sidecar(
         "client",
@@ -101,12 +101,15 @@ def _ports(data):
 
 
 @pytest.mark.parametrize(
-    "words, link, resolution, family",
+    "words, link, resolution, family, near",
     [
-        (["-i", "lo"], 1, 6, 4),
-        (["-i", "any"], 276, 6, 6),
-        (["-i", "any", "-y", "LINUX_SLL", "--time-stamp-precision=nano"], 113, 9, 4),
+        (["-i", "lo"], 1, 6, 4, "nft"),
+        (["-i", "any"], 276, 6, 6, "nft"),
+        (["-i", "any", "-y", "LINUX_SLL", "--time-stamp-precision=nano"], 113, 9, 4, "nft"),
+        (["-i", "lo"], 1, 6, 4, "ebpf"),
+        (["-i", "any"], 276, 6, 6, "ebpf"),
     ],
+    indirect=["near"],
 )
 def test_packets_of_open_connections(network, near, words, link, resolution, family):
     talk = Talk(near, family)

@@ -15,7 +15,7 @@
 enum {
 	CLASSIC_HEADER = 24,
 	CLASSIC_RECORD = 16,
-	CLASSIC_LINK_MASK = 0x0fffffff, // above: what is known of frame check sequences
+	CLASSIC_LINK_MASK = 0xffff, // above: frame check sequences, and bits without a meaning
 	BLOCK_SECTION = 0x0a0d0d0a,
 	BLOCK_INTERFACE = 1,
 	BLOCK_PACKET = 6,
