@@ -37,6 +37,7 @@ IMPURE_HEADERS = re.compile(
 )
 
 COMPLEXITY_MAX, LINES_MAX, MEDIAN_MAX = 15, 150, 15
+KERNEL_LINES_MAX = 60  # of what runs in the kernel
 # Functions that may be longer or more branched, each with the reason.
 EXCEPTIONS = {}
 
@@ -93,18 +94,19 @@ def pure():
 
 
 def size():
-    files = [str(name) for name in sources(CODE, (".c",))]
+    files = [str(name) for name in sources(CODE, (".c",)) + sources(["bpf"], (".h",))]
     done = subprocess.run(["pmccabe", *files], cwd=ROOT, capture_output=True, text=True, check=True)
     lengths, met = [], set()
     for line in done.stdout.splitlines():
         complexity, _, _, _, lines, place = line.split("\t")
         name = place.split(": ")[1]
         lengths.append(int(lines))
-        if int(complexity) <= COMPLEXITY_MAX and int(lines) <= LINES_MAX:
+        most = KERNEL_LINES_MAX if place.startswith("bpf/") else LINES_MAX
+        if int(complexity) <= COMPLEXITY_MAX and int(lines) <= most:
             continue
         met.add(name)
         if name not in EXCEPTIONS:
-            yield f"{place}: complexity {complexity} (at most {COMPLEXITY_MAX}), {lines} lines (at most {LINES_MAX})"
+            yield f"{place}: complexity {complexity} (at most {COMPLEXITY_MAX}), {lines} lines (at most {most})"
     for name in set(EXCEPTIONS) - met:
         yield f"the exception for {name} is not needed any more"
     median = sorted(lengths)[len(lengths) // 2]
@@ -213,7 +215,10 @@ CHECKS = {
 BROKEN = {
     "includes": {"userspace/base/x.c": '#include "net/sock.h"\n'},
     "pure": {"codecs/x.c": "#include <time.h>\n"},
-    "size": {"codecs/x.c": "int f(int a)\n{\n" + "\tif (a)\n\t\ta++;\n" * 16 + "\treturn a;\n}\n"},
+    "size": {
+        "codecs/x.c": "int f(int a)\n{\n" + "\tif (a)\n\t\ta++;\n" * 16 + "\treturn a;\n}\n",
+        "bpf/x.bpf.h": "int g(int a)\n{\n" + "\ta++;\n" * 58 + "\treturn a;\n}\n" + "int h(void)\n{\n\treturn 0;\n}\n\n" * 3,
+    },
     "format": {"userspace/base/x.c": "int  f( int a );\n"},
     "folders": {"other/x.txt": ""},
     "spdx": {"codecs/x.c": "int x;\n"},

@@ -3,6 +3,7 @@
 
 import http.server
 import os
+import pathlib
 import socket
 import threading
 
@@ -196,6 +197,25 @@ def test_a_proxy_without_the_privilege_says_so(mesh, weir):
     sidecar.pod.run([weir, "intercept", "apply", "--proxy-user", "65534", "--inbound-source", "client"])
     Server(sidecar.pod, 7000, "app")
     assert probe(mesh.network.pod("client"), sidecar.ipv4, 7000).startswith("app 127.0.0.6:")
+
+
+@families
+@back_ends
+def test_the_proxy_needs_one_capability(mesh, family, backend):
+    """It is another user, and may mark sockets (CAP_NET_RAW), which lets it take its clients' addresses, too."""
+    sidecar = mesh.sidecar("server", start=False, **KEEP)
+    os.chown(sidecar.folder, 65534, 65534)
+    words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]
+    words += [f"--{kind}=-all,+net_raw" for kind in ("bounding-set", "inh-caps", "ambient-caps")]
+    sidecar.proxy = sidecar.pod.start([*words, mesh.weir_proxy, "--config", sidecar.config_path], ready=listening(15006))
+    status = pathlib.Path(f"/proc/{sidecar.proxy.pid}/status").read_text()
+    assert f"CapEff:\t{1 << 13:016x}\n" in status and "Uid:\t65534\t" in status
+    sidecar.intercept("apply", "--backend", backend)
+    Server(sidecar.pod, 7000, "app", ANY[family])
+    client = mesh.network.pod("client")
+    answer = probe(client, ip_of(sidecar, family), 7000)
+    assert answer.startswith(f"app [{client.ipv6}]:" if family == 6 else f"app {client.ipv4}:")
+    assert sidecar.counter("downstream_connections_total") == 1 and "do not see" not in sidecar.proxy.output()
 
 
 def test_a_setting_that_cannot_be_made(mesh, weir):

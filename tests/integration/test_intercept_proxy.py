@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from capture import Server, probe, state
+from capture import Server, cookie_of, pins_of, probe, state
 from mesh import Mesh, cluster, connect, service, serving
 from netns import listening, wait_until
 
@@ -211,6 +211,34 @@ def test_connections_to_the_proxys_own_ports_end(mesh, family, port):
         assert sidecar.counter("loops_refused_total") >= 1
 
 
+# Of `weir intercept apply` --backend, and what the configuration says of the capture.
+WAYS = {
+    "nft-tproxy": ("nft", {"inbound_mode": "tproxy"}),
+    "nft-client": ("nft", {"inbound_source": "client"}),
+    "ebpf": ("ebpf", {}),
+    "ebpf-client": ("ebpf", {"inbound_source": "client"}),
+    "ebpf-nft": ("ebpf", {"outbound": {"exclude_interfaces": ["eth9"]}}),
+    "iptables": ("iptables", {}),
+}
+other_ways = pytest.mark.parametrize("way", list(WAYS))
+
+
+@families
+@other_ways
+def test_they_end_whatever_intercepts(mesh, family, way):
+    """Where addresses are not translated the kernel knows no original destination of such a connection: it counts as lost."""
+    backend, capture = WAYS[way]
+    mesh.backend = ["--backend", backend]
+    sidecar, stranger = mesh.sidecar("server", intercept={"capture": capture}), mesh.network.pod("stranger")
+    address, count = ip_of(sidecar, family), 0
+    for port in (15001, 15006):
+        for pod, to in ((stranger, address), (sidecar.pod, LOOPBACK[family]), (sidecar.pod, address)):
+            count += refuses(pod, to, port) in ("reset", "closed")
+    ends = {name: sidecar.counter(name) for name in ("loops_refused_total", "original_destination_lost_total")}
+    assert sum(ends.values()) == count - sidecar.counter("downstream_connections_total") > 0, ends
+    assert sidecar.counter("downstream_connections_total") <= 2
+
+
 @families
 @pytest.mark.parametrize("port", [15001, 15006])
 def test_an_endpoint_that_is_the_proxy_itself(mesh, family, port):
@@ -342,6 +370,28 @@ def test_nothing_is_left_behind_after_a_proxy_was_killed(mesh, default_route):
     assert client.pod.run([mesh.weir_path, "intercept", "remove"]).stdout == "interception: removed\n"
     assert state(pod) == before
     assert probe(pod, server.ipv4, 7000).startswith("app ")
+
+
+@other_ways
+def test_nothing_is_left_behind_whatever_intercepted(mesh, way):
+    backend, capture = WAYS[way]
+    pod, stranger = mesh.network.pod("client"), mesh.network.pod("stranger")
+    Server(stranger, 7000, "stranger")
+    Server(pod, 7000, "app")
+    before = state(pod)
+    mesh.backend = ["--backend", backend]
+    client = mesh.sidecar("client", pod=pod, intercept={"capture": capture})
+    assert probe(pod, stranger.ipv4, 7000).startswith("stranger ") and probe(stranger, pod.ipv4, 7000).startswith("app ")
+    assert client.counter("downstream_connections_total") == 2
+    client.proxy.kill()
+    assert probe(pod, stranger.ipv4, 7000) == "refused"
+    if way != "nft-tproxy":  # there, connections are left without an answer
+        assert probe(stranger, pod.ipv4, 7000) == "refused"
+    assert client.pod.run([mesh.weir_path, "intercept", "remove"]).stdout == "interception: removed\n"
+    if backend != "iptables":  # which leaves tables that the kernel made, empty
+        assert state(pod) == before
+    assert "WEIR" not in pod.run(["iptables-save"]).stdout and pins_of(cookie_of(pod)) == []
+    assert probe(pod, stranger.ipv4, 7000).startswith("stranger ") and probe(stranger, pod.ipv4, 7000).startswith("app ")
 
 
 def test_a_restarted_proxy_finds_the_rules_in_place(mesh):

@@ -200,6 +200,38 @@ def test_connections_and_their_original_destinations(lone, weir, family):
 
 
 @families
+def test_excluded_connections_are_not_noted(network, lone, weir, family):
+    """Not while they are open, and not while they are being made: by port, by network, and inbound."""
+    kind, host = (socket.AF_INET, "ipv4") if family == 4 else (socket.AF_INET6, "ipv6")
+    other = network.pod("other")
+    address = getattr(other, host)
+    lone.apply(
+        *("--backend", "ebpf", "--exclude-outbound-ports", "80"),
+        *("--exclude-inbound-ports", "80", "--exclude-outbound-cidrs", "192.0.2.0/24,2001:db8::/32"),
+    )
+
+    def noted():
+        return [entries(lone.pod, weir, name) for name in ("weir_pending", "weir_sockets")]
+
+    with contextlib.ExitStack() as stack:
+        for server, client, to in ((other, lone, (address, 80)), (lone, other, (getattr(lone, host), 80))):
+            with server.enter():
+                listener = stack.enter_context(socket.create_server(("", 80), family=kind))
+            with client.enter():
+                stack.enter_context(socket.create_connection(to, 20))
+            stack.enter_context(listener.accept()[0])
+            assert noted() == [[], []], to
+        # To nobody: it is under way for as long as this looks.
+        lone.pod.run(["nft", "-f", "-"], input="table inet late { chain c { type filter hook output priority 0; tcp dport 9999 drop; }; }")
+        with lone.enter():
+            client = stack.enter_context(socket.socket(kind))
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            client.connect(("192.0.2.1" if family == 4 else "2001:db8::1", 9999))
+        assert noted() == [[], []]
+
+
+@families
 def test_connections_that_wait(network, lone, weir, family):
     """Inbound, for a limited time."""
     other = network.pod("other")
