@@ -34,6 +34,15 @@ struct {
 	__type(value, struct weir_pending);
 } weir_pending SEC(".maps");
 
+// What each captured namespace has of them, by its cookie.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, WEIR_NAMESPACES_MAX);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct weir_share);
+} weir_shares SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

@@ -6,6 +6,7 @@
 // from. What the proxy binds to a client's address comes from an address that stands for the client, of whom
 // the application's socket tells (stream.bpf.c).
 #include "bpf/local.bpf.h"
+#include "bpf/pending.bpf.h"
 #include "bpf/plan.bpf.h"
 #include "bpf/routes.bpf.h"
 
@@ -204,8 +205,8 @@ static __always_inline long reserve(struct bpf_sock_addr *ctx, const struct weir
 				    struct weir_pending_key *key)
 {
 	struct weir_pending pending = {.original = *original, .client = bpf_get_socket_cookie(ctx)};
-	long err = -EAGAIN;
-	for (int i = 0; i < WEIR_TRIES && err; i++) {
+	long err = -EEXIST;
+	for (int i = 0; i < WEIR_TRIES && err == -EEXIST; i++) {
 		__u32 random = bpf_get_prandom_u32();
 		if (original->family == WEIR_AF_INET) {
 			key->ip[0] = bpf_htonl(WEIR_REDIRECT4 | (random & ~WEIR_REDIRECT4_MASK));
@@ -214,7 +215,7 @@ static __always_inline long reserve(struct bpf_sock_addr *ctx, const struct weir
 			key->ip[1] = bpf_htonl(WEIR_REDIRECT6_1);
 			key->ip[3] = random;
 		}
-		err = bpf_map_update_elem(&weir_pending, key, &pending, BPF_NOEXIST);
+		err = weir_pending_add(key, &pending);
 	}
 	return err;
 }
@@ -238,6 +239,17 @@ static __always_inline void tell_owner(struct bpf_sock *sk, const struct weir_so
 		*copy = *socket;
 }
 
+// There is no place for one more on its way: it goes directly, or not at all.
+static __always_inline int give_up(void *plan)
+{
+	union weir_cell *header = weir_cell_at(plan, WEIR_CELL_HEADER);
+	weir_count(plan, WEIR_COUNT_PENDING_FULL);
+	if (header && header->header.fail == WEIR_FAIL_OPEN)
+		return ALLOW;
+	bpf_set_retval(-EAGAIN);
+	return REFUSE;
+}
+
 static __always_inline int redirect_tcp(struct bpf_sock_addr *ctx, int v6, void *plan,
 					struct weir_address *address, __u16 port)
 {
@@ -245,11 +257,8 @@ static __always_inline int redirect_tcp(struct bpf_sock_addr *ctx, int v6, void 
 	struct bpf_sock *sk = ctx->sk;
 	struct weir_socket *socket =
 	    sk ? bpf_sk_storage_get(&weir_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
-	if (!socket || reserve(ctx, address, &key)) {
-		weir_count(plan, WEIR_COUNT_PENDING_FULL);
-		bpf_set_retval(-EAGAIN);
-		return REFUSE;
-	}
+	if (!socket || reserve(ctx, address, &key))
+		return give_up(plan);
 	socket->original = *address;
 	socket->side = WEIR_SIDE_CLIENT;
 	socket->client = bpf_get_socket_cookie(ctx);
@@ -472,11 +481,7 @@ static __always_inline void forget(struct bpf_sock_addr *ctx)
 		bpf_sk_storage_delete(&weir_sockets, owner);
 	if (!socket)
 		return;
-	struct weir_pending_key key = {.netns = bpf_get_netns_cookie(ctx)};
-	__builtin_memcpy(key.ip, socket->redirect, sizeof key.ip);
-	struct weir_pending *pending = bpf_map_lookup_elem(&weir_pending, &key);
-	if (pending && pending->client == socket->client)
-		bpf_map_delete_elem(&weir_pending, &key);
+	weir_pending_withdraw(bpf_get_netns_cookie(ctx), socket);
 	bpf_sk_storage_delete(&weir_sockets, sk);
 }
 

@@ -15,6 +15,7 @@ enum weir_limits {
 	WEIR_CELLS_MASK = WEIR_CELLS_MAX - 1,
 	WEIR_MATCHES_MASK = 0xffff,
 	WEIR_PENDING_MAX = 65536, // connections on their way from connect to accept, of all namespaces
+	WEIR_PENDING_SHARE = 8192, // of them, of one namespace
 	WEIR_CALLS_MAX = 16384,	  // connections to applications in their clients' names, before acceptance
 	WEIR_SERVERS_MAX = 4,	  // DNS servers that one UDP socket has under way: a resolver has up to 3
 	WEIR_LISTENERS = 4,	  // remembered of each group of listeners
@@ -85,7 +86,7 @@ enum weir_programs { WEIR_PROGRAMS_ALWAYS, WEIR_PROGRAMS_HOLD, WEIR_PROGRAMS };
 
 // What is counted besides the rules.
 enum weir_counter {
-	WEIR_COUNT_PENDING_FULL, // refused: too many connections on their way
+	WEIR_COUNT_PENDING_FULL, // not captured: too many connections on their way
 	WEIR_COUNT_OPEN,	 // let through because the proxy does not listen
 	WEIR_COUNT_NO_LISTENER,	 // refused for the same reason
 	WEIR_COUNTERS,
@@ -165,6 +166,10 @@ struct weir_pending {
 	struct weir_address original;
 	__u32 _pad;
 	__u64 client; // cookie of its socket
+};
+
+struct weir_share {
+	__s64 pending;
 };
 
 enum weir_side { WEIR_SIDE_NONE, WEIR_SIDE_CLIENT, WEIR_SIDE_ACCEPTED, WEIR_SIDE_SERVED };

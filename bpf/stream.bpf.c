@@ -3,6 +3,7 @@
 // finds them), the original destination moves to the accepted socket, the proxy asks for it by getsockopt(),
 // the client in whose name the proxy calls an application moves to that one's socket, and what a connection
 // leaves that was never accepted is cleaned away.
+#include "bpf/pending.bpf.h"
 #include "bpf/plan.bpf.h"
 
 #include <bpf/bpf_endian.h>
@@ -56,7 +57,7 @@ static __always_inline void take_original(struct bpf_sock_ops *ctx)
 		return;
 	socket->original = pending->original;
 	socket->side = WEIR_SIDE_ACCEPTED;
-	bpf_map_delete_elem(&weir_pending, &key);
+	weir_pending_delete(&key);
 }
 
 // --- calls in a client's name --------------------------------------------------------------------------------
@@ -188,11 +189,7 @@ int weir_release(struct bpf_sock *ctx)
 	withdraw(ctx);
 	if (!socket || socket->side != WEIR_SIDE_CLIENT)
 		return ALLOW;
-	struct weir_pending_key key = {.netns = bpf_get_netns_cookie(ctx)};
-	__builtin_memcpy(key.ip, socket->redirect, sizeof key.ip);
-	struct weir_pending *pending = bpf_map_lookup_elem(&weir_pending, &key);
-	if (pending && pending->client == socket->client)
-		bpf_map_delete_elem(&weir_pending, &key);
+	weir_pending_withdraw(bpf_get_netns_cookie(ctx), socket);
 	return ALLOW;
 }
 

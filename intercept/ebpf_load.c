@@ -22,7 +22,7 @@
 #include "bpf/outbound.skel.h"
 #include "bpf/stream.skel.h"
 
-static const char maps_of_plans[] = "weir_plans", map_of_versions[] = "weir_versions";
+static const char maps_of_plans[] = "weir_plans", map_of_versions[] = "weir_versions", map_of_shares[] = "weir_shares";
 static const char *const hold_programs[] = {"weir_hold_in", "weir_hold_out"};
 
 // --- what libbpf says ----------------------------------------------------------------------------------------
@@ -321,7 +321,13 @@ static int set_plan(const char *folder, uint64_t netns, int plan)
 	char path[EBPF_PATH_MAX];
 	ebpf_path(path, folder, maps_of_plans);
 	autoclose int plans = bpf_obj_get(path);
-	return plans < 0 || bpf_map_update_elem(plans, &netns, &plan, BPF_ANY) < 0 ? -errno : 0;
+	ebpf_path(path, folder, map_of_shares);
+	autoclose int shares = bpf_obj_get(path);
+	struct weir_share none = {0};
+	if (plans < 0 || shares < 0 ||
+	    (bpf_map_update_elem(shares, &netns, &none, BPF_NOEXIST) < 0 && errno != EEXIST))
+		return -errno;
+	return bpf_map_update_elem(plans, &netns, &plan, BPF_ANY) < 0 ? -errno : 0;
 }
 
 // The plan comes last: from then on connections are captured.
@@ -446,6 +452,7 @@ int ebpf_namespace_remove(const char *folder, uint64_t netns)
 	int gone = plans < 0 || bpf_map_delete_elem(plans, &netns) < 0 ? -errno : 0;
 	delete_entries(folder, "weir_listeners", netns);
 	delete_entries(folder, "weir_pending", netns);
+	delete_entries(folder, map_of_shares, netns);
 	delete_entries(folder, "weir_held", netns);
 	delete_entries(folder, "weir_calls", netns);
 	release_hold(folder);

@@ -7,6 +7,7 @@ import ipaddress
 import itertools
 import json
 import random
+import resource
 import socket
 import struct
 import subprocess
@@ -184,6 +185,59 @@ def test_who_chooses_an_interface_hears_that_the_proxy_is_not_there(lone, other,
     assert refused.value.errno == errno.ENETUNREACH
     lone.apply(*EBPF, "--fail", "open")
     assert call() == b"other"
+
+
+# --- how many are on their way ---------------------------------------------------------------------------------------
+SHARE = 8192  # of one pod
+
+
+@contextlib.contextmanager
+def many_files(count):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count), max(hard, count)))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def entry_of(pod, weir, name):
+    rows = json.loads(pod.run([weir, "map", "dump", name, "-j"]).stdout)["entries"]
+    [row] = [row for row in rows if row["cookie"] == cookie_of(pod)]
+    return row
+
+
+def test_nobody_takes_the_places_of_others(network, weir, lone, other):
+    """Sockets whose connection has failed and that are kept."""
+    near = CapturedPod(network, weir, "near")
+    near.apply(*EBPF)
+    lone.apply(*EBPF)
+    with contextlib.ExitStack() as stack, many_files(SHARE + 1000):
+
+        def attempt():
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
+                sock.connect((other.ipv4, 80))
+            return sock
+
+        with lone.enter():
+            first = [attempt() for _ in range(SHARE)][0]
+        assert entry_of(lone.pod, weir, "weir_shares")["pending"] == SHARE
+        with pytest.raises(BlockingIOError) as full:
+            probe(lone, other.ipv4, 80)
+        assert full.value.errno == errno.EAGAIN and entry_of(lone.pod, weir, "weir_plans")["refused_full"] == 1
+        assert probe(near, other.ipv4, 80) == f"outbound {other.ipv4}:80"
+        first.close()
+        assert probe(lone, other.ipv4, 80) == "refused"
+        with lone.enter():
+            attempt()
+        # Who would rather have connections than have them captured, has them.
+        stand_in(lone)
+        lone.apply(*EBPF, "--fail", "open")
+        assert probe(lone, other.ipv4, 80).startswith("other ") and entry_of(lone.pod, weir, "weir_plans")["refused_full"] == 1
+    assert on_their_way(lone.pod) == entry_of(lone.pod, weir, "weir_shares")["pending"] == 0
+    assert probe(lone, other.ipv4, 80) == f"outbound {other.ipv4}:80"
 
 
 # --- queries by an interface -----------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ CAPTURE = {
     "weir_lookup": "sk_lookup",
 }
 HOLD = {"weir_hold_in": "cgroup_inet_ingress", "weir_hold_out": "cgroup_inet_egress"}  # while a plan asks for it
-MAPS = {f"weir_{name}" for name in ("plans", "pending", "sockets", "servers", "listeners", "held", "unheard", "calls", "callers", "versions")}
+MAPS = {f"weir_{name}" for name in ("plans", "pending", "shares", "sockets", "servers", "listeners", "held", "unheard", "calls", "callers", "versions")}
 BYPASS = {
     "weir_meet": "cgroup_sock_ops",
     "weir_dial4": "cgroup_inet4_connect",
@@ -184,6 +184,7 @@ def test_connections_and_their_original_destinations(lone, weir, family):
         assert row["original"] == name_of(*to) and row["client"] == socket_cookie(client)
         assert row["namespace"] == f"net:[{number_of(lone.pod)}]"
         redirect = row["redirect"]
+        assert [row["pending"] for row in entries(lone.pod, weir, "weir_shares")] == [1]
         assert redirect.startswith("127." if family == 4 else "fd77:65:6972:7f:")
         [row] = entries(lone.pod, weir, "weir_sockets")
         assert (row["side"], row["original"], row["redirect"]) == ("client", name_of(*to), redirect)
@@ -193,6 +194,7 @@ def test_connections_and_their_original_destinations(lone, weir, family):
         accepted, _ = listener.accept()
         with accepted:
             assert entries(lone.pod, weir, "weir_pending") == []
+            assert [row["pending"] for row in entries(lone.pod, weir, "weir_shares")] == [0]
             rows = {row["socket"]: row for row in entries(lone.pod, weir, "weir_sockets")}
             row = rows[socket_cookie(accepted)]
             assert (row["side"], row["original"], row["redirect"]) == ("accepted", name_of(*to), None)
@@ -450,6 +452,7 @@ MEMORY_MAX = {
     "weir_plans": 256 * KIB,
     "weir_plan": 64 * KIB,
     "weir_pending": 4096 * KIB,
+    "weir_shares": 256 * KIB,
     "weir_listeners": 2048 * KIB,
     "weir_sockets": 64 * KIB,
     "weir_servers": 64 * KIB,

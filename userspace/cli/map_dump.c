@@ -126,6 +126,20 @@ static int pending_row(const struct ebpf_map *map, const struct ebpf_entry *entr
 	return 0;
 }
 
+static int shares_row(const struct ebpf_map *map, const struct ebpf_entry *entry, void *arg)
+{
+	const struct dump *dump = arg;
+	struct weir_share share;
+	uint64_t cookie;
+	memcpy(&cookie, entry->key, sizeof cookie);
+	memcpy(&share, entry->value, sizeof share);
+	begin(dump, map);
+	emit_namespace(dump, cookie);
+	emit_uint(dump->emit, "pending", (uint64_t)share.pending);
+	emit_row_end(dump->emit);
+	return 0;
+}
+
 static int sockets_row(const struct ebpf_map *map, const struct ebpf_entry *entry, void *arg)
 {
 	static const char *const sides[] = {"none", "client", "accepted", "served"};
@@ -372,6 +386,7 @@ static const struct kind {
 } kinds[] = {
     {"weir_plans", sizeof(uint64_t), sizeof(uint32_t), plans_row},
     {"weir_pending", sizeof(struct weir_pending_key), sizeof(struct weir_pending), pending_row},
+    {"weir_shares", sizeof(uint64_t), sizeof(struct weir_share), shares_row},
     {"weir_sockets", sizeof(int), sizeof(struct weir_socket), sockets_row},
     {"weir_servers", sizeof(int), sizeof(struct weir_servers), servers_row},
     {"weir_calls", sizeof(struct weir_call_key), sizeof(struct weir_call), calls_row},
