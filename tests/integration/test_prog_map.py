@@ -86,11 +86,16 @@ def lone(network, weir):
     return app
 
 
-def entries(pod, weir, name):
-    """What a map holds of the pod's network namespace."""
-    cookie = cookie_of(pod)
+def map_number(weir, name):
     [number] = [row["id"] for row in pinned(ask(weir, "map", "show")["maps"]) if row["name"] == name]
-    return [row for row in ask(weir, "map", "dump", number)["entries"] if row["cookie"] == cookie]
+    return number
+
+
+def entries(pod, weir, name, number=None):
+    """What a map holds of the pod's network namespace. number: the map's, if it is known already."""
+    cookie = cookie_of(pod)
+    found = ask(weir, "map", "dump", number or map_number(weir, name))["entries"]
+    return [row for row in found if row["cookie"] == cookie]
 
 
 # --- programs --------------------------------------------------------------------------------------------------------
@@ -266,15 +271,16 @@ def test_calls_in_a_clients_name(network, weir, weir_proxy, family):
     with sidecar.pod.enter():
         application = socket.create_server(("", 8080), family=kind)
     application.settimeout(30)
-    for known in (True, False):
+    calls, callers = (map_number(weir, name) for name in ("weir_calls", "weir_callers"))
+    for known in (True, False):  # within the time that the proxy gives a call: no more commands than it takes
         sidecar.pod.run(["nft", "-f", "-"], input="table inet late { chain c { type filter hook input priority 0; iif lo tcp dport 8080 drop; }; }")
         with other.enter(), socket.create_connection((address, 8080)):
-            [row] = wait_until(lambda: entries(sidecar.pod, weir, "weir_calls"))
+            [row] = wait_until(lambda: entries(sidecar.pod, weir, "weir_calls", calls))
             source = row["from"].rpartition(":")[0].strip("[]")
             assert source.startswith("127." if family == 4 else "fd77:65:6972:7f:")
             port = int(row["from"].rpartition(":")[2])
             assert (row["client"], row["to"]) == (name_of(client, port), name_of(address, 8080))
-            [caller] = entries(sidecar.pod, weir, "weir_callers")
+            [caller] = entries(sidecar.pod, weir, "weir_callers", callers)
             assert caller["client"] == row["client"]
             if not known:
                 forget_calls(sidecar.pod)
