@@ -207,7 +207,8 @@ def test_the_proxy_needs_one_capability(mesh, family, backend):
     os.chown(sidecar.folder, 65534, 65534)
     words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]
     words += [f"--{kind}=-all,+net_raw" for kind in ("bounding-set", "inh-caps", "ambient-caps")]
-    sidecar.proxy = sidecar.pod.start([*words, mesh.weir_proxy, "--config", sidecar.config_path], ready=listening(15006))
+    sidecar.proxy = sidecar.pod.start([*words, mesh.weir_proxy, "--config", sidecar.config_path], ready=serving(sidecar.socket))
+    sidecar.take_turn()
     status = pathlib.Path(f"/proc/{sidecar.proxy.pid}/status").read_text()
     assert f"CapEff:\t{1 << 13:016x}\n" in status and "Uid:\t65534\t" in status
     sidecar.intercept("apply", "--backend", backend)
