@@ -42,11 +42,12 @@ class Target:
 
 VIPS = ["240.240.0.0/16", "fd77:65:6972::/112"]
 VIP = "240.240.0.80"
+VIP_WORDS = ["--vips", ",".join(VIPS)]
 
 
 def capture(pod, *words):
     """The rules that weir installs, in a pod."""
-    pod.run([BUILD / "userspace" / "cli" / "weir", "intercept", "apply", "--vips", ",".join(VIPS), *words])
+    pod.run([BUILD / "userspace" / "cli" / "weir", "intercept", "apply", *words])
 
 
 @contextlib.contextmanager
@@ -69,7 +70,8 @@ class Peer:
     def _outbound(self, pod, port, target):
         if not self.captured:
             return Target("127.0.0.1", port)
-        capture(pod, "--no-inbound", "--no-dns", "--outbound-port", str(port), "--exclude-outbound-ports", str(ORIGIN_HTTP))
+        words = [*VIP_WORDS, "--exclude-outbound-ports", str(ORIGIN_HTTP)]
+        capture(pod, "--no-inbound", "--no-dns", "--outbound-port", str(port), *words)
         return Target(VIP, target)
 
     def _inbound(self, pod, port):
@@ -364,7 +366,7 @@ class Weir:
         config.write_text(json.dumps(common | settings))
         daemon = pod.start([BUILD / "userspace" / "proxy" / "weir-proxy", "--config", config], ready=unix_socket(admin))
         if intercept:
-            capture(pod, *self.intercept)
+            capture(pod, *VIP_WORDS, *self.intercept)
         pod.resolv_conf("nameserver 192.0.2.53\n")
         return measure.family(daemon.pid)
 
