@@ -436,6 +436,24 @@ def test_agent_captures_pods_without_privileges(network, weir, weir_proxy, engin
     assert daemon.wait(30) == 0
 
 
+def test_agent_lets_applications_see_their_clients(network, weir, weir_proxy, engine, node):
+    mesh = Mesh(network, weir, weir_proxy)
+    text = AGENT_APP.replace("tls-mode: strict", "inbound-source: client")
+    kubelet = Kubelet(mesh, engine, weir, text, {"workers": 1})
+    agent, daemon = node(), kubelet.start(network, "weir-proxy")
+    assert kubelet.run("weir-init").returncode == 0, agent.output()
+    client = network.pod("client")
+    with Origin(kubelet.pod, 8080, lambda peer: peer.send(peer.sock.getpeername()[0] + "\n").rest()):
+        peer = connect(client, kubelet.pod.ipv4, 8080)
+        assert peer.until("\n") == f"{client.ipv4}\n".encode()
+        shown = engine.podman("exec", "weir-proxy", "/usr/bin/weir", "conn", "show", "-j").stdout
+        assert [row["direction"] for row in json.loads(shown)["connections"]] == ["inbound"]
+        assert peer.end().rest() == b""
+    assert agent.stop() == 0
+    engine.podman("kill", "--signal", "TERM", "weir-proxy")
+    assert daemon.wait(20) == 0
+
+
 @pytest.mark.parametrize(
     "capture, reason",
     [

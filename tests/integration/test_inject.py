@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """weir inject: manifests with weir put in, everything else byte by byte as it was, and taken out again."""
 
+import contextlib
 import difflib
+import os
 import pathlib
 import re
 import subprocess
@@ -338,6 +340,39 @@ def test_options_and_annotations(weir):
     assert not any(v["name"] == "weir-tls" for v in pod_spec(document)["volumes"] + proxy["volumeMounts"])
 
 
+def test_amounts_and_ports_that_may_be(weir):
+    annotations = (
+        "weir.io/cpu-request: 100m, weir.io/cpu-limit: '0.1', weir.io/memory-request: 1.5Gi, weir.io/memory-limit: 1536Mi,"
+        " weir.io/image: 'registry.example:5000/a-b/c_d:_v1.2@sha256:0af', weir.io/tls-secret: none"
+    )
+    more = "      ports: [{containerPort: 15021, protocol: UDP}, {containerPort: 80}]\n  volumes:\n  - name: weir-tls\n    emptyDir: {}\n"
+    proxy = containers(kubernetes.load(inject(weir, pod(more, annotations)))[0])["weir-proxy"]
+    assert proxy["resources"] == {"requests": {"cpu": "100m", "memory": "1.5Gi"}, "limits": {"cpu": "0.1", "memory": "1536Mi"}}
+
+
+@pytest.mark.parametrize("interception", ["init", "agent"])
+def test_applications_may_see_their_clients(weir, interception):
+    """Rules and proxy know of it, and the proxy has what it takes."""
+    annotations = f"weir.io/inbound-source: client, weir.io/interception: {interception}, weir.io/fail: hold, weir.io/hold-timeout: 5s"
+    made = containers(kubernetes.load(inject(weir, pod(annotations=annotations)))[0])
+    proxy, init = made["weir-proxy"], made["weir-init"]
+    assert options(proxy)["set"]["intercept.capture.inbound_source"] == "client"
+    assert proxy["securityContext"]["capabilities"]["add"] == ["NET_RAW"]
+    said = options(init)
+    if interception == "agent":
+        [capture] = [each["value"] for each in proxy["env"] if each["name"] == "WEIR_CAPTURE"]
+        said = options({"command": capture.split()})
+        assert "add" not in init["securityContext"]["capabilities"]
+    assert (said["inbound-source"], said["fail"], said["hold-timeout"]) == ("client", "hold", "5s")
+
+
+def test_fail_open_by_the_agent(weir):
+    made = containers(kubernetes.load(inject(weir, pod(annotations="weir.io/fail: open, weir.io/interception: agent")))[0])
+    [capture] = [each["value"] for each in made["weir-proxy"]["env"] if each["name"] == "WEIR_CAPTURE"]
+    assert "--fail=open" in capture.split()
+    assert "add" not in made["weir-proxy"]["securityContext"]["capabilities"]
+
+
 def test_every_annotation_is_documented(weir):
     """The table in the page is the one in the program."""
     table = subprocess.run([weir, "inject", "--annotations"], capture_output=True, text=True, check=True).stdout
@@ -516,6 +551,29 @@ REFUSED = {
     pod(annotations="weir.io/config-map: A_b"): "2:46: config-map: 'A_b' is no NAME",
     pod(annotations="weir.io/cpu-limit: much"): "2:45: cpu-limit: 'much' is no QUANTITY",
     pod(annotations="weir.io/image: 'a b'"): "2:41: image: 'a b' is no IMAGE",
+    pod(annotations="weir.io/cpu-limit: 1.2.3"): "2:45: cpu-limit: '1.2.3' is no QUANTITY",
+    **{
+        pod(annotations=f"weir.io/image: '{image}'"): f"2:41: image: '{image}' is no IMAGE"
+        for image in (":", "-", "a:", "a//b", "/a", "a@", "a:-b")
+    },
+    pod(annotations="weir.io/image: '@'", more="").replace("'@'", '"\\e[31m\\nx"'): r"2:41: image: '\x1b[31m\nx' is no IMAGE",
+    pod(annotations='"weir.io/\\e]0;x\\a\\u009by\\n": a'): r"there is no weir.io/\x1b]0;x\x07\x9by\n",
+    pod(annotations="weir.io/cpu-request: '2', weir.io/cpu-limit: 1999m"): "2:25: cpu-request '2' is more than cpu-limit '1999m'",
+    pod(annotations="weir.io/memory-request: 0.3Gi"): "2:25: memory-request '0.3Gi' is more than memory-limit '256Mi'",
+    **{
+        pod(annotations=f"weir.io/probe-port: '{port}'"): f"2:25: probe-port: {port} is a port that the proxy captures to"
+        for port in (15001, 15006, 15053)
+    },
+    pod("      ports: [{containerPort: 15021}]\n"): "6:15: the proxy answers probes on port 15021, which is this container's",
+    pod("      ports: [{containerPort: 0x3e80, protocol: TCP}]\n", "weir.io/probe-port: '16000'"):
+        "7:15: the proxy answers probes on port 16000",
+    **{
+        pod(f"  volumes:\n  - name: a\n  - name: {name}\n"): f"8:5: the pod has a volume '{name}', as weir calls one of its own"
+        for name in ("weir-config", "weir-tls", "weir-run", "weir-state")
+    },
+    pod(annotations="weir.io/inbound-source: me"): "2:50: inbound-source: 'me' is none of its words",
+    pod(annotations="weir.io/fail: open"): "2:25: fail: open is for interception by the node's agent only",
+    pod(annotations="weir.io/hold-timeout: soon"): "2:48: hold-timeout: 'soon'",
     pod(annotations="weir.io/dns: [a]"): "2:39: an annotation is a text",
     "%YAML 1.2\n---\n": "1:1: directives",
     "a: \x00\n": "1:4: this byte is no UTF-8 text",
@@ -537,7 +595,7 @@ def test_refusals_name_the_place(weir, text):
 
 
 def test_a_wrong_option_is_a_usage_error(weir):
-    for words in (["--log-level=loud"], ["--nothing"], ["--image"]):
+    for words in (["--log-level=loud"], ["--nothing"], ["--image"], ["--probe-port=15006"], ["--cpu-limit=1m"]):
         assert weir_inject(weir, "", *words, check=False).returncode == 2
     assert subprocess.run([weir, "inject"], capture_output=True).returncode == 2
 
@@ -553,6 +611,44 @@ def test_a_file_is_replaced_whole(weir, tmp_path):
     assert MARK in path.read_text() and path.stat().st_mode & 0o777 == 0o640
     subprocess.run([weir, "inject", "-f", path, "-o", path, "--uninject"], check=True)
     assert path.read_text() == DEPLOYMENT and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_keeps_its_owner_and_its_names(weir, tmp_path):
+    path, other, link = tmp_path / "app.yaml", tmp_path / "other.yaml", tmp_path / "link.yaml"
+    path.write_text(DEPLOYMENT)
+    os.chown(path, 65534, 65533)
+    path.chmod(0o604)
+    link.symlink_to("app.yaml")
+    subprocess.run([weir, "inject", "-f", link, "-o", link], check=True)
+    now = path.stat()
+    assert MARK in path.read_text() and (now.st_uid, now.st_gid, now.st_mode & 0o777) == (65534, 65533, 0o604)
+    assert link.is_symlink()
+    other.hardlink_to(path)
+    subprocess.run([weir, "inject", "-f", path, "-o", path, "--uninject"], check=True)
+    assert other.read_text() == DEPLOYMENT and other.samefile(path)
+    assert sorted(tmp_path.iterdir()) == [path, link, other]
+
+
+PODS = 20 * f"---\nkind: Pod\n{POD}"
+
+
+@pytest.mark.parametrize("names", [1, 2])
+def test_a_full_disk_leaves_the_file(weir, tmp_path, names):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], check=True)
+    try:
+        path, filler = tmp_path / "app.yaml", tmp_path / "filler"
+        path.write_text(PODS)
+        if names == 2:
+            (tmp_path / "other").hardlink_to(path)
+        with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        before = sorted(tmp_path.iterdir())
+        done = subprocess.run([weir, "inject", "-f", path, "-o", path], capture_output=True, text=True)
+        assert done.returncode == 1 and "cannot be written: No space left" in done.stderr
+        assert path.read_text() == PODS and sorted(tmp_path.iterdir()) == before
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_a_failure_leaves_the_file(weir, tmp_path):

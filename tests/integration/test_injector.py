@@ -245,6 +245,10 @@ def test_pods_left_alone(injector, pod, warning):
         (change(securityContext={"runAsUser": 1771}), "weir: the pod runs as user 1771, as the proxy does: choose another"
          " with weir.io/proxy-user"),
         (change(containers=7), "weir: containers is no list"),
+        (change(volumes=[{"name": "a"}, {"name": "weir-config"}]), "weir: the pod has a volume 'weir-config', as weir calls one"
+         " of its own: name it otherwise"),
+        (annotated(**{"probe-port": "15006"}), "weir: probe-port: 15006 is a port that the proxy captures to"),
+        (annotated(image="a\n\x1b"), r"weir: image: 'a\n\x1b' is no IMAGE"),
     ],
 )  # fmt: skip
 def test_refusals_in_the_form_of_the_api(injector, pod, message):

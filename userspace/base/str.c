@@ -242,6 +242,24 @@ void strbuf_add_text(struct strbuf *sb, const char *text)
 	strbuf_add(sb, text, strlen(text));
 }
 
+void strbuf_add_visible(struct strbuf *sb, struct str s)
+{
+	while (s.len) {
+		unsigned char first = (unsigned char)s.p[0];
+		size_t len = str_utf8_len(s);
+		bool control = first < ' ' || first == 0x7f ||
+			       (len == 2 && first == 0xc2 && (unsigned char)s.p[1] < 0xa0);
+		if (first == '\n')
+			strbuf_add_text(sb, "\\n");
+		else if (!len || control)
+			strbuf_printf(sb, "\\x%02x", len == 2 ? (unsigned char)s.p[1] : first);
+		else
+			strbuf_add(sb, s.p, len);
+		s.p += len ? len : 1;
+		s.len -= len ? len : 1;
+	}
+}
+
 void strbuf_add_char(struct strbuf *sb, char c)
 {
 	strbuf_add(sb, &c, 1);

@@ -77,6 +77,9 @@ void strbuf_add_text(struct strbuf *sb, const char *text);
 void strbuf_add_char(struct strbuf *sb, char c);
 void strbuf_printf(struct strbuf *sb, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void strbuf_vprintf(struct strbuf *sb, const char *format, va_list args);
+// Control characters as "\n" or "\x1b", so that a text of somebody else's stays on its line and does nothing
+// to a terminal; C1 likewise, and bytes that are no UTF-8.
+void strbuf_add_visible(struct strbuf *sb, struct str s);
 // Makes room for `len` more bytes and returns where they go (then add to sb->len), or NULL.
 char *strbuf_reserve(struct strbuf *sb, size_t len);
 // The text as a view; empty, never NULL.

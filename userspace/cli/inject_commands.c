@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -55,35 +56,72 @@ static int write_all(int fd, struct str text)
 	return 0;
 }
 
-static int write_over(const char *path, struct str text)
+static int write_new(const char *path, struct str text)
 {
 	autoclose int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
 	return fd < 0 ? -errno : write_all(fd, text);
 }
 
-// A file that is there is replaced whole or not at all, since it may be the one that was read. It keeps its
-// mode; pipes and the like are written to.
-static int write_file(const char *path, struct str text)
+// With owner and mode of the other file.
+static int write_beside(const char *path, const struct stat *status, struct str text)
 {
-	struct stat status;
 	autostrbuf struct strbuf temporary = {0};
-	if (lstat(path, &status) < 0 || !S_ISREG(status.st_mode))
-		return write_over(path, text);
 	strbuf_printf(&temporary, "%s.XXXXXX", path);
 	if (temporary.failed)
 		return -ENOMEM;
 	int fd = mkostemp(temporary.p, O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
-	int err = write_all(fd, text);
-	if (!err && fchmod(fd, status.st_mode & 07777) < 0)
+	int err = fchown(fd, status->st_uid, status->st_gid) < 0 ? -errno : 0;
+	if (!err && fchmod(fd, status->st_mode & 07777) < 0)
 		err = -errno;
-	close(fd);
+	if (!err)
+		err = write_all(fd, text);
+	if (close(fd) < 0 && !err)
+		err = -errno;
 	if (!err && rename(temporary.p, path) < 0)
 		err = -errno;
 	if (err)
 		unlink(temporary.p);
 	return err;
+}
+
+static int rewrite(int fd, struct str text)
+{
+	int err = lseek(fd, 0, SEEK_SET) < 0 ? -errno : write_all(fd, text);
+	return !err && ftruncate(fd, (off_t)text.len) < 0 ? -errno : err;
+}
+
+// Where there is no room, that is known before anything has changed; otherwise what was there is put back.
+static int write_through(const char *path, struct str text)
+{
+	autostrbuf struct strbuf before = {0};
+	autoclose int fd = open(path, O_RDWR | O_CLOEXEC);
+	int err = fd < 0 ? -errno : read_all(fd, &before);
+	if (!err && text.len && fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)text.len) < 0 &&
+	    errno != EOPNOTSUPP && errno != ENOSYS)
+		err = -errno;
+	if (err)
+		return err;
+	err = rewrite(fd, text);
+	if (err)
+		(void)rewrite(fd, strbuf_str(&before));
+	return err;
+}
+
+// A file that is there is replaced whole or not at all, since it may be the one that was read; it is written
+// to only where it has other names, or an owner whose it could not stay. A link keeps leading to it. Pipes
+// and the like are written to.
+static int write_file(const char *path, struct str text)
+{
+	struct stat status;
+	if (stat(path, &status) < 0 || !S_ISREG(status.st_mode))
+		return write_new(path, text);
+	char real[PATH_MAX];
+	if (!realpath(path, real))
+		return -errno;
+	int err = status.st_nlink == 1 ? write_beside(real, &status, text) : -EPERM;
+	return err == -EPERM || err == -EACCES ? write_through(real, text) : err;
 }
 
 static int put_result(const struct cli *cli, const struct strbuf *text)
@@ -101,8 +139,10 @@ static int put_result(const struct cli *cli, const struct strbuf *text)
 static void say(const char *path, struct str lines)
 {
 	while (lines.p && lines.len) {
-		struct str line = str_split(&lines, '\n');
-		fprintf(stderr, "%s:%.*s\n", strcmp(path, "-") ? path : "standard input", STR_ARG(line));
+		autostrbuf struct strbuf line = {0};
+		strbuf_add_visible(&line, str_split(&lines, '\n'));
+		fprintf(stderr, "%s:%.*s\n", strcmp(path, "-") ? path : "standard input",
+			STR_ARG(strbuf_str(&line)));
 	}
 }
 
@@ -116,6 +156,8 @@ static int read_settings(const struct cli *cli, struct settings *ret_settings)
 		    settings_set(ret_settings, str_from(setting_rows[i].name), str_from(value), &why))
 			return cli_usage(cli, "%s", why.p ? why.p : err_text(-ENOMEM));
 	}
+	if (settings_check(ret_settings, &why))
+		return cli_usage(cli, "%s", why.p ? why.p : err_text(-ENOMEM));
 	return CLI_DONE;
 }
 

@@ -12,11 +12,13 @@ static int refuse(const struct node *node, int err, struct strbuf *error, const 
 static int refuse(const struct node *node, int err, struct strbuf *error, const char *format, ...)
 {
 	const struct node *at = node->line == 0 && node->key ? node->key : node;
+	autostrbuf struct strbuf text = {0};
 	va_list args;
-	strbuf_printf(error, "%u:%u: ", at->line, at->column);
 	va_start(args, format);
-	strbuf_vprintf(error, format, args);
+	strbuf_vprintf(&text, format, args);
 	va_end(args);
+	strbuf_printf(error, "%u:%u: ", at->line, at->column);
+	strbuf_add_visible(error, strbuf_str(&text));
 	return err;
 }
 
@@ -182,6 +184,44 @@ static bool is_ours(struct str name)
 	return str_eq(name, STR(CONTAINER_PROXY)) || str_eq(name, STR(CONTAINER_INIT));
 }
 
+// A volume of the pod's own by the name of one of ours would be mounted into the proxy, or refused by the API
+// server.
+static int check_volumes(const struct pod *pod, struct strbuf *error)
+{
+	const struct node *list = node_get(pod->spec, "volumes");
+	int err = check_list(list, "volumes", error);
+	for (const struct node *item = list && list->kind == NODE_LIST ? list->first : NULL; item && !err;
+	     item = item->next) {
+		for (size_t i = 0; i < POD_VOLUMES && !err; i++)
+			if (pod_wants_volume(pod, i) &&
+			    str_eq(node_text(node_get(item, "name")), str_from(pod_volume_name(i))))
+				err = refuse(item, ERR_CONFIG, error,
+					     "the pod has a volume '%s', as weir calls one of its own: name "
+					     "it otherwise",
+					     pod_volume_name(i));
+	}
+	return err;
+}
+
+// In a pod all containers share the ports.
+static int check_ports(const struct node *container, uint32_t probe_port, struct strbuf *error)
+{
+	const struct node *ports = node_get(container, "ports");
+	uint64_t number;
+	for (const struct node *item = ports && ports->kind == NODE_LIST ? ports->first : NULL; item;
+	     item = item->next) {
+		struct str protocol = node_text(node_get(item, "protocol"));
+		if (node_to_u64(node_get(item, "containerPort"), &number) == 0 && number == probe_port &&
+		    (!protocol.len || str_eq(protocol, STR("TCP"))))
+			return refuse(
+			    item, ERR_CONFIG, error,
+			    "the proxy answers probes on port %u, which is this container's: choose another "
+			    "with " ANNOTATION_PREFIX "probe-port",
+			    probe_port);
+	}
+	return 0;
+}
+
 static bool has_ours(const struct node *list)
 {
 	for (const struct node *item = list && list->kind == NODE_LIST ? list->first : NULL; item;
@@ -344,6 +384,9 @@ static int read_container(struct reading *reading)
 			     "this container runs as user %u, as the proxy does: choose another "
 			     "with " ANNOTATION_PREFIX "proxy-user",
 			     user);
+	if (!err)
+		err = check_ports(container, settings_number(&reading->pod->settings, SETTING_PROBE_PORT),
+				  reading->error);
 	bool wanted = settings_on(&reading->pod->settings, SETTING_REWRITE_PROBES) &&
 		      settings_on(&reading->pod->settings, SETTING_INBOUND);
 	for (size_t i = 0; i < ARRAY_SIZE(probes) && wanted && !err; i++) {
@@ -370,6 +413,16 @@ static int read_containers(struct reading *reading, const char *key)
 }
 
 // --- the pod ----------------------------------------------------------------------------------------------
+static int check_settings(const struct node *template, const struct pod *pod, struct strbuf *error)
+{
+	const struct node *annotations = node_get(node_get(template, "metadata"), "annotations");
+	autostrbuf struct strbuf why = {0};
+	int err = settings_check(&pod->settings, &why);
+	return err ? refuse(annotations ? annotations : pod->spec, err, error, "%s",
+			    why.p ? why.p : err_text(-ENOMEM))
+		   : 0;
+}
+
 static int check_spec(const struct node *spec, struct strbuf *error)
 {
 	static const char *const paths[][3] = {
@@ -392,10 +445,23 @@ static int read_spec(struct reading *reading)
 		    "the pod runs as user %u, as the proxy does: choose another with " ANNOTATION_PREFIX
 		    "proxy-user",
 		    user);
-	int err = check_list(node_get(pod->spec, "volumes"), "volumes", reading->error);
-	if (!err)
-		err = read_containers(reading, "initContainers");
+	int err = read_containers(reading, "initContainers");
 	return err ? err : read_containers(reading, "containers");
+}
+
+// A pod that is to get weir.
+static int read_wanting(struct reading *reading, const struct node *template)
+{
+	struct pod *pod = reading->pod;
+	int err = check_spec(pod->spec, reading->error);
+	pod->skip = err ? NULL : what_is_unfit(pod->spec);
+	pod->unfit = pod->skip != NULL;
+	if (err || pod->skip)
+		return err;
+	err = check_settings(template, pod, reading->error);
+	if (!err)
+		err = check_volumes(pod, reading->error);
+	return err ? err : read_spec(reading);
 }
 
 int pod_read(struct tree *tree, const struct node *template, const struct settings *settings,
@@ -420,12 +486,7 @@ int pod_read(struct tree *tree, const struct node *template, const struct settin
 			    (has_ours(node_get(ret_pod->spec, "initContainers")) ||
 			     has_ours(node_get(ret_pod->spec, "containers")));
 	ret_pod->skip = reason_to_skip(ret_pod);
-	if (!ret_pod->skip) {
-		err = check_spec(ret_pod->spec, ret_error);
-		ret_pod->skip = err ? NULL : what_is_unfit(ret_pod->spec);
-		ret_pod->unfit = ret_pod->skip != NULL;
-	}
-	return err || ret_pod->skip ? err : read_spec(&reading);
+	return ret_pod->skip ? 0 : read_wanting(&reading, template);
 }
 
 // --- a pod that has weir ----------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ void pod_write_init(const struct pod *pod, struct writer *writer);
 // The volumes, by number; some pods do without one.
 enum { POD_VOLUMES = 4 };
 bool pod_wants_volume(const struct pod *pod, size_t number);
+const char *pod_volume_name(size_t number);
 void pod_write_volume(const struct pod *pod, size_t number, struct writer *writer);
 // The proxy's option for a probe.
 void pod_write_probe(const struct pod_probe *probe, const char *key, struct writer *writer);

@@ -263,6 +263,7 @@ static void write_proxy_command(const struct pod *pod, struct writer *writer)
 	writer_text(writer, NULL, "--set=node.id=$(WEIR_POD)");
 	write_set(writer, "tls.mode", setting(pod, SETTING_TLS_MODE));
 	write_set(writer, "log.level", setting(pod, SETTING_LOG_LEVEL));
+	write_set(writer, "intercept.capture.inbound_source", setting(pod, SETTING_INBOUND_SOURCE));
 	write_option(writer, "probe-port", setting(pod, SETTING_PROBE_PORT));
 	for (size_t i = 0; i < pod->probe_count; i++)
 		pod_write_probe(&pod->probes[i], NULL, writer);
@@ -309,7 +310,9 @@ static void write_pre_stop(struct writer *writer)
 
 void pod_write_proxy(const struct pod *pod, struct writer *writer)
 {
-	static const char *const mark[] = {"NET_RAW", NULL}; // to mark its sockets
+	// To mark its sockets, and to call from its clients' addresses.
+	static const char *const raw[] = {"NET_RAW", NULL};
+	bool keeps_client = str_eq(setting(pod, SETTING_INBOUND_SOURCE), STR("client"));
 	writer_map(writer, NULL);
 	writer_text(writer, "name", CONTAINER_PROXY);
 	write_image(pod, writer);
@@ -322,7 +325,7 @@ void pod_write_proxy(const struct pod *pod, struct writer *writer)
 	write_pre_stop(writer);
 	write_resources(pod, writer);
 	write_security(writer, settings_number(&pod->settings, SETTING_PROXY_USER),
-		       by_agent(pod) ? no_capabilities : mark);
+		       by_agent(pod) && !keeps_client ? no_capabilities : raw);
 	writer_list(writer, "volumeMounts");
 	write_mount(writer, VOLUME_CONFIG, CONFIG_FOLDER, true);
 	if (pod_wants_volume(pod, 1))
@@ -348,11 +351,16 @@ bool pod_wants_volume(const struct pod *pod, size_t number)
 	return number != 1 || !str_eq(setting(pod, SETTING_TLS_SECRET), STR("none"));
 }
 
-void pod_write_volume(const struct pod *pod, size_t number, struct writer *writer)
+const char *pod_volume_name(size_t number)
 {
 	static const char *const names[POD_VOLUMES] = {VOLUME_CONFIG, VOLUME_TLS, VOLUME_RUN, VOLUME_STATE};
+	return names[number];
+}
+
+void pod_write_volume(const struct pod *pod, size_t number, struct writer *writer)
+{
 	writer_map(writer, NULL);
-	writer_text(writer, "name", names[number]);
+	writer_text(writer, "name", pod_volume_name(number));
 	if (number == 0) {
 		writer_map(writer, "configMap");
 		writer_str(writer, "name", setting(pod, SETTING_CONFIG_MAP));

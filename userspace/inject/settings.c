@@ -12,7 +12,7 @@ const struct setting_row setting_rows[SETTING_COUNT] = {
 #undef ROW
 };
 
-enum { NAME_MAX_BYTES = 253, IMAGE_MAX_BYTES = 512, QUANTITY_MAX_BYTES = 32, QUOTED_MAX = 64 };
+enum { NAME_MAX_BYTES = 253, IMAGE_MAX_BYTES = 512, QUOTED_MAX = 64 };
 
 void settings_init(struct settings *ret_settings)
 {
@@ -43,18 +43,63 @@ static bool is_name(struct str text)
 	       is_alphanumeric(text.p[text.len - 1]);
 }
 
-static bool is_quantity(struct str text)
+// Each of a reference's parts begins with a letter or a digit (a tag may begin with an underscore).
+static bool is_image(struct str text)
 {
-	size_t at = 0;
-	static const char *const suffixes[] = {"", "m", "k", "M", "G", "Ki", "Mi", "Gi"};
-	while (at < text.len && ((text.p[at] >= '0' && text.p[at] <= '9') || (at && text.p[at] == '.')))
-		at++;
-	if (at == 0 || text.len > QUANTITY_MAX_BYTES)
+	if (text.len > IMAGE_MAX_BYTES || !consists_of(text, "-._/:@", true))
 		return false;
+	for (size_t i = 0; i < text.len; i++) {
+		bool begins = i == 0 || strchr("/:@", text.p[i - 1]);
+		if (begins && strchr("-./:@", text.p[i]))
+			return false;
+	}
+	return !strchr("/:@", text.p[text.len - 1]);
+}
+
+// Billionths, of what is smaller than one unit, too: 15 digits before the point and 9 behind it fit in.
+__extension__ typedef unsigned __int128 amount;
+
+static bool read_digits(struct str text, size_t most, amount *ret_number)
+{
+	amount number = 0;
+	if (text.len > most)
+		return false;
+	for (size_t i = 0; i < text.len; i++) {
+		if (text.p[i] < '0' || text.p[i] > '9')
+			return false;
+		number = number * 10 + (amount)(text.p[i] - '0');
+	}
+	*ret_number = number;
+	return true;
+}
+
+static bool read_quantity(struct str text, amount *ret_amount)
+{
+	static const struct {
+		const char *text;
+		uint64_t thousandths;
+	} suffixes[] = {{"m", 1},
+			{"k", 1000000},
+			{"M", 1000000000},
+			{"G", 1000000000000},
+			{"Ki", 1000ull << 10},
+			{"Mi", 1000ull << 20},
+			{"Gi", 1000ull << 30}};
+	uint64_t thousandths = 1000;
+	amount whole = 0, part = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++)
-		if (str_eq((struct str){text.p + at, text.len - at}, str_from(suffixes[i])))
-			return true;
-	return false;
+		if (str_ends(text, str_from(suffixes[i].text))) {
+			thousandths = suffixes[i].thousandths;
+			text.len -= strlen(suffixes[i].text);
+			break;
+		}
+	struct str behind = text, before = str_split(&behind, '.');
+	if (!before.len || !read_digits(before, 15, &whole) || (behind.p && !read_digits(behind, 9, &part)))
+		return false;
+	for (size_t i = behind.len; i < 9; i++)
+		part *= 10;
+	*ret_amount = (whole * 1000000000 + part) * thousandths;
+	return true;
 }
 
 static bool is_number(struct str text, uint64_t highest)
@@ -80,12 +125,13 @@ static int check_plan(const char *name, struct str value, struct strbuf *ret_err
 
 static bool is_valid(const struct setting_row *row, struct str value)
 {
+	amount ignored;
 	switch (row->kind) {
 	case VALUE_BOOL:
 	case VALUE_CHOICE:
 		return is_choice(value, row->value);
 	case VALUE_IMAGE:
-		return value.len <= IMAGE_MAX_BYTES && consists_of(value, "-._/:@", true);
+		return is_image(value);
 	case VALUE_NAME:
 		return is_name(value);
 	case VALUE_USER:
@@ -93,7 +139,7 @@ static bool is_valid(const struct setting_row *row, struct str value)
 	case VALUE_PORT:
 		return is_number(value, UINT16_MAX);
 	case VALUE_QUANTITY:
-		return is_quantity(value);
+		return read_quantity(value, &ignored);
 	case VALUE_PLAN:
 		return str_find(value, ' ') < 0; // it becomes a word among words
 	}
@@ -129,6 +175,39 @@ int settings_set(struct settings *settings, struct str name, struct str value, s
 		return err;
 	}
 	return unknown(name, ret_error);
+}
+
+// --- together ---------------------------------------------------------------------------------------------
+static int check_amounts(const struct settings *settings, enum setting request, enum setting limit,
+			 struct strbuf *error)
+{
+	const struct str *values = settings->values;
+	amount requested, most;
+	if (!values[request].len || !values[limit].len || !read_quantity(values[request], &requested) ||
+	    !read_quantity(values[limit], &most) || requested <= most)
+		return 0;
+	strbuf_printf(error, "%s '%.*s' is more than %s '%.*s'", setting_rows[request].name,
+		      STR_ARG(values[request]), setting_rows[limit].name, STR_ARG(values[limit]));
+	return ERR_CONFIG;
+}
+
+int settings_check(const struct settings *settings, struct strbuf *ret_error)
+{
+	struct capture_plan plan;
+	uint32_t probe_port = settings_number(settings, SETTING_PROBE_PORT);
+	capture_plan_init(&plan);
+	if (probe_port == plan.outbound_port || probe_port == plan.inbound_port ||
+	    probe_port == plan.dns_port) {
+		strbuf_printf(ret_error, "probe-port: %u is a port that the proxy captures to", probe_port);
+		return ERR_CONFIG;
+	}
+	if (str_eq(settings->values[SETTING_FAIL], STR("open")) &&
+	    !str_eq(settings->values[SETTING_INTERCEPTION], STR("agent"))) {
+		strbuf_add_text(ret_error, "fail: open is for interception by the node's agent only");
+		return ERR_CONFIG;
+	}
+	int err = check_amounts(settings, SETTING_CPU_REQUEST, SETTING_CPU_LIMIT, ret_error);
+	return err ? err : check_amounts(settings, SETTING_MEMORY_REQUEST, SETTING_MEMORY_LIMIT, ret_error);
 }
 
 bool settings_on(const struct settings *settings, enum setting setting)

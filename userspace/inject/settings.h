@@ -73,7 +73,13 @@ enum setting_kind {
 	  "inbound: not to these ports")                                                                     \
 	X(EXCLUDE_INBOUND_CIDRS, "exclude-inbound-cidrs", VALUE_PLAN, "", "CIDRS",                           \
 	  "inbound: not from these networks")                                                                \
-	X(DNS_SERVERS, "dns-servers", VALUE_PLAN, "", "ADDRESSES", "only DNS queries to these servers")
+	X(DNS_SERVERS, "dns-servers", VALUE_PLAN, "", "ADDRESSES", "only DNS queries to these servers")      \
+	X(INBOUND_SOURCE, "inbound-source", VALUE_PLAN, "", "proxy|client",                                  \
+	  "whose address the application sees (client: best laid by the agent)")                             \
+	X(FAIL, "fail", VALUE_PLAN, "", "closed|open|hold",                                                  \
+	  "while no proxy listens: refuse; as without weir (agent with eBPF only); let wait")                \
+	X(HOLD_TIMEOUT, "hold-timeout", VALUE_PLAN, "", "DURATION",                                          \
+	  "fail hold: for so long, then refuse; as long as TCP tries by default")
 
 enum setting {
 #define SETTING_ENUM(id, name, kind, initial, value, help) SETTING_##id,
@@ -96,6 +102,8 @@ struct settings {
 void settings_init(struct settings *ret_settings);
 // Sets one by name. 0; ERR_NOT_FOUND or ERR_CONFIG with a sentence appended to ret_error; -ENOMEM.
 int settings_set(struct settings *settings, struct str name, struct str value, struct strbuf *ret_error);
+// Whether they go together. 0, or ERR_CONFIG with a sentence appended to ret_error.
+int settings_check(const struct settings *settings, struct strbuf *ret_error);
 bool settings_on(const struct settings *settings, enum setting setting);
 // The number of a user or port.
 uint32_t settings_number(const struct settings *settings, enum setting setting);

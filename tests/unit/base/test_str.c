@@ -122,9 +122,32 @@ static void growing_without_memory(void **state)
 	assert_null(strbuf_take(&sb));
 }
 
+static void control_characters_are_made_visible(void **state)
+{
+	static const struct {
+		struct str text;
+		const char *shown;
+	} rows[] = {
+	    {STR(""), ""},
+	    {STR("a\xc3\xa9 \xe2\x82\xac\xf0\x9f\x98\x80~"), "a\xc3\xa9 \xe2\x82\xac\xf0\x9f\x98\x80~"},
+	    {STR("a\nb\r\t\0c"), "a\\nb\\x0d\\x09\\x00c"},
+	    {STR("\x1b[2J\x7f"), "\\x1b[2J\\x7f"},
+	    {STR("\xc2\x9b\xc2\xa0"), "\\x9b\xc2\xa0"},
+	    {STR("\xff\xc2"), "\\xff\\xc2"},
+	};
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		autostrbuf struct strbuf out = {0};
+		strbuf_add_text(&out, "");
+		strbuf_add_visible(&out, rows[i].text);
+		assert_true(str_eq(strbuf_str(&out), str_from(rows[i].shown)));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(control_characters_are_made_visible),
 	    cmocka_unit_test(comparisons),
 	    cmocka_unit_test(splitting),
 	    cmocka_unit_test(numbers),
