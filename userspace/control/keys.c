@@ -97,7 +97,7 @@ static const struct key capture_keys[] = {
 static const struct key intercept_keys[] = {
 	{"outbound", UINT(1, 65535), FIELD(config, intercept.outbound), .restart = true, .initial = "15001", .text = "The port on which captured outbound connections arrive (loopback)."},
 	{"inbound", UINT(1, 65535), FIELD(config, intercept.inbound), .restart = true, .initial = "15006", .text = "The port on which captured inbound connections arrive."},
-	{"dns", UINT(0, 65535), FIELD(config, intercept.dns), .restart = true, .initial = "15053", .text = "The port of the DNS responder (loopback); 0 turns it off."},
+	{"dns", UINT(0, 65535), FIELD(config, intercept.dns), .restart = true, .initial = "15053", .text = "The port of the DNS responder (loopback; over UDP also this host's own addresses, for itself alone); 0 turns it off."},
 	{"lost_destination", CHOICE("close", "local"), FIELD(config, intercept.lost_destination), .initial = "close", .text = "What happens to a connection whose original destination cannot be recovered: `close` it, or take the `local` address for it."},
 	{"inbound_source", .type = KEY_IP, FIELD(config, intercept.inbound_source), .restart = true, .initial = "127.0.0.6", .text = "The address from which the inbound proxy connects to applications over IPv4."},
 	{"capture", OBJECT(capture_keys), .text = "What `weir intercept` captures."},
