@@ -256,10 +256,19 @@ static bool gather(struct bufq *to, struct slice part)
 	return (gathered || last->len <= GATHER_MAX) && bufq_add_copy(to, part.p, part.len) == 0;
 }
 
+// Whether there is something to gather.
+static bool has_crumbs(const struct bufq *q)
+{
+	for (const struct bufseg *seg = q->_head; seg && seg->next; seg = seg->next)
+		if (seg->slice.len <= GATHER_MAX && seg->next->slice.len <= GATHER_MAX)
+			return true;
+	return false;
+}
+
 int bufq_move(struct bufq *to, struct bufq *from, size_t len)
 {
 	len = MIN(len, from->bytes);
-	if (len == from->bytes && !to->_head) {
+	if (len == from->bytes && !to->_head && !has_crumbs(from)) {
 		*to = *from;
 		*from = (struct bufq){0};
 		return 0;
@@ -291,8 +300,10 @@ int bufq_move(struct bufq *to, struct bufq *from, size_t len)
 int bufq_clone(struct bufq *to, const struct bufq *from)
 {
 	struct bufq copy = {0};
+	if (!from->_head)
+		return 0;
 	if (from->_head == from->_tail)
-		return from->_head ? bufq_add_slice(to, from->_head->slice) : 0;
+		return gather(to, from->_head->slice) ? 0 : bufq_add_slice(to, from->_head->slice);
 	for (struct bufseg *seg = from->_head; seg; seg = seg->next) {
 		if (bufq_add_slice(&copy, seg->slice)) {
 			bufq_clear(&copy);

@@ -76,7 +76,7 @@ int bufq_add_static(struct bufq *q, struct str text);
 // Moves the first `len` bytes (at most all) from one queue to the end of another, without copying, but for a
 // few bytes behind a few bytes.
 int bufq_move(struct bufq *to, struct bufq *from, size_t len);
-// Appends references to all of `from`, which keeps its bytes.
+// Appends references to all of `from`, which keeps its bytes; a few bytes behind a few bytes are copied, too.
 int bufq_clone(struct bufq *to, const struct bufq *from);
 // Drops `len` bytes (at most all) from the front.
 void bufq_drop(struct bufq *q, size_t len);

@@ -466,6 +466,7 @@ static void server_reset(struct exchange *exchange)
 	exchange_finish(exchange);
 }
 
+// Whether it takes more is asked only where something waits: who asks is told when there is room.
 static void server_resume(struct exchange *exchange)
 {
 	if (exchange->down.unconsumed && exchange_takes_body(exchange))

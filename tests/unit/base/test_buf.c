@@ -76,15 +76,18 @@ static void moving_parts(void **state)
 static void moving_all(void **state)
 {
 	(void)state;
+	enum { FIRST = 300, SECOND = 400 }; // so long that nothing is gathered
 	struct bufq from = {0}, to = {0};
 	struct iovec iov[4];
-	struct chunk *chunk = chunk_new(0);
-	memcpy(chunk->data, "abcdef", chunk->used = 6);
-	bufq_add_slice(&from, (struct slice){chunk, chunk->data, 2});
-	bufq_add_slice(&from, (struct slice){chunk, chunk->data + 3, 3});
-	assert_int_equal(bufq_move(&to, &from, 5), 0);
-	assert_queue(&to, "abdef");
+	struct chunk *chunk = chunk_new(FIRST + 1 + SECOND);
+	chunk->used = FIRST + 1 + SECOND;
+	bufq_add_slice(&from, (struct slice){chunk, chunk->data, FIRST});
+	bufq_add_slice(&from, (struct slice){chunk, chunk->data + FIRST + 1, SECOND});
+	assert_int_equal(bufq_move(&to, &from, FIRST + SECOND), 0);
+	assert_int_equal(to.bytes, FIRST + SECOND);
 	assert_int_equal(bufq_iov(&to, iov, 4), 2);
+	assert_ptr_equal(iov[0].iov_base, chunk->data);
+	assert_ptr_equal(iov[1].iov_base, chunk->data + FIRST + 1);
 	assert_int_equal(chunk->refs, 3);
 	assert_queue(&from, "");
 	bufq_add_static(&from, STR("new"));
@@ -93,6 +96,79 @@ static void moving_all(void **state)
 	bufq_clear(&to);
 	assert_int_equal(chunk->refs, 1);
 	chunk_unref(chunk);
+}
+
+enum { CRUMBS = 5000 };
+
+// Every second byte of it is a crumb.
+static struct chunk *crumbled(void)
+{
+	struct chunk *chunk = chunk_new(CRUMBS * 2);
+	chunk->used = CRUMBS * 2;
+	for (int i = 0; i < CRUMBS; i++)
+		chunk->data[2 * i] = (uint8_t)i;
+	return chunk;
+}
+
+static struct slice crumb(struct chunk *chunk, int i)
+{
+	return (struct slice){chunk, chunk->data + 2 * i, 1};
+}
+
+// `refs`: to the chunk, its owner's included.
+static void assert_gathered(struct bufq *q, struct chunk *chunk, unsigned refs)
+{
+	struct iovec iov[CRUMBS];
+	assert_int_equal(q->bytes, CRUMBS);
+	assert_in_range(bufq_iov(q, iov, CRUMBS), 1, CRUMBS / 1024 + 2);
+	assert_int_equal(chunk->refs, refs);
+	for (int i = 0; i < CRUMBS; i++) {
+		uint8_t byte;
+		assert_int_equal(bufq_peek(q, (size_t)i, &byte, 1), 1);
+		assert_int_equal(byte, (uint8_t)i);
+	}
+	bufq_clear(q);
+	chunk_unref(chunk);
+}
+
+static void moving_many_crumbs_at_once(void **state)
+{
+	(void)state;
+	struct bufq from = {0}, to = {0};
+	struct chunk *chunk = crumbled();
+	for (int i = 0; i < CRUMBS; i++)
+		bufq_add_slice(&from, crumb(chunk, i));
+	assert_int_equal(bufq_move(&to, &from, CRUMBS), 0);
+	assert_true(bufq_empty(&from));
+	assert_gathered(&to, chunk, 2); // of the first byte
+}
+
+static void cloning_few_bytes_often(void **state)
+{
+	(void)state;
+	struct bufq one = {0}, to = {0};
+	struct chunk *chunk = crumbled();
+	for (int i = 0; i < CRUMBS; i++) {
+		bufq_add_slice(&one, crumb(chunk, i));
+		assert_int_equal(bufq_clone(&to, &one), 0);
+		assert_int_equal(one.bytes, 1);
+		bufq_clear(&one);
+	}
+	assert_int_equal(bufq_clone(&to, &one), 0); // of nothing
+	assert_gathered(&to, chunk, 2);
+}
+
+static void cloning_many_crumbs_at_once(void **state)
+{
+	(void)state;
+	struct bufq from = {0}, to = {0};
+	struct chunk *chunk = crumbled();
+	for (int i = 0; i < CRUMBS; i++)
+		bufq_add_slice(&from, crumb(chunk, i));
+	assert_int_equal(bufq_clone(&to, &from), 0);
+	assert_int_equal(from.bytes, CRUMBS);
+	bufq_clear(&from);
+	assert_gathered(&to, chunk, 2);
 }
 
 static void taking(void **state)
@@ -146,27 +222,14 @@ static void moving_what_adjoins(void **state)
 static void moving_few_bytes_often(void **state)
 {
 	(void)state;
-	enum { COUNT = 5000 };
 	struct bufq out = {0};
-	struct iovec iov[COUNT];
-	struct chunk *chunk = chunk_new(COUNT * 2);
-	chunk->used = COUNT * 2;
-	for (int i = 0; i < COUNT; i++) {
+	struct chunk *chunk = crumbled();
+	for (int i = 0; i < CRUMBS; i++) {
 		struct bufq one = {0};
-		chunk->data[2 * i] = (uint8_t)i;
-		bufq_add_slice(&one, (struct slice){chunk, chunk->data + 2 * i, 1});
+		bufq_add_slice(&one, crumb(chunk, i));
 		assert_int_equal(bufq_move(&out, &one, 1), 0);
 	}
-	assert_int_equal(out.bytes, COUNT);
-	assert_in_range(bufq_iov(&out, iov, COUNT), 1, COUNT / 1024 + 2);
-	assert_int_equal(chunk->refs, 2); // of the first byte
-	for (int i = 0; i < COUNT; i++) {
-		uint8_t byte;
-		assert_int_equal(bufq_peek(&out, (size_t)i, &byte, 1), 1);
-		assert_int_equal(byte, (uint8_t)i);
-	}
-	bufq_clear(&out);
-	chunk_unref(chunk);
+	assert_gathered(&out, chunk, 2); // of the first byte
 }
 
 static void flattening(void **state)
@@ -300,6 +363,9 @@ int main(void)
 	    cmocka_unit_test_teardown(taking, done),
 	    cmocka_unit_test_teardown(moving_what_adjoins, done),
 	    cmocka_unit_test_teardown(moving_few_bytes_often, done),
+	    cmocka_unit_test_teardown(moving_many_crumbs_at_once, done),
+	    cmocka_unit_test_teardown(cloning_few_bytes_often, done),
+	    cmocka_unit_test_teardown(cloning_many_crumbs_at_once, done),
 	    cmocka_unit_test_teardown(flattening, done),
 	    cmocka_unit_test_teardown(pulling, done),
 	    cmocka_unit_test_teardown(a_few_bytes_do_not_hold_a_chunk, done),

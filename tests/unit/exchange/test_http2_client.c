@@ -13,7 +13,7 @@
 
 enum { TURNS = 200, FRAME_HEADER = 9 };
 enum { PIECES = 5 }; // of a body
-enum { DATA = 0, HEADERS = 1, RST_STREAM = 3, SETTINGS = 4, PING = 6, ACK = 1 };
+enum { DATA = 0, HEADERS = 1, RST_STREAM = 3, SETTINGS = 4, PING = 6, WINDOW_UPDATE = 8, ACK = 1 };
 
 static const uint64_t START = 1000 * NS_PER_S;
 static uint64_t now_ms;
@@ -22,11 +22,11 @@ static struct proxy proxy;
 // The endpoint: one connection, whose frames are counted.
 static struct {
 	int listener, peer; // peer -1: none
-	uint8_t bytes[8192];
+	uint8_t bytes[32 * 1024];
 	size_t len;
 	int requests, pings;
 	uint32_t last_stream;
-	uint8_t body[4096]; // of the last request
+	uint8_t body[2 * LIMIT_HTTP_RETRY_BYTES]; // of the last request
 	size_t body_len;
 	uint8_t last_ping[8];
 	bool ended;
@@ -40,6 +40,16 @@ static void send_frame(uint8_t type, uint8_t flags, uint32_t stream, const void 
 	send_all(endpoint.peer, frame, FRAME_HEADER + (size_t)len);
 }
 
+// The bytes may come again, on the stream and on the connection.
+static void grant(uint32_t stream, size_t len)
+{
+	uint8_t increment[] = {0, 0, (uint8_t)(len >> 8), (uint8_t)len};
+	if (!len)
+		return;
+	send_frame(WINDOW_UPDATE, 0, stream, increment, sizeof increment);
+	send_frame(WINDOW_UPDATE, 0, 0, increment, sizeof increment);
+}
+
 static void take_frame(const uint8_t *frame, size_t len)
 {
 	if (frame[3] == HEADERS) {
@@ -50,6 +60,7 @@ static void take_frame(const uint8_t *frame, size_t len)
 		assert_in_range(endpoint.body_len + len, 0, sizeof endpoint.body);
 		memcpy(endpoint.body + endpoint.body_len, frame + FRAME_HEADER, len);
 		endpoint.body_len += len;
+		grant(frame[8], len);
 	} else if (frame[3] == PING && !(frame[4] & ACK)) {
 		endpoint.pings++;
 		memcpy(endpoint.last_ping, frame + FRAME_HEADER, 8);
@@ -272,7 +283,7 @@ static void assert_body(size_t len, size_t pieces)
 {
 	assert_int_equal(endpoint.body_len, len * pieces);
 	for (size_t i = 0; i < endpoint.body_len; i++)
-		assert_int_equal(endpoint.body[i], 'a' + i / len);
+		assert_int_equal(endpoint.body[i], (uint8_t)('a' + i / len));
 }
 
 static void refuse(void)
@@ -303,6 +314,32 @@ static void test_a_refused_request(void **state)
 		assert_status(client, "HTTP/1.1 200 ");
 		close(client);
 	}
+}
+
+// What was sent is kept up to a limit, of which the first piece that is copied is a part.
+static void test_a_refused_request_that_is_long(void **state)
+{
+	enum { LEN = 512, MOST = LIMIT_HTTP_RETRY_BYTES / LEN };
+	(void)state;
+	int client = post(LEN, MOST);
+	assert_body(LEN, MOST);
+	refuse();
+	settle();
+	settle();
+	assert_int_equal(endpoint.requests, 2);
+	assert_body(LEN, MOST);
+	send_frame(HEADERS, 5, endpoint.last_stream, "\x88", 1);
+	settle();
+	assert_status(client, "HTTP/1.1 200 ");
+	close(client);
+	client = post(LEN, MOST + 1);
+	assert_body(LEN, MOST + 1);
+	refuse();
+	settle();
+	settle();
+	assert_int_equal(endpoint.requests, 3);
+	assert_status(client, "HTTP/1.1 503 ");
+	close(client);
 }
 
 // The endpoint takes another connection, if that one was lost.
@@ -374,6 +411,7 @@ int main(void)
 					    teardown),
 	    cmocka_unit_test_setup_teardown(test_streams_that_end_without_a_word, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_a_refused_request, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_a_refused_request_that_is_long, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_a_refused_request_without_memory, setup, teardown),
 	};
 	if (stats_init(1))
