@@ -218,14 +218,14 @@ static void family_rules(struct compiler *c, enum rule_chain chain)
 }
 
 // A link-local address means nothing without its interface (RFC 4007 6), which no redirect keeps: neither
-// could the proxy answer a client that has one, nor could it call a server there, nor would a program take an
-// answer for that server's.
-static void link_local_rule(struct compiler *c, enum rule_chain chain, enum rule_field field)
+// could the proxy call a server there, nor would a program take an answer for that server's. What comes from
+// such an address is captured all the same: who is on the link must not get past the proxy's policy so.
+static void link_local_rule(struct compiler *c, enum rule_chain chain)
 {
 	if (c->link_local.ipv6 < 0)
 		return;
 	begin(c, chain);
-	match_set(c, field, c->link_local.ipv6, false);
+	match_set(c, RULE_DEST6, c->link_local.ipv6, false);
 	end(c, RULE_RETURN, 0, "link-local address");
 }
 
@@ -378,7 +378,7 @@ static void zone_rules(struct compiler *c, const struct program_sets *programs)
 	match_value(c, RULE_UDP_DEST_PORT, DNS_PORT);
 	end(c, RULE_GOTO, CHAIN_DNS_ZONE, "DNS queries");
 	family_rules(c, CHAIN_DNS_ZONE);
-	link_local_rule(c, CHAIN_DNS_ZONE, RULE_DEST6);
+	link_local_rule(c, CHAIN_DNS_ZONE);
 	proxy_inbound_rule(c, CHAIN_DNS_ZONE);
 	owner_rules(c, CHAIN_DNS_ZONE);
 	enum rule_chain chain = program_rules(c, CHAIN_DNS_ZONE, programs, CHAIN_DNS_CHOSEN);
@@ -570,7 +570,7 @@ static void output_chain(struct compiler *c, const struct program_sets *programs
 	const struct capture_plan *plan = c->plan;
 	family_rules(c, CHAIN_OUTPUT);
 	open_rule(c, CHAIN_OUTPUT);
-	link_local_rule(c, CHAIN_OUTPUT, RULE_DEST6);
+	link_local_rule(c, CHAIN_OUTPUT);
 	proxy_inbound_rule(c, CHAIN_OUTPUT);
 	if (plan_keeps_client(plan)) {
 		begin(c, CHAIN_OUTPUT);
@@ -601,8 +601,6 @@ static void arriving_rules(struct compiler *c, enum rule_chain chain, enum rule_
 	// those that have a socket keep it.
 	if (chain == CHAIN_PREROUTING)
 		open_rule(c, chain);
-	link_local_rule(c, chain, RULE_SOURCE6);
-	link_local_rule(c, chain, RULE_DEST6);
 	begin(c, chain);
 	match_interface(c, RULE_IN_INTERFACE, "lo", false);
 	end(c, RULE_RETURN, 0, "from this host itself");

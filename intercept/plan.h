@@ -5,7 +5,7 @@
 //
 // How the parts combine: a connection is captured if nothing excludes it and, for every include list that is
 // not empty, something in it matches (users, groups and control groups are one list in this respect). The
-// proxy's own connections, the connections of a program to its own host, and whatever is to or from an IPv6
+// proxy's own connections, the connections of a program to its own host, and whatever goes to an IPv6
 // link-local address are always left alone.
 // Connections to VIP ranges are captured whatever ports, networks and interfaces say: nothing else could
 // answer there.

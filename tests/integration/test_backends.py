@@ -502,27 +502,30 @@ def scoped(host, pod, port):
 
 @pytest.fixture(scope="class")
 def asking_all(world):
-    """DNS is captured whichever server it is for."""
+    """DNS is captured whichever server it is for; inbound, not from link-local addresses."""
     words = world.words(world.app)
     at = words.index("--dns-servers")
-    world.weir(world.app, "apply", *words[:at], *words[at + 2 :])
+    del words[at : at + 2]
+    words[words.index("--exclude-inbound-cidrs") + 1] += ",fe80::/10"
+    world.weir(world.app, "apply", *words)
     yield world
     world.apply(world.app)
 
 
 class TestLinkLocal:
-    """Without its interface such an address leads nowhere, and what is redirected has lost it: all goes by itself."""
+    """Without its interface such an address leads nowhere, and what is redirected has lost it: what goes there goes by
+    itself. What comes from there does, too, if it is asked for: without that it is captured (test_compile.c)."""
 
-    @pytest.mark.parametrize("host", ["other", "near", "app"])
+    @pytest.mark.parametrize("host", ["other", "app"])
     def test_outbound(self, asking_all, host):
         to = scoped(asking_all.app, getattr(asking_all, host), 7000)
         assert Observed(asking_all, asking_all.call(asking_all.app, to), to[:2]).is_direct(host)
 
-    @pytest.mark.parametrize("source", ["link-local", "global", "to global"])
-    def test_inbound(self, asking_all, source):
+    @pytest.mark.parametrize("dest", ["link-local", "global"])
+    def test_inbound(self, asking_all, dest):
         app, other = asking_all.app.pod, asking_all.other
-        own = other.ipv6 if source == "global" else scoped(other, other, 0)
-        to = (app.ipv6, 7000) if source == "to global" else scoped(other, app, 7000)
+        own = scoped(other, other, 0)
+        to = (app.ipv6, 7000) if dest == "global" else scoped(other, app, 7000)
         assert Observed(asking_all, asking_all.call(other, to, source=own), to[:2]).is_direct("app")
 
     def test_dns_over_udp(self, asking_all):

@@ -206,8 +206,7 @@ static unsigned inbound_expected(const struct capture_plan *plan, const struct f
 	if (!plan->inbound.enabled || !family_is_captured(plan, &flow->dest.ip) ||
 	    !strcmp(flow->in_interface, "lo") || !flow->dest_is_local || flow->protocol != IPPROTO_TCP)
 		return 0;
-	if ((flow->dest.port == 22 && !plan->capture_ssh) || is_link_local(&flow->source.ip) ||
-	    is_link_local(&flow->dest.ip))
+	if (flow->dest.port == 22 && !plan->capture_ssh)
 		return 0;
 	return direction_takes(&plan->inbound, flow->dest.port, &flow->source.ip, flow->in_interface)
 		   ? plan->inbound_port

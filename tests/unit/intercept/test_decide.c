@@ -58,7 +58,7 @@ static void chains_lead_on(void **state)
 	flow.out_interface = NULL;
 	flow.in_interface = "eth0";
 	flow.dest_is_local = true;
-	goes("", CHAIN_PREROUTING, &flow, ".....>D", "excluded port");
+	goes("", CHAIN_PREROUTING, &flow, "...>D", "excluded port");
 	flow = flow_to("10.0.0.53:53");
 	flow.protocol = IPPROTO_UDP;
 	goes("", CHAIN_OUTPUT_RAW, &flow, ".>...D", "captured DNS queries");

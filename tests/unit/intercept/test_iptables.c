@@ -168,7 +168,6 @@ static void rules_as_iptables_prints_them(void **state)
 	     "-A WEIR_OUTPUT -d fe80::/10 -m comment --comment \"weir 1 @link_local_ipv6 link-local "
 	     "address\" "
 	     "-j RETURN\n"},
-	    {"", "COMMIT\n", "-A WEIR_PREROUTING -s fe80::/10 "},
 	    {"no-ipv6", "*nat\n:WEIR_OUTPUT - [0:0]\n", NULL},
 	    {"no-ipv4", NULL,
 	     "*raw\n:WEIR_OUTPUT_RAW - [0:0]\n:WEIR_DNS_ZONE - [0:0]\n"
