@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "dns/forward.h"
+#include "dns/zoned.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -64,7 +65,7 @@ static void found_add(struct found *found, const struct addr *addr, struct str z
 			return;
 		}
 		memcpy(server.zone, zone.p, zone.len);
-		if (!if_nametoindex(server.zone))
+		if (!dns_zone_index(server.zone))
 			complain(found, text, "there is no such interface now");
 	}
 	found->servers[found->count++] = server;

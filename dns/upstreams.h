@@ -16,7 +16,7 @@ struct dns_forward_options;
 // All bytes that are not in use are zero.
 struct dns_upstream {
 	struct addr addr;
-	char zone[IFNAMSIZ]; // of a link-local address: its interface; else empty
+	char zone[IFNAMSIZ]; // of a link-local address: its interface, by name or number; else empty
 	uint32_t _scope;     // its number when it was connected to last (zoned.c)
 };
 

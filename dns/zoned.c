@@ -22,6 +22,16 @@ static struct ip stand_in(size_t i)
 	return (struct ip){AF_INET6, {1, [15] = (uint8_t)(i + 1)}};
 }
 
+unsigned dns_zone_index(const char *zone)
+{
+	char name[IFNAMSIZ];
+	uint64_t number;
+	unsigned index = if_nametoindex(zone);
+	if (index || str_to_u64(str_from(zone), &number) || number > INT32_MAX)
+		return index;
+	return if_indextoname((unsigned)number, name) ? (unsigned)number : 0;
+}
+
 static int on_connect(ares_socket_t fd, const struct sockaddr *to, ares_socklen_t len, void *arg)
 {
 	struct dns_upstream *servers = arg;
@@ -32,7 +42,7 @@ static int on_connect(ares_socket_t fd, const struct sockaddr *to, ares_socklen_
 		struct ip ip = stand_in(i);
 		if (!servers[i].zone[0] || memcmp(&in6->sin6_addr, ip.bytes, sizeof ip.bytes) != 0)
 			continue;
-		servers[i]._scope = if_nametoindex(servers[i].zone);
+		servers[i]._scope = dns_zone_index(servers[i].zone);
 		if (!servers[i]._scope)
 			return -1; // with errno
 		memcpy(&in6->sin6_addr, servers[i].addr.ip.bytes, sizeof in6->sin6_addr);

@@ -9,5 +9,8 @@
 
 #include <ares.h>
 
+// The number of an interface that is given by its name or by its number, as systemd-resolved writes it; 0 with
+// errno: there is none.
+unsigned dns_zone_index(const char *zone);
 // Gives the channel its servers, which must stay where they are for as long as it lives. 0 or ERR_DNS.
 int dns_zoned_set_servers(ares_channel ares, struct dns_upstream *servers, size_t count);

@@ -702,17 +702,19 @@ def test_resolv_conf_is_followed(mesh):
         wait_until(lambda: query(names, "www.example")["server"] == f"{address}:53")
 
 
-def test_a_server_at_a_link_local_address(mesh):
-    """As routers advertise one. It is asked by its interface, over TCP, too; what cannot be asked is told once."""
+@pytest.mark.parametrize("written", ["name", "number"])
+def test_a_server_at_a_link_local_address(mesh, written):
+    """As routers advertise one (systemd-resolved writes the interface's number). It is asked by its interface, over TCP, too; what cannot be asked is told once."""
     pod, router = mesh.network.pod("client"), mesh.network.pod("router")
     address = router.link_local()
+    interface = "eth0" if written == "name" else pod.interface_index("eth0")
     cut = lambda query: reply(query, flags=dns.flags.TC)  # noqa: E731
     upstream = Upstream(router, 53, cut, "::")
     with router.enter():
         listener = socket.create_server(("::", 53), family=socket.AF_INET6)
     pod.resolv_conf(
         f"nameserver {address}\nnameserver {address}%eth1 # gone\nnameserver nonsense\n"
-        f"nameserver\t{address}%eth0\noptions timeout:1\n"
+        f"nameserver\t{address}%{interface}\noptions timeout:1\n"
     )
     names = Names.__new__(Names)
     names.pod, names.sidecar = pod, mesh.sidecar("client", pod=pod, start=False)

@@ -147,12 +147,16 @@ static bool first_server(struct addr *ret_server, char ret_interface[IFNAMSIZ])
 	char line[256], word[64];
 	bool found = false;
 	FILE *file = fopen("/etc/resolv.conf", "re");
+	ret_interface[0] = 0;
 	_Static_assert(IFNAMSIZ == 16, "the width below");
 	while (file && !found && fgets(line, sizeof line, file)) {
 		ret_interface[0] = 0;
 		found = sscanf(line, " nameserver %63[^% \t\r\n]%%%15s", word, ret_interface) > 0 &&
 			ip_parse(str_from(word), &ret_server->ip) == 0;
 	}
+	uint64_t number; // which some programs write instead
+	if (!if_nametoindex(ret_interface) && str_to_u64(str_from(ret_interface), &number) == 0)
+		(void)if_indextoname((unsigned)number, ret_interface);
 	if (file)
 		fclose(file);
 	ret_server->port = DNS_PORT;

@@ -519,10 +519,11 @@ static void lines_of_resolv_conf(void **state)
 				   "nameserver fe80::1\nnameserver fe80::1%lo # by advertisement\n"
 				   "nameserver none.example\nnameserver fe80::2%weir-none\n"
 				   "nameserver\t2001:db8::1;\nnameserver 192.0.2.1, 192.0.2.2\r\n"
-				   "nameserver fe80::3%a-name-that-is-too-long\nnameserver 192.0.2.3";
-	static const char *const expected[] = {"[fe80::1]:53 lo",   "[fe80::2]:53 weir-none",
-					       "[2001:db8::1]:53 ", "192.0.2.1:53 ",
-					       "192.0.2.2:53 ",	    "192.0.2.3:53 "};
+				   "nameserver fe80::3%a-name-that-is-too-long\nnameserver 192.0.2.3\n"
+				   "nameserver fe80::4%1";
+	static const char *const expected[] = {
+	    "[fe80::1]:53 lo", "[fe80::2]:53 weir-none", "[2001:db8::1]:53 ", "192.0.2.1:53 ",
+	    "192.0.2.2:53 ",   "192.0.2.3:53 ",		 "[fe80::4]:53 1"};
 	char conf[] = "/tmp/weir-test-conf-XXXXXX";
 	autostrbuf struct strbuf said = {0};
 	struct dns_upstream servers[DNS_UPSTREAMS_MAX];
