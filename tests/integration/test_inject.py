@@ -366,6 +366,12 @@ def test_applications_may_see_their_clients(weir, interception):
     assert (said["inbound-source"], said["fail"], said["hold-timeout"]) == ("client", "hold", "5s")
 
 
+def test_a_time_to_wait_says_nothing_where_nothing_waits(weir):
+    """`weir intercept apply` would refuse it, and the pod would never start."""
+    made = inject(weir, pod(annotations="weir.io/hold-timeout: 5s"))
+    assert "--hold-timeout" not in made
+
+
 def test_fail_open_by_the_agent(weir):
     made = containers(kubernetes.load(inject(weir, pod(annotations="weir.io/fail: open, weir.io/interception: agent")))[0])
     [capture] = [each["value"] for each in made["weir-proxy"]["env"] if each["name"] == "WEIR_CAPTURE"]

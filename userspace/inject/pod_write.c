@@ -191,7 +191,8 @@ static void add_option(struct strbuf *out, const char *name, struct str value)
 static bool has_effect(const struct pod *pod, size_t which)
 {
 	return (which != SETTING_VIPS || settings_on(&pod->settings, SETTING_OUTBOUND)) &&
-	       (which != SETTING_DNS_SERVERS || settings_on(&pod->settings, SETTING_DNS));
+	       (which != SETTING_DNS_SERVERS || settings_on(&pod->settings, SETTING_DNS)) &&
+	       (which != SETTING_HOLD_TIMEOUT || str_eq(setting(pod, SETTING_FAIL), STR("hold")));
 }
 
 // What is captured, as options of `weir intercept apply`, separated by blanks. The proxy's own port for
