@@ -27,7 +27,7 @@ struct key_vector {
 
 struct fib_alias {
 	struct hlist_node fa_list;
-	__u8 fa_type, fa_slen;
+	__u8 fa_dscp, fa_type, fa_slen;
 };
 
 struct fib_table {

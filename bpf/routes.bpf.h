@@ -43,7 +43,9 @@ static __always_inline long weir_try_route(struct weir_seek4 *seek)
 	struct fib_alias *route = container_of(node, struct fib_alias, fa_list);
 	__u32 varying = BPF_CORE_READ(route, fa_slen); // bits
 	if (varying >= 32 || (seek->ip ^ seek->key) >> varying == 0) {
-		seek->type = BPF_CORE_READ(route, fa_type);
+		// One for a kind of service is for some sockets only: nothing is said then.
+		int for_some = bpf_core_field_exists(route->fa_dscp) && BPF_CORE_READ(route, fa_dscp);
+		seek->type = for_some ? WEIR_ROUTE_UNKNOWN : BPF_CORE_READ(route, fa_type);
 		return 1;
 	}
 	seek->route = BPF_CORE_READ(node, next);
@@ -86,9 +88,10 @@ static __always_inline __u32 weir_route4(struct net *net, __u32 ip)
 	seek.node = seek.root;
 	if (seek.root && bpf_loop(WEIR_STEPS_MAX, weir_seek4_step, &seek, 0) == WEIR_STEPS_MAX)
 		return WEIR_ROUTE_UNKNOWN;
-	if (seek.type != RTN_THROW && seek.type != WEIR_ROUTE_NONE)
-		return seek.type;
-	return BPF_CORE_READ(net, ipv4.fib_default) ? WEIR_ROUTE_UNKNOWN : WEIR_ROUTE_NONE; // one table more
+	int leads = seek.type == RTN_UNICAST || seek.type == RTN_LOCAL || seek.type == RTN_BROADCAST;
+	if (!leads && BPF_CORE_READ(net, ipv4.fib_default))
+		return WEIR_ROUTE_UNKNOWN; // one table more
+	return seek.type == RTN_THROW ? WEIR_ROUTE_NONE : seek.type;
 }
 
 // --- IPv6 ----------------------------------------------------------------------------------------------------

@@ -164,14 +164,22 @@ static void on_pause_over(struct loop_io *io, uint32_t events)
 	serve(container_of(io, struct dns_udp, pause));
 }
 
+enum { LOOPBACK_INDEX = 1 }; // in every network namespace
+
 // Takes only what comes from the address to which it goes: this host's own programs that ask it under its own
 // address. The answer goes to this host, whoever claims that address.
 static int filter_own(int fd, uint8_t family)
 {
 	bool v6 = family == AF_INET6;
 	uint32_t source = SKF_NET_OFF + (v6 ? 8 : 12), len = v6 ? 16 : 4;
-	struct sock_filter code[4 * 4 + 2];
+	struct sock_filter code[2 + 4 * 4 + 2];
 	uint16_t n = 0;
+	// By the loopback interface: of IPv6 nobody else looks whether an address of this host comes from
+	// outside.
+	code[n++] =
+	    (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_IFINDEX));
+	code[n++] =
+	    (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, LOOPBACK_INDEX, 0, (uint8_t)(len + 1));
 	for (uint32_t at = 0; at < len; at += 4) {
 		uint8_t behind = (uint8_t)(len - at - 4); // instructions up to the one that takes
 		code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, source + at);

@@ -313,6 +313,18 @@ def test_queries_by_an_interface_are_answered(lone, network, other, family, choi
     assert Asker(lone, family, choice).ask(ip_of(other, family), False) == b"other"
 
 
+def forged(address, port, payload):
+    """A datagram of IPv6 from the address to itself."""
+    ip = socket.inet_pton(socket.AF_INET6, address)
+    length = 8 + len(payload)
+    words = ip + ip + struct.pack("!IIHHHH", length, socket.IPPROTO_UDP, 5353, port, length, 0) + payload + b"\0" * (length % 2)
+    total = sum(struct.unpack(f"!{len(words) // 2}H", words))
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    head = struct.pack("!IHBB", 6 << 28, length, socket.IPPROTO_UDP, 64) + ip + ip
+    return head + struct.pack("!HHHH", 5353, port, length, ~total & 0xFFFF or 0xFFFF) + payload
+
+
 @families
 def test_only_this_host_gets_answers_at_its_address(network, weir, weir_proxy, other, family):
     mesh = Mesh(network, weir, weir_proxy, EBPF)
@@ -331,6 +343,10 @@ def test_only_this_host_gets_answers_at_its_address(network, weir, weir_proxy, o
     with other.enter(), socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.sendto(query, (ip_of(sidecar.pod, family), 15053))
     wait_until(lambda: refused() == before + 1)
+    if family == 6:  # of IPv4 the kernel refuses what comes from outside in this host's name
+        with other.enter(), socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+            sock.sendto(forged(sidecar.pod.ipv6, 15053, query), (sidecar.pod.ipv6, 0))
+        wait_until(lambda: refused() == before + 2)
     assert sidecar.counter("dns_queries_total") == asked
 
 
@@ -395,6 +411,15 @@ def test_where_rules_decide_on_routes_all_is_captured(lone, other):
     lone.pod.ip(f"route add default via {other.ipv4} table 77")
     lone.pod.ip("rule add from all lookup 77")
     assert probe(lone, "192.0.2.1", 80) == "outbound 192.0.2.1:80"
+
+
+def test_a_route_for_a_kind_of_service_decides_nothing(lone):
+    """It is for other sockets."""
+    stand_in(lone)
+    lone.apply(*EBPF)
+    lone.pod.ip("route add unreachable 198.51.100.0/24 tos 0x10", "route add unreachable 203.0.113.0/24")
+    assert probe(lone, "198.51.100.7", 80) == "outbound 198.51.100.7:80"
+    assert probe(lone, "203.0.113.7", 80) == "unreachable"
 
 
 # --- coming and going ------------------------------------------------------------------------------------------------
