@@ -155,7 +155,8 @@ static bool first_server(struct addr *ret_server, char ret_interface[IFNAMSIZ])
 			ip_parse(str_from(word), &ret_server->ip) == 0;
 	}
 	uint64_t number; // which some programs write instead
-	if (!if_nametoindex(ret_interface) && str_to_u64(str_from(ret_interface), &number) == 0)
+	if (!if_nametoindex(ret_interface) && str_to_u64(str_from(ret_interface), &number) == 0 &&
+	    number <= INT32_MAX)
 		(void)if_indextoname((unsigned)number, ret_interface);
 	if (file)
 		fclose(file);
