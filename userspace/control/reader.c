@@ -280,13 +280,12 @@ static void read_object(struct reader *reader, const struct key *key, struct fy_
 	void *cursor = NULL;
 	uint64_t seen = 0;
 	// "admin:" with nothing behind it is an empty section.
-	if (fy_node_is_scalar(node) && scalar_text(node).len == 0)
-		return;
-	if (!fy_node_is_mapping(node)) {
+	bool empty = fy_node_is_scalar(node) && scalar_text(node).len == 0;
+	if (!empty && !fy_node_is_mapping(node)) {
 		reader_error(reader, node_at(reader, node), "expected a mapping of keys to values");
 		return;
 	}
-	for (struct fy_node_pair *pair; (pair = fy_node_mapping_iterate(node, &cursor));) {
+	for (struct fy_node_pair *pair; !empty && (pair = fy_node_mapping_iterate(node, &cursor));) {
 		struct fy_node *name = fy_node_pair_key(pair), *value = fy_node_pair_value(pair);
 		struct str text = name && fy_node_is_scalar(name) ? scalar_text(name) : STR("");
 		const struct key *child = find_key(key, text);
