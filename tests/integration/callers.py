@@ -87,6 +87,7 @@ def _connect(request):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, request["device"].encode())
     if request.get("source"):
         source = request["source"]
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port may be another one's as well
         sock.bind((source, 0) if isinstance(source, str) else tuple(source))
     if request.get("connect", True):
         sock.connect(to)

@@ -378,6 +378,21 @@ def test_inbound_is_counted_by_the_rule_that_captures_it(world, family):
     assert packets(world, world.app, "inbound", chain) > before
 
 
+@every_family
+@pytest.mark.parametrize("direction", ["outbound", "inbound"])
+def test_one_port_calls_two_ports(world, family, direction):
+    """Redirected, both connections would have the same addresses and ports."""
+    caller, server = (world.app, world.other) if direction == "outbound" else (world.other, world.app)
+    word = "other" if direction == "outbound" else "app"
+    source, to = unmapped(address_of(caller, family)), unmapped(address_of(server, family))
+    with world.call(caller, (to, 7000), source=source) as first:
+        assert Peer(first).until(b" ") == f"{word} ".encode()
+        with world.call(caller, (to, 7010), source=(source, first.getsockname()[1])) as second:
+            assert Peer(second).until(b" ") == f"{word} ".encode()
+            ports = {row["destination"].rpartition(":")[2] for row in world.app.connections(direction=direction)}
+            assert ports == {"7000", "7010"}
+
+
 INBOUND_SPARED = {"port": {"port": 7001}, "network": {"from": "spared"}, "interface": {"host": "link"}}
 
 

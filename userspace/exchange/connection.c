@@ -810,6 +810,11 @@ static int find_destination(const struct dataplane *dataplane, int fd, const str
 	*ret_addr = local;
 	if (!handed)
 		err = original_destination(fd, ret_addr);
+	// A client may use one port for several of ours. Redirected, its connections differ only by a port that the
+	// kernel changes on the way in, after it has looked for the socket. It looks again unless what it found is
+	// transparent, as an accepted socket is by its listener.
+	if (inbound && !handed)
+		sock_set_transparent(fd, local.ip.family, false);
 	if (err) {
 		log_lost_destination(peer, err);
 		if (dataplane_model(dataplane)->lost_destination == LOST_DESTINATION_CLOSE)

@@ -80,7 +80,7 @@ static int listener_open(struct dataplane *dataplane, const char *ip, uint16_t p
 	struct listener *listener = mem_zalloc(sizeof *listener);
 	sock_set_stream_options(fd); // accepted sockets inherit them
 	if (inbound)
-		sock_set_transparent(fd, addr.ip.family); // without the privilege only redirection gets here
+		sock_set_transparent(fd, addr.ip.family, true); // without the privilege only redirection gets here
 	err = listener ? loop_io_add(dataplane->loop, &listener->io, fd, EPOLLIN, on_event) : -ENOMEM;
 	if (err) {
 		close(fd);

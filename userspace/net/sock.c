@@ -19,10 +19,10 @@ int sock_set_mark(int fd, uint32_t mark)
 	return mark ? set_int(fd, SOL_SOCKET, SO_MARK, (int)mark) : 0;
 }
 
-int sock_set_transparent(int fd, int family)
+int sock_set_transparent(int fd, int family, bool on)
 {
-	return family == AF_INET6 ? set_int(fd, SOL_IPV6, IPV6_TRANSPARENT, 1)
-				  : set_int(fd, SOL_IP, IP_TRANSPARENT, 1);
+	return family == AF_INET6 ? set_int(fd, SOL_IPV6, IPV6_TRANSPARENT, on)
+				  : set_int(fd, SOL_IP, IP_TRANSPARENT, on);
 }
 
 void sock_set_stream_options(int fd)
@@ -81,7 +81,7 @@ int sock_connect(const struct addr *addr, const struct sock_options *options, in
 		return -errno;
 	int err = sock_set_mark(fd, options->mark);
 	if (!err && options->transparent)
-		err = sock_set_transparent(fd, addr->ip.family);
+		err = sock_set_transparent(fd, addr->ip.family, true);
 	if (!err && options->source.family == addr->ip.family)
 		err = bind_source(fd, &options->source);
 	sock_set_stream_options(fd);

@@ -24,8 +24,8 @@ int sock_connect(const struct addr *addr, const struct sock_options *options, in
 // Sets SO_MARK if the mark is not 0. 0 or a negative error (-EPERM: neither CAP_NET_RAW nor CAP_NET_ADMIN).
 int sock_set_mark(int fd, uint32_t mark);
 // Lets a listener take connections to other addresses that are handed to it (tproxy), and a socket be bound
-// to another host's address. 0 or a negative error (-EPERM, as with marks).
-int sock_set_transparent(int fd, int family);
+// to another host's address. 0 or a negative error (-EPERM, as with marks; switching it off needs nothing).
+int sock_set_transparent(int fd, int family, bool on);
 // What every proxied connection gets: no delay, keep-alive probes.
 void sock_set_stream_options(int fd);
 // The error of a finished connect (SO_ERROR): 0 or a negative error.
