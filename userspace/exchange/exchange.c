@@ -390,10 +390,10 @@ static int rewind_request(struct exchange *exchange);
 // An answer that says nothing but "not available": the caller may as well hear another endpoint's.
 static bool try_elsewhere(struct exchange *exchange, const struct message *message)
 {
-	if (!exchange->grpc)
+	if (!exchange->grpc || !message->end)
 		return false;
 	note_grpc_status(exchange, message->head.fields, message->head.field_count);
-	if (!message->end || exchange->grpc_status != GRPC_UNAVAILABLE || !exchange->route ||
+	if (exchange->grpc_status != GRPC_UNAVAILABLE || !exchange->route ||
 	    exchange->attempts > exchange->route->retries || !exchange->kept)
 		return false;
 	exchange->client->release(exchange, RELEASE_WHOLE);
