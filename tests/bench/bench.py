@@ -143,13 +143,13 @@ def bolt(options, stage):
     return take_turns(options, "bolt", measurements)
 
 
-def _http2(options, stage, row, origin, path="", load_words=()):
+def _http2(options, stage, row, path="", load_words=()):
     measurements = []
     for program in [Direct(), Relay(), Nghttpx(), Haproxy(), Weir()]:
         pod = stage.network.pod(label(program))
-        measure.pin(origin(pod), {LOAD_CPU})
+        origin = stage.http2_origin(pod)
         target, pids = program.http2(pod, stage)
-        measure.pin(pids, {PROXY_CPU})
+        measure.pin(pids + origin, {LOAD_CPU})
         load = lambda pod=pod, url=target.url + path: measure.h2load(
             pod, url, 5, 20, options.seconds, {LOAD_CPU}, *load_words
         )
@@ -158,12 +158,12 @@ def _http2(options, stage, row, origin, path="", load_words=()):
 
 
 def http2(options, stage):
-    return _http2(options, stage, "http2", stage.http2_origin)
+    return _http2(options, stage, "http2")
 
 
 def grpc(options, stage):
     load_words = ["-d", stage.grpc_message(), "-H", "content-type: application/grpc", "-H", "te: trailers"]
-    return _http2(options, stage, "grpc", stage.grpc_origin, programs.GRPC_METHOD, load_words)
+    return _http2(options, stage, "grpc", programs.GRPC_METHOD, load_words)
 
 
 def wired(stage, program):

@@ -449,15 +449,7 @@ class Stage:
         return [daemon.pid]
 
     def http2_origin(self, pod):
-        """nghttpd, with 1 KiB at / of a type that it does not know."""
-        files = self.folder / "http2"
-        files.mkdir(exist_ok=True)
-        (files / "index.html").write_bytes(BODY)
-        argv = ["nghttpd", "--no-tls", "--workers=1", "--mime-types-file=/dev/null", "--htdocs", files, ORIGIN_HTTP2]
-        return [pod.start(argv, ready=listening(ORIGIN_HTTP2)).pid]
-
-    def grpc_origin(self, pod):
-        daemon = pod.start([TOOLS / "bench_grpc_origin", ORIGIN_HTTP2], ready=listening(ORIGIN_HTTP2))
+        daemon = pod.start([TOOLS / "bench_http2_origin", ORIGIN_HTTP2], ready=listening(ORIGIN_HTTP2))
         return [daemon.pid]
 
     def grpc_message(self):

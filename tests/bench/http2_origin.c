@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A gRPC server over HTTP/2 without TLS: every call that has ended is answered by one message of 1 KiB and
-// the status 0, with the fields that gRPC asks for and no others. One thread; nghttp2 does the frames.
+// The origin over HTTP/2 without TLS: a request that ends with its head is answered as a file server would,
+// by 1 KiB; one with content as a gRPC call, by a message of 1 KiB and the status 0, with the fields that
+// gRPC asks for and no others. One thread; nghttp2 does the frames.
 #include <err.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -24,7 +25,7 @@ struct connection {
 };
 
 static int epoll;
-static uint8_t answer[ANSWER];
+static uint8_t file[ANSWER], message[ANSWER];
 
 #define NV(name, value)                                                                                      \
 	{                                                                                                    \
@@ -32,11 +33,12 @@ static uint8_t answer[ANSWER];
 		    NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE                             \
 	}
 
-static void answer_build(void)
+static void answers_build(void)
 {
 	const size_t len = ANSWER - MESSAGE_HEAD;
-	memset(answer, 'x', sizeof answer);
-	memcpy(answer, (const uint8_t[]){0, 0, 0, len >> 8, len & 0xff}, MESSAGE_HEAD);
+	memset(file, 'x', sizeof file);
+	memset(message, 'x', sizeof message);
+	memcpy(message, (const uint8_t[]){0, 0, 0, len >> 8, len & 0xff}, MESSAGE_HEAD);
 }
 
 static void check(ssize_t error)
@@ -52,26 +54,41 @@ static ssize_t on_read(nghttp2_session *session, int32_t id, uint8_t *buf, size_
 	static const nghttp2_nv trailers[] = {NV("grpc-status", "0")};
 	size_t sent = (size_t)(uintptr_t)nghttp2_session_get_stream_user_data(session, id);
 	size_t rest = ANSWER - sent;
-	(void)source, (void)arg;
+	(void)arg;
 	len = len < rest ? len : rest;
-	memcpy(buf, answer + sent, len);
-	if (len == rest) {
-		*flags |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM;
-		check(nghttp2_submit_trailer(session, id, trailers, 1));
-	} else {
+	memcpy(buf, (const uint8_t *)source->ptr + sent, len);
+	if (len < rest) {
 		check(nghttp2_session_set_stream_user_data(session, id, (void *)(uintptr_t)(sent + len)));
+		return (ssize_t)len;
+	}
+	*flags |= NGHTTP2_DATA_FLAG_EOF;
+	if (source->ptr == message) {
+		*flags |= NGHTTP2_DATA_FLAG_NO_END_STREAM;
+		check(nghttp2_submit_trailer(session, id, trailers, 1));
 	}
 	return (ssize_t)len;
 }
 
 static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
 {
-	static const nghttp2_nv head[] = {NV(":status", "200"), NV("content-type", "application/grpc")};
-	static const nghttp2_data_provider provider = {.read_callback = on_read};
-	bool message = frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA;
+	static const nghttp2_nv file_head[] = {
+	    NV(":status", "200"),
+	    NV("server", "origin"),
+	    NV("cache-control", "max-age=3600"),
+	    NV("date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+	    NV("content-length", "1024"),
+	    NV("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT"),
+	};
+	static const nghttp2_nv call_head[] = {NV(":status", "200"), NV("content-type", "application/grpc")};
+	static const nghttp2_data_provider file_body = {.source.ptr = file, .read_callback = on_read};
+	static const nghttp2_data_provider call_body = {.source.ptr = message, .read_callback = on_read};
 	(void)arg;
-	if (message && frame->hd.flags & NGHTTP2_FLAG_END_STREAM)
-		check(nghttp2_submit_response(session, frame->hd.stream_id, head, 2, &provider));
+	if (!(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
+		return 0;
+	if (frame->hd.type == NGHTTP2_HEADERS)
+		check(nghttp2_submit_response(session, frame->hd.stream_id, file_head, 6, &file_body));
+	else if (frame->hd.type == NGHTTP2_DATA)
+		check(nghttp2_submit_response(session, frame->hd.stream_id, call_head, 2, &call_body));
 	return 0;
 }
 
@@ -171,8 +188,8 @@ static void listener_accept(int listener)
 int main(int argc, char **argv)
 {
 	if (argc != 2)
-		errx(2, "usage: grpc_origin PORT");
-	answer_build();
+		errx(2, "usage: http2_origin PORT");
+	answers_build();
 	epoll = epoll_create1(EPOLL_CLOEXEC);
 	int listener = listener_open(argv[1]);
 	for (;;) {
