@@ -311,12 +311,12 @@ ROWS = {
     ),
     "http2": (
         http2,
-        "HTTP/2 1 KiB, 5 connections x 20 streams",
+        "HTTP/2 1 KiB, 5 connections x 20 streams, one CPU",
         [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
     ),
     "grpc": (
         grpc,
-        "gRPC, an answer of 1 KiB, 5 connections x 20 streams",
+        "gRPC, an answer of 1 KiB, 5 connections x 20 streams, one CPU",
         [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
     ),
     "inbound": (
