@@ -345,7 +345,7 @@ def test_amounts_and_ports_that_may_be(weir):
         "weir.io/cpu-request: 100m, weir.io/cpu-limit: '0.1', weir.io/memory-request: 1.5Gi, weir.io/memory-limit: 1536Mi,"
         " weir.io/image: 'registry.example:5000/a-b/c_d:_v1.2@sha256:0af', weir.io/tls-secret: none"
     )
-    more = "      ports: [{containerPort: 15021, protocol: UDP}, {containerPort: 80}]\n  volumes:\n  - name: weir-tls\n    emptyDir: {}\n"
+    more = "      ports: [{containerPort: 15021, protocol: UDP}, {containerPort: 15001, protocol: UDP}, {containerPort: 80}]\n  volumes:\n  - name: weir-tls\n    emptyDir: {}\n"
     proxy = containers(kubernetes.load(inject(weir, pod(more, annotations)))[0])["weir-proxy"]
     assert proxy["resources"] == {"requests": {"cpu": "100m", "memory": "1.5Gi"}, "limits": {"cpu": "0.1", "memory": "1536Mi"}}
 
@@ -571,6 +571,10 @@ REFUSED = {
         for port in (15001, 15006, 15053)
     },
     pod("      ports: [{containerPort: 15021}]\n"): "6:15: the proxy answers probes on port 15021, which is this container's",
+    **{
+        pod(f"      ports: [{{containerPort: {port}}}]\n"): f"6:15: port {port.split(',')[0]} is one of the proxy's own"
+        for port in ("15001", "15006", "15053", "15053, protocol: UDP")
+    },
     pod("      ports: [{containerPort: 0x3e80, protocol: TCP}]\n", "weir.io/probe-port: '16000'"):
         "7:15: the proxy answers probes on port 16000",
     **{
@@ -578,6 +582,8 @@ REFUSED = {
         for name in ("weir-config", "weir-tls", "weir-run", "weir-state")
     },
     pod(annotations="weir.io/inbound-source: me"): "2:50: inbound-source: 'me' is none of its words",
+    pod(annotations="weir.io/dns-servers: fe80::1"): "2:25: fe80::1: DNS queries to link-local addresses are not captured",
+    pod(annotations="weir.io/vips: 127.1.0.0/16"): "2:25: 127.1.0.0/16 cannot be a range of virtual IPs",
     pod(annotations="weir.io/fail: open"): "2:25: fail: open is for interception by the node's agent only",
     pod(annotations="weir.io/hold-timeout: soon"): "2:48: hold-timeout: 'soon'",
     pod(annotations="weir.io/dns: [a]"): "2:39: an annotation is a text",

@@ -211,8 +211,14 @@ static int check_ports(const struct node *container, uint32_t probe_port, struct
 	for (const struct node *item = ports && ports->kind == NODE_LIST ? ports->first : NULL; item;
 	     item = item->next) {
 		struct str protocol = node_text(node_get(item, "protocol"));
-		if (node_to_u64(node_get(item, "containerPort"), &number) == 0 && number == probe_port &&
-		    (!protocol.len || str_eq(protocol, STR("TCP"))))
+		bool udp = str_eq(protocol, STR("UDP")), tcp = !protocol.len || str_eq(protocol, STR("TCP"));
+		if (node_to_u64(node_get(item, "containerPort"), &number) || !(udp || tcp))
+			continue;
+		if (settings_is_proxy_port(number, udp))
+			return refuse(item, ERR_CONFIG, error,
+				      "port %u is one of the proxy's own: this container cannot have it",
+				      (unsigned)number);
+		if (tcp && number == probe_port)
 			return refuse(
 			    item, ERR_CONFIG, error,
 			    "the proxy answers probes on port %u, which is this container's: choose another "

@@ -191,13 +191,34 @@ static int check_amounts(const struct settings *settings, enum setting request, 
 	return ERR_CONFIG;
 }
 
-int settings_check(const struct settings *settings, struct strbuf *ret_error)
+// The options that the interception gets are fit for it together, too.
+static int check_capture(const struct settings *settings, struct strbuf *error)
+{
+	struct plan_builder builder;
+	struct str probe_port = settings->values[SETTING_PROBE_PORT];
+	plan_builder_init(&builder);
+	int err =
+	    plan_builder_set(&builder, setting_rows[SETTING_EXCLUDE_INBOUND_PORTS].name, probe_port, error);
+	for (size_t i = 0; i < SETTING_COUNT && !err; i++)
+		if (setting_rows[i].kind == VALUE_PLAN && settings->values[i].len)
+			err = plan_builder_set(&builder, setting_rows[i].name, settings->values[i], error);
+	if (!err)
+		err = capture_plan_validate(&builder.plan, error);
+	plan_builder_done(&builder);
+	return err;
+}
+
+bool settings_is_proxy_port(uint64_t port, bool udp)
 {
 	struct capture_plan plan;
-	uint32_t probe_port = settings_number(settings, SETTING_PROBE_PORT);
 	capture_plan_init(&plan);
-	if (probe_port == plan.outbound_port || probe_port == plan.inbound_port ||
-	    probe_port == plan.dns_port) {
+	return port == plan.dns_port || (!udp && (port == plan.outbound_port || port == plan.inbound_port));
+}
+
+int settings_check(const struct settings *settings, struct strbuf *ret_error)
+{
+	uint32_t probe_port = settings_number(settings, SETTING_PROBE_PORT);
+	if (settings_is_proxy_port(probe_port, false)) {
 		strbuf_printf(ret_error, "probe-port: %u is a port that the proxy captures to", probe_port);
 		return ERR_CONFIG;
 	}
@@ -206,7 +227,9 @@ int settings_check(const struct settings *settings, struct strbuf *ret_error)
 		strbuf_add_text(ret_error, "fail: open is for interception by the node's agent only");
 		return ERR_CONFIG;
 	}
-	int err = check_amounts(settings, SETTING_CPU_REQUEST, SETTING_CPU_LIMIT, ret_error);
+	int err = check_capture(settings, ret_error);
+	if (!err)
+		err = check_amounts(settings, SETTING_CPU_REQUEST, SETTING_CPU_LIMIT, ret_error);
 	return err ? err : check_amounts(settings, SETTING_MEMORY_REQUEST, SETTING_MEMORY_LIMIT, ret_error);
 }
 

@@ -102,8 +102,10 @@ struct settings {
 void settings_init(struct settings *ret_settings);
 // Sets one by name. 0; ERR_NOT_FOUND or ERR_CONFIG with a sentence appended to ret_error; -ENOMEM.
 int settings_set(struct settings *settings, struct str name, struct str value, struct strbuf *ret_error);
-// Whether they go together. 0, or ERR_CONFIG with a sentence appended to ret_error.
+// Whether they go together. 0; ERR_CONFIG with a sentence appended to ret_error; -ENOMEM.
 int settings_check(const struct settings *settings, struct strbuf *ret_error);
+// Whether captured connections or DNS queries come to that port of TCP, or UDP, of the proxy.
+bool settings_is_proxy_port(uint64_t port, bool udp);
 bool settings_on(const struct settings *settings, enum setting setting);
 // The number of a user or port.
 uint32_t settings_number(const struct settings *settings, enum setting setting);
