@@ -60,6 +60,7 @@ struct rt6key {
 };
 
 struct fib6_info {
+	struct fib6_node *fib6_node; // 0: not in a table
 	struct rt6key fib6_dst;
 	__u8 fib6_type;
 };
@@ -91,7 +92,7 @@ struct net {
 
 struct inet6_ifaddr {
 	struct in6_addr addr;
-	__u32 flags;
+	struct fib6_info *rt; // by which it is this host's
 	struct list_head if_list;
 };
 

@@ -82,7 +82,7 @@ static __always_inline int is_from_here(struct bpf_sk_lookup *ctx, const struct 
 		source.ip[2] = ctx->remote_ip6[2];
 		source.ip[3] = ctx->remote_ip6[3];
 	}
-	return weir_net ? weir_is_own(weir_net, flow->family, &source) : 0;
+	return weir_net ? weir_is_own(weir_net, 0, &source) : 0;
 }
 
 // The name of the interface by which it comes.

@@ -96,7 +96,7 @@ static __always_inline __u32 route_to(struct bpf_sock_addr *ctx, const struct we
 		return WEIR_ROUTE_UNKNOWN;
 	__u64 net = (__u64)weir_net_of(tcp);
 	__u32 route = weir_route(net, flow->family, &flow->dest);
-	if (route == WEIR_ROUTE_UNKNOWN && weir_is_own(net, flow->family, address))
+	if (route == WEIR_ROUTE_UNKNOWN && weir_is_own(net, 0, address))
 		route = RTN_LOCAL;
 	return route;
 }
@@ -323,14 +323,28 @@ static __always_inline int source_of(struct bpf_sock_addr *ctx, enum moment mome
 	return ret_source->ip[0] || ret_source->ip[1] || ret_source->ip[2] || ret_source->ip[3];
 }
 
-// The address to ask instead, which is the source's own so that the proxy knows whose it is. 0: none.
+// Whether the kernel brings what goes to that address of this host only if it is one of the interface's. Of
+// IPv6 it insists if the socket is bound to it (SO_BINDTODEVICE), or the address means something on one link
+// alone.
+static __always_inline int is_strict(struct bpf_sock_addr *ctx, const struct weir_address *address)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct weir_number ip = number_of(address);
+	return address->family == WEIR_AF_INET || (sk && sk->bound_dev_if) || ip.high >> 54 == 0xfe80 >> 6 ||
+	       weir_is_loopback(WEIR_AF_INET6, &ip);
+}
+
+// The address to ask instead, which is the source's own so that the proxy knows whose it is. 0: none that
+// would not leave this host.
 static __always_inline int own_address(struct bpf_sock_addr *ctx, enum moment moment, __u8 family,
 				       __u32 interface, struct weir_address *ret_address)
 {
 	struct sock *socket = BPF_CORE_READ(kernels_own(ctx), sk);
+	__u64 net = (__u64)weir_net_of(socket);
 	ret_address->family = family;
-	return source_of(ctx, moment, ret_address) ||
-	       weir_first_address((__u64)weir_net_of(socket), interface, ret_address);
+	if (source_of(ctx, moment, ret_address))
+		return weir_is_own(net, is_strict(ctx, ret_address) ? interface : 0, ret_address);
+	return weir_first_address(net, interface, ret_address);
 }
 
 // --- DNS -----------------------------------------------------------------------------------------------------

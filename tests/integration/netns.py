@@ -37,7 +37,7 @@ Pod
     .python(code, *args)   runs Python code by `run`
     .python_start(...)     the same by `start`
     .enter()               context manager: the calling thread is in the namespace
-    .link_local()          its link-local address
+    .link_local()          its link-local address (on eth0, or on the interface that is given)
     .resolv_conf(text)     what programs started afterwards see as /etc/resolv.conf
     .address(ip)           adds another address, "10.99.0.1/32" or "fd99::1/128", to its interface eth0
     .sysctl(key, value)
@@ -416,9 +416,9 @@ class Pod:
         with self.enter():
             return socket.if_nametoindex(name)
 
-    def link_local(self):
-        """Its link-local address on eth0, without the interface."""
-        links = json.loads(self.run(["ip", "-j", "-6", "addr", "show", "dev", "eth0"]).stdout)
+    def link_local(self, interface="eth0"):
+        """Its link-local address on an interface, without that one's name."""
+        links = json.loads(self.run(["ip", "-j", "-6", "addr", "show", "dev", interface]).stdout)
         return next(row["local"] for row in links[0]["addr_info"] if row["scope"] == "link")
 
     def resolv_conf(self, text):

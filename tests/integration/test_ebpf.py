@@ -241,60 +241,78 @@ def test_nobody_takes_the_places_of_others(network, weir, lone, other):
 
 
 # --- queries by an interface -----------------------------------------------------------------------------------------
-IP_PKTINFO, IP_UNICAST_IF, IPV6_UNICAST_IF = 8, 50, 76
+IP_PKTINFO, IP_FREEBIND, IP_UNICAST_IF, IPV6_UNICAST_IF, IPV6_FREEBIND = 8, 15, 50, 76, 78
 
 
 class Asker:
-    """A UDP socket that has chosen eth0."""
+    """A UDP socket that has chosen eth0. family: "mapped" for IPv4 on a socket of IPv6. source: its address, the pod's unless
+    it is given (and then perhaps nobody's)."""
 
-    def __init__(self, pod, family, choice):
+    def __init__(self, pod, family, choice, source=None):
         with pod.enter():
-            self.socket = socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, socket.SOCK_DGRAM)
+            self.socket = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
             self.index = socket.if_nametoindex("eth0")
         self.socket.settimeout(30)
-        self.note = []
-        getattr(self, choice)(family, pod)
+        self.source, self.note = source or ip_of(pod, family), []
+        if source:
+            self.socket.setsockopt(*((socket.IPPROTO_IP, IP_FREEBIND) if family == 4 else (socket.IPPROTO_IPV6, IPV6_FREEBIND)), 1)
+        getattr(self, choice)(family)
 
-    def unicast_if(self, family, pod):
+    def unicast_if(self, family):
         level, option = (socket.IPPROTO_IPV6, IPV6_UNICAST_IF) if family == 6 else (socket.IPPROTO_IP, IP_UNICAST_IF)
         self.socket.setsockopt(level, option, struct.pack("!I", self.index))
 
-    def unicast_if_and_source(self, family, pod):
-        self.unicast_if(family, pod)
-        with pod.enter():
-            self.socket.bind((ip_of(pod, family), 0))
+    def unicast_if_and_source(self, family):
+        self.unicast_if(family)
+        self.socket.bind((self.source, 0))
 
-    def device(self, family, pod):
+    def device(self, family):
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
 
-    def note_of(self, family, source):
-        if family == 6:
-            return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, socket.inet_pton(socket.AF_INET6, source) + struct.pack("=I", self.index))]
-        return [(socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=I4s4x", self.index, socket.inet_aton(source)))]
+    def device_and_source(self, family):
+        self.device(family)
+        self.socket.bind((self.source, 0))
 
-    def datagram(self, family, pod):
+    def note_of(self, family, source):
+        if family == 4:
+            return [(socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=I4s4x", self.index, socket.inet_aton(source)))]
+        return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, socket.inet_pton(socket.AF_INET6, source) + struct.pack("=I", self.index))]
+
+    def datagram(self, family):
         self.note = self.note_of(family, "::" if family == 6 else "0.0.0.0")
 
-    def datagram_and_source(self, family, pod):
-        self.note = self.note_of(family, ip_of(pod, family))
+    def datagram_and_source(self, family):
+        self.note = self.note_of(family, self.source)
 
-    def sticky(self, family, pod):
+    def sticky(self, family):
         assert family == 6
         self.socket.setsockopt(*self.note_of(family, "::")[0])
 
-    def ask(self, server, connected, text=b"?"):
+    def send(self, server, connected, text=b"?"):
         if connected:
             self.socket.connect((server, 53))
             assert self.socket.getpeername()[:2] == (server, 53)
             self.socket.sendmsg([text], self.note)
         else:
             self.socket.sendmsg([text], self.note, 0, (server, 53))
+
+    def receive(self, server):
         answer, source = self.socket.recvfrom(512)
         assert source[:2] == (server, 53)
         return answer
 
+    def ask(self, server, connected, text=b"?"):
+        self.send(server, connected, text)
+        return self.receive(server)
 
-CHOICES = [*itertools.product([4, 6], ["unicast_if", "unicast_if_and_source", "device", "datagram", "datagram_and_source"]), (6, "sticky")]
+
+def modes(choice):
+    """Whether the socket is connected. (A note with a datagram on a connected socket chooses anew, which no hook sees.)"""
+    return [False] if choice.startswith("datagram") else [False, True]
+
+
+WITH_SOURCE = ["device_and_source", "unicast_if_and_source", "datagram_and_source"]
+CHOICES = [*itertools.product([4, 6], ["device", "unicast_if", "datagram", *WITH_SOURCE]), (6, "sticky")]
 
 
 @pytest.mark.parametrize("family, choice", CHOICES)
@@ -302,15 +320,67 @@ def test_queries_by_an_interface_are_answered(lone, network, other, family, choi
     servers = stand_in(lone)
     lone.apply(*EBPF, "--fail", "open")
     second = network.pod("second")
-    for connected in (False, True):
-        if connected and choice.startswith("datagram"):
-            continue  # such a note chooses anew, which no hook sees
+    for connected in modes(choice):
         asker = Asker(lone, family, choice)
         for server in (other, second):
             assert asker.ask(ip_of(server, family), connected) == b"dns"
     for server in servers:
         server.close()
     assert Asker(lone, family, choice).ask(ip_of(other, family), False) == b"other"
+
+
+def wait_for_addresses(pod, *addresses):
+    """Until the kernel takes what goes to them for this host's: of IPv6, a moment after they are there."""
+
+    def routes():
+        lines = pod.run(["ip", "-6", "route", "show", "table", "local"]).stdout.splitlines()
+        return {line.split()[1] for line in lines}
+
+    wait_until(lambda: routes() >= set(addresses))
+
+
+def written(family, address):
+    return f"::ffff:{address}" if family == "mapped" else address
+
+
+@pytest.mark.parametrize("choice", WITH_SOURCE)
+@pytest.mark.parametrize("family", [4, 6, "mapped"])
+def test_queries_from_addresses_that_the_interface_does_not_have(lone, other, family, choice):
+    """What the kernel would send out is refused: to another interface's address, too, unless it gives that to this host
+    whichever interface was chosen, as with IPv6 on sockets that are not bound to one. An address of IPv6 is nobody's until
+    there is a route to it: as long as it may be another host's, unless that is not waited for."""
+    stand_in(lone)
+    lone.apply(*EBPF)
+    lone.pod.ip("link add eth1 type veth peer name eth2", "link set eth2 up", "link set eth1 up")
+    elsewhere, nobodys, loopback = ("fd99::1", "fd99::2", "::1") if family == 6 else ("10.99.0.1", "10.99.0.2", "127.0.0.1")
+    lone.pod.ip(f"addr add {elsewhere}/{64 if family == 6 else 24} dev eth1")
+    server = written(family, ip_of(other, family))
+    lenient = family == 6 and choice != "device_and_source"
+    refused, answered = [nobodys, loopback], []
+    (answered if lenient else refused).append(elsewhere)
+    if family == 6:
+        lone.pod.sysctl("net.ipv6.conf.eth0.accept_dad", 1)
+        lone.pod.sysctl("net.ipv6.conf.eth0.optimistic_dad", 1)
+        lone.pod.sysctl("net.ipv6.conf.eth0.dad_transmits", 3600)  # of which there is one a second
+        lone.pod.ip("addr add fd00:77::97/64 dev eth0 nodad", "addr add fd00:77::98/64 dev eth0", "addr add fd00:77::99/64 dev eth0 optimistic")
+        wait_for_addresses(lone.pod, elsewhere, "fd00:77::97", "fd00:77::99")
+        lone.pod.ip("route del local fd00:77::97 dev eth0 table local")  # as before it is there
+        refused += ["fd00:77::97", "fd00:77::98"]
+        answered.append("fd00:77::99")
+    if family == 6 and choice == "datagram_and_source":
+        refused.append(lone.pod.link_local("eth1"))
+        answered.append(lone.pod.link_local("eth0"))
+    for source, connected in itertools.product(refused, modes(choice)):
+        with pytest.raises(OSError) as error:
+            Asker(lone, family, choice, written(family, source)).send(server, connected)
+        assert error.value.errno == errno.ENETUNREACH, source
+    for source, connected in itertools.product(answered, modes(choice)):
+        assert Asker(lone, family, choice, source).ask(server, connected) == b"dns", source
+
+
+def query_for(name):
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    return b"\0\1\1\0\0\1\0\0\0\0\0\0" + labels + b"\0\0\1\0\1"
 
 
 def forged(address, port, payload):
@@ -329,7 +399,7 @@ def forged(address, port, payload):
 def test_only_this_host_gets_answers_at_its_address(network, weir, weir_proxy, other, family):
     mesh = Mesh(network, weir, weir_proxy, EBPF)
     sidecar = mesh.sidecar("app", services=[service("web.mesh", 80, "web")], clusters=[cluster("web", [f"{other.ipv4}:80"])])
-    query = b"\0\1\1\0\0\1\0\0\0\0\0\0\3web\4mesh\0\0\1\0\1"
+    query = query_for("web.mesh")
 
     def refused():
         with sidecar.pod.enter(), open("/proc/thread-self/net/udp6" if family == 6 else "/proc/thread-self/net/udp") as table:
