@@ -73,14 +73,27 @@ static size_t lay_out_parts(struct dns_outbox *box, const struct dns_outbox_send
 	return count;
 }
 
-static void set_datagram_size(struct msghdr *message, void *control, size_t control_len, uint16_t size)
+// Adds to what the message tells the kernel, for which its control has room.
+static void *add_control(struct msghdr *message, int level, int type, size_t len)
 {
-	message->msg_control = control;
-	message->msg_controllen = control_len;
-	struct cmsghdr *cmsg = CMSG_FIRSTHDR(message);
-	*cmsg = (struct cmsghdr){
-	    .cmsg_len = CMSG_LEN(sizeof size), .cmsg_level = SOL_UDP, .cmsg_type = UDP_SEGMENT};
-	memcpy(CMSG_DATA(cmsg), &size, sizeof size);
+	struct cmsghdr *cmsg = (void *)((uint8_t *)message->msg_control + message->msg_controllen);
+	*cmsg = (struct cmsghdr){.cmsg_len = CMSG_LEN(len), .cmsg_level = level, .cmsg_type = type};
+	message->msg_controllen += CMSG_SPACE(len);
+	return CMSG_DATA(cmsg);
+}
+
+// The source that the client expects, unless the kernel takes that by itself.
+static void set_source(const struct dns_outbox *box, struct msghdr *message, const union dns_client *client)
+{
+	if (!box->to_itself || client->any.sa_family != AF_INET)
+		return;
+	struct in_pktinfo info = {.ipi_spec_dst = client->v4.sin_addr};
+	memcpy(add_control(message, IPPROTO_IP, IP_PKTINFO, sizeof info), &info, sizeof info);
+}
+
+static void set_datagram_size(struct msghdr *message, uint16_t size)
+{
+	memcpy(add_control(message, SOL_UDP, UDP_SEGMENT, sizeof size), &size, sizeof size);
 }
 
 static void lay_out(struct dns_outbox *box)
@@ -93,20 +106,34 @@ static void lay_out(struct dns_outbox *box)
 		*message = (struct msghdr){.msg_name = (void *)first->client,
 					   .msg_namelen = first->client_len,
 					   .msg_iov = &box->_parts[parts],
-					   .msg_iovlen = send->count};
+					   .msg_iovlen = send->count,
+					   .msg_control = &box->_controls[i]};
 		parts += lay_out_parts(box, send, message->msg_iov);
+		set_source(box, message, first->client);
 		if (send->count > 1)
-			set_datagram_size(message, &box->_controls[i], sizeof box->_controls[i], send->size);
+			set_datagram_size(message, send->size);
 	}
+}
+
+void dns_outbox_send(const struct dns_outbox *box, int fd, struct iovec answer,
+		     const union dns_client *client, socklen_t client_len)
+{
+	union dns_outbox_control control;
+	struct msghdr message = {.msg_name = (void *)client,
+				 .msg_namelen = client_len,
+				 .msg_iov = &answer,
+				 .msg_iovlen = 1,
+				 .msg_control = &control};
+	set_source(box, &message, client);
+	sendmsg(fd, &message, MSG_DONTWAIT);
 }
 
 // A send that failed as one: the way to this client may not take several at once (IPsec, a small MTU), or may
 // not be at all (port 0). Nothing is learnt from that for others.
-static void send_one_by_one(int fd, const struct msghdr *message)
+static void send_one_by_one(const struct dns_outbox *box, int fd, const struct msghdr *message)
 {
 	for (size_t i = 0; i < message->msg_iovlen; i++)
-		sendto(fd, message->msg_iov[i].iov_base, message->msg_iov[i].iov_len, MSG_DONTWAIT,
-		       message->msg_name, message->msg_namelen);
+		dns_outbox_send(box, fd, message->msg_iov[i], message->msg_name, message->msg_namelen);
 }
 
 void dns_outbox_flush(struct dns_outbox *box, int fd)
@@ -118,7 +145,7 @@ void dns_outbox_flush(struct dns_outbox *box, int fd)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && box->_sends[sent].count > 1)
-			send_one_by_one(fd, &box->_messages[sent].msg_hdr);
+			send_one_by_one(box, fd, &box->_messages[sent].msg_hdr);
 		sent += n > 0 ? (unsigned)n : 1; // one that cannot be sent must not hold up the others
 	}
 	box->_answer_count = box->_send_count = 0;

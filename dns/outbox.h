@@ -34,7 +34,16 @@ struct dns_outbox_send {
 	bool full;
 };
 
+// Room for what a send tells the kernel: from where it comes, and where its datagrams end.
+union dns_outbox_control {
+	struct cmsghdr align;
+	uint8_t bytes[CMSG_SPACE(sizeof(struct in_pktinfo)) + CMSG_SPACE(sizeof(uint16_t))];
+};
+
 struct dns_outbox {
+	// Clients are this host's own programs, which asked it at the address that they have themselves: from
+	// there the answers come. (Of IPv4 the kernel would take the first address of the same network.)
+	bool to_itself;
 	uint8_t _answer_count, _send_count;
 	uint16_t _used;
 	uint8_t _sends_by_port[256]; // plus one
@@ -42,10 +51,7 @@ struct dns_outbox {
 	struct dns_outbox_send _sends[DNS_OUTBOX_ANSWERS];
 	struct mmsghdr _messages[DNS_OUTBOX_ANSWERS];
 	struct iovec _parts[DNS_OUTBOX_ANSWERS];
-	union {
-		struct cmsghdr align;
-		uint8_t bytes[CMSG_SPACE(sizeof(uint16_t))];
-	} _controls[DNS_OUTBOX_ANSWERS];
+	union dns_outbox_control _controls[DNS_OUTBOX_ANSWERS];
 	uint8_t _bytes[48 * 1024];
 };
 
@@ -55,3 +61,6 @@ uint8_t *dns_outbox_room(struct dns_outbox *box);
 void dns_outbox_add(struct dns_outbox *box, const union dns_client *client, socklen_t client_len, size_t len);
 // Sends all. What cannot be sent is lost, as datagrams are: clients ask again.
 void dns_outbox_flush(struct dns_outbox *box, int fd);
+// Sends one answer by itself, whatever waits in the box. Likewise lost if it cannot be sent.
+void dns_outbox_send(const struct dns_outbox *box, int fd, struct iovec answer,
+		     const union dns_client *client, socklen_t client_len);

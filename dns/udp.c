@@ -55,8 +55,9 @@ static void on_answered(struct dns_waiter *base, const uint8_t *answer, size_t l
 		len = dns_resolve_failed(&waiter->query, failed);
 		answer = failed;
 	}
-	// A datagram that cannot be sent is lost, as datagrams are: the client asks again.
-	sendto(waiter->udp->io.fd, answer, len, MSG_DONTWAIT, &waiter->client.any, waiter->client_len);
+	struct dns_udp *udp = waiter->udp;
+	dns_outbox_send(&udp->out, udp->io.fd, (struct iovec){(void *)answer, len}, &waiter->client,
+			waiter->client_len);
 	waiter_free(waiter);
 }
 
@@ -237,6 +238,7 @@ int dns_udp_new(struct loop *loop, const struct addr *addr, struct dns_resolver 
 	if (udp) {
 		udp->loop = loop;
 		udp->resolver = resolver;
+		udp->out.to_itself = ip_is_any(&addr->ip); // all that filter_own lets in
 		list_init(&udp->waiters);
 		prepare_batch(udp);
 	}

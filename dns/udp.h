@@ -7,7 +7,7 @@
 struct dns_udp;
 
 // Listens with SO_REUSEPORT. At the unspecified address only queries are taken that come from the very address
-// to which they go: nobody else's. 0 or a negative error.
+// to which they go: nobody else's. Answers come from there, too. 0 or a negative error.
 int dns_udp_new(struct loop *loop, const struct addr *addr, struct dns_resolver *resolver,
 		struct dns_udp **ret_udp);
 void dns_udp_free(struct dns_udp *udp); // NULL is fine

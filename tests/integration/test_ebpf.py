@@ -383,6 +383,29 @@ def query_for(name):
     return b"\0\1\1\0\0\1\0\0\0\0\0\0" + labels + b"\0\0\1\0\1"
 
 
+@pytest.mark.parametrize("choice", WITH_SOURCE)
+@pytest.mark.parametrize("family", [4, 6, "mapped"])
+def test_queries_from_a_second_address(network, weir, weir_proxy, other, family, choice):
+    """Answers have the address that was asked, whether at once, together or from upstream."""
+    mesh = Mesh(network, weir, weir_proxy, EBPF)
+    dns = {"upstream": [f"{other.ipv4}:53"]}
+    sidecar = mesh.sidecar("app", services=[service("web.mesh", 80, "web")], clusters=[cluster("web", [f"{other.ipv4}:80"])], dns=dns)
+    sidecar.pod.address("fd00:77::99/64")
+    sidecar.pod.address("10.77.0.99/24")
+    wait_for_addresses(sidecar.pod, "fd00:77::99")
+    second = written(family, "fd00:77::99" if family == 6 else "10.77.0.99")
+    server = written(family, ip_of(other, family))
+    for connected in modes(choice):
+        asker, own, foreign = Asker(sidecar.pod, family, choice, second), query_for("web.mesh"), query_for(f"{connected}.example")
+        answer = asker.ask(server, connected, own)
+        assert (answer[:2], answer[3] & 15, answer[7]) == (b"\0\1", 0, 1)
+        assert asker.ask(server, connected, foreign) == foreign[:2] + b"\x81\x80" + foreign[4:]
+        with sidecar.stopped():
+            for _ in range(3):
+                asker.send(server, connected, own)
+        assert [asker.receive(server) for _ in range(3)] == [answer] * 3
+
+
 def forged(address, port, payload):
     """A datagram of IPv6 from the address to itself."""
     ip = socket.inet_pton(socket.AF_INET6, address)

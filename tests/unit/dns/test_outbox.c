@@ -245,6 +245,51 @@ static void what_cannot_be_sent_changes_nothing_for_others(void **state)
 	close_all();
 }
 
+// A client that takes answers only from the address that it has itself, which is not the first of its
+// network.
+static void open_second_address(void)
+{
+	socklen_t len = sizeof(struct sockaddr_in);
+	union dns_client any = {.v4.sin_family = AF_INET}, second = any;
+	open_all(AF_INET);
+	close(server);
+	close(receivers[0]);
+	server = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(server, &any.any, len), 0);
+	assert_int_equal(getsockname(server, &any.any, &len), 0);
+	any.v4.sin_addr.s_addr = second.v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 8);
+	receivers[0] = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(receivers[0], &second.any, len), 0);
+	assert_int_equal(getsockname(receivers[0], &clients[0].any, &len), 0);
+	assert_int_equal(connect(receivers[0], &any.any, len), 0);
+	box.to_itself = true;
+}
+
+static void answers_come_from_where_was_asked(void **state)
+{
+	int on = 1;
+	uint8_t alone[50];
+	(void)state;
+	open_second_address();
+	for (int round = 0; round < 2; round++) {
+		add(0, 'a', 60);
+		dns_outbox_flush(&box, server);
+		add(0, 'b', 60);
+		add(0, 'c', 60); // in one send, and then one by one
+		dns_outbox_flush(&box, server);
+		memset(alone, 'd', sizeof alone);
+		dns_outbox_send(&box, server, (struct iovec){alone, sizeof alone}, &clients[0],
+				sizeof clients[0].v4);
+		expect(0, 'a', 60);
+		expect(0, 'b', 60);
+		expect(0, 'c', 60);
+		expect(0, 'd', sizeof alone);
+		expect_nothing_more();
+		assert_int_equal(setsockopt(server, SOL_SOCKET, SO_NO_CHECK, &on, sizeof on), 0);
+	}
+	close_all();
+}
+
 // Whatever the mixture, each client gets each of its answers once.
 static void any_mixture(void **state)
 {
@@ -286,6 +331,7 @@ int main(void)
 	    cmocka_unit_test(a_full_box_says_so),
 	    cmocka_unit_test(one_by_one_where_it_must_be),
 	    cmocka_unit_test(what_cannot_be_sent_changes_nothing_for_others),
+	    cmocka_unit_test(answers_come_from_where_was_asked),
 	    cmocka_unit_test(any_mixture),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
