@@ -40,6 +40,7 @@ Pod
     .link_local()          its link-local address (on eth0, or on the interface that is given)
     .resolv_conf(text)     what programs started afterwards see as /etc/resolv.conf
     .address(ip)           adds another address, "10.99.0.1/32" or "fd99::1/128", to its interface eth0
+    .wait_for_ipv6(*ips)   until what goes to its addresses, which were added otherwise, gets there
     .sysctl(key, value)
 
 Daemon
@@ -411,6 +412,18 @@ class Pod:
 
     def address(self, address):
         self.ip(f"addr add {address} dev eth0" + (" nodad" if ":" in address else ""))
+        if ":" in address:
+            self.wait_for_ipv6(address.partition("/")[0])
+
+    def wait_for_ipv6(self, *addresses):
+        """Until the kernel takes what goes to them for this host's: a moment after they are there."""
+        wanted = {f"{socket.inet_pton(socket.AF_INET6, address).hex()} 80" for address in addresses}
+
+        def routes():
+            with self.enter(), open("/proc/thread-self/net/ipv6_route") as lines:
+                return {line[: 32 + 3] for line in lines}
+
+        wait_until(lambda: routes() >= wanted, what=f"routes to {addresses}")
 
     def interface_index(self, name):
         with self.enter():
@@ -513,6 +526,7 @@ class Network:
             "addr add fd00:77::1/64 dev br0 nodad",
             "link set br0 up",
         )
+        self.hub.wait_for_ipv6(self.hub.ipv6)
 
     def pod(self, name, ipv4=True, ipv6=True, default_route=True):
         """A new namespace on the bridge. default_route=False: it reaches its own subnet and nothing else."""
@@ -532,6 +546,7 @@ class Network:
             pod.ip(
                 f"addr add {pod.ipv6}/64 dev eth0 nodad", *(["route add default via fd00:77::1"] if default_route else [])
             )
+            pod.wait_for_ipv6(pod.ipv6)
         return pod
 
     def settle(self):

@@ -329,16 +329,6 @@ def test_queries_by_an_interface_are_answered(lone, network, other, family, choi
     assert Asker(lone, family, choice).ask(ip_of(other, family), False) == b"other"
 
 
-def wait_for_addresses(pod, *addresses):
-    """Until the kernel takes what goes to them for this host's: of IPv6, a moment after they are there."""
-
-    def routes():
-        lines = pod.run(["ip", "-6", "route", "show", "table", "local"]).stdout.splitlines()
-        return {line.split()[1] for line in lines}
-
-    wait_until(lambda: routes() >= set(addresses))
-
-
 def written(family, address):
     return f"::ffff:{address}" if family == "mapped" else address
 
@@ -363,7 +353,7 @@ def test_queries_from_addresses_that_the_interface_does_not_have(lone, other, fa
         lone.pod.sysctl("net.ipv6.conf.eth0.optimistic_dad", 1)
         lone.pod.sysctl("net.ipv6.conf.eth0.dad_transmits", 3600)  # of which there is one a second
         lone.pod.ip("addr add fd00:77::97/64 dev eth0 nodad", "addr add fd00:77::98/64 dev eth0", "addr add fd00:77::99/64 dev eth0 optimistic")
-        wait_for_addresses(lone.pod, elsewhere, "fd00:77::97", "fd00:77::99")
+        lone.pod.wait_for_ipv6(elsewhere, "fd00:77::97", "fd00:77::99")
         lone.pod.ip("route del local fd00:77::97 dev eth0 table local")  # as before it is there
         refused += ["fd00:77::97", "fd00:77::98"]
         answered.append("fd00:77::99")
@@ -392,7 +382,6 @@ def test_queries_from_a_second_address(network, weir, weir_proxy, other, family,
     sidecar = mesh.sidecar("app", services=[service("web.mesh", 80, "web")], clusters=[cluster("web", [f"{other.ipv4}:80"])], dns=dns)
     sidecar.pod.address("fd00:77::99/64")
     sidecar.pod.address("10.77.0.99/24")
-    wait_for_addresses(sidecar.pod, "fd00:77::99")
     second = written(family, "fd00:77::99" if family == 6 else "10.77.0.99")
     server = written(family, ip_of(other, family))
     for connected in modes(choice):
