@@ -163,6 +163,41 @@ def test_half_close_by_the_server(line):
         peer.close()
 
 
+@pytest.mark.parametrize("size", [6, 20000], ids=["read", "spliced"])
+def test_urgent_data_is_data_in_its_place(line, size):
+    """Nothing is lost, and what is behind it is not held up: no event tells of it alone."""
+    whole = b"b" * size + b"!" + b"a" * size
+    asked = threading.Event()
+
+    def say(peer):
+        peer.send(b"b" * size)
+        peer.sock.send(b"!", socket.MSG_OOB)
+        peer.send(b"a" * size)
+
+    def hear(peer):
+        assert peer.read(len(whole)) == whole
+
+    def handler(peer):
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        peer.send("x")
+        hear(peer)
+        asked.wait(DEFAULT_TIMEOUT)
+        say(peer)
+        peer.rest()
+
+    with line.origin(handler):
+        peer = line.connect()
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        peer.read(1)
+        with line.client.frozen():
+            say(peer)
+        line.server_has_spoken()
+        with line.last.frozen():
+            asked.set()
+        hear(peer)
+        peer.close()
+
+
 def test_a_reset_by_the_client_reaches_the_server(line):
     seen = []
 

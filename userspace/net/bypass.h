@@ -55,9 +55,9 @@ static inline uint32_t bypass_refusals(void)
 {
 	return *_bypass_refusals;
 }
-// How often a direction towards the proxy has gone over to TCP so far, on all threads, in 31 bits. A reader that asks
+// How often a direction towards the proxy has gone over to TCP so far, on all threads, in 30 bits. A reader that asks
 // after each read, and when it has grown reads until nothing is there, misses nothing.
 static inline uint32_t bypass_turns(void)
 {
-	return *_bypass_turns & 0x7fffffff;
+	return *_bypass_turns & 0x3fffffff;
 }

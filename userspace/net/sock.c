@@ -27,6 +27,7 @@ int sock_set_transparent(int fd, int family, bool on)
 
 void sock_set_stream_options(int fd)
 {
+	set_int(fd, SOL_SOCKET, SO_OOBINLINE, 1);
 	set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 	set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
 	set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S);

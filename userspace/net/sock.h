@@ -26,7 +26,7 @@ int sock_set_mark(int fd, uint32_t mark);
 // Lets a listener take connections to other addresses that are handed to it (tproxy), and a socket be bound
 // to another host's address. 0 or a negative error (-EPERM, as with marks; switching it off needs nothing).
 int sock_set_transparent(int fd, int family, bool on);
-// What every proxied connection gets: no delay, keep-alive probes.
+// What every proxied connection gets: no delay, keep-alive probes, urgent data in its place among the other bytes.
 void sock_set_stream_options(int fd);
 // The error of a finished connect (SO_ERROR): 0 or a negative error.
 int sock_error(int fd);

@@ -28,7 +28,7 @@ enum {
 
 _Static_assert(_ERR_BASE > INT16_MIN, "errors fit into _write_error");
 
-static const uint32_t EVENTS = EPOLLIN | EPOLLOUT | EPOLLRDHUP;
+static const uint32_t EVENTS = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP;
 
 static void stream_flush(struct loop_task *task);
 static void send_alert(struct stream *stream);
@@ -97,6 +97,7 @@ static void on_event(struct loop_io *io, uint32_t events)
 	if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
 		stream->_hangup = true;
 	stream->_failed |= (events & EPOLLERR) != 0;
+	stream->_urgent |= (events & EPOLLPRI) != 0;
 	if (stream->_connecting) {
 		if (!(events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
 			return;
@@ -276,7 +277,7 @@ static int read_end(struct stream *stream)
 }
 
 // One recv into the thread's chunk. A short read says that the socket is empty (the next bytes raise an
-// event), unless the peer's end is behind them.
+// event), unless the peer's end or urgent data is behind them.
 static int receive(struct stream *stream, struct slice *ret_slice)
 {
 	if (!stream->_readable)
@@ -294,7 +295,7 @@ static int receive(struct stream *stream, struct slice *ret_slice)
 		uint32_t turns = bypass_turns();
 		stream->_turning |= stream->_turns != turns;
 		stream->_turns = turns;
-		if ((size_t)n < room && !stream->_hangup && !stream->_turning)
+		if ((size_t)n < room && !stream->_hangup && !stream->_turning && !stream->_urgent)
 			stream->_readable = false;
 		return (int)n;
 	}
@@ -626,7 +627,8 @@ static bool is_bypassed(struct stream *stream)
 
 bool stream_can_splice(struct stream *stream)
 {
-	return !stream->tls && !stream_is_connecting(stream) && bufq_empty(&stream->_out) && !is_bypassed(stream);
+	return !stream->tls && !stream_is_connecting(stream) && !stream->_urgent && bufq_empty(&stream->_out) &&
+	       !is_bypassed(stream);
 }
 
 int stream_splice_in(struct stream *stream, int pipe_write_fd, size_t len)
@@ -640,8 +642,10 @@ int stream_splice_in(struct stream *stream, int pipe_write_fd, size_t len)
 		stream->received += (uint64_t)n;
 		return (int)n;
 	}
+	if (n == 0)
+		return 0; // the end, or urgent data in front of it
 	stream->_readable = false;
-	return n < 0 ? read_error() : read_end(stream);
+	return read_error();
 }
 
 int stream_splice_out(struct stream *stream, int pipe_read_fd, size_t len)

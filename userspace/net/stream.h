@@ -39,8 +39,9 @@ struct stream {
 	uint64_t received,
 	    sent; // payload bytes, without TLS framing; sent: accepted by the kernel (plain) or encrypted
 	uint64_t _turn_mark; // `sent` at the last event
-	uint32_t _turns : 31;  // of the bypass, when last asked
+	uint32_t _turns : 30;  // of the bypass, when last asked
 	uint32_t _turning : 1; // short reads say nothing
+	uint32_t _urgent : 1;  // there was urgent data: reads stop in front of it, splice does not pass it
 	int16_t _write_error;
 	bool _connecting : 1;
 	bool _handshaking : 1;
@@ -119,7 +120,8 @@ bool stream_yield(struct stream *stream);
 // --- without copies -----------------------------------------------------------------------------------------
 // For plain streams. From the socket into a pipe, from a pipe into the socket: bytes moved (> 0),
 // ERR_NEED_MORE, ERR_EOF, or another negative error. After ERR_NEED_MORE on_readable or on_drained follows.
-// splice_out wants an empty queue.
+// splice_in returns 0 where only stream_read can tell what comes, bytes or the end. splice_out wants an empty
+// queue.
 bool stream_can_splice(struct stream *stream);
 int stream_splice_in(struct stream *stream, int pipe_write_fd, size_t len);
 int stream_splice_out(struct stream *stream, int pipe_read_fd, size_t len);

@@ -31,7 +31,7 @@ uint64_t loop_now(const struct loop *loop);
 
 // --- descriptors --------------------------------------------------------------------------------------------
 struct loop_io;
-// `events` are EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLHUP, EPOLLERR as they came.
+// `events` are EPOLLIN, EPOLLPRI, EPOLLOUT, EPOLLRDHUP, EPOLLHUP, EPOLLERR as they came.
 typedef void (*loop_io_fn)(struct loop_io *io, uint32_t events);
 
 struct loop_io {

@@ -323,6 +323,50 @@ static void splicing(void **state)
 	close(pipes[1]);
 }
 
+// Reads and splices stop in front of it, and no event follows for what is behind.
+static void urgent_data_is_data(void **state)
+{
+	(void)state;
+	struct slice slice;
+	int on = 1;
+	assert_int_equal(setsockopt(stream_fd(&stream), SOL_SOCKET, SO_OOBINLINE, &on, sizeof on), 0);
+	assert_int_equal(write(peer, "before", 6), 6);
+	assert_int_equal(send(peer, "!", 1, MSG_OOB), 1);
+	assert_int_equal(write(peer, "behind", 6), 6);
+	turn_until(&readable_calls, 1);
+	loop_turn(loop, 0);
+	assert_false(stream_can_splice(&stream));
+	assert_int_equal(stream_read(&stream, &slice), 6);
+	assert_memory_equal(slice.p, "before", 6);
+	assert_int_equal(stream_read(&stream, &slice), 7);
+	assert_memory_equal(slice.p, "!behind", 7);
+	assert_int_equal(stream_read(&stream, &slice), ERR_NEED_MORE);
+}
+
+// It came while the owner was splicing, and the end with it: that is not what splice(2) has met.
+static void urgent_data_is_not_the_end(void **state)
+{
+	(void)state;
+	struct slice slice;
+	int pipes[2], on = 1;
+	assert_int_equal(pipe2(pipes, O_NONBLOCK), 0);
+	assert_int_equal(setsockopt(stream_fd(&stream), SOL_SOCKET, SO_OOBINLINE, &on, sizeof on), 0);
+	assert_int_equal(write(peer, "spliced", 7), 7);
+	turn_until(&readable_calls, 1);
+	assert_true(stream_can_splice(&stream));
+	assert_int_equal(send(peer, "!", 1, MSG_OOB), 1);
+	assert_int_equal(write(peer, "behind", 6), 6);
+	assert_int_equal(shutdown(peer, SHUT_WR), 0);
+	assert_int_equal(stream_splice_in(&stream, pipes[1], 4096), 7);
+	assert_int_equal(stream_splice_in(&stream, pipes[1], 4096), 0);
+	assert_int_equal(stream_read(&stream, &slice), 7);
+	assert_memory_equal(slice.p, "!behind", 7);
+	turn_until(&readable_calls, 2);
+	assert_int_equal(stream_read(&stream, &slice), ERR_EOF);
+	close(pipes[0]);
+	close(pipes[1]);
+}
+
 static void a_refused_connection(void **state)
 {
 	(void)state;
@@ -370,6 +414,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(the_last_answer_of_the_gone, setup, teardown),
 	    cmocka_unit_test_setup_teardown(our_reset_reaches_the_peer, setup, teardown),
 	    cmocka_unit_test_setup_teardown(splicing, setup, teardown),
+	    cmocka_unit_test_setup_teardown(urgent_data_is_data, setup, teardown),
+	    cmocka_unit_test_setup_teardown(urgent_data_is_not_the_end, setup, teardown),
 	    cmocka_unit_test_setup_teardown(a_refused_connection, setup, teardown),
 	    cmocka_unit_test_setup_teardown(the_source_address_uses_no_port_up, setup, teardown),
 	};
