@@ -109,6 +109,18 @@ def test_every_error_is_said_at_once(weir, tmp_path):
     assert [line.split(":")[1] for line in lines] == ["1", "5", "20"]
 
 
+@pytest.mark.parametrize("named", ["c19999", "d19999"], ids=["valid", "dangling"])
+def test_many_names_cost_no_more_than_each(weir, tmp_path, named):
+    """20,000 services that lead to the last of 20,000 clusters, or to none of them."""
+    path = tmp_path / "large.json"
+    clusters = [cluster(f"c{i}", ["10.0.0.1:80"]) for i in range(20000)]
+    services = [{"name": f"s{i}.mesh", "cluster": named} for i in range(20000)]
+    path.write_text(json.dumps({"services": services, "clusters": clusters}))
+    done = check(weir, path)
+    assert done.returncode == (0 if named == "c19999" else 1)
+    assert ("and 19980 errors more" in done.stderr) == (named == "d19999")
+
+
 def test_a_pasted_key_is_not_repeated(weir, mesh):
     """Instead of the name of its file; short and longer than any name may be."""
     mesh.certificate("web")

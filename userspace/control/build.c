@@ -21,6 +21,7 @@ struct builder {
 	const struct config *config;
 	struct vip_pool *vips;
 	struct model *model;
+	struct table clusters; // of the model, by name: its own tables are not built yet
 	struct strbuf *errors;
 	const struct framed_codec **codecs; // built in, then of plug-ins
 	size_t codec_count;
@@ -121,46 +122,50 @@ static void build_cluster(struct builder *builder, const struct config_cluster *
 	}
 }
 
+// NULL: there is none so far.
+static struct cluster *find_cluster(const struct builder *builder, struct str name)
+{
+	struct cluster *cluster;
+	size_t cursor = 0;
+	uint64_t hash = str_hash(name);
+	while ((cluster = table_find(&builder->clusters, hash, &cursor)))
+		if (str_eq(cluster->name, name))
+			break;
+	return cluster;
+}
+
 static void build_clusters(struct builder *builder)
 {
 	struct model *model = builder->model;
 	struct config_list list = builder->config->clusters;
-	struct table names = {0};
 	model->clusters = build_alloc(builder, list.count, sizeof *model->clusters);
 	if (!model->clusters)
 		return;
 	FOR_ITEMS(struct config_cluster, from, list)
 	{
-		size_t cursor = 0;
-		const struct config_cluster *other;
-		uint64_t hash = str_hash(from->name.text);
-		while ((other = table_find(&names, hash, &cursor)))
-			if (str_eq(other->name.text, from->name.text))
-				build_error(builder, from->name.at,
-					    "cluster \"%.*s\" is defined twice, first in line %u",
-					    STR_ARG(from->name.text), other->name.at.line);
-		builder->no_memory |= table_add(&names, hash, (void *)from) != 0;
-		build_cluster(builder, from, &model->clusters[model->cluster_count++]);
+		struct cluster *cluster = &model->clusters[model->cluster_count++];
+		const struct cluster *other = find_cluster(builder, from->name.text);
+		if (other)
+			build_error(builder, from->name.at,
+				    "cluster \"%.*s\" is defined twice, first in line %u",
+				    STR_ARG(from->name.text),
+				    ((const struct config_cluster *)list.items)[other->index].name.at.line);
+		build_cluster(builder, from, cluster);
+		builder->no_memory |= table_add(&builder->clusters, str_hash(cluster->name), cluster) != 0;
 	}
-	table_done(&names);
 }
 
-// By a walk: the model's tables are not built yet, and files with many routes name few clusters.
-static const struct cluster *find_cluster(struct builder *builder, const struct config_text *name)
+// Comparing a name with those of all clusters takes its time: not for what nobody will read.
+static void no_cluster(struct builder *builder, const struct config_text *name)
 {
 	struct suggestion suggestion = suggest_for(name->text);
-	for (size_t i = 0; i < builder->model->cluster_count; i++) {
-		const struct cluster *cluster = &builder->model->clusters[i];
-		if (str_eq(cluster->name, name->text))
-			return cluster;
-		suggest_consider(&suggestion, cluster->name.p);
-	}
+	for (size_t i = 0; i < builder->model->cluster_count && builder->error_count < CONFIG_ERRORS_MAX; i++)
+		suggest_consider(&suggestion, builder->model->clusters[i].name.p);
 	if (suggestion.best)
 		build_error(builder, name->at, "there is no cluster \"%.*s\"; did you mean \"%s\"?",
 			    STR_ARG(name->text), suggestion.best);
 	else
 		build_error(builder, name->at, "there is no cluster \"%.*s\"", STR_ARG(name->text));
-	return NULL;
 }
 
 // --- routes -------------------------------------------------------------------------------------------------
@@ -222,7 +227,9 @@ static void build_targets(struct builder *builder, const struct config_route *fr
 	route->to = build_alloc(builder, from->to.count, sizeof *route->to);
 	FOR_ITEMS(struct config_target, target, from->to)
 	{
-		const struct cluster *cluster = find_cluster(builder, &target->cluster);
+		const struct cluster *cluster = find_cluster(builder, target->cluster.text);
+		if (!cluster)
+			no_cluster(builder, &target->cluster);
 		if (!route->to || !cluster || !target->weight)
 			continue;
 		route->to[route->to_count++] = (struct weighted_cluster){cluster, target->weight};
@@ -669,6 +676,7 @@ int model_build(const struct config *config, struct vip_pool *vips, struct model
 	build_inbound(&builder);
 	build_clusters(&builder);
 	build_services(&builder);
+	table_done(&builder.clusters);
 	if (!builder.error_count && !builder.no_memory)
 		build_names(&builder);
 	if (!builder.error_count && !builder.no_memory)
