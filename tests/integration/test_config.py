@@ -244,6 +244,44 @@ def test_a_bad_reload_changes_nothing(mesh, reload, change, words):
     assert {row["labels"]: row["value"] for row in rows} == {'result="applied"': 0, 'result="rejected"': 2}
 
 
+def cut_off(path):
+    path.write_text("")
+
+
+def blank(path):
+    path.write_text("\n \t\r\n")
+
+
+def fifo(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make", [cut_off, blank, fifo])
+def test_an_empty_file_changes_nothing(mesh, make):
+    """It may be about to be written. A FIFO is not waited for: nobody may ever write into it."""
+    sidecar, _, traffic = web(mesh)
+    with traffic.origin:
+        traffic.begin()
+        before = [sidecar.show(name, "show") for name in ("vhost", "config")]
+        make(sidecar.config_path)
+        answer = sidecar.weir("config", "reload", check=False)
+        assert answer.returncode == 1 and "the file is empty" in answer.stderr
+        assert check(mesh.weir_path, sidecar.config_path).returncode == 1
+        assert [sidecar.show(name, "show") for name in ("vhost", "config")] == before
+        traffic.finish()
+        traffic.peer.close()
+
+
+def test_an_empty_configuration_can_be_asked_for(weir, tmp_path):
+    path = tmp_path / "weir.yaml"
+    for text in ("{}", "# all defaults\n"):
+        path.write_text(text)
+        assert check(weir, path).returncode == 0
+    assert check(weir, "/dev/null").returncode == 0
+    assert subprocess.run([weir, "config", "check", "/dev/stdin"], input=b"{}", timeout=60).returncode == 0
+
+
 def test_what_a_reload_cannot_change_is_said(mesh):
     sidecar, _, traffic = web(mesh)
     with traffic.origin:

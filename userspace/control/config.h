@@ -165,8 +165,8 @@ struct config {
 
 enum { CONFIG_ERRORS_MAX = 20 };
 
-// Reads a file. 0; or a negative error with one line for each thing that is wrong (at most CONFIG_ERRORS_MAX)
-// appended to ret_errors: "FILE:LINE:COLUMN: where: what, and what to do".
+// Reads a file, in which there is something. 0; or a negative error with one line for each thing that is
+// wrong (at most CONFIG_ERRORS_MAX) appended to ret_errors: "FILE:LINE:COLUMN: where: what, and what to do".
 int config_load(const char *path, struct config **ret_config, struct strbuf *ret_errors);
 // The same with settings that take the place of the file's: "KEY=VALUE" for single values, KEY as in
 // "tls.mode"; ended by NULL, or NULL.

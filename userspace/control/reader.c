@@ -496,14 +496,8 @@ int config_parse(struct str text, const char *name, struct config **ret_config, 
 	return parse(text, name, NULL, ret_config, ret_errors);
 }
 
-static int read_file(const char *path, struct strbuf *ret_text)
+static int read_all(int fd, struct strbuf *ret_text)
 {
-	struct stat status;
-	autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0 || fstat(fd, &status) < 0)
-		return -errno;
-	if (S_ISDIR(status.st_mode))
-		return -EISDIR;
 	for (;;) {
 		char *at = strbuf_reserve(ret_text, 65536);
 		ssize_t n = at ? read(fd, at, 65536) : -1;
@@ -517,11 +511,38 @@ static int read_file(const char *path, struct strbuf *ret_text)
 	}
 }
 
+static bool is_empty(struct str text)
+{
+	size_t blanks = 0;
+	while (blanks < text.len && strchr(" \t\r\n", text.p[blanks]))
+		blanks++;
+	return blanks == text.len;
+}
+
+// Nobody is waited for who might write into a FIFO. What is empty is a file that somebody is about to write,
+// or could not: taken at its word it would take all services away, and mutual TLS with them.
+static int read_file(const char *path, struct strbuf *ret_text)
+{
+	struct stat status;
+	autoclose int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0 || fstat(fd, &status) < 0 || fcntl(fd, F_SETFL, 0) < 0)
+		return -errno;
+	if (S_ISDIR(status.st_mode))
+		return -EISDIR;
+	int err = read_all(fd, ret_text);
+	return !err && is_empty(strbuf_str(ret_text)) && !S_ISCHR(status.st_mode) ? -ENODATA : err;
+}
+
 int config_load_set(const char *path, const char *const *sets, struct config **ret_config,
 		    struct strbuf *ret_errors)
 {
 	autostrbuf struct strbuf text = {0};
 	int err = read_file(path, &text);
+	if (err == -ENODATA) {
+		strbuf_printf(ret_errors,
+			      "%s: the file is empty; {} stands for a configuration of defaults\n", path);
+		return ERR_CONFIG;
+	}
 	if (err) {
 		strbuf_printf(ret_errors, "%s: cannot be read: %s\n", path, err_text(err));
 		return err;

@@ -282,13 +282,17 @@ static void reference_object(const struct key *object, const char *path, struct 
 
 void config_reference(struct strbuf *out)
 {
-	strbuf_add_text(out, "# Configuration\n\n"
-			     "One file, YAML or JSON. `weir config check FILE` says what is wrong with one, "
-			     "`weir config schema`\n"
-			     "prints its JSON Schema, and `weir config reload` (or SIGHUP) applies a change "
-			     "without dropping a\n"
-			     "connection. A key whose meaning ends in *(start)* is read at the start only.\n"
-			     "This page is printed by `weir config reference`.\n");
+	strbuf_add_text(out,
+			"# Configuration\n\n"
+			"One file, YAML or JSON. `weir config check FILE` says what is wrong with one, "
+			"`weir config schema`\n"
+			"prints its JSON Schema, and `weir config reload` (or SIGHUP) applies a change "
+			"without dropping a\n"
+			"connection. A key whose meaning ends in *(start)* is read at the start only. A file "
+			"with nothing in it is an\n"
+			"error, so that one that is just being written does no harm; `{}` stands for all "
+			"defaults.\n"
+			"This page is printed by `weir config reference`.\n");
 	reference_object(&config_root, "Top level", out);
 }
 
