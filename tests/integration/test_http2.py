@@ -7,10 +7,12 @@ import functools
 import hashlib
 import socket
 import struct
+import threading
 
 import pytest
 
-from mesh import Mesh, Origin, cluster, connect, resident_kib, service
+from h2frames import END_STREAM, Client, data, get
+from mesh import DEFAULT_TIMEOUT, Mesh, Origin, cluster, connect, resident_kib, service
 from netns import listening, wait_until
 from nginx import start_nginx
 from test_tls import vip
@@ -293,6 +295,40 @@ def test_what_does_not_open_a_tunnel(web1):
     with web1.origin(serve(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")):
         done = curl(web1, "--http1.1", "-i", "-H", "Connection: Upgrade", "-H", "Upgrade: websocket", "http://web.mesh/")
         assert done.stdout.startswith("HTTP/1.1 403 ")
+
+
+CONNECT, CHAT = [(":method", "CONNECT"), (":authority", "web.mesh:80")], [
+    (":method", "CONNECT"), (":protocol", "websocket"), *get("/chat")[1:], ("sec-websocket-version", "13"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", [CONNECT, CHAT], ids=["connect", "extended"])
+def test_what_is_sent_into_a_tunnel_that_was_refused(web1, fields):
+    """It is for nobody: to the endpoint it would be the next request, which no route has seen."""
+    seen, said = [], threading.Event()
+
+    def handler(peer):
+        peer.head()
+        peer.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nno")
+        assert said.wait(DEFAULT_TIMEOUT)
+        peer.sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            seen.append(peer.sock.recv(4096))
+        peer.sock.setblocking(True)
+        peer.send("pe")
+        peer.rest()
+
+    with web1.origin(handler):
+        client = Client(web1.connect().sock)
+        stream = client.open(fields)
+        client.until(lambda: stream.body)
+        client.send(data(stream.id, b"GET /admin HTTP/1.1\r\nHost: web.mesh\r\n\r\n", END_STREAM))
+        assert client.pong()
+        web1.client.catch_up()
+        said.set()
+        assert (client.answer(stream).status, stream.body) == (403, b"nope")
+        client.close()
+    assert seen == []
 
 
 # --- upstream connections --------------------------------------------------------------------------------------------

@@ -345,6 +345,8 @@ void exchange_send(struct exchange *exchange, struct bufq *bytes)
 		bufq_move(&exchange->request_in, bytes, bytes->bytes); // moving all needs no memory
 		return;
 	}
+	if (exchange->denied)
+		bufq_clear(bytes); // to an endpoint of HTTP/1 it would be the next request
 	if (exchange->chunk_request && frame_request(exchange, bytes)) {
 		bufq_clear(bytes);
 		exchange_reply(exchange, 503, "out of memory", EXCHANGE_NO_ENDPOINT);
@@ -429,6 +431,7 @@ int exchange_head(struct exchange *exchange, struct message *message)
 		return ERR_CLOSED;
 	exchange->status = (uint16_t)status;
 	exchange->tunnel = granted;
+	exchange->denied = exchange->wants_tunnel && !granted;
 	exchange->wants_tunnel = granted;
 	exchange_forget_sent(exchange);
 	if (exchange->server->head(exchange, message)) {

@@ -134,6 +134,7 @@ struct exchange {
 	bool wants_upgrade : 1;
 	bool wants_tunnel : 1; // CONNECT or an upgrade, not raw
 	bool tunnel : 1;       // and it was granted
+	bool denied : 1;       // and it was not: what the client sends into it is for nobody
 	bool request_done : 1;
 	bool response_started : 1; // its head was passed on
 	bool response_done : 1;	   // of a tunnel: the endpoint's half is over
