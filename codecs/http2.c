@@ -252,6 +252,17 @@ static int read_target(struct message *message, const struct pseudo *pseudo)
 	return scheme && is_path(pseudo->path, pseudo->method) ? 0 : ERR_MALFORMED;
 }
 
+void http2_length_drop(struct message *message)
+{
+	struct head *head = &message->head;
+	unsigned kept = 0;
+	for (unsigned i = 0; i < head->field_count; i++)
+		if (field_known(&head->fields[i]) != FIELD_CONTENT_LENGTH)
+			head->fields[kept++] = head->fields[i];
+	head->field_count = (uint16_t)kept;
+	message->has_length = false;
+}
+
 int http2_request_read(struct field *fields, size_t count, struct message *ret_message)
 {
 	struct message message = {0};
@@ -263,6 +274,8 @@ int http2_request_read(struct field *fields, size_t count, struct message *ret_m
 	if (read_fields(&message, fields, count, &host) || read_authority(&message, pseudo.authority, host) ||
 	    read_target(&message, &pseudo))
 		return ERR_MALFORMED;
+	if (str_eq(pseudo.method, STR("CONNECT")))
+		http2_length_drop(&message); // what follows is no content, and not to be taken for it
 	message.path_never_indexed = pseudo.path_never_indexed;
 	message.authority_never_indexed = pseudo.authority_never_indexed;
 	*ret_message = message;
@@ -276,17 +289,6 @@ static int read_status(struct str text, uint16_t *ret_status)
 		return ERR_MALFORMED;
 	*ret_status = (uint16_t)status;
 	return 0;
-}
-
-void http2_length_drop(struct message *message)
-{
-	struct head *head = &message->head;
-	unsigned kept = 0;
-	for (unsigned i = 0; i < head->field_count; i++)
-		if (field_known(&head->fields[i]) != FIELD_CONTENT_LENGTH)
-			head->fields[kept++] = head->fields[i];
-	head->field_count = (uint16_t)kept;
-	message->has_length = false;
 }
 
 // RFC 9110 8.6: no Content-Length with 1xx and 204; of the latter, 0 is let pass, but not on.

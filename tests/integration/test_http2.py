@@ -331,6 +331,18 @@ def test_what_is_sent_into_a_tunnel_that_was_refused(web1, fields):
     assert seen == []
 
 
+@pytest.mark.parametrize("fields", [CONNECT, CHAT], ids=["connect", "extended"])
+def test_a_length_means_nothing_where_a_tunnel_is_asked_for(web1, fields):
+    """An endpoint that believed it would take the next request for content."""
+    seen = []
+    with web1.origin(serve(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", seen=seen)):
+        client = Client(web1.connect().sock)
+        stream = client.answer(client.request([*fields, ("content-length", "30")]))
+        assert (stream.status, stream.body) == (403, b"no")
+        client.close()
+    assert len(seen) == 1 and "content-length" not in seen[0]
+
+
 # --- upstream connections --------------------------------------------------------------------------------------------
 
 

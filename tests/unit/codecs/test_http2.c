@@ -80,7 +80,8 @@ static void test_request(void **state)
 static void test_request_forms(void **state)
 {
 	(void)state;
-	static const struct field connect[MAX_FIELDS] = {F(":method", "CONNECT"), F(":authority", "a:443")};
+	static const struct field connect[MAX_FIELDS] = {F(":method", "CONNECT"), F(":authority", "a:443"),
+							 F("content-length", "5"), F("b", "c")};
 	static const struct field extended[MAX_FIELDS] = {F(":method", "CONNECT"),
 							  F(":protocol", "websocket"), F(":scheme", "https"),
 							  F(":path", "/chat"), F(":authority", "a")};
@@ -91,6 +92,8 @@ static void test_request_forms(void **state)
 	struct message message;
 	assert_int_equal(read_request(connect, &message), 0);
 	assert_str(message.head.authority, "a:443");
+	assert_true(!message.has_length && message.head.field_count == 1); // it has no content
+	assert_str(message.head.fields[0].name, "b");
 	assert_int_equal(read_request(extended, &message), 0);
 	assert_str(message.head.method, "GET");
 	assert_str(message.upgrade, "websocket");
