@@ -79,6 +79,13 @@ static int copy_field(struct arena *arena, const struct field *from, struct fiel
 	return err ? err : copy(arena, from->value, false, &ret_field->value);
 }
 
+// RFC 9110 8.6: not with 1xx and 204, nor (9.3.6) 2xx to CONNECT. HTTP/1 can do without minding it.
+static bool may_have_length(const struct http1_head *head)
+{
+	unsigned status = head->head.status;
+	return !(status / 100 == 1 || status == 204 || head->framing == HTTP1_BODY_TUNNEL);
+}
+
 // What is about this connection only, and what the message says elsewhere.
 static bool stays_behind(const struct http1_head *head, const struct field *field)
 {
@@ -87,6 +94,8 @@ static bool stays_behind(const struct http1_head *head, const struct field *fiel
 	for (size_t i = 0; i < ARRAY_SIZE(NAMES); i++)
 		if (str_eq_nocase(field->name, NAMES[i]))
 			return true;
+	if (str_eq_nocase(field->name, STR("content-length")) && !may_have_length(head))
+		return true;
 	return http1_field_is_hop(head, field);
 }
 
@@ -128,7 +137,8 @@ int http1_to_message(struct arena *arena, const struct http1_head *head, struct 
 	// Other protocols have no counterpart; to offer one and be refused is what an Upgrade allows for.
 	if ((head->flags & HTTP1_CONN_UPGRADE) && str_eq_nocase(head->upgrade, STR("websocket")))
 		message.upgrade = STR("websocket");
-	message.has_length = length && str_to_u64(length->value, &message.length) == 0;
+	message.has_length =
+	    length && may_have_length(head) && str_to_u64(length->value, &message.length) == 0;
 	message.end =
 	    head->framing == HTTP1_BODY_NONE || (head->framing == HTTP1_BODY_LENGTH && head->length == 0);
 	*ret_message = message;

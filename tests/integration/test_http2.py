@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from h2frames import END_STREAM, Client, data, get
+from h2frames import END_STREAM, NO_ERROR, Client, data, get
 from mesh import DEFAULT_TIMEOUT, Mesh, Origin, cluster, connect, resident_kib, service
 from netns import listening, wait_until
 from nginx import start_nginx
@@ -341,6 +341,32 @@ def test_a_length_means_nothing_where_a_tunnel_is_asked_for(web1, fields):
         assert (stream.status, stream.body) == (403, b"no")
         client.close()
     assert len(seen) == 1 and "content-length" not in seen[0]
+
+
+NO_LENGTH = {
+    "100": (b"HTTP/1.1 100 Continue\r\nContent-Length: 0\r\n\r\n" + reply("ok"), get(), [b"2"]),
+    "103": (b"HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\n" + reply("ok"), get(), [b"2"]),
+    "204": (b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", get(), []),
+    "connect": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nbytes of the tunnel", CONNECT, []),
+}
+
+
+@pytest.mark.parametrize("name", NO_LENGTH)
+def test_a_length_where_none_may_be(web1, name):
+    """RFC 9110 8.6. HTTP/1 can do without minding it; peers of HTTP/2 take it for an error of the stream."""
+    answer, fields, lengths = NO_LENGTH[name]
+
+    def handler(peer):
+        peer.head()
+        peer.send(answer)
+
+    with web1.origin(handler):
+        client = Client(web1.connect().sock)
+        stream = client.request(fields)
+        client.until(lambda: stream.ended)
+        assert stream.reset in (None, NO_ERROR) and stream.status == (204 if name == "204" else 200)
+        assert [value for block in stream.blocks for key, value in block if key == b"content-length"] == lengths
+        client.close()
 
 
 # --- upstream connections --------------------------------------------------------------------------------------------

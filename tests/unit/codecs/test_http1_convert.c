@@ -8,6 +8,7 @@
 #include "codecs/http1_convert.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #define F(n, v)                                                                                              \
@@ -78,6 +79,32 @@ static void test_from_upgrade(void **state)
 	parse_request("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", &head);
 	assert_int_equal(http1_to_message(&arena, &head, &message), 0);
 	assert_int_equal(message.upgrade.len, 0);
+	done();
+}
+
+// RFC 9110 8.6, 9.3.6.
+static void test_lengths_of_responses(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *status, *method;
+		bool stays;
+	} rows[] = {{"100", "PUT", false}, {"103", "GET", false},     {"204", "GET", false},
+		    {"304", "GET", true},  {"200", "CONNECT", false}, {"403", "CONNECT", true},
+		    {"200", "HEAD", true}, {"205", "GET", true}};
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		char text[80];
+		struct http1_head head = {.head.fields = room};
+		struct message message;
+		enum http1_fault fault;
+		snprintf(text, sizeof text, "HTTP/1.1 %s X\r\nA: b\r\nContent-Length: 5\r\n\r\n",
+			 rows[i].status);
+		assert_true(http1_response_parse(str_from(text), LIMIT_HTTP_HEAD, LIMIT_HTTP_HEADERS,
+						 str_from(rows[i].method), &head, &fault) > 0);
+		assert_int_equal(http1_to_message(&arena, &head, &message), 0);
+		assert_int_equal(message.has_length, rows[i].stays);
+		assert_int_equal(message.head.field_count, 1 + rows[i].stays);
+	}
 	done();
 }
 
@@ -235,10 +262,11 @@ static void test_failing_allocations(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_from_request),  cmocka_unit_test(test_from_upgrade),
-	    cmocka_unit_test(test_trailers),	  cmocka_unit_test(test_write_request),
-	    cmocka_unit_test(test_write_upgrade), cmocka_unit_test(test_nothing_is_injected),
-	    cmocka_unit_test(test_chunks),	  cmocka_unit_test(test_failing_allocations),
+	    cmocka_unit_test(test_from_request),	 cmocka_unit_test(test_from_upgrade),
+	    cmocka_unit_test(test_lengths_of_responses), cmocka_unit_test(test_trailers),
+	    cmocka_unit_test(test_write_request),	 cmocka_unit_test(test_write_upgrade),
+	    cmocka_unit_test(test_nothing_is_injected),	 cmocka_unit_test(test_chunks),
+	    cmocka_unit_test(test_failing_allocations),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
