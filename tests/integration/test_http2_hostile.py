@@ -400,6 +400,24 @@ def test_what_was_not_processed_is_tried_elsewhere(bench):
             client.close()
 
 
+def test_a_refusal_is_not_told_of_the_attempt_that_follows(bench):
+    """It would invite the client to send once more what the server has begun with."""
+
+    def act(server):
+        refused = server.whole()
+        server.send(rst_stream(refused.id, REFUSED_STREAM)).done(refused)
+        stream = server.whole()
+        server.send(headers(stream.id, HEAD), data(stream.id, b"o"))
+        server.sock.shutdown(socket.SHUT_WR)
+
+    with Hostile(bench, act):
+        client = bench.client()
+        stream = client.request(post("/"), body=b"")
+        client.until(lambda: stream.ended)
+        assert (stream.status, stream.body, stream.reset) == (200, b"o", INTERNAL_ERROR)
+        client.close()
+
+
 def test_goaway_lets_the_next_request_use_another_connection(bench):
     def act(server):
         stream = server.whole()

@@ -9,6 +9,7 @@
 #include "codecs/codec.h"
 #include "codecs/grpc.h"
 #include "codecs/http1_convert.h"
+#include "codecs/http2_codes.h"
 #include "exchange/framed_server.h"
 #include "exchange/http1_client.h"
 #include "exchange/http1_server.h"
@@ -508,6 +509,7 @@ static int rewind_request(struct exchange *exchange)
 static void retry(struct exchange *exchange)
 {
 	stats_inc(STAT_HTTP_RETRIES);
+	exchange->reset_code = HTTP2_NO_ERROR; // of the attempt that is over
 	dispatch(exchange);
 }
 
