@@ -5,6 +5,7 @@ import base64
 import contextlib
 import functools
 import hashlib
+import itertools
 import socket
 import struct
 import threading
@@ -366,6 +367,41 @@ def test_a_length_where_none_may_be(web1, name):
         client.until(lambda: stream.ended)
         assert stream.reset in (None, NO_ERROR) and stream.status == (204 if name == "204" else 200)
         assert [value for block in stream.blocks for key, value in block if key == b"content-length"] == lengths
+        client.close()
+
+
+def fill(client, stream, sidecar):
+    """Sends until it is clear that nobody takes more."""
+    for turn in itertools.count():
+        while size := max(0, min(client.send_window, stream.send_window, 16384)):
+            client.send(data(stream.id, bytes(size)))
+        sidecar.take_turn()
+        assert client.pong(b"turn%4d" % turn)
+        if min(client.send_window, stream.send_window) <= 0:
+            return
+
+
+def test_a_reset_of_a_tunnel_whose_stream_is_over(web1):
+    """Both halves are over, but the endpoint has not taken all of it, and never will: nothing waits for it any more."""
+    sent = threading.Event()
+
+    def handler(peer):
+        peer.head()
+        peer.send("HTTP/1.1 200 OK\r\n\r\n").end()
+        assert sent.wait(DEFAULT_TIMEOUT)
+        peer.reset()
+
+    with web1.origin(handler):
+        client = Client(web1.connect().sock)
+        stream = client.open(CONNECT)
+        client.until(lambda: stream.ended)
+        fill(client, stream, web1.client)
+        client.send(data(stream.id, b"", END_STREAM))
+        wait_until(lambda: web1.client.connections(streams=0), what="both halves are over")
+        assert web1.client.show("endpoint", "show")["endpoints"][0]["active"] == 1
+        sent.set()
+        wait_until(lambda: web1.client.show("endpoint", "show")["endpoints"][0]["active"] == 0, what="the end of the tunnel")
+        assert client.pong()
         client.close()
 
 

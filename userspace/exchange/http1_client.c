@@ -522,12 +522,14 @@ static void on_drained(struct upstream *upstream)
 }
 
 // The endpoint takes no more of the request; it may have answered before it closed (413, say). The exchange
-// may end with that: then the upstream connection is nobody's any more.
+// may end with that: then the upstream connection is nobody's any more. Where its half of a tunnel is over
+// nothing is read, and nothing else would end it.
 static void on_write_error(struct upstream *upstream, int err)
 {
 	struct exchange *exchange = upstream->owner;
 	client_resume(exchange);
-	if (upstream->owner == exchange && !upstream->task._queued && !exchange->response_started)
+	if (upstream->owner == exchange && !upstream->task._queued &&
+	    (!exchange->response_started || exchange->response_done))
 		exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_TERMINATED, err);
 }
 
