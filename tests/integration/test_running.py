@@ -2,6 +2,7 @@
 """The life of the proxy's process: starting as root and giving that up, readiness, draining, failing to start."""
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import pwd
@@ -14,6 +15,7 @@ import pytest
 from mesh import Mesh, Origin, cluster, connect, service, serving
 from nginx import answers, start_nginx
 from netns import listening, output, wait_until
+from web import serve
 
 CAP_NET_RAW, CAP_NET_BIND_SERVICE = 1 << 13, 1 << 10
 SANITIZER = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0"}
@@ -106,6 +108,42 @@ def test_an_ordinary_user_can_run_it(mesh):
     )
     assert sidecar.proxy.output().count("sockets cannot be marked (CAP_NET_RAW is missing)") == 1
     assert int(status(sidecar.proxy.pid)["CapEff"], 16) == 0
+
+
+# --- the log ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_log_that_nobody_reads_stops_nothing(mesh):
+    """Its reader stands still, the pipe is full: what is answered is answered, and the end comes as ever."""
+    server = mesh.network.pod("server")
+    sidecar = mesh.sidecar(
+        "client",
+        start=False,
+        log={"access": True},
+        services=[service("web.mesh", 80, "web")],
+        clusters=[cluster("web", [f"{server.ipv4}:80"])],
+    )
+    unread, written = os.pipe()
+    fcntl.fcntl(written, fcntl.F_SETPIPE_SZ, 4096)
+    with open(unread, "rb") as log, open(written, "wb"):
+        sidecar.proxy = sidecar.pod.start(
+            ["sh", "-c", 'exec "$@" 2> "$0"', f"/proc/{os.getpid()}/fd/{written}"]
+            + [mesh.weir_proxy, "--config", sidecar.config_path],
+            ready=serving(sidecar.socket),
+            env=SANITIZER,
+        )
+        sidecar.intercept("apply")
+        vip = sidecar.show("vhost", "show")["virtual_hosts"][0]["vip4"]
+        with Origin(server, 80, serve()):
+            peer = connect(sidecar.pod, vip, 80)
+            for _ in range(100):
+                assert peer.send("GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n").response()[0] == 200
+            peer.close()
+            assert len(log.read1(65536)) <= 4096
+            assert connect(sidecar.pod, vip, 80).send("GET / HTTP/1.0\r\n\r\n").response()[0] == 200
+            sidecar.catch_up()
+            assert b"lines of the log were dropped" in log.read1(65536)
+        assert sidecar.proxy.stop() == 0
 
 
 # --- readiness -------------------------------------------------------------------------------------------------------

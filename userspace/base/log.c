@@ -6,6 +6,9 @@
 #include "base/json.h"
 #include "base/mem.h"
 
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
@@ -15,6 +18,9 @@ static atomic_int current_level = LOG_INFO;
 static atomic_int current_format = LOG_LOGFMT;
 static atomic_int current_fd = STDERR_FILENO;
 static char node[256];
+static pthread_mutex_t writing = PTHREAD_MUTEX_INITIALIZER; // the three below, and the order of pieces
+static uint64_t dropped;				    // lines, since one was written
+static bool torn;					    // the last line lacks its end
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
 
 void log_set_level(enum log_level level)
@@ -138,9 +144,9 @@ static void write_json(struct strbuf *line, const char *time, enum log_level lev
 	strbuf_add_char(line, '}');
 }
 
-void log_write(enum log_level level, const char *event, const struct log_field *fields)
+static void write_line(struct strbuf *line, enum log_level level, const char *event,
+		       const struct log_field *fields)
 {
-	autostrbuf struct strbuf line = {0};
 	char time[64], whole[80];
 	uint64_t now = clock_real_ns();
 	time_t seconds = (time_t)(now / NS_PER_S);
@@ -149,11 +155,57 @@ void log_write(enum log_level level, const char *event, const struct log_field *
 	strftime(time, sizeof time, "%Y-%m-%dT%H:%M:%S", &tm);
 	snprintf(whole, sizeof whole, "%s.%03uZ", time, (unsigned)(now / NS_PER_MS % 1000));
 	if (atomic_load_explicit(&current_format, memory_order_relaxed) == LOG_JSON)
-		write_json(&line, whole, level, event, fields);
+		write_json(line, whole, level, event, fields);
 	else
-		write_logfmt(&line, whole, level, event, fields);
-	strbuf_add_char(&line, '\n');
-	// A log that cannot be written has nowhere to say so.
-	if (write(atomic_load_explicit(&current_fd, memory_order_relaxed), line.p, line.len) < 0)
-		return;
+		write_logfmt(line, whole, level, event, fields);
+	strbuf_add_char(line, '\n');
+}
+
+// As much as there is room for: what is told to have room takes PIPE_BUF bytes at once. Whoever should read
+// and does not must not stop the proxy.
+static size_t put(int fd, struct str text)
+{
+	size_t at = 0;
+	while (at < text.len) {
+		struct pollfd room = {.fd = fd, .events = POLLOUT};
+		if (poll(&room, 1, 0) != 1 || !(room.revents & POLLOUT))
+			break;
+		ssize_t n = write(fd, text.p + at, MIN(text.len - at, (size_t)PIPE_BUF));
+		if (n <= 0)
+			break;
+		at += (size_t)n;
+	}
+	return at;
+}
+
+// Whether all of it is written.
+static bool put_line(int fd, const struct strbuf *line)
+{
+	if (torn && put(fd, STR("\n")) == 0)
+		return false;
+	size_t n = put(fd, strbuf_str(line));
+	torn = n > 0 && n < line->len;
+	return n == line->len;
+}
+
+// What was dropped is told of in front of the next line that has room.
+static void put_dropped(int fd)
+{
+	autostrbuf struct strbuf line = {0};
+	const struct log_field fields[] = {LOG_UINT("lines", dropped), LOG_END};
+	write_line(&line, LOG_WARN, "lines of the log were dropped: nobody read them in time", fields);
+	if (put_line(fd, &line))
+		dropped = 0;
+}
+
+void log_write(enum log_level level, const char *event, const struct log_field *fields)
+{
+	autostrbuf struct strbuf line = {0};
+	int fd = atomic_load_explicit(&current_fd, memory_order_relaxed);
+	write_line(&line, level, event, fields);
+	pthread_mutex_lock(&writing);
+	if (dropped)
+		put_dropped(fd);
+	dropped += !put_line(fd, &line);
+	pthread_mutex_unlock(&writing);
 }

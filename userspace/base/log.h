@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Structured log: a level, an event text that never varies, and key-value fields, as one line of logfmt or
-// JSON in a single write to standard error. Library code does not log; whoever decides does, once. Any thread
-// may call. Never pass a secret: nothing is masked here. Values are escaped, so a peer's bytes cannot forge a
-// line.
+// JSON in a single write to standard error (several, if it is longer than PIPE_BUF). Nobody is waited for: a
+// line for which there is no room is dropped, and the next one that has room is preceded by one that says how
+// many were. Library code does not log; whoever decides does, once. Any thread may call. Never pass a secret:
+// nothing is masked here. Values are escaped, so a peer's bytes cannot forge a line.
 //
 //     log_warn("endpoint refused the connection", LOG_STR("cluster", name), LOG_ADDR("endpoint", &addr),
 //     LOG_ERR(err));

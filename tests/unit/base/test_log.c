@@ -6,6 +6,7 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 static int fds[2];
@@ -57,6 +58,28 @@ static void json(void **state)
 			    "\"k\":\"v\\\"\\n\",\"n\":7}\n");
 }
 
+// Blocking descriptors, as standard error is one: a call that waits for a reader never returns here.
+static void nobody_is_waited_for(void **state)
+{
+	(void)state;
+	enum { PIPE = 8192, TORN = 9000 };
+	static char bytes[TORN + PIPE];
+	struct str text = {bytes, TORN};
+	memset(bytes, 'a', sizeof bytes);
+	assert_int_equal(fcntl(fds[1], F_SETPIPE_SZ, PIPE), PIPE);
+	log_warn("long", LOG_STR("text", text)); // what has room of it
+	log_warn("lost");
+	log_warn("lost, too");
+	assert_int_equal(read(fds[0], bytes, sizeof bytes), PIPE);
+	log_warn("seen");
+	assert_string_equal(written(),
+			    "\ntime=2023-11-14T22:13:21.500Z level=warn msg=\"lines of the log were dropped: "
+			    "nobody read them in time\" lines=3\n"
+			    "time=2023-11-14T22:13:21.500Z level=warn msg=seen\n");
+	log_warn("whole", LOG_STR("text", ((struct str){bytes + TORN, 5000})));
+	assert_int_equal(read(fds[0], bytes, sizeof bytes), 5000 + 55 + 2);
+}
+
 static void a_peer_cannot_forge_a_line(void **state)
 {
 	(void)state;
@@ -85,6 +108,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(logfmt, setup, teardown),
 	    cmocka_unit_test_setup_teardown(json, setup, teardown),
+	    cmocka_unit_test_setup_teardown(nobody_is_waited_for, setup, teardown),
 	    cmocka_unit_test_setup_teardown(a_peer_cannot_forge_a_line, setup, teardown),
 	    cmocka_unit_test_setup_teardown(levels, setup, teardown),
 	};
