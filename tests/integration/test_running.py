@@ -110,6 +110,27 @@ def test_an_ordinary_user_can_run_it(mesh):
     assert int(status(sidecar.proxy.pid)["CapEff"], 16) == 0
 
 
+def test_files_that_cannot_be_read_again_are_told_of_at_the_start(mesh):
+    """Root could read them; a change of them would find an ordinary user."""
+    tls = mesh.certificate("one")
+    sidecar = mesh.sidecar("one", tls=tls, start=False, user="nobody")
+    own_folder(sidecar)
+    mesh.ca.chmod(0o755)
+    for name, path in tls.items():
+        os.chmod(path, 0o644)
+        os.chmod(os.path.dirname(path), 0o755)
+    warnings = lambda: [  # noqa: E731
+        line for line in sidecar.said().splitlines() if "no change of it will be taken over" in line
+    ]
+    sidecar.start()
+    assert warnings() == []
+    sidecar.proxy.stop()
+    for path in (tls["private_key"], sidecar.config_path):
+        os.chmod(path, 0o600)
+    sidecar.start()
+    assert [tls["private_key"] in line or str(sidecar.config_path) in line for line in warnings()] == [True, True]
+
+
 # --- the log ---------------------------------------------------------------------------------------------------------
 
 

@@ -480,6 +480,19 @@ static int hold_rules(struct proxy *proxy, struct strbuf *ret_error)
 	return plan.fail == FAIL_OPEN ? intercept_hold(&plan, &proxy->held, ret_error) : 0;
 }
 
+// What root has read and the proxy's user cannot: told now, and not only when the file changes, a certificate
+// just before it expires.
+static void warn_of_unreadable(const struct proxy *proxy)
+{
+	const struct config *config = proxy->config;
+	const char *const paths[] = {proxy->options.config_path, config->tls.certificate.text.p,
+				     config->tls.private_key.text.p, config->tls.trust.text.p};
+	for (size_t i = 0; i < ARRAY_SIZE(paths); i++)
+		if (paths[i] && *paths[i] && access(paths[i], R_OK) < 0)
+			log_warn("the proxy's user cannot read this file: no change of it will be taken over",
+				 LOG_TEXT("file", paths[i]), LOG_ERR(-errno));
+}
+
 // All that wants root, and then giving it up.
 static int start_privileged(struct proxy *proxy, struct strbuf *ret_error)
 {
@@ -504,6 +517,8 @@ static int start_privileged(struct proxy *proxy, struct strbuf *ret_error)
 	if (!err && !proxy->privileges.mark)
 		log_warn("sockets cannot be marked (CAP_NET_RAW is missing): capture must spare the proxy's "
 			 "user instead");
+	if (!err)
+		warn_of_unreadable(proxy);
 	return err;
 }
 
