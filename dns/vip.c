@@ -215,6 +215,16 @@ void vip_pool_revert(struct vip_pool *pool)
 	pool->fresh = false;
 }
 
+size_t vip_pool_ranges(const struct vip_pool *pool, struct cidr ret_ranges[VIP_RANGES_MAX])
+{
+	const struct cidr *ranges[] = {&pool->v4.cidr, &pool->v6.cidr};
+	size_t count = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(ranges); i++)
+		if (ranges[i]->ip.family)
+			ret_ranges[count++] = *ranges[i];
+	return count;
+}
+
 void vip_pool_usage(const struct vip_pool *pool, int family, uint64_t *ret_used, uint64_t *ret_size)
 {
 	const struct vip_range *range = family == AF_INET6 ? &pool->v6 : &pool->v4;

@@ -16,6 +16,9 @@ struct vip_pool;
 int vip_pool_open(const char *state_path, const struct cidr *ranges, size_t range_count,
 		  struct vip_pool **ret_pool, char **ret_error);
 void vip_pool_free(struct vip_pool *pool);
+enum { VIP_RANGES_MAX = 2 };
+// The ranges that it was opened over; how many.
+size_t vip_pool_ranges(const struct vip_pool *pool, struct cidr ret_ranges[VIP_RANGES_MAX]);
 // The VIPs of a name (lower case), allocating them if it has none. A family without a range yields family 0.
 // 0, ERR_EXHAUSTED, -ENOMEM, ERR_MALFORMED (no name).
 int vip_pool_assign(struct vip_pool *pool, struct str name, struct ip *ret_v4, struct ip *ret_v6);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration: what is said of a wrong one, reloading, the schema and the reference page."""
 
+import contextlib
 import copy
 import json
 import os
@@ -293,6 +294,22 @@ def test_what_a_reload_cannot_change_is_said(mesh):
         said = [line for line in sidecar.proxy.output().splitlines() if "next start only" in line]
         assert len(said) == 1 and 'keys="workers, intercept.dns, dns.vips"' in said[0]
         traffic.peer.close()
+
+
+def test_ranges_that_a_reload_cannot_change_stay_known(mesh):
+    """An address of theirs on a port that nobody serves is refused, not dialled, and their reverse zone is ours."""
+    sidecar, _, traffic = web(mesh)
+    with traffic.origin:
+        traffic.peer.close()
+        vip = sidecar.show("vhost", "show")["virtual_hosts"][0]["vip4"]
+        config = copy.deepcopy(sidecar.config)
+        config["dns"]["vips"] = ["10.99.0.0/24", "10.98.0.0/24"]
+        sidecar.reload(config)
+        with contextlib.suppress(ConnectionResetError):
+            connect(sidecar.pod, vip, 81).rest()
+        assert sidecar.counter("virtual_ip_refused_total") == 1
+        pointer = sidecar.pod.python("import socket, sys; print(socket.gethostbyaddr(sys.argv[1])[0])", vip)
+        assert pointer.stdout == "web.mesh\n"
 
 
 def test_reloads_under_load_lose_no_request(mesh):

@@ -539,8 +539,9 @@ static void add_name(struct builder *builder, const struct service *service)
 static void build_names(struct builder *builder)
 {
 	const struct config *config = builder->config;
-	if (dns_names_new(config->dns.zone.text, config->dns.ttl, config->dns.vips.items,
-			  config->dns.vips.count, &builder->model->names)) {
+	const struct model *model = builder->model;
+	if (dns_names_new(config->dns.zone.text, config->dns.ttl, model->vips, model->vip_count,
+			  &builder->model->names)) {
 		builder->no_memory = true;
 		return;
 	}
@@ -630,15 +631,20 @@ static void check_ports_differ(struct builder *builder, const uint32_t *one, con
 		    "intercept.outbound, inbound and dns must be different ports");
 }
 
+// The ranges that the services' addresses are from, which are those of the start.
 static void build_vips(struct builder *builder)
 {
 	const struct config_list *list = &builder->config->dns.vips;
 	struct model *model = builder->model;
-	model->vips = build_alloc(builder, list->count, sizeof *model->vips);
+	struct cidr in_use[VIP_RANGES_MAX];
+	const struct cidr *ranges = builder->vips ? in_use : list->items;
+	size_t count = builder->vips ? vip_pool_ranges(builder->vips, in_use) : list->count;
+	model->vips = build_alloc(builder, count, sizeof *model->vips);
 	if (!model->vips)
 		return;
-	memcpy(model->vips, list->items, list->count * sizeof *model->vips);
-	model->vip_count = list->count;
+	if (count)
+		memcpy(model->vips, ranges, count * sizeof *model->vips);
+	model->vip_count = count;
 }
 
 static void build_settings(struct builder *builder)
