@@ -173,7 +173,7 @@ static const struct key route_item = {.name = "route", OBJECT(route_keys)};
 
 static const struct key service_keys[] = {
 	{"name", TEXT(LIMIT_DNS_NAME), .min = 1, FIELD(config_service, name), .required = true, .text = "The name that clients use; `*.example.mesh` and `*` are wildcards, which have no virtual IP."},
-	{"addresses", LIST(ip_item, struct ip, 64), FIELD(config_service, addresses), .text = "Further addresses that mean this service."},
+	{"addresses", LIST(ip_item, struct ip, 64), FIELD(config_service, addresses), .text = "Further addresses that mean this service. Services with different ports may share one."},
 	{"ports", LIST(port_item, struct config_port, 64), FIELD(config_service, ports), .text = "The ports it serves; every port, detected, by default."},
 	{"routes", LIST(route_item, struct config_route, SHORT_LIST), FIELD(config_service, routes), .text = "Where requests go."},
 	{"cluster", TEXT(NAME_BYTES), FIELD(config_service, cluster), .text = "Short for one route with one cluster."},

@@ -158,10 +158,26 @@ static const struct virtual_host *host_on_port(const struct service *service, ui
 	return any;
 }
 
+// Of services that share an address the one with exactly that port, else the first one for every port.
+static const struct virtual_host *host_at(const struct model *model, const struct ip *ip, uint16_t port)
+{
+	const struct virtual_host *any = NULL;
+	const struct service *service;
+	size_t cursor = 0;
+	uint64_t hash = ip_hash(ip);
+	while ((service = table_find(&model->_index->addresses, hash, &cursor))) {
+		const struct virtual_host *host =
+		    has_address(service, ip) ? host_on_port(service, port) : NULL;
+		if (host && host->port)
+			return host;
+		any = any ? any : host;
+	}
+	return any;
+}
+
 const struct virtual_host *model_host_by_address(const struct model *model, const struct addr *destination)
 {
-	const struct service *service = service_by_address(model, &destination->ip);
-	return service ? host_on_port(service, destination->port) : NULL;
+	return host_at(model, &destination->ip, destination->port);
 }
 
 bool model_is_virtual(const struct model *model, const struct ip *ip)
@@ -212,12 +228,12 @@ static bool split_authority(struct str authority, struct str *ret_host, uint16_t
 	return true;
 }
 
-static const struct service *service_by_literal(const struct model *model, struct str host)
+// Whether the host is written as an address that services have.
+static bool is_address_of_ours(const struct model *model, struct str host, struct ip *ret_ip)
 {
-	struct ip ip;
 	if (host.len >= 2 && host.p[0] == '[')
 		host = (struct str){host.p + 1, host.len - 2};
-	return ip_parse(host, &ip) ? NULL : service_by_address(model, &ip);
+	return ip_parse(host, ret_ip) == 0 && service_by_address(model, ret_ip);
 }
 
 static struct str to_lower(struct str text, char ret_lower[LIMIT_DNS_NAME])
@@ -252,9 +268,10 @@ const struct virtual_host *model_host_by_name(const struct model *model, struct 
 	struct str name = to_lower(host, lower);
 	if (name.p[name.len - 1] == '.')
 		name.len--;
-	const struct service *service = service_by_literal(model, name);
-	if (!service && name.len)
-		service = service_by_name(model, name);
+	struct ip ip;
+	if (is_address_of_ours(model, name, &ip))
+		return host_at(model, &ip, port);
+	const struct service *service = name.len ? service_by_name(model, name) : NULL;
 	return service ? host_on_port(service, port) : NULL;
 }
 

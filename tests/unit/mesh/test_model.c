@@ -84,6 +84,32 @@ static void hosts_by_name(void **state)
 	model_unref(model);
 }
 
+static void an_address_that_services_share(void **state)
+{
+	(void)state;
+	struct model *model = build_model(
+	    "services:\n"
+	    "  - {name: all.mesh, cluster: a, addresses: [10.1.1.1]}\n"
+	    "  - {name: web.mesh, cluster: a, ports: [{port: 80}], addresses: [10.1.1.1]}\n"
+	    "  - {name: db.mesh, cluster: a, ports: [{port: 3306}], addresses: [10.1.1.1, 10.1.1.2]}\n"
+	    "  - {name: \"*\", cluster: a}\n"
+	    "clusters: [{name: a}]\n");
+	static const struct {
+		const char *address, *host;
+	} rows[] = {
+	    {"10.1.1.1:80", "web.mesh:80"},    {"10.1.1.1:3306", "db.mesh:3306"}, {"10.1.1.1:81", "all.mesh"},
+	    {"10.1.1.2:3306", "db.mesh:3306"}, {"10.1.1.2:80", "none"},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct addr addr;
+		assert_int_equal(addr_parse(str_from(rows[i].address), &addr), 0);
+		assert_string_equal(host_name(model_host_by_address(model, &addr)), rows[i].host);
+		assert_string_equal(host_name(model_host_by_name(model, str_from(rows[i].address), 1)),
+				    rows[i].host);
+	}
+	model_unref(model);
+}
+
 static void hosts_by_service(void **state)
 {
 	(void)state;
@@ -274,13 +300,10 @@ static void regexes_are_bounded(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(hosts_by_name),
-	    cmocka_unit_test(hosts_by_service),
-	    cmocka_unit_test(protocols_of_a_port),
-	    cmocka_unit_test(hosts_by_address),
-	    cmocka_unit_test(routes),
-	    cmocka_unit_test(weights_are_exact),
-	    cmocka_unit_test(regexes_are_bounded),
+	    cmocka_unit_test(hosts_by_name),	 cmocka_unit_test(an_address_that_services_share),
+	    cmocka_unit_test(hosts_by_service),	 cmocka_unit_test(protocols_of_a_port),
+	    cmocka_unit_test(hosts_by_address),	 cmocka_unit_test(routes),
+	    cmocka_unit_test(weights_are_exact), cmocka_unit_test(regexes_are_bounded),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
