@@ -8,6 +8,7 @@
 #include "base/table.h"
 #include "codecs/registry.h"
 #include "control/plugins.h"
+#include "dns/message.h"
 #include "dns/names.h"
 #include "dns/vip.h"
 #include "mesh/regex.h"
@@ -631,12 +632,28 @@ static void check_ports_differ(struct builder *builder, const uint32_t *one, con
 		    "intercept.outbound, inbound and dns must be different ports");
 }
 
+// What vip_pool_open refuses, said with its place.
+static void check_vips(struct builder *builder)
+{
+	const struct config_list *list = &builder->config->dns.vips;
+	const struct cidr *ranges = list->items;
+	for (size_t i = 0; i < list->count; i++) {
+		bool v6 = ranges[i].ip.family == AF_INET6,
+		     twice = i && ranges[i].ip.family == ranges[0].ip.family;
+		if (twice || ranges[i].bits > (v6 ? 126 : 30))
+			build_error(builder, config_where(builder->config, list),
+				    twice ? "dns.vips: only one range is possible for a family"
+					  : "dns.vips: a range has no address besides its first and last");
+	}
+}
+
 // The ranges that the services' addresses are from, which are those of the start.
 static void build_vips(struct builder *builder)
 {
 	const struct config_list *list = &builder->config->dns.vips;
 	struct model *model = builder->model;
 	struct cidr in_use[VIP_RANGES_MAX];
+	check_vips(builder);
 	const struct cidr *ranges = builder->vips ? in_use : list->items;
 	size_t count = builder->vips ? vip_pool_ranges(builder->vips, in_use) : list->count;
 	model->vips = build_alloc(builder, count, sizeof *model->vips);
@@ -645,6 +662,14 @@ static void build_vips(struct builder *builder)
 	if (count)
 		memcpy(model->vips, ranges, count * sizeof *model->vips);
 	model->vip_count = count;
+}
+
+static void check_zone(struct builder *builder)
+{
+	const struct config_text *zone = &builder->config->dns.zone;
+	struct dns_name name;
+	if (zone->text.len && dns_name_from_text(zone->text, &name))
+		build_error(builder, zone->at, "dns.zone: \"%.*s\" is no domain name", STR_ARG(zone->text));
 }
 
 static void build_settings(struct builder *builder)
@@ -676,6 +701,7 @@ int model_build(const struct config *config, struct vip_pool *vips, struct model
 	if (!builder.model)
 		return -ENOMEM;
 	build_settings(&builder);
+	check_zone(&builder);
 	build_vips(&builder);
 	build_codecs(&builder);
 	build_tls(&builder);
