@@ -767,6 +767,23 @@ def test_broken_certificate(mesh, what):
     assert len(log_lines(site.server, "level=error")) == 1
 
 
+@pytest.mark.parametrize("what", ["garbage", "another key", "expired"])
+def test_a_broken_certificate_does_not_bar_other_changes(mesh, what):
+    """A reload that leaves `tls` alone is applied with the one in use; one that does not is refused."""
+    site = Renewal(mesh)
+    before = site.latest.serial()
+    BROKEN[what][0](site.own, site)
+    wait_until(lambda: log_lines(site.server, "the new one cannot be used; the old one stays"))
+    config = {**site.server.config, "log": {"access": True}}
+    site.server.reload(config)
+    assert site.server.show("config", "show")["generation"] == 2
+    assert serial_shown(site) == before
+    assert len(log_lines(site.server, "the one in use stays")) == 1
+    site.server.write({**config, "tls": {**config["tls"], "allow": ["spiffe://mesh/*"]}})
+    refused = site.server.weir("config", "reload", check=False)
+    assert refused.returncode == 1 and BROKEN[what][1] in refused.stderr
+
+
 def pooled(mesh):
     """Two proxies, and a request that leaves a pooled connection of mutual TLS between them."""
     server = mesh.sidecar("server", tls="strict", log={"access": True})

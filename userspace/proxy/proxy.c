@@ -93,15 +93,40 @@ static int open_vips(struct proxy *proxy, const struct config *config, struct st
 	return err;
 }
 
+static bool same_tls_settings(const struct tls_settings *a, const struct tls_settings *b)
+{
+	bool same = str_eq(a->certificate, b->certificate) && str_eq(a->private_key, b->private_key) &&
+		    str_eq(a->trust, b->trust) && a->allow_count == b->allow_count;
+	for (size_t i = 0; same && i < a->allow_count; i++)
+		same = str_eq(a->allow[i], b->allow[i]);
+	return same;
+}
+
+// Files that cannot be used any more, expired for instance, do not stand in the way of a change of something
+// else.
+static int load_or_keep_tls(const struct proxy *proxy, const struct model *model,
+			    struct tls_context **ret_tls, struct strbuf *ret_error)
+{
+	int err = load_tls(model, ret_tls, ret_error);
+	if (!err || err == -ENOMEM || !proxy->tls || !same_tls_settings(&model->tls, &proxy->model->tls))
+		return err;
+	log_error("the certificate's files cannot be used; the one in use stays",
+		  LOG_STR("reason", strbuf_str(ret_error)));
+	strbuf_clear(ret_error);
+	*ret_tls = tls_context_ref(proxy->tls);
+	return 0;
+}
+
 // Everything but the virtual IPs: what fails here has changed nothing, and no name has got an address for
 // good.
-static int check_model(const struct config *config, struct tls_context **ret_tls, struct strbuf *ret_error)
+static int check_model(const struct proxy *proxy, const struct config *config, struct tls_context **ret_tls,
+		       struct strbuf *ret_error)
 {
 	struct model *model;
 	int err = model_build(config, NULL, &model, ret_error);
 	if (err)
 		return err;
-	err = load_tls(model, ret_tls, ret_error);
+	err = load_or_keep_tls(proxy, model, ret_tls, ret_error);
 	model_unref(model);
 	return err;
 }
@@ -114,7 +139,7 @@ static int load_model(struct proxy *proxy, struct config **ret_config, struct mo
 	int err = config_load_set(proxy->options.config_path, proxy->options.sets, &config, ret_error);
 	if (err)
 		return err;
-	err = check_model(config, &tls, ret_error);
+	err = check_model(proxy, config, &tls, ret_error);
 	if (!err)
 		err = open_vips(proxy, config, ret_error);
 	if (!err)
