@@ -28,6 +28,8 @@ enum {
 	LIMIT_HTTP2_CONTINUATIONS = 8,	    // frames of one header block behind the first
 	LIMIT_HTTP2_PROGRESS_BYTES = 1024,  // that a reader with payload waiting must take within the idle time
 	LIMIT_HTTP2_PING_MS = 30000,	    // of silence, before an endpoint is asked whether it is there
+	LIMIT_HTTP2_PINGS_EARLY = 2,	    // without a response between them that follow each other like that,
+	LIMIT_HTTP2_PING_AGAIN_MS = 330000, // others only so long after the last one
 	LIMIT_HTTP2_WARN_MS = 1000,	    // between the two GOAWAY of a drain, at most
 	// At once, and again each second: resets, SETTINGS, PING, empty frames, frames on streams that are over
 	// (each stream brings some more, for what is under way when it ends) or come behind our GOAWAY, others

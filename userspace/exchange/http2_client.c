@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "exchange/http2_client.h"
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -24,8 +25,10 @@ struct http2_client {
 	unsigned waiting_count;
 	struct loop_timer timer; // without streams: to stay idle; with: to ask whether the peer is there
 	struct loop_task free_task;
-	bool ready : 1; // connected, and the session exists
-	bool asked : 1; // a PING is under way
+	uint64_t asked_ns; // when the last PING was sent
+	uint8_t asks;	   // how many were, since the endpoint last responded
+	bool ready : 1;	   // connected, and the session exists
+	bool asked : 1;	   // a PING is under way
 	bool closing : 1;
 	bool served : 1; // a response has come
 	bool transport : 1;
@@ -146,15 +149,37 @@ static void watch_anew(struct http2_client *client)
 	watch(client);
 }
 
+// Servers of gRPC count PINGs less than five minutes apart, with no response of theirs between them, and end
+// the connection at the third.
+static bool may_ask(struct http2_client *client)
+{
+	uint64_t now = loop_now(dataplane_of(client)->loop);
+	if (client->session.responded)
+		client->asks = 0;
+	return client->asks < LIMIT_HTTP2_PINGS_EARLY ||
+	       now - client->asked_ns >= LIMIT_HTTP2_PING_AGAIN_MS * NS_PER_MS;
+}
+
+static void ask(struct http2_client *client)
+{
+	client->asked = may_ask(client);
+	if (!client->asked)
+		return;
+	client->asked_ns = loop_now(dataplane_of(client)->loop);
+	client->asks = MIN(client->asks + 1, LIMIT_HTTP2_PINGS_EARLY);
+	client->session.responded = false;
+	http2_session_ping(&client->session);
+}
+
 // Streams may come and go (cancelled, or out of time) without a word from the endpoint: it is asked then,
 // too.
 static void watch_unused(struct http2_client *client)
 {
 	if (!client->session.received && client->asked)
 		return;
-	client->asked = !client->session.received;
-	if (client->asked)
-		http2_session_ping(&client->session);
+	client->asked = false;
+	if (!client->session.received)
+		ask(client);
 	watch(client);
 }
 
@@ -172,9 +197,9 @@ static void on_timer(struct loop_timer *timer)
 		leave_list(client);
 		return;
 	}
-	client->asked = !heard;
-	if (client->asked)
-		http2_session_ping(&client->session);
+	client->asked = false;
+	if (!heard)
+		ask(client);
 	client->session.received = false;
 	watch(client);
 }

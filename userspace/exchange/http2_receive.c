@@ -96,6 +96,7 @@ static struct http2_stream *block_stream(struct http2_session *session, int32_t 
 static void block_begin(struct http2_session *session)
 {
 	int32_t id = session->frame.id;
+	session->responded = true;
 	session->block_id = id;
 	session->block_flags = session->frame.flags;
 	session->continuations = 0;
@@ -506,6 +507,7 @@ static void data_begin(struct http2_session *session)
 		http2_fail(session, HTTP2_FLOW_CONTROL_ERROR);
 		return;
 	}
+	session->responded = true;
 	session->receive_window -= (int32_t)frame->len;
 	http2_credit_connection(session, frame->len);
 	session->data_for = stream;

@@ -125,6 +125,7 @@ struct http2_session {
 	bool goaway_sent : 1;
 	bool goaway_received : 1;
 	bool received : 1;     // anything since this was last cleared
+	bool responded : 1;    // HEADERS or DATA, likewise
 	bool has_settings : 1; // the peer's have come
 };
 
