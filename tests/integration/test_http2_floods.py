@@ -112,6 +112,18 @@ def test_a_flood_that_may_be_borne(site, name):
 
 
 # --- heads ------------------------------------------------------------------------------------------------------------
+def test_pings_that_measure(site):
+    """gRPC sends one for each DATA that it receives, to learn how much the path holds: that is no flood, however fast."""
+    client = site.connect()
+    stream = client.open(post(site.path()))
+    for turn in range(1, 21):
+        client.send((data(stream.id, b"x") + ping(b"measured")) * 500)
+        assert client.until(lambda turn=turn: len(client.pongs) == turn * 500)
+    client.send(data(stream.id, b"", END_STREAM))
+    assert client.answer(stream).status == 200
+    client.usable().close()
+
+
 def test_an_hpack_bomb(site):
     """4 KiB sent once, meant 16,000 times in one head; on many connections."""
     for _ in range(8):

@@ -538,6 +538,24 @@ def test_10_5_floods_of_a_server(bench, name):
     bench.unharmed()
 
 
+def test_a_server_that_measures(bench):
+    """One PING for each DATA is no flood: servers of gRPC do so with what they receive, here with what is sent."""
+
+    def act(server):
+        stream = server.whole()
+        server.send(headers(stream.id, plain([OK])))
+        for turn in range(1, 21):
+            server.send((data(stream.id, b"x") + ping(b"measured")) * 500)
+            assert server.until(lambda turn=turn: len(server.pongs) == turn * 500)
+        server.send(data(stream.id, b"", END_STREAM)).done(stream)
+
+    with Hostile(bench, act):
+        client = bench.client()
+        stream = client.answer(client.request(get("/", authority="bad.mesh")))
+        assert stream.body == b"x" * 10_000
+        client.close()
+
+
 def test_no_memory_is_lost(bench):
     """Everything above, again and again."""
     refused = [case for case, expected in CASES.values() if "failed" in expected]

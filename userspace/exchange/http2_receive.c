@@ -96,7 +96,7 @@ static struct http2_stream *block_stream(struct http2_session *session, int32_t 
 static void block_begin(struct http2_session *session)
 {
 	int32_t id = session->frame.id;
-	session->responded = true;
+	session->responded = session->moved = true;
 	session->block_id = id;
 	session->block_flags = session->frame.flags;
 	session->continuations = 0;
@@ -318,10 +318,12 @@ static void take_reset(struct http2_session *session, struct reader *r)
 
 static void take_ping(struct http2_session *session, struct reader *r)
 {
-	if (session->frame.flags & HTTP2_FLAG_ACK)
+	if (session->frame.flags & HTTP2_FLAG_ACK) {
 		session->ops->pong(session);
-	else
-		http2_send_ping(session, reader_u64(r), true);
+		return;
+	}
+	session->moved = false;
+	http2_send_ping(session, reader_u64(r), true);
 }
 
 static struct http2_stream *find_behind(const struct http2_session *session, int32_t last)
@@ -457,6 +459,9 @@ static enum http2_flood flood_of(const struct http2_session *session, const stru
 				(frame->type == HTTP2_DATA && !(frame->flags & HTTP2_FLAG_END_STREAM)));
 	if (says_nothing)
 		return HTTP2_FLOOD_EMPTY;
+	// Go's and Java's gRPC measure with one for each DATA that they receive while none is under way.
+	if (frame->type == HTTP2_PING && !(frame->flags & HTTP2_FLAG_ACK) && session->moved)
+		return HTTP2_FLOOD_COUNT;
 	if (rule->flood != HTTP2_FLOOD_RESET)
 		return rule->flood;
 	// A sidecar resets streams for many clients of its own: as many are borne as of frames that cost
@@ -507,7 +512,7 @@ static void data_begin(struct http2_session *session)
 		http2_fail(session, HTTP2_FLOW_CONTROL_ERROR);
 		return;
 	}
-	session->responded = true;
+	session->responded = session->moved = true;
 	session->receive_window -= (int32_t)frame->len;
 	http2_credit_connection(session, frame->len);
 	session->data_for = stream;

@@ -202,6 +202,7 @@ int http2_send_fields(struct http2_session *session, int32_t id, const struct fi
 	uint8_t flags = end ? HTTP2_FLAG_END_STREAM : HTTP2_FLAG_NONE;
 	if (session->dead)
 		return -ENOMEM;
+	session->moved = true;
 	size_t room = hpack_encode_bound(fields, count);
 	if (room > HTTP2_FRAME_MAX)
 		return send_big_block(session, id, flags, fields, count, room);
@@ -244,6 +245,7 @@ static void put_data(struct http2_session *session, struct http2_stream *stream,
 		session->dead = true;
 		return;
 	}
+	session->moved = true;
 	session->send_window -= (int32_t)len;
 	stream->send_window -= (int32_t)len;
 	stream->moved += len;

@@ -126,6 +126,7 @@ struct http2_session {
 	bool goaway_received : 1;
 	bool received : 1;     // anything since this was last cleared
 	bool responded : 1;    // HEADERS or DATA, likewise
+	bool moved : 1;	       // either was received or sent since the last PING came
 	bool has_settings : 1; // the peer's have come
 };
 

@@ -432,6 +432,42 @@ static void test_cost_of_closed_streams(void **state)
 	end();
 }
 
+static void check_ping_cost(struct end *from, struct end *to, uint32_t cost)
+{
+	uint32_t before = to->session.buckets[HTTP2_FLOOD_PING].tokens;
+	int pongs = from->pongs;
+	http2_session_ping(&from->session);
+	turns(10);
+	assert_int_equal(from->pongs, pongs + 1);
+	assert_int_equal(to->session.buckets[HTTP2_FLOOD_PING].tokens, before - cost);
+}
+
+// One for each time that HEADERS or DATA went either way costs nothing.
+static void test_cost_of_pings(void **state)
+{
+	(void)state;
+	struct half half = {0};
+	assert_int_equal(begin(), 0);
+	turns(10);
+	check_ping_cost(&client, &server, 1);
+	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, false), 0);
+	turns(10);
+	check_ping_cost(&client, &server, 0);
+	check_ping_cost(&client, &server, 1);
+	check_ping_cost(&server, &client, 0);
+	check_ping_cost(&server, &client, 1);
+	write_bytes(&half.stream, 1); // and back
+	turns(10);
+	check_ping_cost(&client, &server, 0);
+	check_ping_cost(&client, &server, 1);
+	write_bytes(&halves[0].stream, 1); // sent by the server alone
+	turns(10);
+	check_ping_cost(&client, &server, 0);
+	check_ping_cost(&client, &server, 1);
+	finish(&half, 1);
+	end();
+}
+
 // What is queued arrives in front of RST_STREAM, also where it waits for credit.
 static void check_break(size_t len, bool hold)
 {
@@ -927,18 +963,31 @@ static void test_failing_allocations(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_a_request),	       cmocka_unit_test(test_a_big_body_and_trailers),
-	    cmocka_unit_test(test_one_slow_stream),    cmocka_unit_test(test_resets),
-	    cmocka_unit_test(test_cost_of_resets),     cmocka_unit_test(test_cost_of_closed_streams),
-	    cmocka_unit_test(test_breaking_off),       cmocka_unit_test(test_goaway),
-	    cmocka_unit_test(test_terminate),	       cmocka_unit_test(test_ping),
-	    cmocka_unit_test(test_goaway_is_kept),     cmocka_unit_test(test_no_warning_behind_the_end),
-	    cmocka_unit_test(test_the_last_id),	       cmocka_unit_test(test_much_both_ways),
-	    cmocka_unit_test(test_a_head_behind_much), cmocka_unit_test(test_paths),
-	    cmocka_unit_test(test_length_of_content),  cmocka_unit_test(test_every_split),
-	    cmocka_unit_test(test_parts_of_a_block),   cmocka_unit_test(test_given_up_at_once),
-	    cmocka_unit_test(test_no_preface),	       cmocka_unit_test(test_failing_allocations),
-	    cmocka_unit_test(test_late_clients),       cmocka_unit_test(test_late_sidecars),
+	    cmocka_unit_test(test_a_request),
+	    cmocka_unit_test(test_a_big_body_and_trailers),
+	    cmocka_unit_test(test_one_slow_stream),
+	    cmocka_unit_test(test_resets),
+	    cmocka_unit_test(test_cost_of_resets),
+	    cmocka_unit_test(test_cost_of_closed_streams),
+	    cmocka_unit_test(test_cost_of_pings),
+	    cmocka_unit_test(test_breaking_off),
+	    cmocka_unit_test(test_goaway),
+	    cmocka_unit_test(test_terminate),
+	    cmocka_unit_test(test_ping),
+	    cmocka_unit_test(test_goaway_is_kept),
+	    cmocka_unit_test(test_no_warning_behind_the_end),
+	    cmocka_unit_test(test_the_last_id),
+	    cmocka_unit_test(test_much_both_ways),
+	    cmocka_unit_test(test_a_head_behind_much),
+	    cmocka_unit_test(test_paths),
+	    cmocka_unit_test(test_length_of_content),
+	    cmocka_unit_test(test_every_split),
+	    cmocka_unit_test(test_parts_of_a_block),
+	    cmocka_unit_test(test_given_up_at_once),
+	    cmocka_unit_test(test_no_preface),
+	    cmocka_unit_test(test_failing_allocations),
+	    cmocka_unit_test(test_late_clients),
+	    cmocka_unit_test(test_late_sidecars),
 	    cmocka_unit_test(test_the_end_of_content),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
