@@ -279,6 +279,15 @@ static int finish(struct sink *sink, struct bufq *out)
 	return sink->err;
 }
 
+// RFC 9110 8.6: where a method makes a server expect content, that there is none has to be said; some answer
+// 411 otherwise.
+static bool says_nothing_follows(const struct message *message)
+{
+	struct str method = message->head.method;
+	return message->end && !message->has_length &&
+	       (str_eq(method, STR("POST")) || str_eq(method, STR("PUT")) || str_eq(method, STR("PATCH")));
+}
+
 int http1_write_request(struct bufq *out, const struct message *message, const struct http1_style *style)
 {
 	const struct head *head = &message->head;
@@ -291,6 +300,8 @@ int http1_write_request(struct bufq *out, const struct message *message, const s
 	put_fields(&sink, message, style->websocket.len > 0);
 	if (style->chunked)
 		put(&sink, STR("transfer-encoding: chunked\r\n"));
+	else if (says_nothing_follows(message))
+		put(&sink, STR("content-length: 0\r\n"));
 	put(&sink, style->connection);
 	put_upgrade(&sink, style, STR("Sec-WebSocket-Key"));
 	put(&sink, STR("\r\n"));

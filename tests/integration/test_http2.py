@@ -190,6 +190,15 @@ def test_a_body_of_unknown_length_is_chunked(web1):
         assert done.stdout == "thanks"
 
 
+@pytest.mark.parametrize(("method", "lines"), [("POST", 1), ("PUT", 1), ("PATCH", 1), ("GET", 0), ("DELETE", 0)])
+def test_a_request_without_content(web1, method, lines):
+    """It ends with its head, which HTTP/1 cannot see: where content is expected servers want to be told."""
+    seen = []
+    with web1.origin(serve(seen=seen)):
+        curl(web1, H2, "-X", method, "http://web.mesh/")
+    assert seen[0].count("content-length: 0\r\n") == lines and "transfer-encoding" not in seen[0]
+
+
 def test_interim_responses_pass(web1):
     answer = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + reply("ok")
     with web1.origin(serve(answer)):

@@ -137,8 +137,12 @@ static void test_write_request(void **state)
 	assert_int_equal(http1_write_request(&out, &message, &style), 0);
 	assert_queue(&out, "PUT /p HTTP/1.1\r\nhost: h:1\r\ncookie: a=1; b=2\r\nx: y\r\n"
 			   "transfer-encoding: chunked\r\n\r\n");
-	message = (struct message){.head = {.method = STR("CONNECT"), .authority = STR("h:1")}};
 	style = (struct http1_style){0};
+	message.end = true;
+	assert_int_equal(http1_write_request(&out, &message, &style), 0);
+	assert_queue(&out,
+		     "PUT /p HTTP/1.1\r\nhost: h:1\r\ncookie: a=1; b=2\r\nx: y\r\ncontent-length: 0\r\n\r\n");
+	message = (struct message){.head = {.method = STR("CONNECT"), .authority = STR("h:1")}};
 	assert_int_equal(http1_write_request(&out, &message, &style), 0);
 	assert_queue(&out, "CONNECT h:1 HTTP/1.1\r\nhost: h:1\r\n\r\n");
 	done();
