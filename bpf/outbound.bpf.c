@@ -499,6 +499,14 @@ static __always_inline void forget(struct bpf_sock_addr *ctx)
 	bpf_sk_storage_delete(&weir_sockets, sk);
 }
 
+// Whether it is an answer of the proxy, which goes to port 53 if the question came from there.
+static __always_inline int is_answer(struct bpf_sock_addr *ctx, void *plan)
+{
+	struct bpf_sock *sk = ctx->sk;
+	union weir_cell *header = weir_cell_at(plan, WEIR_CELL_HEADER);
+	return sk && header && sk->src_port == header->header.ports[WEIR_ROLE_DNS];
+}
+
 static __always_inline int on_open(struct bpf_sock_addr *ctx, int v6, enum moment moment)
 {
 	int tcp = ctx->protocol == WEIR_TCP;
@@ -507,7 +515,7 @@ static __always_inline int on_open(struct bpf_sock_addr *ctx, int v6, enum momen
 	if (tcp)
 		forget(ctx);
 	void *plan = plan_of(ctx);
-	if (!plan)
+	if (!plan || (!tcp && is_answer(ctx, plan)))
 		return ALLOW;
 	struct weir_address address = address_of(ctx, v6);
 	if (is_of_many(&address))

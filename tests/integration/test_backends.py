@@ -468,6 +468,14 @@ def test_dns_is_captured(world, family, transport, server):
     assert ask_by(transport)(world, family, to) == (True, to)
 
 
+@every_family
+def test_dns_is_captured_from_the_port_of_servers(world, family):
+    """What the proxy answers goes to port 53 then, as queries do."""
+    to = (address_of(world.other, family), 53)
+    everywhere = "0.0.0.0" if family == "ipv4" else "::"
+    assert ask(world, family, to, source=(everywhere, 53)) == (True, to)
+
+
 DNS_SPARED = {
     "user": {"user": USER},
     "group": {"group": GROUP},
