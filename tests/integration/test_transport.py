@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+from h2frames import Client, Server, get
 from mesh import Mesh, Origin, cluster, connect, resident_kib, service
 from netns import listening, readable, wait_until
 from test_http2 import nghttpd
@@ -203,6 +204,47 @@ def test_the_server_speaks_first_and_closes_first(site):
         wait_until(lambda: got)
         peer.close()
     assert got == [b"x" * 1000000]
+
+
+def test_a_client_that_takes_its_time_to_speak_http2(site):
+    """The SETTINGS that its server sends at once do not make TCP of it."""
+
+    def handler(peer):
+        with contextlib.suppress(ConnectionResetError):  # nobody needs the probe's connection
+            server = Server(peer.sock)
+            while stream := server.whole():
+                server.respond(stream)
+
+    with site.origin(handler) as origin:
+        peer = site.connect()
+        wait_until(lambda: origin.accepted == 1)
+        for sidecar in (site.server, site.client, site.server, site.client):
+            sidecar.catch_up()
+        client = Client(peer.sock)
+        assert client.ask(get("/")).body == b"ok"
+        assert site.client.connections(protocol="http2")
+        assert site.requests(site.client, protocol="http2", path="/")
+        client.close()
+
+
+def test_a_greeting_that_begins_like_settings(site):
+    """And goes on otherwise."""
+    one_came = threading.Event()
+
+    def handler(peer):
+        peer.send(b"\0")
+        assert one_came.wait(30)
+        peer.send(b"hello")
+        peer.rest()
+
+    with site.origin(handler) as origin:
+        peer = site.connect()
+        wait_until(lambda: origin.accepted == 1)
+        for sidecar in (site.server, site.client, site.server, site.client):
+            sidecar.catch_up()
+        one_came.set()
+        assert peer.read(6) == b"\0hello"
+        peer.close()
 
 
 def test_a_client_that_takes_its_time_to_speak_http(site):

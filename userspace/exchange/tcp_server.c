@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "codecs/http2.h"
 #include "exchange/exchange.h"
 
 enum { TURN_BYTES = 1024 * 1024 }; // read in one go; then other connections get their turn
@@ -95,6 +96,8 @@ static void take_over(struct connection *connection, struct exchange *exchange)
 	if (connection->protocol == PROTOCOL_TLS)
 		exchange->inner = PROTOCOL_TLS; // a probe knew less
 	connection_idle(connection);
+	stream_write(&connection->stream, &exchange->response_in);
+	exchange->client->resume(exchange);
 	exchange->request_bytes += first.bytes;
 	if (first.bytes)
 		exchange_send(exchange, &first);
@@ -124,6 +127,14 @@ static int server_head(struct exchange *exchange, const struct message *message)
 	return 0;
 }
 
+// Servers of HTTP/2 may speak first, but not to a client of another protocol: its preface is still to come.
+static bool awaits_http2(const struct exchange *exchange)
+{
+	char bytes[9];
+	size_t n = bufq_peek(&exchange->response_in, 0, bytes, sizeof bytes);
+	return http2_is_server_preface((struct str){bytes, n});
+}
+
 // A refusal in words means nothing to this client.
 static int server_body(struct exchange *exchange, struct bufq *bytes)
 {
@@ -132,7 +143,12 @@ static int server_body(struct exchange *exchange, struct bufq *bytes)
 		bufq_clear(bytes);
 		return 0;
 	}
-	take_over_greeted(exchange);
+	if (is_probe(exchange)) {
+		bufq_move(&exchange->response_in, bytes, bytes->bytes); // moving all needs no memory
+		if (!awaits_http2(exchange))
+			take_over_greeted(exchange);
+		return 0;
+	}
 	connection_idle(connection);
 	stream_write(&connection->stream, bytes);
 	return 0;
@@ -186,6 +202,8 @@ static void server_resume(struct exchange *exchange)
 
 static bool server_congested(struct exchange *exchange)
 {
+	if (is_probe(exchange))
+		return exchange->response_in.bytes > 0;
 	return stream_congested(&exchange->connection->stream);
 }
 
