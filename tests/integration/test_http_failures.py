@@ -11,8 +11,9 @@ import time
 
 import pytest
 
-from mesh import Mesh, Peer, cluster, resident_kib, service
+from mesh import Mesh, Origin, Peer, cluster, connect, resident_kib, service
 from netns import readable, wait_until
+from test_calls_shown import vips
 from web import Web, ignore_reset, reply, serve
 
 GET = "GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n"
@@ -106,6 +107,58 @@ def test_bytes_behind_a_response_answer_nobody(web, size):
             assert b"poison" not in peer.send(GET).response()[2]
             assert origin.accepted == turn
         peer.close()
+
+
+def test_a_host_that_vanishes_and_one_that_does_not_read(mesh):
+    """What is pooled is given up when nothing is acknowledged, and what may be is sent elsewhere. Who reads nothing for as
+    long acknowledges that, and is waited for."""
+    gone, there = mesh.network.pod("gone"), mesh.network.pod("there")
+    client = mesh.sidecar(
+        "client",
+        services=[service(f"{name}.mesh", 80, name) for name in ("web", "post", "slow")],
+        clusters=[
+            cluster("web", [f"{gone.ipv4}:8080", f"{there.ipv4}:8080"]),
+            cluster("post", [f"{gone.ipv4}:8081"]),
+            cluster("slow", [f"{there.ipv4}:8081"]),
+        ],
+    )
+    read_on, body = threading.Event(), 4_000_000 * b"x"
+
+    def slow(peer):
+        peer.head()
+        peer.send(reply()).head()
+        assert read_on.wait(60)
+        assert peer.read(len(body)) == body
+        peer.send(reply()).rest()
+
+    def ask(peer, request=GET):
+        return peer.send(request).response()[0]
+
+    def upload(peer):
+        status.append(ask(peer, f"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body))
+
+    with contextlib.ExitStack() as stack:
+        origins = [stack.enter_context(Origin(pod, 8080, serve())) for pod in (gone, there)]
+        stack.enter_context(Origin(gone, 8081, serve()))
+        stack.enter_context(Origin(there, 8081, slow))
+        web, post, uploader = [connect(client.pod, vips(client)[f"{name}.mesh"], 80) for name in ("web", "post", "slow")]
+        while not all(origin.accepted for origin in origins):
+            assert ask(web) == 200
+        assert ask(post) == ask(uploader) == 200
+        gone.ip("link set eth0 down")
+        status = []
+        waiting = threading.Thread(target=upload, args=(uploader,))
+        waiting.start()
+        post.send(POST)
+        while client.counter("upstream_silent_total") == 0:
+            assert ask(web) == 200
+        assert post.response()[0] == 502
+        assert client.counter("upstream_silent_total") == 2
+        read_on.set()
+        waiting.join(60)
+        assert status == [200]
+        for peer in (web, post, uploader):
+            peer.close()
 
 
 def test_a_connection_that_closes_behind_its_response_is_not_pooled(web):

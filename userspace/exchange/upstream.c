@@ -12,6 +12,7 @@
 #include <errno.h>
 
 static const uint32_t DEFAULT_CONNECT_TIMEOUT_MS = 5000;
+enum { REPEATS = 5, LOOK_AGAIN_MS = 1000 }; // the first five take six seconds at least
 
 static struct upstream *from_stream(struct stream *stream)
 {
@@ -137,6 +138,25 @@ void upstream_pool_clear_tls(struct endpoint_state *endpoint)
 	}
 }
 
+// --- a pooled connection that serves again ------------------------------------------------------------------
+// Its host may have vanished meanwhile: the kernel would go on sending for a quarter of an hour. Once what was
+// sent has arrived, keep-alive finds out.
+static void on_silence_due(struct loop_timer *timer)
+{
+	struct upstream *upstream = container_of(timer, struct upstream, timer);
+	struct sock_silence silence;
+	if (!sock_awaits_ack(stream_fd(&upstream->stream), &silence))
+		return;
+	if (silence.ms < LIMIT_UPSTREAM_SILENT_MS || silence.repeats < REPEATS) {
+		loop_timer_start(upstream->dataplane->loop, timer, LOOK_AGAIN_MS);
+		return;
+	}
+	stats_inc(STAT_UPSTREAM_SILENT);
+	endpoint_mark_failure(upstream->endpoint, loop_now(upstream->dataplane->loop));
+	upstream_pool_clear(upstream->endpoint);
+	upstream->ops->on_write_error(upstream, -ETIMEDOUT);
+}
+
 // --- getting one --------------------------------------------------------------------------------------------
 bool upstream_draw_tls(const struct cluster *cluster)
 {
@@ -173,14 +193,14 @@ void upstream_adopt(struct upstream *upstream, const struct upstream_ops *ops, v
 struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstream_target *target,
 				const struct upstream_ops *ops, void *owner)
 {
-	(void)dataplane;
 	list_for_each (node, &target->endpoint->idle) {
 		struct upstream *upstream = container_of(node, struct upstream, node);
 		if ((upstream->stream.tls != NULL) != target->tls ||
 		    !upstream_side_eq(&upstream->side, &target->side))
 			continue;
 		leave_pool(upstream);
-		loop_timer_stop(&upstream->timer);
+		upstream->timer.fn = on_silence_due;
+		loop_timer_start(dataplane->loop, &upstream->timer, LIMIT_UPSTREAM_SILENT_MS);
 		upstream_adopt(upstream, ops, owner);
 		stats_inc(STAT_UPSTREAM_REUSED);
 		return upstream;

@@ -29,7 +29,7 @@ struct upstream {
 	struct dataplane *dataplane;
 	struct endpoint_state *endpoint; // one reference
 	struct list node;		 // endpoint->idle while pooled
-	struct loop_timer timer;	 // to connect, or to stay idle
+	struct loop_timer timer;	 // to connect, to stay idle, or to be heard when it serves again
 	struct loop_task task;
 	const struct upstream_ops *ops;
 	void *owner;

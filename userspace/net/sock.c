@@ -105,6 +105,16 @@ int sock_error(int fd)
 	return -value;
 }
 
+bool sock_awaits_ack(int fd, struct sock_silence *ret_silence)
+{
+	struct tcp_info info;
+	socklen_t len = sizeof info;
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 || !info.tcpi_unacked)
+		return false;
+	*ret_silence = (struct sock_silence){info.tcpi_last_ack_recv, info.tcpi_backoff};
+	return true;
+}
+
 void sock_set_reset(int fd)
 {
 	struct linger linger = {.l_onoff = 1, .l_linger = 0};

@@ -30,6 +30,14 @@ int sock_set_transparent(int fd, int family, bool on);
 void sock_set_stream_options(int fd);
 // The error of a finished connect (SO_ERROR): 0 or a negative error.
 int sock_error(int fd);
+// How long a peer has acknowledged nothing, and how often the kernel has repeated since what it sent, after
+// twice the time each time.
+struct sock_silence {
+	uint32_t ms;
+	unsigned repeats;
+};
+// Whether something that was sent is not acknowledged yet. (Where the peer's window is closed nothing is sent.)
+bool sock_awaits_ack(int fd, struct sock_silence *ret_silence);
 // The next close sends RST and drops what is unsent.
 void sock_set_reset(int fd);
 // Whether an idle connection is still open with nothing to read: false if the peer closed it or sent
