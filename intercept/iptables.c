@@ -39,15 +39,36 @@ static bool find_kind(const char *prefix, const char *suffix, struct kind *ret_k
 	return program_find(name, ret_kind->restore) == 0 && realpath(ret_kind->restore, ret_kind->real);
 }
 
-// A name of its own may be one of the others again.
+static const char *last_part(const char *path)
+{
+	return strrchr(path, '/') + 1;
+}
+
+// Whether its version has the word.
+static bool says(const struct kind *kind, const char *word)
+{
+	struct program_result result;
+	const char *arguments[] = {last_part(kind->restore), "--version", NULL};
+	int err = program_run(kind->restore, arguments, (struct str){0}, &result);
+	bool found = err == 0 && result.status == 0 && result.output.len &&
+		     memmem(result.output.p, result.output.len, word, strlen(word));
+	program_result_done(&result);
+	return found;
+}
+
+// A name of its own may be one of the others again; of the default one, which may be a script that runs one
+// of them, only itself can tell.
 static void find_kinds(struct family *family)
 {
 	static const char *const suffixes[KINDS_MAX] = {"", "-nft", "-legacy"};
+	static const char *const words[KINDS_MAX] = {"", "(nf_tables)", "(legacy)"};
 	for (size_t i = 0; i < KINDS_MAX; i++) {
 		struct kind *kind = &family->kinds[family->kind_count];
 		bool known = !find_kind(family->prefix, suffixes[i], kind);
 		for (size_t j = 0; j < family->kind_count && !known; j++)
 			known = strcmp(family->kinds[j].real, kind->real) == 0;
+		if (!known && family->kind_count)
+			known = says(&family->kinds[0], words[i]);
 		family->kind_count += !known;
 	}
 }
@@ -63,11 +84,6 @@ static struct family *find_families(void)
 	find_kinds(&families[0]);
 	find_kinds(&families[1]);
 	return families;
-}
-
-static const char *last_part(const char *path)
-{
-	return strrchr(path, '/') + 1;
 }
 
 // What a program said, in one line.

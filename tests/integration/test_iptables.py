@@ -55,6 +55,19 @@ def test_a_failure_in_ipv6_takes_ipv4_back(app):
     assert app.rules() == before, "what was there is there again"
 
 
+def test_scripts_in_the_place_of_the_default_ones(app, network):
+    """Images for Kubernetes have some that choose a kind. What they put in is not another kind's."""
+    for name in PROGRAMS:
+        program = (app.folder / name).resolve()
+        app.replace(name, f'exec {program} {name} "$@"')
+    other = network.pod("other").ipv4
+    assert app.apply() == "interception: installed\n"
+    assert probe(app, other, 80) == f"outbound {name_of(other, 80)}"
+    assert app.apply() == "interception: unchanged\n"
+    app.weir("remove")
+    assert app.rules() == []
+
+
 def test_a_rule_that_is_refused_is_named(app):
     """By a program that says what it thinks of the text."""
     app.replace("iptables-restore", "cat >/dev/null; echo 'line 7 failed: unknown option' >&2; exit 2")
