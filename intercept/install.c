@@ -6,7 +6,24 @@
 #include "intercept/cgroups.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/socket.h>
+
+// Every network namespace has one of its own, and only its administrators can open it, so nobody else can
+// make them wait.
+#define TURN_FILE "/proc/sys/net/ipv4/tcp_fastopen_key"
+
+// Who changes what is installed in the namespace of the calling thread holds this until it is closed: rules
+// of several tables and routes are more than one transaction. -1: there is no such file here, and nobody
+// waits.
+static int take_turn(void)
+{
+	int fd = open(TURN_FILE, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0)
+		flock(fd, LOCK_EX);
+	return fd;
+}
 
 // The ranges that a plan wants to be reachable: those of the families that it captures.
 static int wanted_vips(const struct capture_plan *plan, struct cidr **ret_vips, size_t *ret_count)
@@ -177,12 +194,14 @@ int intercept_apply(const struct backend *backend, const struct capture_plan *pl
 		    struct strbuf *ret_error)
 {
 	struct change change = {.backend = backend, .plan = plan};
+	autoclose int turn = take_turn();
 	return apply(&change, ret_changed, ret_error);
 }
 
 int intercept_hold(const struct capture_plan *plan, struct held_rules *ret_held, struct strbuf *ret_error)
 {
 	struct change change = {.plan = plan, .ret_held = ret_held};
+	autoclose int turn = take_turn();
 	bool changed;
 	for (size_t i = 0; backends[i] && !change.backend; i++)
 		change.backend = backends[i]->hold ? backends[i] : NULL;
@@ -252,6 +271,7 @@ int intercept_remove(bool *ret_removed, struct strbuf *ret_error)
 {
 	struct vip_route *routes;
 	size_t count;
+	autoclose int turn = take_turn();
 	int err = routes_list(&routes, &count, ret_error);
 	if (err)
 		return err;
@@ -316,6 +336,7 @@ static int leave_open(const struct installed *installed, struct strbuf *error)
 int intercept_leave_open(bool *ret_removed, struct strbuf *ret_error)
 {
 	struct installed installed;
+	autoclose int turn = take_turn();
 	int err = intercept_read(&installed, ret_error);
 	if (err == ERR_NOT_FOUND)
 		*ret_removed = false;

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The iptables back end's own: programs that are missing or fail, rules that somebody changed, lists longer than a match."""
 
+import contextlib
+import fcntl
 import os
 import pathlib
+import subprocess
 
 import pytest
 
 from capture import CapturedPod, Server, name_of, probe, state
+from netns import wait_until
 
 PROGRAMS = ("iptables-save", "iptables-restore", "ip6tables-save", "ip6tables-restore")
 SAVES = [[f"ip{six}tables-{kind}-save"] for six in ("", "6") for kind in ("nft", "legacy")]
@@ -66,6 +70,41 @@ def test_scripts_in_the_place_of_the_default_ones(app, network):
     assert app.apply() == "interception: unchanged\n"
     app.weir("remove")
     assert app.rules() == []
+
+
+def test_changes_take_turns(app, network):
+    """One that comes while another is at work goes on from what that one leaves, and not from what is there meanwhile."""
+    gate, seen = network.folder / "gate", network.folder / "seen"
+    seen.touch()
+    for name in PROGRAMS[1::2]:
+        program = (app.folder / name).resolve()
+        wait = f"if [ $1 = --noflush ]; then echo $PPID >>{seen}; flock --shared {gate} true; fi"
+        app.replace(name, f'{wait}; exec {program} {name} "$@"')
+    words = ["nsenter", f"--net=/run/netns/{app.pod.netns}", app.path, "intercept", "apply", "--backend", "iptables"]
+
+    def start(port):
+        environment = {**os.environ, "PATH": f"{app.folder}:{os.environ['PATH']}"}
+        more = ["--exclude-outbound-ports", port]
+        return subprocess.Popen([*words, *more], env=environment, stderr=subprocess.PIPE, text=True)
+
+    def changes(process):
+        return str(process.pid) in seen.read_text().split()
+
+    def waits(process):
+        with contextlib.suppress(FileNotFoundError):  # it has closed one meanwhile
+            files = pathlib.Path(f"/proc/{process.pid}/fd").iterdir()
+            return any("/net/ipv4/" in os.readlink(file) for file in files)
+        return False
+
+    with gate.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        one = start("80")
+        wait_until(lambda: changes(one), what="it is at work")
+        two = start("81")
+        wait_until(lambda: changes(two) or waits(two), what="it is at work, too, or waits until it may")
+    assert [(process.communicate()[1], process.returncode) for process in (one, two)] == [("", 0)] * 2
+    assert not app.show()["altered"]
+    assert app.apply("--exclude-outbound-ports", "81") == "interception: unchanged\n"
 
 
 def test_a_rule_that_is_refused_is_named(app):
