@@ -795,6 +795,38 @@ def test_others_change_the_packet_filter_all_the_time(app):
     app.show()
 
 
+FIREWALL = """
+table inet theirs {
+	chain input {
+		type filter hook input priority filter; policy drop
+		iif lo accept
+		ct state established accept
+		meta l4proto ipv6-icmp accept
+		meta l4proto tcp ct original proto-dst 80 accept
+	}
+	chain output {
+		type filter hook output priority filter; policy drop
+		oif lo accept
+		ip daddr 127.0.0.0/8 accept
+		ip6 daddr ::1 accept
+		ct state established accept
+		meta l4proto ipv6-icmp accept
+	}
+}
+"""
+
+
+@families
+@pytest.mark.parametrize("backend", ["nft", "ebpf", "iptables"])
+def test_beside_a_firewall(app, peer, family, backend):
+    """Rules by what was called mean the same, as docs/interception.md says."""
+    app.pod.run(["nft", "-f", "-"], input=FIREWALL)
+    app.apply("--backend", backend)
+    called = name_of(ip_of(app, family), 80)
+    assert probe(app, ip_of(peer, family), 81) == f"outbound {name_of(ip_of(peer, family), 81)}"
+    assert probe(peer, ip_of(app, family), 80) == f"inbound {called}"
+
+
 def test_changes_at_the_same_time(app):
     """Each is made as a whole, in whatever order; others change the packet filter meanwhile."""
     plans = [LISTS, ("--exclude-outbound-ports", "7,8"), ("--include-groups", "0,1")]
