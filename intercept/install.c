@@ -195,6 +195,7 @@ int intercept_apply(const struct backend *backend, const struct capture_plan *pl
 {
 	struct change change = {.backend = backend, .plan = plan};
 	autoclose int turn = take_turn();
+	(void)turn;
 	return apply(&change, ret_changed, ret_error);
 }
 
@@ -202,6 +203,7 @@ int intercept_hold(const struct capture_plan *plan, struct held_rules *ret_held,
 {
 	struct change change = {.plan = plan, .ret_held = ret_held};
 	autoclose int turn = take_turn();
+	(void)turn;
 	bool changed;
 	for (size_t i = 0; backends[i] && !change.backend; i++)
 		change.backend = backends[i]->hold ? backends[i] : NULL;
@@ -272,6 +274,7 @@ int intercept_remove(bool *ret_removed, struct strbuf *ret_error)
 	struct vip_route *routes;
 	size_t count;
 	autoclose int turn = take_turn();
+	(void)turn;
 	int err = routes_list(&routes, &count, ret_error);
 	if (err)
 		return err;
@@ -337,6 +340,7 @@ int intercept_leave_open(bool *ret_removed, struct strbuf *ret_error)
 {
 	struct installed installed;
 	autoclose int turn = take_turn();
+	(void)turn;
 	int err = intercept_read(&installed, ret_error);
 	if (err == ERR_NOT_FOUND)
 		*ret_removed = false;
