@@ -288,7 +288,15 @@ def backend_messages(options, stage):
 
 # Row: what it is called, the figure, its unit, and whether more is better.
 ROWS = {
-    "http": (http, "HTTP/1.1 1 KiB, 64 connections", [("per_cpu_second", 1e3, "k requests per CPU-second", True)]),
+    "http": (
+        http,
+        "HTTP/1.1 1 KiB, 64 connections",
+        [
+            ("per_cpu_second", 1e3, "k requests per CPU-second", True),
+            ("p50", 1e3, "p50, ms", False),
+            ("p99", 1e3, "p99, ms", False),
+        ],
+    ),
     "http-uncaptured": (
         http_uncaptured,
         "the same, only weir behind a redirect",
