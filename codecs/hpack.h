@@ -27,6 +27,8 @@ struct hpack_list {
 	size_t count;  // fields kept
 	size_t bytes;  // read so far
 	bool overflow; // there were more than are kept
+	// Told of each field that is not kept, valid during the call; NULL: nobody asks.
+	void (*dropped)(struct hpack_list *list, const struct field *field);
 };
 
 // `entries` counts the entries of all decoders whose fields may come to one encoder; it outlives them. NULL

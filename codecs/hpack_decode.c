@@ -278,7 +278,15 @@ static void drop_others(struct decoding *now)
 	stop_keeping(now);
 	now->list->overflow = true;
 	now->arena = &now->spare;
-	if (now->list->bytes > now->list->most)
+}
+
+static void drop(struct decoding *now)
+{
+	struct hpack_list *list = now->list;
+	if (list->dropped)
+		list->dropped(list, now->at);
+	drop_others(now);
+	if (list->bytes > list->most)
 		reader_fail(&now->r, ERR_LIMIT);
 }
 
@@ -287,7 +295,7 @@ static void take(struct decoding *now)
 	struct hpack_list *list = now->list;
 	list->bytes += now->at->name.len + now->at->value.len + HPACK_OVERHEAD;
 	if (unlikely(list->bytes > now->keep)) {
-		drop_others(now);
+		drop(now);
 		return;
 	}
 	now->at++;

@@ -12,7 +12,9 @@ from netns import wait_until
 
 PORT = 50051
 CONTENT = ("content-type", "application/grpc")
-UNAVAILABLE, INTERNAL = 14, 13
+UNAVAILABLE, INTERNAL, RESOURCE_EXHAUSTED = 14, 13, 8
+MUCH = [(f"x-{at}", "v" * 1000) for at in range(80)]
+MANY = [(f"x-{at}", "v") for at in range(128)]
 
 
 @pytest.fixture
@@ -192,3 +194,16 @@ def test_while_the_request_goes_on(mesh):
             assert (status_of(stream), stream.body) == (0, b"first second")
         assert good.bodies == [b"first second"] * 4
         assert bad.bodies and set(bad.bodies) == {b"first"}
+
+
+@pytest.mark.parametrize("metadata", [[CONTENT, *MUCH], [*MUCH, CONTENT], [CONTENT, *MANY]], ids=["much", "type behind it", "many"])
+def test_too_much_metadata(mesh, metadata):
+    """Told as gRPC's status, in trailers alone, even where Content-Type itself is beyond the limit; other callers get 431."""
+    with Site(mesh, fine) as site:
+        client = site.connect()
+        stream = client.ask(post("/shop.Cart/Add", *metadata))
+        assert (stream.status, status_of(stream), stream.trailers) == (200, RESOURCE_EXHAUSTED, None)
+        assert stream.field("content-type") == b"application/grpc"
+        assert client.ask(post("/", *[field for field in metadata if field != CONTENT])).status == 431
+        assert status_of(call(client)) == 0
+        assert sum(site.calls) == 1

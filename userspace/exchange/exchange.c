@@ -86,12 +86,6 @@ static bool is_idempotent(struct str method)
 	       str_eq(method, STR("PUT")) || str_eq(method, STR("DELETE")) || str_eq(method, STR("TRACE"));
 }
 
-static bool is_grpc(const struct head *head)
-{
-	const struct field *type = head_find_known(head, FIELD_CONTENT_TYPE);
-	return type && grpc_is_type(type->value);
-}
-
 static void remember(struct exchange *exchange, const struct head *head)
 {
 	exchange->method = keep(exchange, head, head->method);
@@ -164,7 +158,6 @@ bool exchange_route(struct exchange *exchange, const struct head *head, enum pro
 	remember(exchange, head);
 	if (transport_is_http(spoken))
 		stats_inc(STAT_HTTP_REQUESTS);
-	exchange->grpc = spoken == PROTOCOL_HTTP2 && is_grpc(head);
 	if (!find_route(exchange, head)) {
 		stats_inc(STAT_HTTP_NO_ROUTE);
 		exchange_reply(exchange, 404, "no route matches this request", EXCHANGE_NO_ROUTE);

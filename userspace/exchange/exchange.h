@@ -125,7 +125,7 @@ struct exchange {
 	bool raw : 1;	    // HTTP/1 on both sides
 	bool transport : 1; // towards the endpoint it does
 	bool silent : 1;    // not logged: nobody came to want it, or its call is
-	bool grpc : 1;
+	bool grpc : 1; // the caller speaks gRPC: known with its head
 	bool client_http10 : 1;
 	bool client_persistent : 1; // the client would send another request on this connection
 	bool idempotent : 1;

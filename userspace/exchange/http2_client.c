@@ -538,7 +538,7 @@ static bool expect_content(struct exchange *exchange, struct message *message, b
 static void take_head(struct exchange *exchange, struct field *fields, size_t count, bool end)
 {
 	struct message message;
-	if (!fields || http2_response_read(fields, count, exchange->message.upgrade.len > 0, &message) ||
+	if (http2_response_read(fields, count, exchange->message.upgrade.len > 0, &message) ||
 	    message.head.field_count > LIMIT_HTTP_HEADERS || keep_fields(exchange, &message)) {
 		protocol_failure(exchange);
 		return;
@@ -563,7 +563,7 @@ static void take_head(struct exchange *exchange, struct field *fields, size_t co
 static void take_trailers(struct exchange *exchange, struct field *fields, size_t count, bool end)
 {
 	struct field *kept = arena_alloc(&exchange->arena, count * sizeof *kept + 1);
-	if (!end || !fields || !kept || count > LIMIT_HTTP_HEADERS || http2_trailers_check(fields, count)) {
+	if (!end || !kept || count > LIMIT_HTTP_HEADERS || http2_trailers_check(fields, count)) {
 		protocol_failure(exchange);
 		return;
 	}
@@ -579,6 +579,13 @@ static void on_fields(struct http2_stream *stream, struct field *fields, size_t 
 		take_trailers(exchange, fields, count, end);
 	else
 		take_head(exchange, fields, count, end);
+}
+
+static void on_too_large(struct http2_stream *stream, bool grpc, bool end)
+{
+	(void)grpc;
+	(void)end;
+	protocol_failure(of_stream(stream));
 }
 
 static void on_end(struct http2_stream *stream)
@@ -675,6 +682,7 @@ static void on_over(struct http2_session *session)
 static const struct http2_session_ops session_ops = {
     .arena = arena_of,
     .fields = on_fields,
+    .too_large = on_too_large,
     .data = on_data,
     .end = on_end,
     .end_sent = on_end_sent,

@@ -3,6 +3,7 @@
 
 #include "base/limits.h"
 #include "base/mem.h"
+#include "codecs/grpc.h"
 #include "codecs/hpack.h"
 #include "codecs/http2.h"
 #include "exchange/transport.h"
@@ -121,7 +122,33 @@ static bool take_end(struct http2_stream *stream)
 	return false;
 }
 
-static void block_end(struct http2_session *session, const struct hpack_list *list)
+// The fields of a block, and what is to be known of those that are too many.
+struct block_fields {
+	struct hpack_list list;
+	struct field fields[FIELDS_MAX];
+	bool grpc;
+};
+
+static bool says_grpc(const struct field *field)
+{
+	return field->known == FIELD_CONTENT_TYPE && grpc_is_type(field->value);
+}
+
+static void on_dropped(struct hpack_list *list, const struct field *field)
+{
+	container_of(list, struct block_fields, list)->grpc |= says_grpc(field);
+}
+
+static void refuse_size(struct http2_session *session, struct http2_stream *stream,
+			const struct block_fields *block, bool end)
+{
+	bool grpc = block->grpc;
+	for (size_t i = 0; i < block->list.count; i++)
+		grpc |= says_grpc(&block->fields[i]);
+	session->ops->too_large(stream, grpc, end);
+}
+
+static void block_end(struct http2_session *session, struct block_fields *block)
 {
 	int32_t id = session->block_id;
 	struct http2_stream *stream = session->fields_for;
@@ -130,20 +157,25 @@ static void block_end(struct http2_session *session, const struct hpack_list *li
 	session->fields_for = NULL;
 	if (!stream || (end && !take_end(stream)))
 		return;
-	session->ops->fields(stream, list->overflow ? NULL : list->fields, list->count, end);
+	if (unlikely(block->list.overflow))
+		refuse_size(session, stream, block, end);
+	else
+		session->ops->fields(stream, block->fields, block->list.count, end);
 	settle(session, id);
 }
 
 static void block_read(struct http2_session *session, struct str block)
 {
-	struct field fields[FIELDS_MAX];
+	struct block_fields read;
 	struct http2_stream *stream = session->fields_for;
-	struct hpack_list list = {.arena = stream ? session->ops->arena(stream) : NULL,
-				  .fields = fields,
-				  .room = FIELDS_MAX,
-				  .keep = LIMIT_HTTP_HEAD,
-				  .most = LIMIT_HTTP2_BLOCK};
-	int err = hpack_decode(session->decoder, block, &list);
+	read.grpc = false;
+	read.list = (struct hpack_list){.arena = stream ? session->ops->arena(stream) : NULL,
+					.fields = read.fields,
+					.room = FIELDS_MAX,
+					.keep = LIMIT_HTTP_HEAD,
+					.most = LIMIT_HTTP2_BLOCK,
+					.dropped = on_dropped};
+	int err = hpack_decode(session->decoder, block, &read.list);
 	if (err == ERR_LIMIT) {
 		stats_inc(STAT_HTTP2_HEADER_FLOOD);
 		http2_fail(session, HTTP2_ENHANCE_YOUR_CALM);
@@ -152,7 +184,7 @@ static void block_read(struct http2_session *session, struct str block)
 	} else if (err) {
 		http2_fail(session, HTTP2_COMPRESSION_ERROR);
 	} else {
-		block_end(session, &list);
+		block_end(session, &read);
 	}
 }
 

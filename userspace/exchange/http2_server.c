@@ -170,25 +170,36 @@ static bool expect_content(struct exchange *exchange, bool end)
 	return !end || message->length == 0;
 }
 
+static bool is_grpc(const struct exchange *exchange)
+{
+	const struct field *type = head_find_known(&exchange->message.head, FIELD_CONTENT_TYPE);
+	return type && grpc_is_type(type->value) && spoken(exchange) == PROTOCOL_HTTP2;
+}
+
+static void begin(struct exchange *exchange, bool end)
+{
+	exchange->grpc = is_grpc(exchange);
+	exchange->message.end = end;
+	if (has_too_many(&exchange->message.head))
+		refuse_size(exchange);
+	else if (exchange->codec)
+		call_stream_start(exchange);
+	else
+		route_and_start(exchange);
+}
+
 static void take_request(struct exchange *exchange, struct field *fields, size_t count, bool end)
 {
 	exchange->request_done = end;
-	if (!fields) {
-		refuse_size(exchange);
-	} else if (http2_request_read(fields, count, &exchange->message) || !expect_content(exchange, end)) {
+	if (http2_request_read(fields, count, &exchange->message) || !expect_content(exchange, end)) {
 		refuse(exchange);
 	} else if (keep_fields(exchange)) {
 		exchange_reply(exchange, 503, "out of memory", EXCHANGE_NO_ENDPOINT);
 	} else if (exchange->connection->transport && !transport_unwrap(exchange)) {
 		exchange_reply(exchange, 403, "this stream is not for the application here",
 			       EXCHANGE_DOWNSTREAM_PROTOCOL);
-	} else if (has_too_many(&exchange->message.head)) {
-		refuse_size(exchange);
-	} else if (exchange->codec) {
-		call_stream_start(exchange);
 	} else {
-		exchange->message.end = end;
-		route_and_start(exchange);
+		begin(exchange, end);
 	}
 }
 
@@ -203,7 +214,7 @@ static void request_ended(struct exchange *exchange)
 static void take_trailers(struct exchange *exchange, const struct field *fields, size_t count, bool end)
 {
 	struct field *kept = arena_alloc(&exchange->arena, count * sizeof *kept + 1);
-	if (!end || !fields || !kept || count > LIMIT_HTTP_HEADERS || http2_trailers_check(fields, count)) {
+	if (!end || !kept || count > LIMIT_HTTP_HEADERS || http2_trailers_check(fields, count)) {
 		refuse(exchange);
 		return;
 	}
@@ -213,13 +224,31 @@ static void take_trailers(struct exchange *exchange, const struct field *fields,
 	request_ended(exchange);
 }
 
+// A head came already: what comes now are trailers.
+static bool has_begun(const struct exchange *exchange)
+{
+	return exchange->method.p || exchange->flag;
+}
+
 static void on_fields(struct http2_stream *stream, struct field *fields, size_t count, bool end)
 {
 	struct exchange *exchange = of_stream(stream);
-	if (exchange->method.p || exchange->flag)
+	if (has_begun(exchange))
 		take_trailers(exchange, fields, count, end);
 	else
 		take_request(exchange, fields, count, end);
+}
+
+static void on_too_large(struct http2_stream *stream, bool grpc, bool end)
+{
+	struct exchange *exchange = of_stream(stream);
+	if (has_begun(exchange)) {
+		refuse(exchange);
+		return;
+	}
+	exchange->request_done = end;
+	exchange->grpc = grpc;
+	refuse_size(exchange);
 }
 
 static void on_data(struct http2_stream *stream, struct slice bytes, bool end)
@@ -346,6 +375,7 @@ static const struct http2_session_ops session_ops = {
     .open = on_open,
     .arena = arena_of,
     .fields = on_fields,
+    .too_large = on_too_large,
     .data = on_data,
     .end = on_end,
     .end_sent = on_end_sent,

@@ -23,8 +23,10 @@ struct http2_session_ops {
 	// Where the fields of a stream are kept.
 	struct arena *(*arena)(struct http2_stream *stream);
 	// A head or trailers, pseudo-fields included; `fields` is valid during the call, names and values as
-	// long as the arena. `end`: nothing follows. `fields` NULL: there were more than the limit.
+	// long as the arena. `end`: nothing follows.
 	void (*fields)(struct http2_stream *stream, struct field *fields, size_t count, bool end);
+	// Instead, when there were more than the limit; `grpc`: Content-Type among them is gRPC's.
+	void (*too_large)(struct http2_stream *stream, bool grpc, bool end);
 	// Payload; `end`: nothing follows.
 	void (*data)(struct http2_stream *stream, struct slice bytes, bool end);
 	// Nothing follows, which was not known when the last payload came.

@@ -404,21 +404,31 @@ static void test_long_paths_again(void **state)
 }
 
 // --- limits -------------------------------------------------------------------------------------------------
-// What is not kept still counts, and the table follows.
+static char names_dropped[8];
+
+static void note_dropped(struct hpack_list *some, const struct field *field)
+{
+	(void)some;
+	strncat(names_dropped, field->name.p, 1);
+}
+
+// What is not kept still counts, and the table follows; who asks is told of it.
 static void test_not_kept(void **state)
 {
 	static const struct str block = BLOCK("\x40\x01n\x01v\x40\x01m\x01w\x82");
 	const struct hpack_list lists[] = {
-	    {.arena = &arena, .fields = fields, .room = 1, .keep = KEEP, .most = MOST},
-	    {.arena = &arena, .fields = fields, .room = FIELDS, .keep = 34, .most = MOST},
-	    {.arena = NULL, .fields = fields, .room = FIELDS, .keep = KEEP, .most = MOST}};
+	    {&arena, fields, .room = 1, .keep = KEEP, .most = MOST, .dropped = note_dropped},
+	    {&arena, fields, .room = FIELDS, .keep = 34, .most = MOST, .dropped = note_dropped},
+	    {NULL, fields, .room = FIELDS, .keep = KEEP, .most = MOST}};
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
 		struct hpack_decoder *decoder = decoder_new();
+		names_dropped[0] = 0;
 		struct hpack_list some = lists[i];
 		assert_int_equal(hpack_decode(decoder, block, &some), 0);
 		assert_true(some.overflow);
 		assert_int_equal(some.count, lists[i].arena ? 1 : 0);
+		assert_string_equal(names_dropped, lists[i].dropped ? "m:" : "");
 		assert_int_equal(some.bytes, 34 + 34 + 42);
 		assert_int_equal(decode(decoder, BLOCK("\xbe\xbf")), 0);
 		assert_str(fields[0].name, "m");
