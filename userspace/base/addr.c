@@ -50,6 +50,19 @@ bool ip_is_loopback(const struct ip *ip)
 				      : ip->family == AF_INET && ip->bytes[0] == 127;
 }
 
+bool ip_is_multicast(const struct ip *ip)
+{
+	static const uint8_t broadcast[4] = {255, 255, 255, 255};
+	return ip->family == AF_INET6 ? ip->bytes[0] == 0xff
+				      : ip->family == AF_INET && ((ip->bytes[0] & 0xf0) == 0xe0 ||
+								  memcmp(ip->bytes, broadcast, 4) == 0);
+}
+
+bool ip_is_link_local_v6(const struct ip *ip)
+{
+	return ip->family == AF_INET6 && ip->bytes[0] == 0xfe && (ip->bytes[1] & 0xc0) == 0x80;
+}
+
 bool cidr_contains(const struct cidr *cidr, const struct ip *ip)
 {
 	if (cidr->ip.family != ip->family)

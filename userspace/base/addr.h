@@ -39,6 +39,9 @@ uint64_t ip_hash(const struct ip *ip);
 uint64_t addr_hash(const struct addr *addr);
 bool ip_is_any(const struct ip *ip);
 bool ip_is_loopback(const struct ip *ip);
+bool ip_is_multicast(const struct ip *ip); // or IPv4's broadcast to all
+// fe80::/10, which means something only together with an interface (RFC 4007).
+bool ip_is_link_local_v6(const struct ip *ip);
 bool cidr_contains(const struct cidr *cidr, const struct ip *ip);
 
 // "192.0.2.1", "2001:db8::1"; no brackets, no zone. 0 or ERR_MALFORMED.

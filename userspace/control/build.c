@@ -85,6 +85,22 @@ static void check_spiffe(struct builder *builder, struct config_list patterns)
 	}
 }
 
+// What no connection can be made to.
+static void check_endpoint(struct builder *builder, const struct config_endpoint *endpoint)
+{
+	char text[ADDR_TEXT_MAX];
+	const struct ip *ip = &endpoint->address.ip;
+	const char *why = !endpoint->address.port   ? "its port is 0"
+			  : ip_is_any(ip)	    ? "it is the unspecified address"
+			  : ip_is_multicast(ip)	    ? "it is the address of a group"
+			  : ip_is_link_local_v6(ip) ? "a link-local address needs an interface, which cannot "
+						      "be told here"
+						    : NULL;
+	if (why)
+		build_error(builder, endpoint->at, "%s cannot be an endpoint: %s",
+			    addr_format(&endpoint->address, text), why);
+}
+
 static void build_cluster(struct builder *builder, const struct config_cluster *from, struct cluster *cluster)
 {
 	*cluster = (struct cluster){
@@ -111,6 +127,7 @@ static void build_cluster(struct builder *builder, const struct config_cluster *
 			    STR_ARG(cluster->name));
 	FOR_ITEMS(struct config_endpoint, endpoint, from->endpoints)
 	{
+		check_endpoint(builder, endpoint);
 		for (uint32_t i = 0; cluster->endpoints && i < cluster->endpoint_count; i++)
 			if (cluster->endpoint_count < 64 &&
 			    addr_eq(&cluster->endpoints[i].addr, &endpoint->address))

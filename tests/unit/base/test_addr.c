@@ -3,6 +3,7 @@
 
 #include "base/addr.h"
 #include "base/error.h"
+#include "base/mem.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -88,6 +89,19 @@ static void kinds(void **state)
 	assert_false(ip_is_loopback(&ip));
 	assert_int_equal(ip_parse(STR("::"), &ip), 0);
 	assert_true(ip_is_any(&ip));
+	static const struct {
+		const char *text;
+		bool multicast, link_local;
+	} rows[] = {{"223.255.255.255", false, false}, {"224.0.0.1", true, false},
+		    {"239.255.255.255", true, false},  {"240.0.0.1", false, false},
+		    {"255.255.255.255", true, false},  {"ff02::1", true, false},
+		    {"fe7f::1", false, false},	       {"fe80::1", false, true},
+		    {"febf::1", false, true},	       {"fec0::1", false, false}};
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		assert_int_equal(ip_parse(str_from(rows[i].text), &ip), 0);
+		assert_int_equal(ip_is_multicast(&ip), rows[i].multicast);
+		assert_int_equal(ip_is_link_local_v6(&ip), rows[i].link_local);
+	}
 }
 
 int main(void)

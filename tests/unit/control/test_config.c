@@ -148,6 +148,11 @@ static void what_the_grammar_does_not_see(void **state)
 	    {"clusters: [{name: a, tls_allow: [\"spiffe://*/x\"]}]\n", "a * may stand only at its end"},
 	    {"clusters: [{name: a, endpoints: [{address: \"10.0.0.1:1\"}, {address: \"10.0.0.1:1\"}]}]\n",
 	     "twice"},
+	    {"clusters: [{name: a, endpoints: [{address: \"10.0.0.1:0\"}]}]\n",
+	     "t.yaml:1:35: 10.0.0.1:0 cannot be an endpoint: its port is 0"},
+	    {"clusters: [{name: a, endpoints: [{address: \"[::]:80\"}]}]\n", "unspecified"},
+	    {"clusters: [{name: a, endpoints: [{address: \"224.0.0.1:80\"}]}]\n", "a group"},
+	    {"clusters: [{name: a, endpoints: [{address: \"[fe80::1]:80\"}]}]\n", "needs an interface"},
 	    {"inbound: [{port: 1}, {port: 1}]\n", "inbound port 1 is given twice"},
 	    {"inbound: [{port: 1, protocol: blot}]\n", "t.yaml:1:31: no protocol is called \"blot\", did you "
 						       "mean 'bolt'?; there are auto, tcp, http, http2"},
