@@ -266,6 +266,12 @@ def test_without_pods_nothing_changes(weir, text):
     assert inject(weir, text) == text
 
 
+def test_kinds_by_the_same_name_are_left_alone(weir):
+    text = KINDS["Job"].replace("batch/v1", "batch.volcano.sh/v1alpha1")
+    assert weir_inject(weir, text).stdout == text
+    assert weir_inject(weir, text.replace("batch.volcano.sh/v1alpha1", "batch/v2")).stdout != text
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -466,6 +472,7 @@ REFUSED = {
     "a: &a {b: c}\nkind: Job\n<<: *a\n": "3:1: this object has a merge key",
     # What weir looks at must stand there.
     "a: &a Pod\nkind: *a\nspec: {}\n": "2:7: kind is an alias",
+    "a: &a v1\napiVersion: *a\nkind: Pod\nspec: {}\n": "2:13: apiVersion is an alias",
     "a: &a {kind: Pod}\n<<: *a\n": "2:1: this object has a merge key",
     "a: &a []\nkind: List\nitems: *a\n": "3:8: items is an alias",
     "a: &a {b: c}\nkind: List\n<<: *a\n": "3:1: this object has a merge key",

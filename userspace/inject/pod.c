@@ -106,20 +106,30 @@ int pod_list(const struct node *document, const struct node **ret_items, struct 
 	return err;
 }
 
+// Others than Kubernetes have a Job, too. Who says no version means Kubernetes; "extensions" is what "apps"
+// was called.
+static bool is_of_group(struct str version, const char *group)
+{
+	if (!version.p)
+		return true;
+	struct str said = str_find(version, '/') < 0 ? STR("") : str_split(&version, '/');
+	return str_eq(str_eq(said, STR("extensions")) ? STR("apps") : said, str_from(group));
+}
+
 int pod_template(const struct node *object, const struct node **ret_template, struct strbuf *ret_error)
 {
 	static const struct {
-		const char *kind, *path[5];
+		const char *kind, *group, *path[5];
 	} kinds[] = {
-	    {"Pod", {NULL}},
-	    {"PodTemplate", {"template", NULL}},
-	    {"Deployment", {"spec", "template", NULL}},
-	    {"StatefulSet", {"spec", "template", NULL}},
-	    {"DaemonSet", {"spec", "template", NULL}},
-	    {"ReplicaSet", {"spec", "template", NULL}},
-	    {"ReplicationController", {"spec", "template", NULL}},
-	    {"Job", {"spec", "template", NULL}},
-	    {"CronJob", {"spec", "jobTemplate", "spec", "template", NULL}},
+	    {"Pod", "", {NULL}},
+	    {"PodTemplate", "", {"template", NULL}},
+	    {"ReplicationController", "", {"spec", "template", NULL}},
+	    {"Deployment", "apps", {"spec", "template", NULL}},
+	    {"StatefulSet", "apps", {"spec", "template", NULL}},
+	    {"DaemonSet", "apps", {"spec", "template", NULL}},
+	    {"ReplicaSet", "apps", {"spec", "template", NULL}},
+	    {"Job", "batch", {"spec", "template", NULL}},
+	    {"CronJob", "batch", {"spec", "jobTemplate", "spec", "template", NULL}},
 	};
 	struct str kind = node_text(node_get(object, "kind"));
 	*ret_template = NULL;
@@ -127,8 +137,14 @@ int pod_template(const struct node *object, const struct node **ret_template, st
 	if (err)
 		return err;
 	for (size_t i = 0; kind.p && i < ARRAY_SIZE(kinds); i++)
-		if (str_eq(kind, str_from(kinds[i].kind)))
-			return find_at(object, kinds[i].path, ret_template, ret_error);
+		if (str_eq(kind, str_from(kinds[i].kind))) {
+			const struct node *version = node_get(object, "apiVersion");
+			if (version && version->kind == NODE_ALIAS)
+				return check_keys(version, "apiVersion", ret_error);
+			return is_of_group(node_text(version), kinds[i].group)
+				   ? find_at(object, kinds[i].path, ret_template, ret_error)
+				   : 0;
+		}
 	return 0;
 }
 
