@@ -168,20 +168,19 @@ int weir_lookup(struct bpf_sk_lookup *ctx)
 		look_at_query(ctx);
 		return SK_PASS;
 	}
-	void *plan = bpf_map_lookup_elem(&weir_plans, &netns);
-	union weir_cell *header = plan ? weir_cell_at(plan, WEIR_CELL_HEADER) : 0;
-	if (!header)
-		return SK_PASS;
 	struct weir_flow flow = flow_of(ctx);
 	int from_here = is_from_here(ctx, &flow);
 	if (is_redirect(flow.family, &flow.dest)) {
 		if (!from_here && ctx->ingress_ifindex)
 			return SK_DROP; // from elsewhere: it would pass the rules by
-		for (int role = 0; role < WEIR_ROLES; role++)
-			if (weir_ports[role] == flow.dest_port)
-				assign(ctx, flow.dest_port);
+		// It arrives, whatever the plan says since: there may be none any more, or one with other ports.
+		assign(ctx, flow.dest_port);
 		return SK_PASS;
 	}
+	void *plan = bpf_map_lookup_elem(&weir_plans, &netns);
+	union weir_cell *header = plan ? weir_cell_at(plan, WEIR_CELL_HEADER) : 0;
+	if (!header)
+		return SK_PASS;
 	if (!ctx->ingress_ifindex) // a program asks, there is no packet
 		return SK_PASS;
 	name_interface(ctx, &flow, from_here);

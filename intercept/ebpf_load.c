@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "bpf/hold.skel.h"
@@ -443,13 +444,36 @@ static void delete_entries(const char *folder, const char *map, uint64_t netns)
 	}
 }
 
-int ebpf_namespace_remove(const char *folder, uint64_t netns)
+// On return no program has the plan in hand any more. 0 or a negative error.
+static int delete_plan(const char *folder, uint64_t netns)
 {
 	char path[EBPF_PATH_MAX];
 	ebpf_path(path, folder, maps_of_plans);
 	autoclose int plans = bpf_obj_get(path);
-	// Nothing is sent to the proxy any more before the way there ends.
-	int gone = plans < 0 || bpf_map_delete_elem(plans, &netns) < 0 ? -errno : 0;
+	return plans < 0 || bpf_map_delete_elem(plans, &netns) < 0 ? -errno : 0;
+}
+
+// Until what was sent to the proxy before has come there, or is given up: it may be anywhere between connect() and the
+// proxy's socket. If the proxy has no place for it, the kernel tries again after a second.
+static void wait_for_arrivals(const char *folder, uint64_t netns)
+{
+	enum { WAIT_MS = 1500 };
+	static const struct timespec moment = {.tv_nsec = 1000000};
+	char path[EBPF_PATH_MAX];
+	struct weir_share share;
+	ebpf_path(path, folder, map_of_shares);
+	autoclose int shares = bpf_obj_get(path);
+	for (int i = 0; i < WAIT_MS && shares >= 0; i++) {
+		if (bpf_map_lookup_elem(shares, &netns, &share) < 0 || share.pending <= 0)
+			return;
+		nanosleep(&moment, NULL);
+	}
+}
+
+// All but the plan, which is deleted or was not there (its error). 0 or a negative error.
+static int delete_rest(const char *folder, uint64_t netns, int plan_err)
+{
+	char path[EBPF_PATH_MAX];
 	delete_entries(folder, "weir_listeners", netns);
 	delete_entries(folder, "weir_pending", netns);
 	delete_entries(folder, map_of_shares, netns);
@@ -458,9 +482,18 @@ int ebpf_namespace_remove(const char *folder, uint64_t netns)
 	release_hold(folder);
 	ebpf_place_namespace(folder, netns, path);
 	int unpinned = unlink(path) < 0 ? -errno : 0;
-	if (gone == -ENOENT && unpinned == -ENOENT)
+	if (plan_err == -ENOENT && unpinned == -ENOENT)
 		return ERR_NOT_FOUND;
 	return unpinned == -ENOENT ? 0 : unpinned;
+}
+
+int ebpf_namespace_remove(const char *folder, uint64_t netns)
+{
+	// Nothing is sent to the proxy any more before the way there ends.
+	int err = delete_plan(folder, netns);
+	if (err == 0)
+		wait_for_arrivals(folder, netns);
+	return delete_rest(folder, netns, err);
 }
 
 // The cookie in the name of a namespace's pin; 0: it is another file.
@@ -490,7 +523,7 @@ static size_t sweep_namespaces(const char *folder)
 		uint64_t netns = pinned_netns(entry->d_name);
 		ebpf_path(path, folder, entry->d_name);
 		if (netns && is_orphan(path))
-			ebpf_namespace_remove(folder, netns);
+			delete_rest(folder, netns, delete_plan(folder, netns)); // nobody is on the way there
 		else if (netns)
 			count++;
 	}

@@ -23,7 +23,8 @@ int ebpf_install(const char *folder, int cgroup, uint64_t netns, const union wei
 int ebpf_plan_read(const char *folder, uint64_t netns, union weir_cell **ret_cells, uint32_t *ret_count);
 // The same of the plan that is the map of that number.
 int ebpf_plan_read_map(uint32_t id, union weir_cell **ret_cells, uint32_t *ret_count);
-// 0; ERR_NOT_FOUND if the namespace has nothing there; or a negative error.
+// Takes the namespace out: from now on nothing of it is captured. Waits for connections that are on their way to the
+// proxy, a second and a half at most. 0; ERR_NOT_FOUND if it has nothing there; or a negative error.
 int ebpf_namespace_remove(const char *folder, uint64_t netns);
 // Removes what namespaces that are gone have left; without any namespace, the whole folder.
 void ebpf_folder_sweep(const char *folder);

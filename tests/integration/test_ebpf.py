@@ -6,8 +6,10 @@ import errno
 import ipaddress
 import itertools
 import json
+import os
 import random
 import resource
+import signal
 import socket
 import struct
 import subprocess
@@ -15,7 +17,7 @@ import threading
 
 import pytest
 
-from capture import PINS, CapturedPod, Server, bpftool, cookie_of, name_of, pins_of, probe, stand_in
+from capture import PINS, CapturedPod, Server, bpftool, cookie_of, header_of, name_of, pins_of, probe, stand_in
 from mesh import Mesh, cluster, service
 from netns import Network, wait_until
 
@@ -505,6 +507,64 @@ def test_a_route_for_a_kind_of_service_decides_nothing(lone):
 
 
 # --- coming and going ------------------------------------------------------------------------------------------------
+KEEPS_BACK = "table inet back { chain out { type filter hook output priority 0; oif lo tcp flags & (syn|ack) == syn drop; }; }"
+
+
+@contextlib.contextmanager
+def on_the_way(pod, addresses):
+    """Connections between connect() and the proxy, as long as the block runs. After it, the kernel tries them again."""
+    pod.run(["nft", KEEPS_BACK])
+    sockets = []
+    with pod.enter():
+        for address in addresses:
+            sockets.append(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET))
+            sockets[-1].setblocking(False)
+            assert sockets[-1].connect_ex((address, 80)) == errno.EINPROGRESS
+    assert on_their_way(pod) == len(addresses)
+    yield sockets
+    pod.run(["nft", "delete table inet back"])
+    for sock in sockets:
+        sock.settimeout(30)
+
+
+def stop_in(call, argv, log):
+    """Starts a program that stops as soon as it has made the system call: the tracer, and the program's number."""
+    tracer = subprocess.Popen(["strace", "-f", "-o", log, "-e", f"trace={call}", "-e", f"inject={call}:signal=STOP:when=1", *argv])
+    wait_until(lambda: tracer.poll() is not None or (log.exists() and "stopped by SIGSTOP" in log.read_text()))
+    return tracer, int(log.read_text().split()[0])
+
+
+@pytest.mark.parametrize("open_ones", [[], ["--leave-open"]], ids=["all", "leave-open"])
+def test_what_is_on_the_way_when_it_is_removed_arrives(lone, other, tmp_path, open_ones):
+    """From now on connections go directly; the way to the proxy ends behind the last one that was sent there."""
+    stand_in(lone)
+    lone.apply(*EBPF)
+    with on_the_way(lone.pod, [other.ipv4, other.ipv6]) as sockets, lone.enter():
+        words = [lone.path, "intercept", "remove", *open_ones]
+        tracer, pid = stop_in("clock_nanosleep", words, tmp_path / "trace")
+        assert header_of(lone.pod) is None
+    assert [sock.recv(100).decode() for sock in sockets] == [f"outbound {name_of(ip, 80)}" for ip in (other.ipv4, other.ipv6)]
+    assert probe(lone, other.ipv4, 80).startswith("other ")
+    os.kill(pid, signal.SIGCONT)
+    assert tracer.wait() == 0
+    assert pins_of(cookie_of(lone.pod)) == []
+
+
+def test_removal_does_not_wait_for_what_never_arrives(lone, other):
+    lone.apply(*EBPF)
+    with on_the_way(lone.pod, [other.ipv4]):
+        assert lone.weir("remove").stdout == "interception: removed\n"
+        assert pins_of(cookie_of(lone.pod)) == []
+
+
+def test_what_is_on_the_way_when_the_ports_change_arrives(lone, other):
+    stand_in(lone)
+    lone.apply(*EBPF)
+    with on_the_way(lone.pod, [other.ipv4, other.ipv6]) as sockets:
+        lone.apply(*EBPF, "--outbound-port", "15011")
+    assert [sock.recv(100).decode() for sock in sockets] == [f"outbound {name_of(ip, 80)}" for ip in (other.ipv4, other.ipv6)]
+
+
 def test_what_namespaces_leave_that_end_is_swept(lone, weir):
     with Network() as brief:
         gone = CapturedPod(brief, weir, "gone", proxy=False)
