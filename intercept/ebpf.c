@@ -158,18 +158,17 @@ static int sweep(const struct ebpf_place *place, const char *folder, void *arg)
 }
 
 // The network for redirected connections becomes this host's own; it is removed with the last plan.
-static int apply_network(const struct capture_plan *plan, struct strbuf *error)
+static int apply_network(const struct capture_plan *plan, bool *ret_added, struct strbuf *error)
 {
-	return plan->ipv6 ? routes_local_add(&redirect_network, error) : 0;
+	*ret_added = false;
+	return plan->ipv6 ? routes_local_add(&redirect_network, ret_added, error) : 0;
 }
 
-static void restore_network(const struct ebpf_place *place)
+static void restore_network(bool added)
 {
 	autostrbuf struct strbuf ignored = {0};
-	struct reading reading = {0};
-	if (ebpf_place_each(place, find_plan, &reading) == 0)
+	if (added)
 		routes_local_remove(&redirect_network, &ignored);
-	mem_free(reading.cells);
 }
 
 // What is to wait is kept from applications by a program on their sockets: it must see those of all control
@@ -191,13 +190,14 @@ static int apply_in(const struct ebpf_place *place, const struct capture_plan *p
 {
 	char folder[EBPF_PATH_MAX];
 	int cgroup;
+	bool added = false;
 	int err = ebpf_place_cgroup(place, NULL, &cgroup, folder, error);
 	if (err)
 		return err;
 	ebpf_place_each(place, sweep, NULL); // of namespaces that ended without a word
 	err = check_hold(&cells[WEIR_CELL_HEADER].header, cgroup, error);
 	if (err == 0)
-		err = apply_network(plan, error);
+		err = apply_network(plan, &added, error);
 	if (err == 0)
 		err = ebpf_install(folder, cgroup, place->netns, cells, count, error);
 	close(cgroup);
@@ -206,7 +206,7 @@ static int apply_in(const struct ebpf_place *place, const struct capture_plan *p
 		err = ebpf_place_each(place, remove_from, &removal);
 	} else {
 		ebpf_folder_sweep(folder);
-		restore_network(place);
+		restore_network(added);
 	}
 	return err;
 }

@@ -409,11 +409,15 @@ static int change_local(const struct cidr *network, uint16_t type, uint16_t flag
 	return err;
 }
 
-int routes_local_add(const struct cidr *network, struct strbuf *ret_error)
+int routes_local_add(const struct cidr *network, bool *ret_added, struct strbuf *ret_error)
 {
+	*ret_added = false;
 	if (family_is_off(network->ip.family))
 		return 0;
-	int err = change_local(network, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE);
+	int err = change_local(network, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL);
+	*ret_added = err == 0;
+	if (err == -EEXIST) // perhaps with another source
+		err = change_local(network, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE);
 	return err ? route_say(ret_error, err, "cannot make the network for redirected connections local")
 		   : 0;
 }

@@ -30,9 +30,9 @@ int routes_list(struct vip_route **ret_routes, size_t *ret_count, struct strbuf 
 // Removes them all. 0 or a negative error.
 int routes_remove(struct strbuf *ret_error);
 // Makes a network this host's own, or no longer: a route of the type `local`, which those above do not list.
-// A family that this namespace does not have needs none. 0; ERR_NOT_FOUND (no sentence) if there was none to
-// remove; or a negative error with a sentence in ret_error.
-int routes_local_add(const struct cidr *network, struct strbuf *ret_error);
+// A family that this namespace does not have needs none. *ret_added: there was none before. 0; ERR_NOT_FOUND (no
+// sentence) if there was none to remove; or a negative error with a sentence in ret_error.
+int routes_local_add(const struct cidr *network, bool *ret_added, struct strbuf *ret_error);
 int routes_local_remove(const struct cidr *network, struct strbuf *ret_error);
 
 // --- the way back of connections from a client's address ---------------------------------------------------

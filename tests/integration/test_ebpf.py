@@ -17,7 +17,7 @@ import threading
 
 import pytest
 
-from capture import PINS, CapturedPod, Server, bpftool, cookie_of, header_of, name_of, pins_of, probe, stand_in
+from capture import PINS, CapturedPod, Server, bpftool, cookie_of, header_of, name_of, pins_of, probe, stand_in, state
 from mesh import Mesh, cluster, service
 from netns import Network, wait_until
 
@@ -598,6 +598,30 @@ def test_what_it_cannot_do_is_refused(lone, why):
     failed = lone.weir("apply", *EBPF, *REFUSED[why], check=False)
     assert failed.returncode == 1 and why in failed.stderr
     assert not lone.show()["installed"]
+
+
+NETWORK = "fd77:65:6972:7f::/64"
+BEFORE = {
+    "nothing": [],
+    "a plan without IPv6": [("apply", *EBPF, "--no-ipv6")],
+    "a plan": [("apply", *EBPF)],
+    "what is open": [("apply", *EBPF), ("remove", "--leave-open")],
+}
+
+
+@pytest.mark.parametrize("before", list(BEFORE))
+def test_when_a_plan_is_refused_routes_are_as_before(lone, before):
+    """Connections over IPv6 that are open need the network that redirected ones go to."""
+    for words in BEFORE[before]:
+        lone.weir(*words)
+    there = state(lone)
+    assert (NETWORK in there) == (before in ("a plan", "what is open"))
+    second = ["strace", "-f", "-o", "/dev/null", "-e", "inject=mkdir:error=EACCES:when=2"]  # of the folder for pins
+    with lone.enter():
+        words = [*second, lone.path, "intercept", "apply", *EBPF, "--exclude-users", "7"]
+        failed = subprocess.run(words, capture_output=True, text=True)
+    assert failed.returncode == 1 and "-cgroup-" in failed.stderr
+    assert state(lone) == there
 
 
 # --- outbound interfaces, with nft -----------------------------------------------------------------------------------
