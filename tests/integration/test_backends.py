@@ -496,9 +496,10 @@ def test_dns_is_spared(world, family, transport, by):
 
 
 @every_family
-def test_dns_is_spared_for_another_server(world, family):
+@every_transport
+def test_dns_is_spared_for_another_server(world, family, transport):
     to = (address_of(world.other, family, "spared"), 53)
-    assert ask(world, family, to) == (False, to)
+    assert ask_by(transport)(world, family, to) == (False, to)
 
 
 @every_family

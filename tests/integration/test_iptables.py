@@ -59,6 +59,24 @@ def test_a_failure_in_ipv6_takes_ipv4_back(app):
     assert app.rules() == before, "what was there is there again"
 
 
+@pytest.mark.parametrize("then", ["apply", "remove"])
+def test_a_change_that_is_cut_short(app, then):
+    """Killed between the families: the next command finishes what was begun."""
+    program = app.folder / "ip6tables-restore"
+    target = program.readlink()
+    app.weir("apply")
+    wanted = app.rules()
+    for verb in ("remove", "apply"):
+        app.replace(program.name, f'[ "$1" = --version ] && exec {target} {program.name} --version; exec kill -9 $PPID')
+        assert app.weir(verb, check=False).returncode == -9
+        program.unlink()
+        program.symlink_to(target)
+        assert app.rules() not in ([], wanted)
+        app.weir(then)
+        assert app.rules() == (wanted if then == "apply" else [])
+        app.weir("remove")
+
+
 def test_scripts_in_the_place_of_the_default_ones(app, network):
     """Images for Kubernetes have some that choose a kind. What they put in is not another kind's."""
     for name in PROGRAMS:

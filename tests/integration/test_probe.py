@@ -144,6 +144,7 @@ table inet firewalld {
 table ip early { chain translate { type nat hook output priority -120; tcp dport 81 redirect to :82; }; }
 table ip6 nobodys { chain empty { type filter hook output priority 0; }; }
 """
+KUBE = "*nat\n:KUBE-SERVICES - [0:0]\n-A PREROUTING -j KUBE-SERVICES\nCOMMIT\n"
 DOCKER = "*nat\n:DOCKER - [0:0]\n-A OUTPUT -m addrtype --dst-type LOCAL -j DOCKER\nCOMMIT\n"
 ISTIO = "*nat\n:ISTIO_OUTPUT - [0:0]\n-A OUTPUT -p tcp -j ISTIO_OUTPUT\n-A OUTPUT -p udp -j RETURN\nCOMMIT\n"
 
@@ -160,6 +161,7 @@ def test_who_else_is_on_the_hooks(pod, weir, backend):
     assert {row["rules"] for row in foreign(pod, weir).values()} <= {0}, "weir's are none of others"
     pod.run(["nft", "-f", "-"], input=THEIRS_NFT)
     pod.run(["iptables-nft-restore", "--noflush"], input=DOCKER)
+    pod.run(["ip6tables-nft-restore", "--noflush"], input=KUBE)
     pod.run(["ip6tables-legacy-restore", "--noflush"], input=ISTIO)
     found = foreign(pod, weir)
     assert ("nft", "inet firewalld filter_FORWARD") not in found, "connections of this host do not pass there"
@@ -172,6 +174,7 @@ def test_who_else_is_on_the_hooks(pod, weir, backend):
     row = found["nft", "ip nat OUTPUT"]
     assert (row["owner"], row["rules"]) == ("Docker", 1)
     assert row["meaning"].startswith("beside weir's")
+    assert found["nft", "ip6 nat PREROUTING"]["owner"] == "kube-proxy"
     row = found["iptables-legacy", "ip6 nat OUTPUT"]
     assert (row["owner"], row["rules"], row["priority"]) == ("Istio", 2, -100)
 
