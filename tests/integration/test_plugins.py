@@ -352,6 +352,17 @@ def test_lines_are_routed(mesh, examples):
         assert len(first.requests) == 2 and len(second.requests) == 1
 
 
+def test_lines_to_a_service_that_was_taken_away(mesh, examples):
+    """Nobody has its virtual IP: that is not dialled."""
+    site = Site(mesh, examples / "line_example.so", "line-example")
+    with Origin(site.server, PORT, Store()):
+        peer = site.connect()
+        assert answer(peer.send("GET a\r\n")) == "NONE"
+        site.client.reload({**site.client.config, "services": []})
+        assert answer(peer.send("GET a\r\n")) == "ERROR no route matches this request"
+        assert site.client.counter("upstream_connections_total") == 1
+
+
 def test_big_bodies_pass_in_pieces(mesh, examples):
     site = Site(mesh, examples / "line_example.so", "line-example")
     value = bytes(range(256)) * 40000

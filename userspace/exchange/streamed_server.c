@@ -359,7 +359,7 @@ static bool find_route(struct streamed_server *server, struct head *head)
 	if (!server->host)
 		server->host = model_host_by_service(model, head->authority, connection->destination.port);
 	if (!server->host)
-		return true;
+		return !model_is_virtual(model, &connection->destination.ip);
 	server->route = route_match(server->host, head);
 	if (server->route)
 		server->cluster = route_pick(server->route, server->route->to_count > 1 ? random_u64() : 0);
