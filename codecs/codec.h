@@ -53,6 +53,8 @@ struct frame {
 
 struct streamed_codec;
 
+enum { CODEC_WRITE_ROOM = 512 }; // bytes that a frame may have which the proxy makes itself
+
 struct framed_codec {
 	const char *name;	// "bolt": in configuration, logs and `weir conn show`
 	enum protocol protocol; // in the same words

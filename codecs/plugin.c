@@ -19,7 +19,7 @@ _Static_assert((int)WEIR_START == PIECE_START && (int)WEIR_END == PIECE_END,
 	       "flags of pieces are the same numbers");
 _Static_assert(sizeof(struct weir_state) == sizeof(struct stream_state), "states are the same");
 
-enum { WRITE_ROOM = 512, NAME_MAX = 32 };
+enum { NAME_MAX = 32 };
 
 static struct plugin *plugin_of(const struct framed_codec *codec)
 {
@@ -237,7 +237,7 @@ static void check_written(struct plugin *plugin, struct str bytes, uint8_t kind,
 			  struct writer *out)
 {
 	struct frame frame = {0};
-	if (bytes.len > WRITE_ROOM || bytes.len == 0) {
+	if (bytes.len > CODEC_WRITE_ROOM || bytes.len == 0) {
 		misbehaved(plugin, "a frame of its own that does not fit, or is empty");
 		return;
 	}
@@ -255,7 +255,7 @@ static void plugin_write_failure(const struct framed_codec *codec, const struct 
 {
 	struct plugin *plugin = plugin_of(codec);
 	const struct weir_frame from = from_frame(request);
-	uint8_t bytes[WRITE_ROOM];
+	uint8_t bytes[CODEC_WRITE_ROOM];
 	size_t len = plugin->framed->write_failure(&from, (enum weir_failure)failure, to_bytes(text), bytes,
 						   sizeof bytes);
 	check_written(plugin, (struct str){(char *)bytes, len}, FRAME_RESPONSE, request->id, out);
@@ -265,7 +265,7 @@ static void plugin_write_heartbeat(const struct framed_codec *codec, uint16_t va
 				   struct writer *out)
 {
 	struct plugin *plugin = plugin_of(codec);
-	uint8_t bytes[WRITE_ROOM];
+	uint8_t bytes[CODEC_WRITE_ROOM];
 	size_t len = plugin->framed->write_heartbeat(variant, id, bytes, sizeof bytes);
 	check_written(plugin, (struct str){(char *)bytes, len}, FRAME_HEARTBEAT, id, out);
 }
@@ -275,7 +275,7 @@ static void plugin_write_heartbeat_ack(const struct framed_codec *codec, const s
 {
 	struct plugin *plugin = plugin_of(codec);
 	const struct weir_frame from = from_frame(heartbeat);
-	uint8_t bytes[WRITE_ROOM];
+	uint8_t bytes[CODEC_WRITE_ROOM];
 	size_t len = plugin->framed->write_heartbeat_ack(&from, bytes, sizeof bytes);
 	check_written(plugin, (struct str){(char *)bytes, len}, FRAME_HEARTBEAT_ACK, heartbeat->id, out);
 }
@@ -284,7 +284,7 @@ static void plugin_write_goaway(const struct framed_codec *codec, uint16_t varia
 				struct writer *out)
 {
 	struct plugin *plugin = plugin_of(codec);
-	uint8_t bytes[WRITE_ROOM];
+	uint8_t bytes[CODEC_WRITE_ROOM];
 	size_t len = plugin->framed->write_goaway(variant, id, bytes, sizeof bytes);
 	check_written(plugin, (struct str){(char *)bytes, len}, FRAME_GOAWAY, id, out);
 }
@@ -375,7 +375,7 @@ static void plugin_write_answer(const struct framed_codec *codec, uint32_t tag, 
 				struct str text, struct writer *out)
 {
 	struct plugin *plugin = plugin_of(codec);
-	uint8_t bytes[WRITE_ROOM];
+	uint8_t bytes[CODEC_WRITE_ROOM];
 	size_t len = plugin->streamed->write_failure(tag, (enum weir_failure)failure, to_bytes(text), bytes,
 						     sizeof bytes);
 	if (len <= sizeof bytes && is_answer(plugin, tag, (struct str){(char *)bytes, len}))

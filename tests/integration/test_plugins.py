@@ -191,23 +191,27 @@ def test_failures_are_answered(mesh, examples):
     assert peer.rest() == b""
 
 
-def test_heartbeats(mesh, examples):
-    """The client's are answered by the proxy; the endpoint gets the proxy's own."""
-    beats = []
+@pytest.mark.parametrize("payload", ["", "b" * (512 - 13)], ids=["short", "long"])
+def test_heartbeats(mesh, examples, compiled, payload):
+    """The client's are answered by the proxy; the endpoint gets the proxy's own. They may have all the room there is."""
+    beats, plugin, protocol = [], examples / "x_example.so", "x-example"
+    if payload:
+        plugin, protocol = compiled("crooked", f"-DHEARTBEAT_BYTES={len(payload)}"), "crooked"
 
     def handler(peer):
         while peer.another():
-            kind, number, payload = read_request(peer)
-            beats.extend([number] if kind == HEARTBEAT else [])
-            peer.send(response(number, payload, kind=kind))
+            kind, number, said = read_request(peer)
+            beats.extend([said] if kind == HEARTBEAT else [])
+            peer.send(response(number, said, kind=kind))
 
-    site = Site(mesh, examples / "x_example.so", "x-example", timeouts={"heartbeat": "500ms"})
+    site = Site(mesh, plugin, protocol, timeouts={"heartbeat": "500ms"})
     peer = site.connect().send(request(77, "", HEARTBEAT))
-    assert read_response(peer) == (HEARTBEAT, 77, 0, "")
+    assert read_response(peer) == (HEARTBEAT, 77, 0, payload)
     with Origin(site.server, PORT, handler):
         peer.send(request(1, "shop/buy"))
         assert read_response(peer) == (MESSAGE, 1, 0, "shop/buy")
         wait_until(lambda: len(beats) > 1)
+        assert set(beats) == {payload}
 
 
 @pytest.mark.parametrize("transport", ["direct", "h2"])

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* For tests: x-example, but wrong. CROOKED_TABLE chooses what is wrong with the table; without it the payload
  * of a request or an answer does: "LIE: length" and so on; and failures have another id, but for
- * HONEST_FAILURES. LAST_ID: the last id that it gives to calls. */
+ * HONEST_FAILURES. LAST_ID: the last id that it gives to calls. HEARTBEAT_BYTES: the payload of heartbeats.
+ */
 #define X_EXAMPLE_PART
 #include "x_example.c"
 
@@ -79,6 +80,29 @@ static size_t crooked_failure(const struct weir_frame *request, enum weir_failur
 	return len;
 }
 
+#ifndef HEARTBEAT_BYTES
+#define HEARTBEAT_BYTES 0
+#endif
+
+static size_t with_payload(size_t len, uint8_t *out, size_t room)
+{
+	if (room < len + HEARTBEAT_BYTES)
+		return 0;
+	put(out + len - 4, 4, HEARTBEAT_BYTES);
+	memset(out + len, 'b', HEARTBEAT_BYTES);
+	return len + HEARTBEAT_BYTES;
+}
+
+static size_t crooked_heartbeat(uint16_t variant, uint64_t id, uint8_t *out, size_t room)
+{
+	return with_payload(write_heartbeat(variant, id, out, room), out, room);
+}
+
+static size_t crooked_heartbeat_ack(const struct weir_frame *heartbeat, uint8_t *out, size_t room)
+{
+	return with_payload(write_heartbeat_ack(heartbeat, out, room), out, room);
+}
+
 #ifndef LAST_ID
 #define LAST_ID UINT32_MAX
 #endif
@@ -93,8 +117,8 @@ static const struct weir_framed crooked = {
     .measure = crooked_measure,
     .decode = crooked_decode,
     .write_failure = crooked_failure,
-    .write_heartbeat = write_heartbeat,
-    .write_heartbeat_ack = write_heartbeat_ack,
+    .write_heartbeat = crooked_heartbeat,
+    .write_heartbeat_ack = crooked_heartbeat_ack,
     .write_goaway = write_goaway,
 };
 

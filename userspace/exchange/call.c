@@ -267,7 +267,7 @@ void call_fail(struct call *call, enum rpc_failure failure, enum exchange_flag f
 	    [RPC_MALFORMED] = "the frame cannot be read",
 	};
 	const struct framed_codec *codec = codec_of(call);
-	uint8_t bytes[512];
+	uint8_t bytes[CODEC_WRITE_ROOM];
 	struct writer w;
 	struct frame answer;
 	call->flag = (uint8_t)flag;

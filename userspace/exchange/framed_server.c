@@ -174,7 +174,7 @@ void framed_server_free(struct connection *connection)
 // --- frames -------------------------------------------------------------------------------------------------
 static void answer_heartbeat(struct framed_server *server, const struct frame *frame)
 {
-	uint8_t bytes[128];
+	uint8_t bytes[CODEC_WRITE_ROOM];
 	struct writer w;
 	stats_inc(STAT_RPC_HEARTBEATS_IN);
 	if (!server->codec->write_heartbeat_ack)
@@ -198,7 +198,7 @@ static int take_other(struct framed_server *server, const struct frame *frame)
 static void refuse_long(struct framed_server *server, const struct frame *frame)
 {
 	struct writer w;
-	uint8_t bytes[512];
+	uint8_t bytes[CODEC_WRITE_ROOM];
 	if (frame->kind != FRAME_REQUEST)
 		return;
 	writer_init(&w, bytes, sizeof bytes);
@@ -542,7 +542,7 @@ bool framed_server_is_idle(const struct connection *connection)
 void framed_server_drain(struct connection *connection)
 {
 	struct framed_server *server = connection->framed;
-	uint8_t bytes[128];
+	uint8_t bytes[CODEC_WRITE_ROOM];
 	struct writer w;
 	server->draining = true;
 	if (!server->codec->write_goaway)

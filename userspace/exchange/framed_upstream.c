@@ -180,7 +180,7 @@ static void send_own(struct framed_upstream *upstream, const void *bytes, size_t
 
 static void send_heartbeat(struct framed_upstream *upstream)
 {
-	uint8_t bytes[128];
+	uint8_t bytes[CODEC_WRITE_ROOM];
 	struct writer w;
 	writer_init(&w, bytes, sizeof bytes);
 	upstream->codec->write_heartbeat(upstream->codec, upstream->variant,
@@ -531,7 +531,7 @@ static int take_answer(struct framed_upstream *upstream, const struct frame *fra
 // Calls that a server makes have nobody to go to: its connection is that of many clients.
 static void refuse_call(struct framed_upstream *upstream, const struct frame *frame)
 {
-	uint8_t bytes[512];
+	uint8_t bytes[CODEC_WRITE_ROOM];
 	struct writer w;
 	writer_init(&w, bytes, sizeof bytes);
 	upstream->codec->write_failure(upstream->codec, frame, RPC_NO_ROUTE,
@@ -541,7 +541,7 @@ static void refuse_call(struct framed_upstream *upstream, const struct frame *fr
 
 static void answer_heartbeat(struct framed_upstream *upstream, const struct frame *frame)
 {
-	uint8_t bytes[128];
+	uint8_t bytes[CODEC_WRITE_ROOM];
 	struct writer w;
 	stats_inc(STAT_RPC_HEARTBEATS_IN);
 	if (!upstream->codec->write_heartbeat_ack)

@@ -12,7 +12,7 @@
 
 #include <errno.h>
 
-enum { CONNECT_ATTEMPTS = 3, SPARE_SERVERS = 64, ANSWER_ROOM = 512 };
+enum { CONNECT_ATTEMPTS = 3, SPARE_SERVERS = 64 };
 
 static const struct stream_ops server_ops;
 static void server_read(struct streamed_server *server);
@@ -143,7 +143,7 @@ static void fail(struct streamed_server *server, enum rpc_failure failure, enum 
 	    [RPC_OVERLOADED] = "too many requests are under way",
 	    [RPC_MALFORMED] = "the answer cannot be read",
 	};
-	uint8_t bytes[ANSWER_ROOM];
+	uint8_t bytes[CODEC_WRITE_ROOM];
 	struct writer w;
 	struct bufq out = {0};
 	server->flag = (uint8_t)flag;
