@@ -216,6 +216,29 @@ def test_dubbo_in_another_serialization(mesh):
         assert Dubbo.read(peer) == (0x06, Dubbo.OK, 9, b"\x94" + text("ok"))
 
 
+def test_an_endpoint_that_speaks_several_protocols(mesh):
+    """It learns from a connection's first bytes which one: in the pool those of HTTP wait for HTTP alone."""
+
+    def handler(peer):
+        if peer.another() and peer.read(1) == b"G":
+            peer.head()
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            peer.rest()
+        elif peer.buffer:
+            peer.buffer = b"\xda" + peer.buffer
+            dubbo_server()(peer)
+
+    site = Site(mesh)
+    with Origin(site.server, PORT, handler) as origin:
+        peer = site.connect().send("GET / HTTP/1.1\r\nHost: rpc.mesh\r\n\r\n")
+        assert peer.response()[0] == 200
+        accepted = origin.accepted
+        with site.client.frozen():  # for a client that is silent at first a connection would be made early
+            peer = site.connect().send(Dubbo.request(5))
+        assert Dubbo.read(peer)[:3] == (Dubbo.RESPONSE, Dubbo.OK, 5)
+        assert origin.accepted == accepted + 1
+
+
 # --- Dubbo-Thrift --------------------------------------------------------------------------------------------------------
 
 CALL, REPLY, EXCEPTION = 1, 2, 3

@@ -275,7 +275,7 @@ void connection_drop_early(struct connection *connection)
 	struct upstream *early = connection->early;
 	connection->early = NULL;
 	if (early && early->ready)
-		upstream_release(early);
+		upstream_release(early, NULL);
 	else
 		upstream_close(early);
 }

@@ -407,7 +407,18 @@ static int choose(const struct choice *choice, struct framed_upstream **ret_upst
 	return held_up ? 0 : ERR_LIMIT;
 }
 
-// A new one; a connection that was made for something else, and serves nothing now, will do.
+// A connection that was made for something else, on which nothing was said yet.
+static struct upstream *reuse(struct dataplane *dataplane, const struct choice *choice,
+			      struct framed_upstream *owner)
+{
+	struct upstream *base;
+	while ((base = upstream_reuse(dataplane, choice->target, choice->codec, &framed_ops, owner)) &&
+	       !sock_is_quiet(stream_fd(&base->stream)))
+		upstream_close(base);
+	return base;
+}
+
+// A new one, if no other will do.
 static int make(struct dataplane *dataplane, const struct choice *choice,
 		struct framed_upstream **ret_upstream)
 {
@@ -416,9 +427,7 @@ static int make(struct dataplane *dataplane, const struct choice *choice,
 	int err = upstream ? 0 : -ENOMEM;
 	if (err)
 		return err;
-	while ((upstream->upstream = upstream_reuse(dataplane, target, &framed_ops, upstream)) &&
-	       !sock_is_quiet(stream_fd(stream_of(upstream))))
-		upstream_close(upstream->upstream);
+	upstream->upstream = reuse(dataplane, choice, upstream);
 	if (!upstream->upstream)
 		err = upstream_connect(dataplane, target, &framed_ops, upstream, &upstream->upstream);
 	if (err) {

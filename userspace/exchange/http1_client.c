@@ -76,7 +76,7 @@ static bool try_pooled(struct exchange *exchange, const struct upstream_target *
 	struct upstream *upstream;
 	if (exchange->fresh_only)
 		return false;
-	while ((upstream = upstream_reuse(dataplane, target, &upstream_ops, exchange))) {
+	while ((upstream = upstream_reuse(dataplane, target, &upstream_ops, &upstream_ops, exchange))) {
 		if (exchange->idempotent || sock_is_quiet(stream_fd(&upstream->stream))) {
 			exchange->upstream = upstream;
 			return true;
@@ -121,7 +121,7 @@ static void client_release(struct exchange *exchange, enum release how)
 		upstream_reset(upstream);
 	else if (how == RELEASE_WHOLE && exchange->upstream_persistent && exchange->request_done &&
 		 !exchange->tunnel)
-		upstream_release(upstream);
+		upstream_release(upstream, &upstream_ops);
 	else
 		upstream_close(upstream);
 }

@@ -463,7 +463,7 @@ static void use_another(struct exchange *exchange, const struct upstream_target 
 			struct upstream *unused)
 {
 	if (unused->ready)
-		upstream_release(unused);
+		upstream_release(unused, NULL);
 	else
 		upstream_close(unused);
 	if (client_start(exchange, target))

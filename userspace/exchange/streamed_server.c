@@ -88,7 +88,7 @@ static void leave_upstream(struct streamed_server *server, bool clean)
 	if (!upstream)
 		return;
 	if (clean)
-		upstream_release(upstream);
+		upstream_release(upstream, server->codec);
 	else
 		upstream_reset(upstream);
 }
@@ -300,7 +300,8 @@ static struct endpoint_state *pick(struct streamed_server *server)
 static bool take_pooled(struct streamed_server *server, const struct upstream_target *target)
 {
 	struct upstream *upstream;
-	while ((upstream = upstream_reuse(dataplane_of(server), target, &streamed_upstream_ops, server))) {
+	while ((upstream = upstream_reuse(dataplane_of(server), target, server->codec, &streamed_upstream_ops,
+					  server))) {
 		if (sock_is_quiet(stream_fd(&upstream->stream))) {
 			server->upstream = upstream;
 			return true;

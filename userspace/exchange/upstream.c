@@ -101,7 +101,7 @@ static void leave_pool(struct upstream *upstream)
 	upstream->endpoint->idle_count--;
 }
 
-void upstream_release(struct upstream *upstream)
+void upstream_release(struct upstream *upstream, const void *speech)
 {
 	struct endpoint_state *endpoint = upstream->endpoint;
 	struct dataplane *dataplane = upstream->dataplane;
@@ -115,6 +115,7 @@ void upstream_release(struct upstream *upstream)
 		return;
 	}
 	upstream->owner = NULL;
+	upstream->speech = speech;
 	upstream->reused = true;
 	upstream->stream.ops = &idle_ops;
 	list_prepend(&endpoint->idle, &upstream->node);
@@ -190,13 +191,20 @@ void upstream_adopt(struct upstream *upstream, const struct upstream_ops *ops, v
 	upstream->stream.ops = &owned_ops;
 }
 
+static bool may_serve(const struct upstream *upstream, const struct upstream_target *target,
+		      const void *speech)
+{
+	return (upstream->stream.tls != NULL) == target->tls &&
+	       upstream_side_eq(&upstream->side, &target->side) &&
+	       (!upstream->speech || upstream->speech == speech);
+}
+
 struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstream_target *target,
-				const struct upstream_ops *ops, void *owner)
+				const void *speech, const struct upstream_ops *ops, void *owner)
 {
 	list_for_each (node, &target->endpoint->idle) {
 		struct upstream *upstream = container_of(node, struct upstream, node);
-		if ((upstream->stream.tls != NULL) != target->tls ||
-		    !upstream_side_eq(&upstream->side, &target->side))
+		if (!may_serve(upstream, target, speech))
 			continue;
 		leave_pool(upstream);
 		upstream->timer.fn = on_silence_due;

@@ -36,6 +36,7 @@ struct upstream {
 	bool reused; // it has served before
 	bool ready;
 	struct upstream_side side;
+	const void *speech; // while pooled: see upstream_release
 };
 
 // How to reach an endpoint.
@@ -51,9 +52,9 @@ bool upstream_draw_tls(const struct cluster *cluster);
 struct upstream_target upstream_target(struct endpoint_state *endpoint, const struct cluster *cluster,
 				       struct upstream_side side);
 
-// A pooled connection to the target, or NULL. Ready at once.
+// A pooled connection to the target on which nothing else than `speech` was spoken, or NULL. Ready at once.
 struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstream_target *target,
-				const struct upstream_ops *ops, void *owner);
+				const void *speech, const struct upstream_ops *ops, void *owner);
 // A new one; on_ready will be called (never from inside this). 0 or a negative error.
 int upstream_connect(struct dataplane *dataplane, const struct upstream_target *target,
 		     const struct upstream_ops *ops, void *owner, struct upstream **ret_upstream);
@@ -61,8 +62,10 @@ int upstream_connect(struct dataplane *dataplane, const struct upstream_target *
 void upstream_adopt(struct upstream *upstream, const struct upstream_ops *ops, void *owner);
 // Puts a ready connection into the pool, or closes it: when the pool is full, when a request is not sent
 // whole, or when there is something to read, be it the end. What is there before it was asked for must not
-// answer the next request.
-void upstream_release(struct upstream *upstream);
+// answer the next request. `speech` stands for the protocol that was spoken, by the address of something that
+// this protocol alone has; NULL: nothing was said. An endpoint that speaks several on one port has told by
+// the first bytes which one it is, so no other may follow.
+void upstream_release(struct upstream *upstream, const void *speech);
 // Closes; memory goes at the end of the turn. NULL is fine.
 void upstream_close(struct upstream *upstream);
 void upstream_reset(struct upstream *upstream);
