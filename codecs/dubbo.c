@@ -225,11 +225,14 @@ static void write_header(struct writer *out, uint8_t flags, uint8_t status, uint
 	writer_u32(out, data_len);
 }
 
+// A frame says itself how its data is serialized: Hessian 2, which everybody reads, also where the calls come
+// in another one. A heartbeat's data is null, and each serialization has a null of its own.
 static void dubbo_write_heartbeat(const struct framed_codec *codec, uint16_t variant, uint64_t id,
 				  struct writer *out)
 {
 	(void)codec;
-	write_header(out, (uint8_t)(REQUEST | TWO_WAY | EVENT | variant), 0, id, 1);
+	(void)variant;
+	write_header(out, REQUEST | TWO_WAY | EVENT | HESSIAN2, 0, id, 1);
 	writer_u8(out, 'N');
 }
 
@@ -237,7 +240,7 @@ static void dubbo_write_heartbeat_ack(const struct framed_codec *codec, const st
 				      struct writer *out)
 {
 	(void)codec;
-	write_header(out, (uint8_t)(EVENT | heartbeat->variant), DUBBO_OK, heartbeat->id, 1);
+	write_header(out, EVENT | HESSIAN2, DUBBO_OK, heartbeat->id, 1);
 	writer_u8(out, 'N');
 }
 
@@ -250,8 +253,6 @@ static void dubbo_write_goaway(const struct framed_codec *codec, uint16_t varian
 	hessian_write_string(STR("R"), out);
 }
 
-// A response says itself how its data is serialized: Hessian 2, which everybody reads, also where the request
-// came in another one.
 static void dubbo_write_failure(const struct framed_codec *codec, const struct frame *request,
 				enum rpc_failure failure, struct str text, struct writer *out)
 {

@@ -419,7 +419,7 @@ static void test_events(void **state)
 {
 	(void)state;
 	writer_init(&out, made, sizeof made);
-	dubbo_codec.write_heartbeat(&dubbo_codec, 2, 0x1122334455667788, &out);
+	dubbo_codec.write_heartbeat(&dubbo_codec, 6, 0x1122334455667788, &out);
 	assert_made(STR("\xda\xbb\xe2\x00\x11\x22\x33\x44\x55\x66\x77\x88\x00\x00\x00\x01N"));
 	writer_init(&out, made, sizeof made);
 	dubbo_codec.write_goaway(&dubbo_codec, 6, 9, &out);
@@ -428,7 +428,7 @@ static void test_events(void **state)
 			 0);
 	writer_init(&out, made, sizeof made);
 	dubbo_codec.write_heartbeat_ack(&dubbo_codec, &frame, &out);
-	assert_made(STR("\xda\xbb\x26\x14\x11\x22\x33\x44\x55\x66\x77\x88\x00\x00\x00\x01N"));
+	assert_made(STR("\xda\xbb\x22\x14\x11\x22\x33\x44\x55\x66\x77\x88\x00\x00\x00\x01N"));
 }
 
 static void check_failure(enum rpc_failure failure, uint8_t status, uint16_t http_status)
