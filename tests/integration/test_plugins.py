@@ -3,6 +3,7 @@
 plug-ins that are wrong."""
 
 import contextlib
+import os
 import pathlib
 import signal
 import struct
@@ -565,6 +566,13 @@ def test_what_is_no_plugin(network, weir, compiled, examples):
     subprocess.run(["cc", "-shared", "-fPIC", "-o", network.folder / "empty.so", source], check=True)
     assert 'exports no symbol "weir_plugin"' in check(network, weir, [network.folder / "empty.so"])[1]
     example = examples / "x_example.so"
+    whole, cut = example.read_bytes(), network.folder / "cut.so"
+    for length in (100, 300, 3000):  # a copy that is still being made
+        cut.write_bytes(whole[:length])
+        assert check(network, weir, [cut])[1].endswith("the file is not whole\n")
+    os.mkfifo(network.folder / "pipe.so")
+    for what in (network.folder, network.folder / "pipe.so"):
+        assert check(network, weir, [what])[1].endswith("it is no file\n")
     assert 'a protocol "x-example" is there already' in check(network, weir, [example, example])[1]
     assert check(network, weir, [example]) == (0, "")
 

@@ -7,6 +7,9 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <link.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const char SYMBOL[] = "weir_plugin";
@@ -34,11 +37,49 @@ static const char *last_error(void)
 	return text ? text : "unknown error";
 }
 
+// Whether the file has all that its own headers say: of what is not there the loader would let the process
+// die. What is no object at all the loader tells better.
+static bool is_cut(int fd, uint64_t size)
+{
+	ElfW(Ehdr) header;
+	ElfW(Phdr) part;
+	if (pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header ||
+	    memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_phentsize != sizeof part)
+		return false;
+	for (unsigned i = 0; i < header.e_phnum; i++) {
+		off_t at = (off_t)(header.e_phoff + (uint64_t)i * sizeof part);
+		if (pread(fd, &part, sizeof part, at) != (ssize_t)sizeof part)
+			return true;
+		if (part.p_type == PT_LOAD && (part.p_offset > size || part.p_filesz > size - part.p_offset))
+			return true;
+	}
+	return false;
+}
+
+// What is wrong with the file; NULL: nothing that is seen from outside.
+static const char *wrong_file(const char *path)
+{
+	struct stat info;
+	int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		return err_text(-errno);
+	const char *what = NULL;
+	if (fstat(fd, &info) != 0)
+		what = err_text(-errno);
+	else if (!S_ISREG(info.st_mode))
+		what = "it is no file";
+	else if (is_cut(fd, (uint64_t)info.st_size))
+		what = "the file is not whole";
+	close(fd);
+	return what;
+}
+
 // An object's handle and table. NULL with the reason.
 static void *open_object(const char *path, const struct weir_plugin **ret_table, struct strbuf *ret_why)
 {
-	if (access(path, R_OK) != 0) {
-		strbuf_add_text(ret_why, err_text(-errno));
+	const char *what = wrong_file(path);
+	if (what) {
+		strbuf_add_text(ret_why, what);
 		return NULL;
 	}
 	void *object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
