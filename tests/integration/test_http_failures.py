@@ -14,6 +14,7 @@ import pytest
 from mesh import Mesh, Origin, Peer, cluster, connect, resident_kib, service
 from netns import readable, wait_until
 from test_calls_shown import vips
+from test_rpc import read_tars, tars_request, tars_response
 from web import Web, ignore_reset, reply, serve
 
 GET = "GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n"
@@ -110,17 +111,22 @@ def test_bytes_behind_a_response_answer_nobody(web, size):
 
 
 def test_a_host_that_vanishes_and_one_that_does_not_read(mesh):
-    """What is pooled is given up when nothing is acknowledged, and what may be is sent elsewhere. Who reads nothing for as
-    long acknowledges that, and is waited for."""
+    """What is pooled is given up when nothing is acknowledged, and what may be is sent elsewhere; what calls share is given
+    up in protocols without heartbeats, too. Who reads nothing for as long acknowledges that, and is waited for."""
     gone, there = mesh.network.pod("gone"), mesh.network.pod("there")
     client = mesh.sidecar(
         "client",
-        services=[service(f"{name}.mesh", 80, name) for name in ("web", "post", "slow")],
+        services=[
+            *(service(f"{name}.mesh", 80, name) for name in ("web", "post", "slow")),
+            service("rpc.mesh", 80, "rpc", protocol="tars"),
+        ],
         clusters=[
             cluster("web", [f"{gone.ipv4}:8080", f"{there.ipv4}:8080"]),
             cluster("post", [f"{gone.ipv4}:8081"]),
             cluster("slow", [f"{there.ipv4}:8081"]),
+            cluster("rpc", [f"{gone.ipv4}:8082"]),
         ],
+        timeouts={"heartbeat": "1s"},
     )
     read_on, body = threading.Event(), 4_000_000 * b"x"
 
@@ -137,27 +143,37 @@ def test_a_host_that_vanishes_and_one_that_does_not_read(mesh):
     def upload(peer):
         status.append(ask(peer, f"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body))
 
+    def call(peer):
+        while peer.another():
+            peer.send(tars_response(read_tars(peer, 4)[0]))
+
     with contextlib.ExitStack() as stack:
         origins = [stack.enter_context(Origin(pod, 8080, serve())) for pod in (gone, there)]
         stack.enter_context(Origin(gone, 8081, serve()))
+        stack.enter_context(Origin(gone, 8082, call))
         stack.enter_context(Origin(there, 8081, slow))
         web, post, uploader = [connect(client.pod, vips(client)[f"{name}.mesh"], 80) for name in ("web", "post", "slow")]
         while not all(origin.accepted for origin in origins):
             assert ask(web) == 200
         assert ask(post) == ask(uploader) == 200
+        caller = connect(client.pod, vips(client)["rpc.mesh"], 80).send(tars_request(1))
+        assert read_tars(caller, 3)[0] == 1
         gone.ip("link set eth0 down")
         status = []
         waiting = threading.Thread(target=upload, args=(uploader,))
         waiting.start()
         post.send(POST)
+        caller.send(tars_request(2))
         while client.counter("upstream_silent_total") == 0:
             assert ask(web) == 200
         assert post.response()[0] == 502
-        assert client.counter("upstream_silent_total") == 2
+        number, rest = read_tars(caller, 3)
+        assert number == 2 and b"the connection to the endpoint was lost" in rest
+        assert client.counter("upstream_silent_total") == 3
         read_on.set()
         waiting.join(60)
         assert status == [200]
-        for peer in (web, post, uploader):
+        for peer in (web, post, uploader, caller):
             peer.close()
 
 

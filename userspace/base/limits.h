@@ -144,7 +144,7 @@ enum {
 	LIMIT_LINGER_BYTES = 16 * 1024 * 1024, // read and dropped, so that the client gets to read its answer
 	LIMIT_OUT_HIGH = 128 * 1024, // bytes waiting to be written, above which the other side is not read
 	LIMIT_POOL_IDLE = 128,	     // idle upstream connections kept for one endpoint, per worker
-	LIMIT_UPSTREAM_SILENT_MS = 10000, // that an endpoint's host may acknowledge nothing on a pooled one
+	LIMIT_UPSTREAM_SILENT_MS = 10000, // that an endpoint's host may acknowledge nothing
 	LIMIT_TLS_HANDSHAKE_MS = 10000,
 	LIMIT_TLS_SESSIONS = 2048,	     // sessions that a client keeps for resumption, per worker
 	LIMIT_TLS_ENDPOINT_SESSIONS = 8,     // of them with one endpoint

@@ -202,6 +202,10 @@ static uint64_t look_at(struct framed_upstream *upstream)
 		upstream_lost(upstream, EXCHANGE_OK);
 		return 0;
 	}
+	if (upstream_is_silent(upstream->upstream)) {
+		upstream_lost(upstream, EXCHANGE_UPSTREAM_TERMINATED);
+		return 0;
+	}
 	bool audible = upstream->codec->write_heartbeat && list_empty(&upstream->paused) && !upstream->source;
 	if (audible && upstream->asked && now >= upstream->asked_ns + patience) {
 		upstream_lost(upstream, EXCHANGE_TIMEOUT);

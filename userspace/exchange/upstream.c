@@ -139,23 +139,30 @@ void upstream_pool_clear_tls(struct endpoint_state *endpoint)
 	}
 }
 
-// --- a pooled connection that serves again ------------------------------------------------------------------
-// Its host may have vanished meanwhile: the kernel would go on sending for a quarter of an hour. Once what was
-// sent has arrived, keep-alive finds out.
+// --- a host that has vanished -------------------------------------------------------------------------------
+bool upstream_is_silent(struct upstream *upstream)
+{
+	struct sock_silence silence;
+	if (!sock_awaits_ack(stream_fd(&upstream->stream), &silence) ||
+	    silence.ms < LIMIT_UPSTREAM_SILENT_MS || silence.repeats < REPEATS)
+		return false;
+	stats_inc(STAT_UPSTREAM_SILENT);
+	endpoint_mark_failure(upstream->endpoint, loop_now(upstream->dataplane->loop));
+	upstream_pool_clear(upstream->endpoint);
+	return true;
+}
+
+// While a connection was in the pool. Once what was sent has arrived, keep-alive finds out.
 static void on_silence_due(struct loop_timer *timer)
 {
 	struct upstream *upstream = container_of(timer, struct upstream, timer);
 	struct sock_silence silence;
 	if (!sock_awaits_ack(stream_fd(&upstream->stream), &silence))
 		return;
-	if (silence.ms < LIMIT_UPSTREAM_SILENT_MS || silence.repeats < REPEATS) {
+	if (upstream_is_silent(upstream))
+		upstream->ops->on_write_error(upstream, -ETIMEDOUT);
+	else
 		loop_timer_start(upstream->dataplane->loop, timer, LOOK_AGAIN_MS);
-		return;
-	}
-	stats_inc(STAT_UPSTREAM_SILENT);
-	endpoint_mark_failure(upstream->endpoint, loop_now(upstream->dataplane->loop));
-	upstream_pool_clear(upstream->endpoint);
-	upstream->ops->on_write_error(upstream, -ETIMEDOUT);
 }
 
 // --- getting one --------------------------------------------------------------------------------------------

@@ -58,6 +58,10 @@ struct upstream *upstream_reuse(struct dataplane *dataplane, const struct upstre
 // A new one; on_ready will be called (never from inside this). 0 or a negative error.
 int upstream_connect(struct dataplane *dataplane, const struct upstream_target *target,
 		     const struct upstream_ops *ops, void *owner, struct upstream **ret_upstream);
+// Whether its host may have vanished: nothing of what was sent is acknowledged for LIMIT_UPSTREAM_SILENT_MS,
+// though the kernel, which would go on for a quarter of an hour, has repeated it. True counts as a failure of
+// the endpoint and empties its pool; this connection is for the caller to close.
+bool upstream_is_silent(struct upstream *upstream);
 // Gives it to another owner.
 void upstream_adopt(struct upstream *upstream, const struct upstream_ops *ops, void *owner);
 // Puts a ready connection into the pool, or closes it: when the pool is full, when a request is not sent

@@ -91,7 +91,7 @@ enum stat_kind { STAT_COUNTER, STAT_GAUGE };
 	  "Upstream connections that could not be made")                                                               \
 	X(STAT_UPSTREAM_REUSED, STAT_COUNTER, "upstream_reuses_total", "", "Requests sent on a pooled connection")      \
 	X(STAT_UPSTREAM_SILENT, STAT_COUNTER, "upstream_silent_total", "",                                             \
-	  "Pooled connections given up because the other host acknowledged nothing")                                   \
+	  "Connections for further requests given up because the other host acknowledged nothing")                      \
 	X(STAT_UPSTREAM_ACTIVE, STAT_GAUGE, "upstream_connections_active", "", "Upstream connections open now")         \
 	X(STAT_TLS_SERVER_HANDSHAKES, STAT_COUNTER, "tls_handshakes_total", "side=\"server\"", "TLS handshakes done")    \
 	X(STAT_TLS_CLIENT_HANDSHAKES, STAT_COUNTER, "tls_handshakes_total", "side=\"client\"", "TLS handshakes done")    \
