@@ -508,7 +508,7 @@ def test_misbehaviour_about_lines(mesh, compiled, lie, what):
     def handler(peer):
         while peer.another():
             line = peer.until(b"\r\n").decode()
-            peer.send("ERROR LIE:answer\r\n" if "LIE" in line else "NONE\r\n")
+            peer.send("ERROR LIE:answer\r\n" if "LIE:answer" in line else "NONE\r\n")
 
     with Origin(site.server, PORT, until_reset(handler)):
         other = site.connect()

@@ -214,6 +214,7 @@ def test_dubbo_in_another_serialization(mesh):
         peer = site.connect()
         peer.send(Dubbo.frame(0xC6, 9, b'"2.0.2"\n"com.example.Demo"\n'))
         assert Dubbo.read(peer) == (0x06, Dubbo.OK, 9, b"\x94" + text("ok"))
+        assert site.client.connections(protocol="dubbo")
 
 
 def test_an_endpoint_that_speaks_several_protocols(mesh):

@@ -290,6 +290,22 @@ static void test_a_head(void **state)
 	assert_int_equal(reports, 0);
 }
 
+// Where it goes its address says: no service, no method, no fields.
+static void test_no_head(void **state)
+{
+	(void)state;
+	struct weir_framed unread = framed;
+	struct weir_plugin of = table;
+	unread.decode = NULL;
+	of.framed = &unread;
+	load(&of);
+	head = (struct head){.authority = STR("before"), .field_count = 1};
+	assert_int_equal(decode_request(), 0);
+	assert_int_equal(head.authority.len, 0);
+	assert_int_equal(head.method.len, 0);
+	assert_int_equal(head.field_count, 0);
+}
+
 static void check_impossible_head(const char *what)
 {
 	assert_int_equal(decode_request(), ERR_MALFORMED);
@@ -593,6 +609,7 @@ int main(void)
 	    cmocka_unit_test_setup(test_not_to_blame, reset),
 	    cmocka_unit_test_setup(test_a_start_without_end, reset),
 	    cmocka_unit_test_setup(test_a_head, reset),
+	    cmocka_unit_test_setup(test_no_head, reset),
 	    cmocka_unit_test_setup(test_impossible_heads, reset),
 	    cmocka_unit_test_setup(test_writing, reset),
 	    cmocka_unit_test_setup(test_statuses, reset),

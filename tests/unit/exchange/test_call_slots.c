@@ -34,6 +34,9 @@ static void test_ids_ascend(void **state)
 	assert_int_equal(call_slots_spare(&slots), 1001);
 	assert_int_equal(add(&slots, 0), 1002);
 	assert_null(call_slots_find(&slots, 1001));
+	for (unsigned bit = 10; bit < 64;
+	     bit++) // of an id that is over, or was never given, whatever is in its slot
+		assert_null(call_slots_find(&slots, 1 | UINT64_C(1) << bit));
 	call_slots_remove(&slots, 500);
 	call_slots_remove(&slots, 500);
 	call_slots_remove(&slots, 1001);
