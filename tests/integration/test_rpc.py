@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dubbo, Dubbo-Thrift and Tars through the captured path, as byte-exact conversations."""
 
+import signal
 import struct
 
 import pytest
@@ -205,6 +206,33 @@ def test_a_dubbo_server_that_is_about_to_end(mesh):
         server, number = ending[0]
         server.send(answer(number))
         assert Dubbo.read(peer)[2] == 2
+
+
+def test_dubbo_clients_are_told_of_a_drain(mesh):
+    """Nothing that was sent by then is lost, and what they send all the same is answered while a call is under way."""
+    waiting = []
+
+    def handler(peer):
+        while peer.another():
+            waiting.append((peer, Dubbo.read(peer)[2]))
+
+    site = Site(mesh, protocol="dubbo")
+    with Origin(site.server, PORT, handler):
+        idle, busy = site.connect(), site.connect().send(Dubbo.request(5))
+        idle.send(Dubbo.frame(Dubbo.HEARTBEAT, 1, b"N"))
+        assert Dubbo.read(idle)[0] == Dubbo.ACK
+        wait_until(lambda: waiting)
+        site.client.proxy._process.send_signal(signal.SIGTERM)
+        told = Dubbo.frame(Dubbo.READONLY, 1, b"\x01R")
+        assert idle.rest() == told
+        assert busy.read(len(told)) == told
+        busy.send(Dubbo.request(6))
+        wait_until(lambda: waiting[1:])
+        for peer, number in waiting:
+            peer.send(Dubbo.frame(Dubbo.RESPONSE, number, b"\x94", Dubbo.OK))
+        assert [Dubbo.read(busy)[2] for _ in range(2)] == [5, 6]
+        assert busy.rest() == b""
+        assert site.client.proxy.wait() == 0
 
 
 def test_dubbo_in_another_serialization(mesh):
