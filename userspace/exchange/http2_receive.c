@@ -382,16 +382,6 @@ static void take_goaway(struct http2_session *session, struct reader *r)
 		http2_stream_close(stream, HTTP2_REFUSED_STREAM);
 }
 
-// What waited for the connection's window may go on.
-static void queue_all(struct http2_session *session)
-{
-	list_for_each (node, &session->streams) {
-		struct http2_stream *stream = container_of(node, struct http2_stream, node);
-		if (stream->out.bytes)
-			http2_stream_queue(stream);
-	}
-}
-
 static uint32_t widen(int32_t *window, uint32_t increment)
 {
 	if (!increment)
@@ -406,12 +396,11 @@ static void take_window_update(struct http2_session *session, struct reader *r)
 {
 	uint32_t increment = reader_u32(r) & INT32_MAX;
 	if (!session->frame.id) {
-		bool waited = session->send_window <= 0;
 		uint32_t fault = widen(&session->send_window, increment);
 		if (fault)
 			http2_fail(session, fault);
-		else if (waited)
-			queue_all(session);
+		else
+			list_splice(&session->sending, &session->blocked);
 		return;
 	}
 	struct http2_stream *stream = http2_session_find(session, session->frame.id);

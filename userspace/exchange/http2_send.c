@@ -215,12 +215,16 @@ int http2_send_fields(struct http2_session *session, int32_t id, const struct fi
 }
 
 // --- content ------------------------------------------------------------------------------------------------
-// How much may be sent in one frame now.
-static size_t allowance(const struct http2_session *session, const struct http2_stream *stream)
+// How much may be sent in one frame, as far as this window goes.
+static size_t allowance(const struct http2_stream *stream, int32_t window)
 {
-	int32_t window = MIN(session->send_window, stream->send_window);
 	size_t most = MIN(stream->out.bytes, (size_t)HTTP2_FRAME_MAX);
 	return window > 0 ? MIN(most, (size_t)window) : 0;
+}
+
+static bool is_blocked(const struct http2_session *session, const struct http2_stream *stream)
+{
+	return stream->out.bytes && session->send_window <= 0;
 }
 
 // Little payload is copied, so that one write takes it without a piece for each frame.
@@ -286,7 +290,7 @@ static void send_end(struct http2_session *session, struct http2_stream *stream,
 // One frame of payload, and the end if it is the last.
 static void send_some(struct http2_session *session, struct http2_stream *stream)
 {
-	size_t len = allowance(session, stream);
+	size_t len = allowance(stream, MIN(session->send_window, stream->send_window));
 	bool last = len == stream->out.bytes && (stream->ended || stream->broken);
 	bool ends = last && !stream->trailer_count && !stream->broken;
 	if (len)
@@ -295,7 +299,7 @@ static void send_some(struct http2_session *session, struct http2_stream *stream
 		return;
 	if (last)
 		send_end(session, stream, stream->head_ended || (ends && len));
-	else if (allowance(session, stream))
+	else if (allowance(stream, stream->send_window))
 		list_append(&session->sending, &stream->send_node); // behind the others
 }
 
@@ -307,6 +311,9 @@ void http2_send_content(struct http2_session *session)
 		if (!stream->head_ended && http2_session_congested(session))
 			return;
 		list_del(&stream->send_node);
-		send_some(session, stream);
+		if (is_blocked(session, stream))
+			list_append(&session->blocked, &stream->send_node);
+		else
+			send_some(session, stream);
 	}
 }

@@ -231,6 +231,7 @@ int http2_session_init(struct http2_session *session, struct stream *stream, boo
 					  .goaway_id = INT32_MAX};
 	list_init(&session->streams);
 	list_init(&session->sending);
+	list_init(&session->blocked);
 	list_init(&session->drained);
 	buckets_fill(session);
 	session->decoder = hpack_decoder_new(&entries);

@@ -86,9 +86,10 @@ struct http2_session {
 	struct hpack_decoder *decoder; // NULL: there is no session
 	struct hpack_encoder *encoder;
 	struct loop_task task;
-	struct list streams;			  // open ones
-	struct list sending;			  // those that have something to send
-	struct list drained;			  // those that have room again
+	struct list streams; // open ones
+	struct list sending; // those that have something to send
+	struct list blocked; // of these, those for which the connection's window is used up
+	struct list drained; // those that have room again
 	struct http2_stream *by_id[HTTP2_CHAINS]; // open ones
 	struct http2_settings peer;
 	int32_t receive_window, send_window;
