@@ -748,10 +748,11 @@ void http2_receive_done(struct http2_session *session)
 	bufq_clear(&session->block);
 }
 
-bool http2_session_in_block(const struct http2_session *session)
+int32_t http2_session_block(const struct http2_session *session)
 {
 	const struct http2_frame *frame = &session->frame;
-	return session->block_id || (session->receive == receive_payload && frame->type == HTTP2_HEADERS);
+	bool begins = session->receive == receive_payload && frame->type == HTTP2_HEADERS;
+	return begins ? frame->id : session->block_id;
 }
 
 static bool is_stopped(const struct http2_session *session)

@@ -253,6 +253,7 @@ static void put_data(struct http2_session *session, struct http2_stream *stream,
 	session->send_window -= (int32_t)len;
 	stream->send_window -= (int32_t)len;
 	stream->moved += len;
+	stream->waited &= stream->out.bytes > 0;
 	if (stream->congested && stream->out.bytes <= STREAM_LOW && list_empty(&stream->ready_node))
 		list_append(&session->drained, &stream->ready_node);
 }

@@ -18,15 +18,13 @@
 #include <errno.h>
 #include <stdio.h>
 
-// What the connection's timer is for.
-enum watch { WATCH_NOTHING, WATCH_IDLE, WATCH_HEAD, WATCH_PROGRESS };
-
 struct http2_server {
 	struct http2_session session;
 	struct connection *connection;
-	struct list tails;	       // exchanges (their down.node) of tunnels whose streams are over
-	struct loop_timer drain_timer; // the second GOAWAY
-	enum watch watch;
+	struct list tails;		  // exchanges (their down.node) of tunnels whose streams are over
+	struct loop_timer drain_timer;	  // the second GOAWAY
+	struct loop_timer progress_timer; // runs while there are streams
+	int32_t block;	   // the stream whose header block the connection's timer is for; 0: none
 	bool upgraded : 1; // began as HTTP/1: that is what the endpoint is known to speak
 	bool draining : 1;
 	bool gone : 1;	 // GOAWAY was sent
@@ -60,43 +58,67 @@ static void on_head_timeout(struct loop_timer *timer)
 	http2_session_terminate(&connection->http2->session, HTTP2_ENHANCE_YOUR_CALM);
 }
 
-static void watch(struct http2_server *server);
+static void watch_progress(struct http2_server *server);
+
+// Payload waits since the last time at least, and next to nothing of it was taken.
+static bool has_stalled(struct http2_stream *stream)
+{
+	bool stalled = stream->waited && stream->moved - stream->checked < LIMIT_HTTP2_PROGRESS_BYTES;
+	stream->checked = stream->moved;
+	stream->waited = stream->out.bytes > 0;
+	return stalled;
+}
 
 // Readers that take nothing, or a byte at a time, for as long as a silent connection may stay: they hold
 // memory here and an endpoint's connection.
 static void on_progress_due(struct loop_timer *timer)
 {
-	struct connection *connection = container_of(timer, struct connection, timer);
-	struct http2_server *server = connection->http2;
+	struct http2_server *server = container_of(timer, struct http2_server, progress_timer);
 	list_for_each_safe (node, &server->session.streams) {
 		struct http2_stream *stream = container_of(node, struct http2_stream, node);
-		bool stalled =
-		    stream->out.bytes && stream->moved - stream->checked < LIMIT_HTTP2_PROGRESS_BYTES;
-		stream->checked = stream->moved;
-		if (!stalled)
+		if (!has_stalled(stream))
 			continue;
 		stats_inc(STAT_HTTP2_STALLED);
 		http2_stream_reset(stream, HTTP2_ENHANCE_YOUR_CALM);
 		exchange_abort(of_stream(stream), EXCHANGE_DOWNSTREAM_GONE);
 	}
-	server->watch = WATCH_NOTHING;
-	watch(server);
+	watch_progress(server);
+}
+
+static const struct timeouts *timeouts_of(const struct http2_server *server)
+{
+	return &dataplane_model(server->connection->dataplane)->timeouts;
+}
+
+// A timer of its own: nothing that the client does meanwhile puts it off.
+static void watch_progress(struct http2_server *server)
+{
+	if (list_empty(&server->session.streams))
+		loop_timer_stop(&server->progress_timer);
+	else if (!loop_timer_running(&server->progress_timer))
+		loop_timer_start(server->connection->dataplane->loop, &server->progress_timer,
+				 timeouts_of(server)->idle_ms);
+}
+
+static void watch_connection(struct http2_server *server, loop_timer_fn fn, uint32_t ms)
+{
+	server->connection->timer.fn = fn;
+	loop_timer_start(server->connection->dataplane->loop, &server->connection->timer, ms);
 }
 
 static void watch(struct http2_server *server)
 {
-	const struct timeouts *timeouts = &dataplane_model(server->connection->dataplane)->timeouts;
-	static const loop_timer_fn callbacks[] = {
-	    [WATCH_IDLE] = on_idle, [WATCH_HEAD] = on_head_timeout, [WATCH_PROGRESS] = on_progress_due};
-	enum watch wanted = http2_session_in_block(&server->session) ? WATCH_HEAD
-			    : list_empty(&server->session.streams)   ? WATCH_IDLE
-								     : WATCH_PROGRESS;
-	if (server->watch == wanted && wanted != WATCH_IDLE)
-		return;
-	server->watch = wanted;
-	server->connection->timer.fn = callbacks[wanted];
-	loop_timer_start(server->connection->dataplane->loop, &server->connection->timer,
-			 wanted == WATCH_HEAD ? timeouts->head_ms : timeouts->idle_ms);
+	int32_t block = http2_session_block(&server->session);
+	watch_progress(server);
+	if (block && block == server->block)
+		return; // counted from its beginning
+	server->block = block;
+	if (block)
+		watch_connection(server, on_head_timeout, timeouts_of(server)->head_ms);
+	else if (list_empty(&server->session.streams))
+		watch_connection(server, on_idle, timeouts_of(server)->idle_ms);
+	else
+		loop_timer_stop(&server->connection->timer);
 }
 
 // --- requests -----------------------------------------------------------------------------------------------
@@ -358,6 +380,7 @@ static void abort_streams(struct http2_server *server, enum exchange_flag flag)
 static void end(struct http2_server *server)
 {
 	server->ending = true;
+	loop_timer_stop(&server->progress_timer);
 	if (list_empty(&server->tails))
 		connection_linger(server->connection);
 	else
@@ -596,6 +619,7 @@ static struct http2_server *server_new(struct connection *connection)
 	server->connection = connection;
 	list_init(&server->tails);
 	loop_timer_init(&server->drain_timer, on_warned);
+	loop_timer_init(&server->progress_timer, on_progress_due);
 	if (http2_session_init(&server->session, &connection->stream, true, &session_ops)) {
 		pool_put(&connection->dataplane->http2_server_pool, server);
 		return NULL;
@@ -697,6 +721,7 @@ void http2_server_abort(struct connection *connection)
 		return;
 	server->session.over = true;
 	loop_timer_stop(&server->drain_timer);
+	loop_timer_stop(&server->progress_timer);
 	abort_streams(server, EXCHANGE_DOWNSTREAM_GONE);
 	while (!list_empty(&server->tails))
 		exchange_abort(of_stream(container_of(server->tails.next, struct http2_stream, node)),

@@ -164,8 +164,8 @@ bool http2_session_takes_connect(const struct http2_session *session); // RFC 84
 bool http2_session_usable(const struct http2_session *session);
 // More waits to be sent than should: ops->settled comes when there is room again.
 bool http2_session_congested(const struct http2_session *session);
-// The peer is in the middle of a field block.
-bool http2_session_in_block(const struct http2_session *session);
+// The stream in the middle of whose field block the peer is; 0: none.
+int32_t http2_session_block(const struct http2_session *session);
 // The open stream of that id; NULL: there is none.
 struct http2_stream *http2_session_find(const struct http2_session *session, int32_t id);
 

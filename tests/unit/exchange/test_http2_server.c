@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Clients of HTTP/2 that take their time.
+// Clients of HTTP/2 that take their time, in virtual time: what they may do, and for how long.
 #include "small_server.h"
 
 #include "base/clock.h"
@@ -75,6 +75,13 @@ static void settle(void)
 	}
 }
 
+static void advance(uint64_t ms)
+{
+	now_ms += ms;
+	clock_fake_set(START + now_ms * NS_PER_MS);
+	settle();
+}
+
 // Sends a part of a frame; all of it: `from` 0, `to` SIZE_MAX.
 static void send_part(uint8_t type, uint8_t flags, uint8_t stream, const char *payload, size_t len,
 		      size_t from, size_t to)
@@ -146,6 +153,26 @@ static int teardown(void **state)
 	return 0;
 }
 
+// Whatever else it does: requests whose heads come in pieces, here.
+static void test_a_reader_that_takes_nothing(void **state)
+{
+	(void)state;
+	uint64_t before = stats_read(STAT_HTTP2_STALLED);
+	begin("\0\0\0\1");
+	ask(1);
+	assert_int_equal(client.data[0], 1);
+	for (uint8_t stream = 3; now_ms < 2 * IDLE_MS; stream += 2) {
+		assert_false(client.reset[0]);
+		send_part(HEADERS, 5, stream, "\x82", 1, 0, FRAME_HEADER); // one that is malformed
+		advance(IDLE_MS / 8);
+		send_part(HEADERS, 5, stream, "\x82", 1, FRAME_HEADER, SIZE_MAX);
+		advance(IDLE_MS / 8);
+	}
+	assert_true(client.reset[0]);
+	assert_false(client.over);
+	assert_int_equal(stats_read(STAT_HTTP2_STALLED), before + 1);
+}
+
 // Streams share the window of their connection, one after another.
 static void test_streams_share_a_window(void **state)
 {
@@ -163,10 +190,79 @@ static void test_streams_share_a_window(void **state)
 	}
 }
 
+// One that has just begun waits for its turn.
+static void test_a_reader_that_takes_its_time(void **state)
+{
+	(void)state;
+	uint64_t before = stats_read(STAT_HTTP2_STALLED);
+	begin("\x7f\xff\xff\xff");
+	ask(1);
+	assert_int_equal(client.data[0], 65535);
+	advance(IDLE_MS - 1);
+	ask(3);
+	assert_int_equal(client.data[1], 0);
+	advance(1);
+	assert_false(client.reset[0] || client.reset[1]);
+	for (int i = 0; i < 8; i++) {
+		grant(4096);
+		advance(IDLE_MS / 2);
+		assert_false(client.reset[0] || client.reset[1]);
+	}
+	assert_int_equal(stats_read(STAT_HTTP2_STALLED), before);
+	advance(2 * IDLE_MS);
+	assert_true(client.reset[0] && client.reset[1]);
+}
+
+// One that took all there was in between has not stalled.
+static void test_a_stream_that_waits_now_and_then(void **state)
+{
+	static const char MORE[400];
+	(void)state;
+	uint64_t before = stats_read(STAT_HTTP2_STALLED);
+	begin("\x7f\xff\xff\xff");
+	sent_at_once = 65535 + 500;
+	ask(1);
+	advance(IDLE_MS);
+	grant(500);
+	assert_int_equal(client.data[0], sent_at_once);
+	send_all(server.peers[0], MORE, sizeof MORE);
+	advance(IDLE_MS);
+	assert_false(client.reset[0]);
+	assert_int_equal(stats_read(STAT_HTTP2_STALLED), before);
+	advance(IDLE_MS);
+	assert_true(client.reset[0]);
+}
+
+// Of each head: that others follow at once is no delay.
+static void test_time_for_a_head(void **state)
+{
+	char rest_and_next[REQUEST_LEN + FRAME_HEADER + 1];
+	(void)state;
+	begin("\x7f\xff\xff\xff");
+	send_part(HEADERS, 5, 1, REQUEST, REQUEST_LEN, 0, FRAME_HEADER + 1);
+	for (uint8_t stream = 3; stream < 11; stream += 2) {
+		const char next[] = {0, 0, REQUEST_LEN, HEADERS, 5, 0, 0, 0, (char)stream, REQUEST[0]};
+		memcpy(rest_and_next, REQUEST + 1, REQUEST_LEN - 1);
+		memcpy(rest_and_next + REQUEST_LEN - 1, next, sizeof next);
+		advance(HEAD_MS / 2);
+		send_all(client.fd, rest_and_next, REQUEST_LEN - 1 + sizeof next);
+		settle();
+		assert_false(client.over);
+	}
+	advance(HEAD_MS - 1);
+	assert_false(client.over);
+	advance(1);
+	assert_true(client.over);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test_setup_teardown(test_a_reader_that_takes_nothing, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_streams_share_a_window, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_a_reader_that_takes_its_time, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_a_stream_that_waits_now_and_then, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_time_for_a_head, setup, teardown),
 	};
 	if (stats_init(1))
 		return 1;
