@@ -415,6 +415,15 @@ def test_5_1_1_streams_out_of_order_reach_nobody(client, site):
     assert not site.origin.reached(second)
 
 
+def test_5_1_1_a_skipped_stream_below_many_others(client, site):
+    """However often ids were skipped since."""
+    for number in range(3, 103, 4):
+        client.open(get(site.path()), END_STREAM, number=number)
+    client.until(lambda: all(stream.ended for stream in client.streams.values()))
+    client.send(headers(1, BLOCK, 5))
+    client.connection_error(PROTOCOL_ERROR, STREAM_CLOSED)
+
+
 def test_5_1_2_a_place_is_free_again(client, site):
     """Far more streams than may be open at a time, one after another."""
     client.until(lambda: client.acks)

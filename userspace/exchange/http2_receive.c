@@ -30,16 +30,21 @@ static size_t receive_nothing(struct http2_session *session, const uint8_t *byte
 static void note_gap(struct http2_session *session, int32_t id)
 {
 	int32_t next = session->last_id ? session->last_id + 2 : 1;
-	if (id > next) {
-		session->gaps[session->gap_count % HTTP2_GAPS].from = next;
-		session->gaps[session->gap_count % HTTP2_GAPS].to = id - 2;
-		session->gap_count++;
-	}
+	struct http2_gap *gap = &session->gaps[session->gap_count % HTTP2_GAPS];
 	session->last_id = id;
+	if (id == next)
+		return;
+	session->gaps_lost = gap->to;
+	*gap = (struct http2_gap){next, id - 2};
+	session->gap_count++;
 }
 
+// Of gaps before those that are known it is known where they end: what was open below that is over since
+// long, and not to be sent on, either.
 static bool was_passed_over(const struct http2_session *session, int32_t id)
 {
+	if (id <= session->gaps_lost)
+		return true;
 	for (unsigned i = 0; i < MIN(session->gap_count, (unsigned)HTTP2_GAPS); i++)
 		if (id >= session->gaps[i].from && id <= session->gaps[i].to)
 			return true;

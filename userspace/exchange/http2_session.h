@@ -73,6 +73,11 @@ struct http2_frame {
 	uint32_t padding; // of those
 };
 
+// Ids that were passed over: nobody may open them any more.
+struct http2_gap {
+	int32_t from, to;
+};
+
 // What the peer's SETTINGS say.
 struct http2_settings {
 	uint32_t max_streams;
@@ -112,10 +117,9 @@ struct http2_session {
 	int32_t last_id;   // the highest that the peer opened
 	int32_t taken_id;  // the highest of those that is dealt with: none that came behind our GOAWAY is
 	int32_t goaway_id; // the highest of ours that the peer deals with
-	struct {
-		int32_t from, to;
-	} gaps[HTTP2_GAPS]; // ids that were passed over: nobody may open them any more
+	struct http2_gap gaps[HTTP2_GAPS];
 	unsigned gap_count;
+	int32_t gaps_lost;   // the end of the last one that is in there no more; 0: all are
 	unsigned open_count; // streams that are not closed yet
 	struct http2_bucket buckets[HTTP2_FLOOD_COUNT];
 	struct bufq wire; // made, not handed to the stream yet
