@@ -194,3 +194,22 @@ def test_resets_are_carried(mesh):
         wait_until(lambda: len(site.servers[0].streams) == 2 and last().ended, what="the reset at the endpoint")
         assert last().reset == CANCEL
         assert client.pong()
+
+
+def test_what_is_no_handshake(mesh):
+    """RFC 6455 4.1: what is no GET, or has a body, is passed on as the request it is; its body is not the tunnel's."""
+    seen = []
+
+    def act(server):
+        while stream := server.whole():
+            seen.append((stream.field(":method"), stream.field("upgrade"), stream.body))
+            server.respond(stream)
+
+    handshake = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    with Site(mesh, act, ALLOWED) as site:
+        peer = connect(site.client.pod, site.vip, 80)
+        for method in ("POST", "GET"):
+            peer.send(f"{method} /chat HTTP/1.1\r\nHost: web.mesh\r\n{handshake}Content-Length: 5\r\n\r\nhello")
+            assert peer.response()[::2] == (200, b"ok")
+        peer.close()
+    assert seen == [(b"POST", b"", b"hello"), (b"GET", b"", b"hello")]

@@ -95,6 +95,14 @@ static void remember(struct exchange *exchange, const struct http1_head *head)
 	exchange->request_done = http1_body_done(&exchange->request_body);
 }
 
+// RFC 6455 4.1: a GET, which has no body to be taken for what is said afterwards, with a key to be answered.
+static bool is_handshake(struct exchange *exchange, const struct http1_head *head)
+{
+	const struct field *key = head_find(&head->head, STR("sec-websocket-key"));
+	return str_eq(head->head.method, STR("GET")) && exchange->message.end &&
+	       websocket_accept(&exchange->arena, key ? key->value : STR(""), &exchange->websocket) == 0;
+}
+
 // What goes upstream: the head as it came, where that speaks HTTP/1, too, or a message.
 static int take_head(struct exchange *exchange, const struct http1_head *head, struct slice raw)
 {
@@ -102,10 +110,8 @@ static int take_head(struct exchange *exchange, const struct http1_head *head, s
 	if (exchange->raw)
 		return http1_forward_request(&exchange->request, head, raw);
 	int err = http1_to_message(&exchange->arena, head, &exchange->message);
-	const struct field *key = head_find(&head->head, STR("sec-websocket-key"));
-	if (!err && exchange->message.upgrade.len &&
-	    websocket_accept(&exchange->arena, key ? key->value : STR(""), &exchange->websocket))
-		exchange->message.upgrade = STR(""); // no handshake that could be answered
+	if (!err && exchange->message.upgrade.len && !is_handshake(exchange, head))
+		exchange->message.upgrade = STR(""); // it goes on as the request it is (RFC 9110 7.8)
 	exchange->wants_tunnel =
 	    exchange->message.upgrade.len > 0 || str_eq(head->head.method, STR("CONNECT"));
 	return err;
