@@ -6,6 +6,8 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import os
+import signal
 import socket
 import struct
 import threading
@@ -462,6 +464,24 @@ def test_a_drain_lets_streams_finish(pair):
     assert pair.client.proxy.stop() == 0
     assert load.wait() == 0
     assert got.read_bytes() == (pair.folder / "big").read_bytes()
+
+
+def test_an_upgrade_while_the_proxy_drains(web1):
+    """The answer comes in HTTP/2, and then the end."""
+    with web1.origin(serve()):
+        peer = web1.connect()
+        peer.send("GET / HTTP/1.1\r\nHost: web.mesh\r\n")
+        web1.client.catch_up()
+        os.kill(web1.client.proxy.pid, signal.SIGTERM)
+        wait_until(lambda: "msg=draining" in web1.client.proxy.output(), what="the drain")
+        peer.send("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: \r\n\r\n")
+        assert peer.head().startswith("HTTP/1.1 101 ")
+        client = Client(peer.sock)
+        client.buffer = peer.buffer  # what came with the 101
+        assert client.answer(client._new(1)).body == b"ok"
+        client.rest().close()
+        assert client.goaway.error_code == NO_ERROR
+        assert web1.client.proxy.wait() == 0
 
 
 def test_a_slow_reader_holds_little_memory(pair):

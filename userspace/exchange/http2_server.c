@@ -701,6 +701,8 @@ bool http2_server_upgrade(struct connection *connection, const struct http1_head
 	exchange->request_done = true;
 	route_and_start(exchange);
 	feed_first(connection);
+	if (connection_is_draining(connection))
+		http2_server_drain(connection);
 	return true;
 }
 
