@@ -3,12 +3,13 @@
 
 import contextlib
 import re
+import threading
 
 import pytest
 
 from bolt import SERVICE, Bolt, answering, request, response
 from h2frames import END_STREAM, Client, Server, data, get, post
-from mesh import Mesh, Origin, cluster, connect, service
+from mesh import DEFAULT_TIMEOUT, Mesh, Origin, cluster, connect, service
 from netns import wait_until
 
 
@@ -43,6 +44,7 @@ def test_streams_of_http2(mesh):
         "client",
         services=[service("web.mesh", 80, "web")],
         clusters=[cluster("web", [f"{pod.ipv4}:8080"], protocol="http2")],
+        log={"access": True},
     )
     held = Held(pod, 8080)
     with held.origin:
@@ -81,6 +83,54 @@ def test_streams_of_http2(mesh):
         client.until(lambda: client.streams[3].ended)
         wait_until(lambda: sidecar.show("conn", "show", "--streams")["streams"] == [], what="none is left")
         assert sidecar.connections()[0]["streams"] == 0
+        lines = [line for line in sidecar.said().splitlines() if " msg=request " in line]
+        assert len(lines) == 3
+        for wanted in (
+            " protocol=http2 service=- method=GET request_id=1 authority=web.mesh path=\"/first?a=1\" status=204 ",
+            " protocol=grpc service=shop.Cart method=Add request_id=3 authority=web.mesh path=/shop.Cart/Add status=200 ",
+        ):
+            assert sum(wanted in line for line in lines) == 1
+
+
+def test_requests_of_http1(mesh):
+    """One at a time; its id is which one of the connection it is."""
+    pod = mesh.network.pod("server")
+    sidecar = mesh.sidecar(
+        "client",
+        services=[service("web.mesh", 80, "web")],
+        clusters=[cluster("web", [f"{pod.ipv4}:8080"])],
+        log={"access": True},
+    )
+    go_on = threading.Event()
+
+    def serve(peer):
+        while peer.another():
+            if "/held" in peer.head():
+                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+                go_on.wait(DEFAULT_TIMEOUT)
+                peer.send("ok")
+            else:
+                peer.send("HTTP/1.1 204 No Content\r\n\r\n")
+
+    with Origin(pod, 8080, serve):
+        peer = connect(sidecar.pod, vips(sidecar)["web.mesh"], 80)
+        peer.send("DELETE /one HTTP/1.1\r\nHost: web.mesh\r\n\r\n")
+        assert peer.head().startswith("HTTP/1.1 204 ")
+        assert sidecar.show("conn", "show", "--streams")["streams"] == []
+        peer.send("GET /held HTTP/1.1\r\nHost: web.mesh\r\n\r\n")
+        assert peer.head().startswith("HTTP/1.1 200 ")
+        found = sidecar.show("conn", "show", "--streams")
+        [row], [one] = found["connections"], found["streams"]
+        names = ("connection", "id", "protocol", "authority", "service", "method", "path", "status", "endpoint")
+        assert [one[name] for name in names] == [
+            row["id"], 2, "http1", "web.mesh", None, "GET", "/held", 200, f"{pod.ipv4}:8080",
+        ]  # fmt: skip
+        go_on.set()
+        assert peer.read(2) == b"ok"
+        peer.close()
+    lines = [line for line in sidecar.said().splitlines() if " msg=request " in line]
+    assert " protocol=http1 service=- method=DELETE request_id=1 authority=web.mesh path=/one status=204 " in lines[0]
+    assert " protocol=http1 service=- method=GET request_id=2 authority=web.mesh path=/held status=200 " in lines[1]
 
 
 def test_calls_of_bolt(mesh):

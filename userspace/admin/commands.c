@@ -88,8 +88,8 @@ const struct command admin_commands[ADMIN_COMMAND_COUNT] = {
     [ADMIN_CONN_SHOW] =
 	{"conn", "show", "List the open connections",
 	 "A connection is one line, however many streams or calls it carries. With --streams these "
-	 "are listed behind them, oldest first, at most 4096 of a worker: streams of HTTP/2 "
-	 "(protocol http2 or grpc) and calls of RPC protocols.",
+	 "are listed behind them, oldest first, at most 4096 of a worker: requests of HTTP "
+	 "(protocol http1, http2 or grpc) and calls of RPC protocols.",
 	 PARAMS(conn_show)},
     [ADMIN_CONN_KILL] = {"conn", "kill", "Reset a connection", NULL, PARAMS(conn_kill)},
     [ADMIN_CONN_DRAIN] =

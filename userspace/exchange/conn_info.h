@@ -8,10 +8,10 @@
 struct connection;
 struct conn_info;
 
-// A stream of HTTP/2, or a call of an RPC protocol, under way on a downstream connection.
+// A request of HTTP, or a call of an RPC protocol, under way on a downstream connection.
 struct stream_info {
-	uint64_t id;	      // of the stream, or the request id that the client gave
-	const char *protocol; // "http2", "grpc", a codec's name; what rides in a stream between two proxies
+	uint64_t id;	      // of the stream; which one of the connection (HTTP/1); what the caller gave
+	const char *protocol; // "http1", "grpc", a codec's name, ...; of what rides in a stream between proxies
 	struct str authority; // HTTP
 	struct str service;   // RPC, gRPC; empty: none
 	struct str method;    // likewise, else HTTP's

@@ -926,6 +926,14 @@ static const char *state_of(const struct connection *connection)
 	return connection->protocol ? "idle" : "detecting";
 }
 
+// In HTTP/1 there is one at a time.
+static void each_request(const struct connection *connection, stream_info_fn fn, void *arg)
+{
+	struct stream_info info;
+	exchange_describe_stream(connection->exchange, &info);
+	fn(&info, arg);
+}
+
 static void describe(const struct connection *connection, struct conn_info *info)
 {
 	const struct virtual_host *host = current_host(connection);
@@ -958,6 +966,8 @@ static void describe(const struct connection *connection, struct conn_info *info
 		tunnel_describe(connection->tunnel, info);
 	if (connection->exchange)
 		exchange_describe(connection->exchange, info);
+	if (connection->exchange && connection->protocol == PROTOCOL_HTTP1)
+		info->each_stream = each_request;
 	if (connection->http2)
 		http2_server_describe(connection, info);
 	if (connection->framed)

@@ -606,21 +606,46 @@ static const char *protocol_of(const struct exchange *exchange)
 	return protocol_name(exchange->connection->protocol);
 }
 
+// As the client counts: streams of HTTP/2 have ids, requests of HTTP/1 come one after another.
+static uint64_t request_id(const struct exchange *exchange)
+{
+	return exchange->down.id ? (uint64_t)exchange->down.id : exchange->connection->requests;
+}
+
+// Of gRPC, "/service/method" says more than POST does. The service is empty if there is none.
+static void name_call(const struct exchange *exchange, struct str *ret_service, struct str *ret_method)
+{
+	struct str path = exchange->path;
+	*ret_service = STR("");
+	*ret_method = exchange->method;
+	if (!exchange->grpc || !path.len || path.p[0] != '/')
+		return;
+	path = (struct str){path.p + 1, path.len - 1};
+	ptrdiff_t slash = str_find(path, '/');
+	if (slash <= 0)
+		return;
+	*ret_service = (struct str){path.p, (size_t)slash};
+	*ret_method = (struct str){path.p + slash + 1, path.len - (size_t)slash - 1};
+}
+
 static void access_log(const struct exchange *exchange)
 {
 	char grpc_status[8] = "-";
+	struct str service, method;
 	const struct connection *connection = exchange->connection;
 	static const struct addr none;
 	const char *tls_version = "-";
 	struct str tls_peer = STR("-");
 	connection_describe_tls(connection->stream.tls, &tls_version, &tls_peer);
+	name_call(exchange, &service, &method);
 	if (exchange->grpc_status >= 0)
 		snprintf(grpc_status, sizeof grpc_status, "%d", exchange->grpc_status);
 	log_info(
 	    "request", LOG_UINT("connection", connection->id),
 	    LOG_TEXT("direction", connection->inbound ? "inbound" : "outbound"),
 	    LOG_ADDR("peer", &connection->peer), LOG_ADDR("destination", &connection->destination),
-	    LOG_TEXT("protocol", protocol_of(exchange)), LOG_STR("method", exchange->method),
+	    LOG_TEXT("protocol", protocol_of(exchange)), LOG_STR("service", service.len ? service : STR("-")),
+	    LOG_STR("method", method), LOG_UINT("request_id", request_id(exchange)),
 	    LOG_STR("authority", exchange->authority), LOG_STR("path", exchange->path),
 	    LOG_UINT("status", exchange->status), LOG_TEXT("flag", exchange_flag_name(exchange->flag)),
 	    LOG_STR("virtual_host", exchange->host ? exchange->host->name : STR("-")),
@@ -693,27 +718,13 @@ void exchange_describe(const struct exchange *exchange, struct conn_info *info)
 					&info->upstream_tls_peer);
 }
 
-// Of gRPC, "/service/method" says more than POST does.
-static void name_call(struct stream_info *info)
-{
-	struct str path = info->path;
-	if (path.len && path.p[0] == '/')
-		path = (struct str){path.p + 1, path.len - 1};
-	ptrdiff_t slash = str_find(path, '/');
-	if (slash <= 0)
-		return;
-	info->service = (struct str){path.p, (size_t)slash};
-	info->method = (struct str){path.p + slash + 1, path.len - (size_t)slash - 1};
-}
-
 void exchange_describe_stream(const struct exchange *exchange, struct stream_info *ret_info)
 {
 	static const struct addr none;
 	*ret_info = (struct stream_info){
+	    .id = request_id(exchange),
 	    .protocol = protocol_of(exchange),
 	    .authority = exchange->authority,
-	    .service = STR(""),
-	    .method = exchange->method,
 	    .path = exchange->path,
 	    .answered = exchange->status != 0,
 	    .status = exchange->status,
@@ -723,6 +734,5 @@ void exchange_describe_stream(const struct exchange *exchange, struct stream_inf
 	    .endpoint = exchange->endpoint ? exchange->endpoint->addr : none,
 	    .started_ns = exchange->started_ns,
 	};
-	if (exchange->grpc)
-		name_call(ret_info);
+	name_call(exchange, &ret_info->service, &ret_info->method);
 }

@@ -192,5 +192,4 @@ void exchange_abort(struct exchange *exchange, enum exchange_flag flag);
 void exchange_finish(struct exchange *exchange);
 // Fills in what it knows (for `weir conn show`).
 void exchange_describe(const struct exchange *exchange, struct conn_info *info);
-// All about it but the id.
 void exchange_describe_stream(const struct exchange *exchange, struct stream_info *ret_info);

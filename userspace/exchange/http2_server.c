@@ -755,7 +755,6 @@ static void each_stream(const struct connection *connection, stream_info_fn fn, 
 			continue;
 		}
 		exchange_describe_stream(of_stream(stream), &info);
-		info.id = (uint64_t)stream->id;
 		fn(&info, arg);
 	}
 }
