@@ -297,3 +297,27 @@ def test_how_many_requests_wait_for_an_endpoint(mesh):
         assert sum(row["streams"] for row in site.client.connections()) == 64 + 1024 - 128 + 1
         for client in clients:
             client.close()
+
+
+def test_expectations_of_http1(mesh):
+    """100 and the body, on a connection that lives on; or a refusal that says that it ends (RFC 9110 10.1.1)."""
+
+    def act(server):
+        while stream := server.accept():
+            if dict(stream.fields)[b":path"] == b"/granted":
+                server.send(server.head(stream.id, [(":status", "100")]))
+                server.respond(server.whole(stream), body=stream.body)
+            else:
+                server.respond(stream, 417, body=b"no")
+
+    with Site(mesh, "http2", frames(act)) as site:
+        peer = site.peer()
+        head = "POST /{} HTTP/1.1\r\nHost: web.mesh\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+        for _ in range(2):
+            assert peer.send(head.format("granted")).head().startswith("HTTP/1.1 100 ")
+            status, granted, body = peer.send("body").response()
+            assert (status, body) == (200, b"body") and "connection:" not in granted.lower()
+        status, refused, body = peer.send(head.format("refused")).response()
+        assert (status, body) == (417, b"no") and "connection: close" in refused.lower()
+        assert not peer.another()
+        peer.close()

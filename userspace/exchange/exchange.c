@@ -366,6 +366,8 @@ int exchange_interim(struct exchange *exchange, struct message *message)
 		exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_PROTOCOL, ERR_MALFORMED);
 		return ERR_CLOSED;
 	}
+	if (message->head.status == 100)
+		exchange->awaits_continue = false;
 	if (exchange->client_http10 || exchange->server->interim(exchange, message) == 0)
 		return 0; // a client of HTTP/1.0 knows none (RFC 9110 15.2)
 	exchange_upstream_failed(exchange, EXCHANGE_UPSTREAM_PROTOCOL, ERR_MALFORMED);

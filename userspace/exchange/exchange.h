@@ -128,6 +128,7 @@ struct exchange {
 	bool grpc : 1; // the caller speaks gRPC: known with its head
 	bool client_http10 : 1;
 	bool client_persistent : 1; // the client would send another request on this connection
+	bool awaits_continue : 1;   // it asked whether to send the body (Expect), and was not told to
 	bool idempotent : 1;
 	bool kept : 1;	     // all that was sent upstream is in `replay_first` and `replay`
 	bool fresh_only : 1; // no pooled connection for the next attempt

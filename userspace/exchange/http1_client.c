@@ -181,7 +181,7 @@ static int become_tunnel(struct exchange *exchange, struct slice rest)
 // client's, too. Where HTTP/1.0 is spoken on either side the connection stays open only if that is said.
 static enum http1_connection client_connection(struct exchange *exchange, const struct http1_head *head)
 {
-	if (exchange->decode_chunks || head->framing == HTTP1_BODY_EOF ||
+	if (exchange->decode_chunks || exchange->awaits_continue || head->framing == HTTP1_BODY_EOF ||
 	    exchange->connection->dataplane->draining)
 		exchange->client_persistent = false;
 	if (!exchange->client_persistent)
@@ -213,6 +213,8 @@ static int take_interim(struct exchange *exchange, const struct http1_head *head
 		protocol_failure(exchange);
 		return ERR_CLOSED;
 	}
+	if (head->head.status == 100)
+		exchange->awaits_continue = false;
 	if (!exchange->client_http10 && forward_head(exchange, head, raw, HTTP1_CONNECTION_IMPLIED))
 		return ERR_CLOSED;
 	return take_bytes(exchange, rest);

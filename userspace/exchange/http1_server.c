@@ -93,6 +93,7 @@ static void remember(struct exchange *exchange, const struct http1_head *head)
 	exchange->wants_upgrade = head->flags & HTTP1_CONN_UPGRADE;
 	http1_body_init(&exchange->request_body, head);
 	exchange->request_done = http1_body_done(&exchange->request_body);
+	exchange->awaits_continue = !exchange->request_done && (head->flags & HTTP1_EXPECT_CONTINUE);
 }
 
 // RFC 6455 4.1: a GET, which has no body to be taken for what is said afterwards, with a key to be answered.
@@ -327,6 +328,7 @@ static bool read_body(struct connection *connection)
 		return false;
 	}
 	exchange->request_done = done;
+	exchange->awaits_continue &= !done;
 	exchange->request_bytes += (uint64_t)used;
 	if (done)
 		loop_timer_stop(&connection->timer);
@@ -471,7 +473,8 @@ static int server_head(struct exchange *exchange, const struct message *message)
 		return tunnel_head(exchange, message);
 	bool framed = !has_body(exchange, message) || message->has_length;
 	exchange->chunk_response = !framed && !exchange->client_http10;
-	if ((!framed && exchange->client_http10) || connection_is_draining(exchange->connection))
+	if ((!framed && exchange->client_http10) || exchange->awaits_continue ||
+	    connection_is_draining(exchange->connection))
 		exchange->client_persistent = false; // such a body ends with the connection
 	style.chunked = exchange->chunk_response;
 	enum http1_connection tell = tell_connection(exchange);
