@@ -205,3 +205,15 @@ def test_uploads_to_an_origin_that_does_not_read(site):
             client.send(data(stream.id, bytes(16384)))
     client.pong()
     client.close()
+
+
+def test_an_upload_that_nobody_reads(site):
+    """Credit comes to an end, however often the client looks for it."""
+    client = site.connect()
+    stream = client.open(post(site.path("/stall")))
+    sent = 0
+    while client.pong(b"%08d" % sent) and min(stream.send_window, client.send_window) >= 16384:
+        client.send(data(stream.id, bytes(16384)))
+        sent += 16384
+        assert sent < 64 << 20
+    client.close()

@@ -435,6 +435,7 @@ def test_5_1_2_the_limit_of_streams_is_kept(bench):
 
     def act(server):
         while stream := server.whole():
+            server.pong(b"%08d" % stream.id)  # nothing else is in front of that
             server.send(fine(stream.id)).done(stream)
 
     with Hostile(bench, act, (MAX_CONCURRENT_STREAMS, 1)):
