@@ -143,27 +143,26 @@ def bolt(options, stage):
     return take_turns(options, "bolt", measurements)
 
 
-def _http2(options, stage, row, path="", load_words=()):
+def _http2(options, stage, row, kind):
     measurements = []
     for program in [Direct(), Relay(), Nghttpx(), Haproxy(), Weir()]:
         pod = stage.network.pod(label(program))
-        origin = stage.http2_origin(pod)
+        measure.pin(stage.http2_origin(pod), {LOAD_CPU})
         target, pids = program.http2(pod, stage)
-        measure.pin(pids + origin, {LOAD_CPU})
-        load = lambda pod=pod, url=target.url + path: measure.h2load(
-            pod, url, 5, 20, options.seconds, {LOAD_CPU}, *load_words
+        measure.pin(pids, {PROXY_CPU})
+        load = lambda pod=pod, target=target: measure.http2(
+            pod, programs.TOOLS, target, 5, 20, options.seconds, {LOAD_CPU}, kind
         )
         measurements.append((program.name, lambda pids=pids, load=load: per_cpu_second(pids, load)))
     return take_turns(options, row, measurements)
 
 
 def http2(options, stage):
-    return _http2(options, stage, "http2")
+    return _http2(options, stage, "http2", "get")
 
 
 def grpc(options, stage):
-    load_words = ["-d", stage.grpc_message(), "-H", "content-type: application/grpc", "-H", "te: trailers"]
-    return _http2(options, stage, "grpc", programs.GRPC_METHOD, load_words)
+    return _http2(options, stage, "grpc", "call")
 
 
 def wired(stage, program):
@@ -319,12 +318,12 @@ ROWS = {
     ),
     "http2": (
         http2,
-        "HTTP/2 1 KiB, 5 connections x 20 streams, one CPU",
+        "HTTP/2 1 KiB, 5 connections x 20 streams",
         [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
     ),
     "grpc": (
         grpc,
-        "gRPC, an answer of 1 KiB, 5 connections x 20 streams, one CPU",
+        "gRPC, an answer of 1 KiB, 5 connections x 20 streams",
         [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
     ),
     "inbound": (

@@ -2,18 +2,11 @@
 // A Bolt server: answers every request with its own content, in the order of arrival, and heartbeats; one-way
 // requests get no answer. One thread. A connection whose client does not read is not read from.
 #include "bolt.h"
+#include "server.h"
 
-#include <err.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <stdbool.h>
-#include <stdlib.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-enum { BUFFER = 256 << 10, EVENTS = 128, GROWTH = BOLT_RESPONSE_HEAD + sizeof(BOLT_RESPONSE_CLASS) - 1 };
+enum { BUFFER = 256 << 10, GROWTH = BOLT_RESPONSE_HEAD + sizeof(BOLT_RESPONSE_CLASS) - 1 };
 
 struct bytes {
 	size_t start, end;
@@ -24,15 +17,6 @@ struct connection {
 	int fd;
 	struct bytes in, out;
 };
-
-static int epoll;
-
-static void watch(int fd, uint32_t events, void *data)
-{
-	struct epoll_event event = {.events = events, .data.ptr = data};
-	if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) != 0)
-		err(1, "epoll_ctl");
-}
 
 static void bytes_compact(struct bytes *bytes)
 {
@@ -100,8 +84,9 @@ static bool answers_send(struct connection *connection)
 
 // Reads and answers until the client has nothing more or takes nothing more. False when the connection has
 // ended.
-static bool connection_serve(struct connection *connection)
+static bool connection_serve(void *arg)
 {
+	struct connection *connection = arg;
 	for (;;) {
 		while (request_take(connection))
 			continue;
@@ -122,49 +107,27 @@ static bool connection_serve(struct connection *connection)
 	}
 }
 
-static void listener_accept(int listener)
+static void *connection_open(int fd)
 {
-	int fd;
-	while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
-		struct connection *connection = malloc(sizeof *connection);
-		if (!connection)
-			err(1, "connection");
-		connection->fd = fd;
-		connection->in.start = connection->in.end = connection->out.start = connection->out.end = 0;
-		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-		watch(fd, EPOLLIN | EPOLLOUT | EPOLLET, connection);
-	}
+	struct connection *connection = malloc(sizeof *connection);
+	if (!connection)
+		err(1, "connection");
+	connection->fd = fd;
+	connection->in.start = connection->in.end = connection->out.start = connection->out.end = 0;
+	return connection;
 }
 
-static int listener_open(const char *port)
+static void connection_close(void *arg)
 {
-	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	struct sockaddr_in6 address = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)atoi(port))};
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int));
-	setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &(int){0}, sizeof(int));
-	if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || listen(fd, 4096) != 0)
-		err(1, "port %s", port);
-	watch(fd, EPOLLIN, NULL);
-	return fd;
+	struct connection *connection = arg;
+	close(connection->fd);
+	free(connection);
 }
 
 int main(int argc, char **argv)
 {
+	static const struct server server = {connection_open, connection_serve, connection_close};
 	if (argc != 2)
 		errx(2, "usage: bolt_echo PORT");
-	epoll = epoll_create1(EPOLL_CLOEXEC);
-	int listener = listener_open(argv[1]);
-	for (;;) {
-		struct epoll_event events[EVENTS];
-		int count = epoll_wait(epoll, events, EVENTS, -1);
-		for (int i = 0; i < count; i++) {
-			struct connection *connection = events[i].data.ptr;
-			if (!connection) {
-				listener_accept(listener);
-			} else if (!connection_serve(connection)) {
-				close(connection->fd);
-				free(connection);
-			}
-		}
-	}
+	server_run(&server, argv[1]);
 }

@@ -201,22 +201,14 @@ static int compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static uint32_t number_within(const char *text, uint32_t most)
-{
-	long number = strtol(text, NULL, 10);
-	if (number < 1 || number > most)
-		errx(2, "'%s' is not between 1 and %u", text, most);
-	return (uint32_t)number;
-}
-
 int main(int argc, char **argv)
 {
 	if (argc != 6)
 		errx(2, "usage: bolt_load ADDRESS PORT CONNECTIONS IN-FLIGHT SECONDS");
 	struct sockaddr_in address = client_address(argv[1], argv[2]);
 	struct connection *connections[CONNECTIONS];
-	uint32_t connection_count = number_within(argv[3], CONNECTIONS);
-	in_flight = number_within(argv[4], IN_FLIGHT);
+	uint32_t connection_count = client_number(argv[3], CONNECTIONS);
+	in_flight = client_number(argv[4], IN_FLIGHT);
 	samples = calloc(SAMPLES, sizeof *samples);
 	if (!samples)
 		err(1, "samples");

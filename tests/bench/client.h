@@ -27,6 +27,14 @@ static inline struct sockaddr_in client_address(const char *ip, const char *port
 	return address;
 }
 
+static inline uint32_t client_number(const char *text, uint32_t most)
+{
+	long number = strtol(text, NULL, 10);
+	if (number < 1 || number > most)
+		errx(2, "'%s' is not between 1 and %u", text, most);
+	return (uint32_t)number;
+}
+
 static inline int client_connect(const struct sockaddr_in *address)
 {
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);

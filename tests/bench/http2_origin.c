@@ -1,37 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 // The origin over HTTP/2 without TLS: a request that ends with its head is answered as a file server would,
 // by 1 KiB; one with content as a gRPC call, by a message of 1 KiB and the status 0, with the fields that
-// gRPC asks for and no others. One thread; nghttp2 does the frames.
-#include <err.h>
-#include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <nghttp2/nghttp2.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdlib.h>
+// gRPC asks for and no others. One thread; it looks for nothing in a request but its end.
+#include "http2.h"
+#include "server.h"
+
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-enum { ANSWER = 1024, MESSAGE_HEAD = 5, BUFFER = 256 << 10, EVENTS = 128 };
+enum { ANSWER = 1024, MESSAGE_HEAD = 5, STREAMS = 100, REFUSED_STREAM = 7 };
 
-struct connection {
-	int fd;
-	nghttp2_session *session;
-	size_t start, end; // of what waits in `out`
-	uint8_t out[BUFFER];
+struct stream {
+	uint32_t id;
+	bool is_call, is_asked; // has content; has ended
+	int64_t sent, credit;	// of the answer; of the stream's window beyond what each has at the start
 };
 
-static int epoll;
+struct connection {
+	struct http2 http2;
+	size_t open;
+	struct stream streams[STREAMS]; // the open ones, in no order
+};
+
 static uint8_t file[ANSWER], message[ANSWER];
 
-#define NV(name, value)                                                                                      \
-	{                                                                                                    \
-		(uint8_t *)(name), (uint8_t *)(value), sizeof(name) - 1, sizeof(value) - 1,                  \
-		    NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE                             \
-	}
+static const struct http2_field file_head[] = {
+    {.whole = 8}, // :status: 200
+    {.name_index = 54, .number = 1, .value = "origin"},
+    {.name_index = 24, .number = 2, .value = "max-age=3600"},
+    {.name_index = 33, .number = 3, .value = "Sun, 06 Nov 1994 08:49:37 GMT"},
+    {.name_index = 28, .value = "1024"},
+    {.name_index = 44, .number = 4, .value = "Sun, 06 Nov 1994 08:49:37 GMT"},
+};
+static const struct http2_field call_head[] = {
+    {.whole = 8},
+    {.name_index = 31, .number = 5, .value = "application/grpc"},
+};
+static const struct http2_field call_trailers[] = {{.name = "grpc-status", .number = 6, .value = "0"}};
 
 static void answers_build(void)
 {
@@ -41,166 +45,120 @@ static void answers_build(void)
 	memcpy(message, (const uint8_t[]){0, 0, 0, len >> 8, len & 0xff}, MESSAGE_HEAD);
 }
 
-static void check(ssize_t error)
+// As much of the answer as the client's windows let through. True: that was its end.
+static bool answer(struct http2 *http2, struct stream *stream)
 {
-	if (error < 0)
-		errx(1, "%s", nghttp2_strerror((int)error));
+	int64_t len = ANSWER - stream->sent, window = http2->stream_window + stream->credit - stream->sent;
+	window = window < http2->window ? window : http2->window;
+	len = len < window ? len : window;
+	if (len <= 0)
+		return false;
+	if (stream->sent == 0 && stream->is_call)
+		http2_put_fields(http2, stream->id, 0, call_head, 2);
+	else if (stream->sent == 0)
+		http2_put_fields(http2, stream->id, 0, file_head, 6);
+	bool whole = stream->sent + len == ANSWER;
+	http2_put_data(http2, stream->id, whole && !stream->is_call ? HTTP2_END_STREAM : 0,
+		       (stream->is_call ? message : file) + stream->sent, (size_t)len);
+	stream->sent += len;
+	if (whole && stream->is_call)
+		http2_put_fields(http2, stream->id, HTTP2_END_STREAM, call_trailers, 1);
+	return whole;
 }
 
-// A stream's user data is how much of the answer has gone: the peer's windows may cut it.
-static ssize_t on_read(nghttp2_session *session, int32_t id, uint8_t *buf, size_t len, uint32_t *flags,
-		       nghttp2_data_source *source, void *arg)
+static void stream_close(struct connection *connection, struct stream *stream)
 {
-	static const nghttp2_nv trailers[] = {NV("grpc-status", "0")};
-	size_t sent = (size_t)(uintptr_t)nghttp2_session_get_stream_user_data(session, id);
-	size_t rest = ANSWER - sent;
-	(void)arg;
-	len = len < rest ? len : rest;
-	memcpy(buf, (const uint8_t *)source->ptr + sent, len);
-	if (len < rest) {
-		check(nghttp2_session_set_stream_user_data(session, id, (void *)(uintptr_t)(sent + len)));
-		return (ssize_t)len;
+	*stream = connection->streams[--connection->open];
+}
+
+static void answers_continue(struct connection *connection)
+{
+	for (size_t i = connection->open; i-- > 0;) {
+		struct stream *stream = &connection->streams[i];
+		if (stream->is_asked && answer(&connection->http2, stream))
+			stream_close(connection, stream);
 	}
-	*flags |= NGHTTP2_DATA_FLAG_EOF;
-	if (source->ptr == message) {
-		*flags |= NGHTTP2_DATA_FLAG_NO_END_STREAM;
-		check(nghttp2_submit_trailer(session, id, trailers, 1));
-	}
-	return (ssize_t)len;
 }
 
-static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
+// The open stream of a frame, mostly the newest; NULL: none is open, or it is that of a request refused.
+static struct stream *stream_find(struct connection *connection, uint32_t id)
 {
-	static const nghttp2_nv file_head[] = {
-	    NV(":status", "200"),
-	    NV("server", "origin"),
-	    NV("cache-control", "max-age=3600"),
-	    NV("date", "Sun, 06 Nov 1994 08:49:37 GMT"),
-	    NV("content-length", "1024"),
-	    NV("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT"),
-	};
-	static const nghttp2_nv call_head[] = {NV(":status", "200"), NV("content-type", "application/grpc")};
-	static const nghttp2_data_provider file_body = {.source.ptr = file, .read_callback = on_read};
-	static const nghttp2_data_provider call_body = {.source.ptr = message, .read_callback = on_read};
-	(void)arg;
-	if (!(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
-		return 0;
-	if (frame->hd.type == NGHTTP2_HEADERS)
-		check(nghttp2_submit_response(session, frame->hd.stream_id, file_head, 6, &file_body));
-	else if (frame->hd.type == NGHTTP2_DATA)
-		check(nghttp2_submit_response(session, frame->hd.stream_id, call_head, 2, &call_body));
-	return 0;
+	for (size_t i = connection->open; i-- > 0;)
+		if (connection->streams[i].id == id)
+			return &connection->streams[i];
+	return NULL;
 }
 
-// Takes what fits; the rest stays with the library.
-static ssize_t on_send(nghttp2_session *session, const uint8_t *bytes, size_t len, int flags, void *arg)
+static struct stream *stream_open(struct connection *connection, const struct http2_frame *frame)
+{
+	if (connection->open == STREAMS) {
+		http2_put_short(&connection->http2, HTTP2_RST_STREAM, frame->stream, REFUSED_STREAM);
+		return NULL;
+	}
+	struct stream *stream = &connection->streams[connection->open++];
+	*stream = (struct stream){.id = frame->stream, .is_call = !(frame->flags & HTTP2_END_STREAM)};
+	return stream;
+}
+
+static void stream_end(struct connection *connection, struct stream *stream)
+{
+	stream->is_asked = true;
+	if (answer(&connection->http2, stream))
+		stream_close(connection, stream);
+}
+
+static void frame_take(void *arg, const struct http2_frame *frame)
 {
 	struct connection *connection = arg;
-	(void)session, (void)flags;
-	if (len > BUFFER - connection->end)
-		return NGHTTP2_ERR_WOULDBLOCK;
-	memcpy(connection->out + connection->end, bytes, len);
-	connection->end += len;
-	return (ssize_t)len;
-}
-
-// Writes what there is to be sent. False when the connection has ended.
-static bool frames_send(struct connection *connection)
-{
-	do {
-		check(nghttp2_session_send(connection->session));
-		while (connection->start < connection->end) {
-			ssize_t n = send(connection->fd, connection->out + connection->start,
-					 connection->end - connection->start, MSG_NOSIGNAL);
-			if (n < 0)
-				return errno == EAGAIN;
-			connection->start += (size_t)n;
-		}
-		connection->start = connection->end = 0;
-	} while (nghttp2_session_want_write(connection->session));
-	return nghttp2_session_want_read(connection->session);
-}
-
-// False when the connection has ended.
-static bool connection_serve(struct connection *connection)
-{
-	static uint8_t in[BUFFER];
-	for (;;) {
-		ssize_t n = read(connection->fd, in, sizeof in);
-		if (n == 0 || (n < 0 && errno != EAGAIN))
-			return false;
-		if (n < 0)
-			return frames_send(connection);
-		if (nghttp2_session_mem_recv(connection->session, in, (size_t)n) < 0)
-			return false;
+	struct stream *stream = frame->stream ? stream_find(connection, frame->stream) : NULL;
+	switch (frame->type) {
+	case HTTP2_HEADERS:
+		stream = stream ? stream : stream_open(connection, frame);
+		/* fallthrough */
+	case HTTP2_DATA:
+		if (stream && frame->flags & HTTP2_END_STREAM)
+			stream_end(connection, stream);
+		break;
+	case HTTP2_RST_STREAM:
+		if (stream)
+			stream_close(connection, stream);
+		break;
+	case HTTP2_WINDOW_UPDATE:
+		if (stream)
+			stream->credit += http2_number(frame->payload);
+		/* fallthrough */
+	case HTTP2_SETTINGS:
+		answers_continue(connection);
 	}
 }
 
-static void connection_free(struct connection *connection)
+static bool connection_serve(void *arg)
 {
-	close(connection->fd);
-	nghttp2_session_del(connection->session);
-	free(connection);
+	struct connection *connection = arg;
+	return http2_receive(&connection->http2, frame_take, connection) && http2_send(&connection->http2);
 }
 
-static void connection_new(int fd)
+static void *connection_open(int fd)
 {
-	static nghttp2_session_callbacks *callbacks;
-	static const nghttp2_settings_entry settings[] = {{NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, 100}};
-	struct connection *connection = malloc(sizeof *connection);
+	struct connection *connection = calloc(1, sizeof *connection);
 	if (!connection)
 		err(1, "connection");
-	if (!callbacks) {
-		check(nghttp2_session_callbacks_new(&callbacks));
-		nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
-		nghttp2_session_callbacks_set_send_callback(callbacks, on_send);
-	}
-	connection->fd = fd;
-	connection->start = connection->end = 0;
-	check(nghttp2_session_server_new(&connection->session, callbacks, connection));
-	check(nghttp2_submit_settings(connection->session, NGHTTP2_FLAG_NONE, settings, 1));
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-	struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = connection};
-	if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) != 0)
-		err(1, "epoll_ctl");
+	http2_begin(&connection->http2, fd, true, HTTP2_MAX_STREAMS, STREAMS);
+	return connection;
 }
 
-static int listener_open(const char *port)
+static void connection_close(void *arg)
 {
-	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	struct sockaddr_in6 address = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)atoi(port))};
-	struct epoll_event event = {.events = EPOLLIN};
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int));
-	setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &(int){0}, sizeof(int));
-	if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || listen(fd, 4096) != 0 ||
-	    epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) != 0)
-		err(1, "port %s", port);
-	return fd;
-}
-
-static void listener_accept(int listener)
-{
-	int fd;
-	while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
-		connection_new(fd);
+	struct connection *connection = arg;
+	close(connection->http2.fd);
+	free(connection);
 }
 
 int main(int argc, char **argv)
 {
+	static const struct server server = {connection_open, connection_serve, connection_close};
 	if (argc != 2)
 		errx(2, "usage: http2_origin PORT");
 	answers_build();
-	epoll = epoll_create1(EPOLL_CLOEXEC);
-	int listener = listener_open(argv[1]);
-	for (;;) {
-		struct epoll_event events[EVENTS];
-		int count = epoll_wait(epoll, events, EVENTS, -1);
-		for (int i = 0; i < count; i++) {
-			struct connection *connection = events[i].data.ptr;
-			if (!connection)
-				listener_accept(listener);
-			else if (!connection_serve(connection))
-				connection_free(connection);
-		}
-	}
+	server_run(&server, argv[1]);
 }

@@ -112,15 +112,10 @@ def bolt(pod, tools, target, connections, in_flight, seconds, cpus):
     return {"count": count, "p50": p50 / 1000, "p99": p99 / 1000}
 
 
-def h2load(pod, url, connections, streams, seconds, cpus, *words):
-    """Requests answered over HTTP/2 without TLS; `words` are further options of h2load."""
-    argv = ["h2load", "-t1", f"-c{connections}", f"-m{streams}", f"-D{seconds}", "--warm-up-time=0", *words, url]
-    text = _run(pod, argv, cpus, seconds)
-    done = re.search(r"requests: .* (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", text)
-    good = re.search(r"status codes: (\d+) 2xx, 0 3xx, 0 4xx, 0 5xx", text)
-    if not done or not good or int(done[1]) == 0 or done.groups()[1:] != ("0", "0", "0"):
-        raise Failed(text)
-    return {"count": int(done[1])}
+def http2(pod, tools, target, connections, streams, seconds, cpus, kind):
+    """Requests answered over HTTP/2 without TLS, each of them a `get` or a `call` of gRPC."""
+    argv = [tools / "bench_http2_load", target.address, target.port, target.host, connections, streams, seconds, kind]
+    return {"count": int(_run(pod, argv, cpus, seconds))}
 
 
 def dns(pod, target, queries, seconds, cpus):

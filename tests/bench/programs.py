@@ -23,8 +23,6 @@ ORIGIN_HTTP, ORIGIN_STREAM, ORIGIN_BOLT, ORIGIN_HTTP2 = 9000, 9001, 9002, 9003
 HTTP, STREAM, BOLT, HTTP2, TLS, DNS = 8080, 8081, 8082, 8083, 8443, 5353
 NAMES = 1000
 BODY = b"x" * 1024
-GRPC_METHOD = "bench.Echo/Unary"
-GRPC_MESSAGE = b"\0" + (64).to_bytes(4, "big") + b"y" * 64
 
 
 @dataclasses.dataclass
@@ -451,11 +449,6 @@ class Stage:
     def http2_origin(self, pod):
         daemon = pod.start([TOOLS / "bench_http2_origin", ORIGIN_HTTP2], ready=listening(ORIGIN_HTTP2))
         return [daemon.pid]
-
-    def grpc_message(self):
-        path = self.folder / "message"
-        path.write_bytes(GRPC_MESSAGE)
-        return path
 
     def link(self, near, far):
         """A wire between two pods, so that no bridge is measured: near.ipv4 and far.ipv4 become its ends."""
