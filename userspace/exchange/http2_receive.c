@@ -26,29 +26,24 @@ static size_t receive_nothing(struct http2_session *session, const uint8_t *byte
 
 // --- field blocks -------------------------------------------------------------------------------------------
 // An id that was passed over counts as closed: to open it afterwards is an error of the connection (RFC 9113
-// 5.1.1).
-static void note_gap(struct http2_session *session, int32_t id)
+// 5.1.1), other than what was still under way when a stream ended. A bit for each of the newest ids tells
+// them apart; what is older than those was over long ago, if it was ever open.
+static void note_opened(struct http2_session *session, int32_t id)
 {
-	int32_t next = session->last_id ? session->last_id + 2 : 1;
-	struct http2_gap *gap = &session->gaps[session->gap_count % HTTP2_GAPS];
+	uint32_t place = (uint32_t)id / 2, next = ((uint32_t)session->last_id + 1) / 2;
+	if (place - next >= HTTP2_RECENT)
+		next = place - HTTP2_RECENT + 1;
+	for (; next < place; next++)
+		session->opened[next % HTTP2_RECENT / 64] &= ~(1ull << next % 64);
+	session->opened[place % HTTP2_RECENT / 64] |= 1ull << place % 64;
 	session->last_id = id;
-	if (id == next)
-		return;
-	session->gaps_lost = gap->to;
-	*gap = (struct http2_gap){next, id - 2};
-	session->gap_count++;
 }
 
-// Of gaps before those that are known it is known where they end: what was open below that is over since
-// long, and not to be sent on, either.
-static bool was_passed_over(const struct http2_session *session, int32_t id)
+static bool was_opened(const struct http2_session *session, int32_t id)
 {
-	if (id <= session->gaps_lost)
-		return true;
-	for (unsigned i = 0; i < MIN(session->gap_count, (unsigned)HTTP2_GAPS); i++)
-		if (id >= session->gaps[i].from && id <= session->gaps[i].to)
-			return true;
-	return false;
+	uint32_t place = (uint32_t)id / 2;
+	return (uint32_t)session->last_id / 2 - place < HTTP2_RECENT &&
+	       session->opened[place % HTTP2_RECENT / 64] >> place % 64 & 1;
 }
 
 // What was under way when a stream ended, or behind our GOAWAY, means nothing any more; it may not go on
@@ -61,7 +56,7 @@ static void note_closed(struct http2_session *session)
 // A request begins. NULL: nobody wants it, but its fields count for the table.
 static struct http2_stream *open_stream(struct http2_session *session, int32_t id)
 {
-	note_gap(session, id);
+	note_opened(session, id);
 	if (session->goaway_sent) {
 		note_closed(session);
 		return NULL;
@@ -92,7 +87,7 @@ static struct http2_stream *block_stream(struct http2_session *session, int32_t 
 	struct http2_stream *stream = http2_session_find(session, id);
 	if (stream && stream->end_received)
 		http2_fail(session, HTTP2_STREAM_CLOSED);
-	else if (!stream && was_passed_over(session, id))
+	else if (!stream && session->server && !was_opened(session, id))
 		http2_fail(session, HTTP2_PROTOCOL_ERROR);
 	else if (!stream)
 		note_closed(session);

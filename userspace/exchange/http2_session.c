@@ -268,6 +268,7 @@ int http2_session_upgrade(struct http2_session *session, const uint8_t *settings
 	if (session->fault)
 		return ERR_MALFORMED;
 	session->last_id = session->taken_id = 1;
+	session->opened[0] = 1;
 	http2_stream_begin(session, stream, 1);
 	stream->end_received = true;
 	return 0;

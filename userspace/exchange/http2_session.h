@@ -60,7 +60,7 @@ enum http2_flood {
 	HTTP2_FLOOD_COUNT,
 };
 
-enum { HTTP2_GAPS = 16, HTTP2_CHAINS = 64, HTTP2_FRAME_HEAD = 9 };
+enum { HTTP2_RECENT = 1024, HTTP2_CHAINS = 64, HTTP2_FRAME_HEAD = 9 };
 
 // The frame that is being received.
 struct http2_frame {
@@ -71,11 +71,6 @@ struct http2_frame {
 	uint32_t have;	  // bytes of the head, or of a payload in pieces, so far
 	uint32_t left;	  // bytes of DATA, or of what is ignored, to come; padding included
 	uint32_t padding; // of those
-};
-
-// Ids that were passed over: nobody may open them any more.
-struct http2_gap {
-	int32_t from, to;
 };
 
 // What the peer's SETTINGS say.
@@ -117,10 +112,8 @@ struct http2_session {
 	int32_t last_id;   // the highest that the peer opened
 	int32_t taken_id;  // the highest of those that is dealt with: none that came behind our GOAWAY is
 	int32_t goaway_id; // the highest of ours that the peer deals with
-	struct http2_gap gaps[HTTP2_GAPS];
-	unsigned gap_count;
-	int32_t gaps_lost;   // the end of the last one that is in there no more; 0: all are
-	unsigned open_count; // streams that are not closed yet
+	uint64_t opened[HTTP2_RECENT / 64]; // which of the newest ids the peer did open
+	unsigned open_count;		    // streams that are not closed yet
 	struct http2_bucket buckets[HTTP2_FLOOD_COUNT];
 	struct bufq wire; // made, not handed to the stream yet
 	uint32_t fault;	  // error code of a connection error found here
