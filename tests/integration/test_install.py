@@ -265,6 +265,12 @@ def test_a_restart_lets_connections_end(machine, release, network):
         held.close()
     eventually(lambda: active(machine) == ["active", "active"] and pid(machine) != first)
     assert probe(client, machine.pod.ipv4, 8080).startswith("app 127.0.0.6:")
+    # The rules alone can be stopped, too.
+    machine.run(["systemctl", "stop", UNITS[1]])
+    assert active(machine) == ["active", "inactive"]
+    assert probe(client, machine.pod.ipv4, 8080).startswith(f"app {client.ipv4}:")
+    machine.run(["systemctl", "start", UNITS[1]])
+    assert probe(client, machine.pod.ipv4, 8080).startswith("app 127.0.0.6:")
 
 
 # --- upgrades --------------------------------------------------------------------------------------------------------
