@@ -529,7 +529,8 @@ def on_the_way(pod, addresses):
 
 def stop_in(call, argv, log):
     """Starts a program that stops as soon as it has made the system call: the tracer, and the program's number."""
-    tracer = subprocess.Popen(["strace", "-f", "-o", log, "-e", f"trace={call}", "-e", f"inject={call}:signal=STOP:when=1", *argv])
+    words = ["strace", "-f", "-o", log, "-e", f"trace={call}", "-e", f"inject={call}:signal=STOP:when=1", *argv]
+    tracer = subprocess.Popen(words, env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"})  # it cannot look while it is traced
     wait_until(lambda: tracer.poll() is not None or (log.exists() and "stopped by SIGSTOP" in log.read_text()))
     return tracer, int(log.read_text().split()[0])
 
