@@ -464,6 +464,20 @@ def test_an_unnamed_destination_passes_through(mesh):
     assert line.client.counter("passthrough_connections_total") == 2
 
 
+def test_the_access_log(mesh):
+    line = Line(mesh, port_protocol="tcp", log={"access": True})
+    with line.origin(lambda peer: peer.send(peer.read(4) + b" and more")):
+        assert line.connect().send(b"ping").read(13) == b"ping and more"
+        wait_until(lambda: not line.client.connections(), what="the end of the connection")
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        line.connect().send(b"\0").rest()
+    lines = [text for text in line.client.said().splitlines() if " msg=connection " in text]
+    where = f"virtual_host=db.mesh:5000 cluster=db endpoint={line.server.ipv4}:{PORT}"
+    assert len(lines) == 2
+    assert f" protocol=tcp flag=- {where} received=4 sent=13 " in lines[0]
+    assert f" protocol=tcp flag=UF {where} received=" in lines[1]
+
+
 def test_the_vip_of_the_other_family(mesh):
     line = Line(mesh)
     with line.origin(lambda peer: peer.send("hi")):

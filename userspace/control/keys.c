@@ -57,7 +57,7 @@ static const struct key admin_keys[] = {
 static const struct key log_keys[] = {
 	{"level", CHOICE("debug", "info", "warn", "error"), FIELD(config, log.level), .initial = "info", .text = "The least level that is written."},
 	{"format", CHOICE("logfmt", "json"), FIELD(config, log.format), .initial = "logfmt", .text = "The form of a line."},
-	{"access", .type = KEY_BOOL, FIELD(config, log.access), .initial = "false", .text = "Whether every request is logged when it ends."},
+	{"access", .type = KEY_BOOL, FIELD(config, log.access), .initial = "false", .text = "Whether every request, call and TCP connection is logged when it ends."},
 	{0}};
 
 #define CAPTURE_KEYS(direction, far, near_ports) \

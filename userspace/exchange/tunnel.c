@@ -6,6 +6,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "exchange/exchange.h"
 #include "exchange/tcp_server.h"
 #include "net/bypass.h"
 #include "net/tls.h"
@@ -492,11 +493,42 @@ bool tunnel_count(struct tunnel *tunnel)
 	return flow_count(&tunnel->down) || up;
 }
 
+// Whether there was an endpoint to speak with, and else whose fault that is.
+static enum exchange_flag flag_of(const struct tunnel *tunnel)
+{
+	if (tunnel->joined)
+		return EXCHANGE_OK;
+	return tunnel->upstream ? EXCHANGE_DOWNSTREAM_GONE : EXCHANGE_CONNECT_FAILED;
+}
+
+static void access_log(const struct tunnel *tunnel)
+{
+	const struct connection *connection = tunnel->connection;
+	static const struct addr none;
+	const char *tls_version = "-";
+	struct str tls_peer = STR("-");
+	connection_describe_tls(connection->stream.tls, &tls_version, &tls_peer);
+	log_info(
+	    "connection", LOG_UINT("connection", connection->id),
+	    LOG_TEXT("direction", connection->inbound ? "inbound" : "outbound"),
+	    LOG_ADDR("peer", &connection->peer), LOG_ADDR("destination", &connection->destination),
+	    LOG_TEXT("protocol", protocol_name(connection->protocol)),
+	    LOG_TEXT("flag", exchange_flag_name(flag_of(tunnel))),
+	    LOG_STR("virtual_host", tunnel->host ? tunnel->host->name : STR("-")),
+	    LOG_STR("cluster", tunnel->cluster ? tunnel->cluster->name : STR("-")),
+	    LOG_ADDR("endpoint", tunnel->endpoint ? &tunnel->endpoint->addr : &none),
+	    LOG_UINT("received", connection->stream.received), LOG_UINT("sent", connection->stream.sent),
+	    LOG_UINT("duration_us", (loop_now(connection->dataplane->loop) - connection->opened_ns) / 1000),
+	    LOG_TEXT("tls", tls_version), LOG_STR("tls_peer", tls_peer));
+}
+
 void tunnel_free(struct connection *connection)
 {
 	struct tunnel *tunnel = connection->tunnel;
 	if (!tunnel)
 		return;
+	if (tunnel->snapshot->model->access_log)
+		access_log(tunnel);
 	flow_done(connection->dataplane, &tunnel->up);
 	flow_done(connection->dataplane, &tunnel->down);
 	upstream_close(tunnel->upstream);

@@ -16,7 +16,7 @@ void tunnel_start(struct connection *connection, const struct virtual_host *host
 void tunnel_join(struct connection *connection, struct upstream *upstream, struct bufq *leftover);
 // Takes into the counts of both streams what the kernel has passed on by itself since. Whether that was anything.
 bool tunnel_count(struct tunnel *tunnel);
-// Lets go of the upstream side; connection_close calls it.
+// Lets go of the upstream side, and logs the connection; connection_close calls it.
 void tunnel_free(struct connection *connection);
 // Fills in what it knows (for `weir conn show`).
 void tunnel_describe(const struct tunnel *tunnel, struct conn_info *info);
