@@ -79,7 +79,7 @@ static void segment_free(struct bufseg *seg)
 	pool_put(&segments, seg);
 }
 
-void bufq_clear(struct bufq *q)
+void bufq_release(struct bufq *q)
 {
 	for (struct bufseg *seg = q->_head, *next; seg; seg = next) {
 		next = seg->next;

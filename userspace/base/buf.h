@@ -60,7 +60,13 @@ static inline bool bufq_empty(const struct bufq *q)
 {
 	return q->bytes == 0;
 }
-void bufq_clear(struct bufq *q);
+void bufq_release(struct bufq *q); // of one that is not empty
+// Most queues are empty when they end.
+static inline void bufq_clear(struct bufq *q)
+{
+	if (q->_head)
+		bufq_release(q);
+}
 // Takes a reference of its own on the slice's chunk. Joins with the last slice where they adjoin.
 int bufq_add_slice(struct bufq *q, struct slice slice);
 int bufq_add_copy(struct bufq *q, const void *bytes, size_t len);
