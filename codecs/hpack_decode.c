@@ -70,12 +70,9 @@ void hpack_decoder_free(struct hpack_decoder *decoder)
 }
 
 // --- parts --------------------------------------------------------------------------------------------------
-// RFC 7541 5.1; `most` are the bits of the prefix that `first` has it in.
-static uint32_t read_integer(struct reader *r, uint8_t first, uint8_t most)
+// What of an integer its prefix does not hold.
+static uint32_t read_rest(struct reader *r, uint32_t value)
 {
-	uint32_t value = first & most;
-	if (value < most)
-		return value;
 	for (unsigned i = 0; i < INTEGER_BYTES; i++) {
 		uint8_t next = reader_u8(r);
 		value += (uint32_t)(next & 0x7f) << 7 * i;
@@ -84,6 +81,13 @@ static uint32_t read_integer(struct reader *r, uint8_t first, uint8_t most)
 	}
 	reader_fail(r, ERR_MALFORMED);
 	return 0;
+}
+
+// RFC 7541 5.1; `most` are the bits of the prefix that `first` has it in.
+static inline uint32_t read_integer(struct reader *r, uint8_t first, uint8_t most)
+{
+	uint32_t value = first & most;
+	return likely(value < most) ? value : read_rest(r, value);
 }
 
 static struct str copy(struct decoding *now, struct str text)

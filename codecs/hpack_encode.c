@@ -174,17 +174,20 @@ static void insert(struct hpack_encoder *encoder, const struct key *key)
 }
 
 // --- writing ------------------------------------------------------------------------------------------------
-// RFC 7541 5.1; `most` are the bits of the prefix, behind the pattern.
-static void write_integer(struct writer *w, uint8_t pattern, uint8_t most, size_t value)
+// What of an integer its prefix does not hold.
+static void write_rest(struct writer *w, size_t value)
 {
-	if (value < most) {
-		writer_u8(w, (uint8_t)(pattern | value));
-		return;
-	}
-	writer_u8(w, pattern | most);
-	for (value -= most; value > 0x7f; value >>= 7)
+	for (; value > 0x7f; value >>= 7)
 		writer_u8(w, (uint8_t)(value | 0x80));
 	writer_u8(w, (uint8_t)value);
+}
+
+// RFC 7541 5.1; `most` are the bits of the prefix, behind the pattern.
+static inline void write_integer(struct writer *w, uint8_t pattern, uint8_t most, size_t value)
+{
+	writer_u8(w, (uint8_t)(pattern | MIN(value, most)));
+	if (value >= most)
+		write_rest(w, value - most);
 }
 
 static void write_text(struct writer *w, struct str text)

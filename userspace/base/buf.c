@@ -109,19 +109,24 @@ static void extend(struct bufq *q, size_t len)
 	q->bytes += len;
 }
 
-static void bufq_link(struct bufq *q, struct bufseg *seg)
+static void append(struct bufq *q, struct bufseg *seg)
 {
-	if (adjoins(q, seg->slice.chunk, seg->slice.p)) {
-		extend(q, seg->slice.len);
-		segment_free(seg);
-		return;
-	}
 	if (q->_tail)
 		q->_tail->next = seg;
 	else
 		q->_head = seg;
 	q->_tail = seg;
 	q->bytes += seg->slice.len;
+}
+
+static void bufq_link(struct bufq *q, struct bufseg *seg)
+{
+	if (adjoins(q, seg->slice.chunk, seg->slice.p)) {
+		extend(q, seg->slice.len);
+		segment_free(seg);
+	} else {
+		append(q, seg);
+	}
 }
 
 int bufq_add_slice(struct bufq *q, struct slice slice)
@@ -136,7 +141,7 @@ int bufq_add_slice(struct bufq *q, struct slice slice)
 	if (!seg)
 		return -ENOMEM;
 	chunk_ref(slice.chunk);
-	bufq_link(q, seg);
+	append(q, seg);
 	return 0;
 }
 
@@ -171,21 +176,27 @@ int bufq_add_copy(struct bufq *q, const void *bytes, size_t len)
 	return err;
 }
 
-uint8_t *bufq_packed_room(size_t room)
+static uint8_t *packed_room_fresh(size_t room)
+{
+	struct chunk *fresh = chunk_new(room <= CHUNK_SIZE ? 0 : room);
+	if (!fresh)
+		return NULL;
+	chunk_unref(tx);
+	tx = fresh;
+	return tx->data;
+}
+
+// Inline, this and the next, in what makes frames: a call would cost as much again.
+inline uint8_t *bufq_packed_room(size_t room)
 {
 	if (tx && tx->refs == 1)
 		tx->used = 0;
-	if (!tx || tx->cap - tx->used < room) {
-		struct chunk *fresh = chunk_new(room <= CHUNK_SIZE ? 0 : room);
-		if (!fresh)
-			return NULL;
-		chunk_unref(tx);
-		tx = fresh;
-	}
+	if (unlikely(!tx || tx->cap - tx->used < room))
+		return packed_room_fresh(room);
 	return tx->data + tx->used;
 }
 
-int bufq_packed_add(struct bufq *q, size_t len)
+inline int bufq_packed_add(struct bufq *q, size_t len)
 {
 	const uint8_t *at = tx->data + tx->used;
 	if (likely(adjoins(q, tx, at)))
