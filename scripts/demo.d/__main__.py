@@ -17,8 +17,8 @@ from pods import Problem
 
 
 class Demo:
-    def __init__(self, report, backend):
-        self.report, self.backend = report, backend
+    def __init__(self, report, backend, acceleration):
+        self.report, self.backend, self.acceleration = report, backend, acceleration
         pods.WORK.mkdir(mode=0o755)
         self.hub = pods.make_bridge()
         self.client = pods.make_pod(self.hub, "client", 11)
@@ -43,10 +43,12 @@ class Demo:
         if self.backend == "ebpf":
             mesh.mount_bpf()
         for pod in self.pods:
-            config = mesh.write_configuration(pod, self.v1, self.v2, self.data)
+            config = mesh.write_configuration(pod, self.v1, self.v2, self.data, self.acceleration)
             self.proxies[pod.name] = mesh.start_proxy(pod, config)
             self.rules_before[pod.name] = rules(pod)
             mesh.intercept(pod, self.backend)
+        if self.acceleration == "auto":
+            show.acceleration(self.report, self.pods)
 
     def show(self):
         report, client = self.report, self.client
@@ -125,7 +127,7 @@ Files and logs are in {pods.WORK}. To remove every trace: scripts/demo --clean""
 
 def run(report, options):
     report.step("four pods, IPv4 and IPv6")
-    demo = Demo(report, options.backend)
+    demo = Demo(report, options.backend, options.acceleration)
     report.step("applications: nginx, Bolt and gRPC servers twice, redis, MariaDB")
     demo.start_applications()
     report.step("a proxy and the interception in each pod")
@@ -141,6 +143,9 @@ def arguments():
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the mesh running and say what to try")
     parser.add_argument("--backend", default="nft", choices=mesh.BACKENDS, help="how connections are captured (nft)")
+    parser.add_argument(
+        "--acceleration", default="off", choices=mesh.ACCELERATION, help="auto: bytes within a pod go past TCP (off)"
+    )
     parser.add_argument("--clean", action="store_true", help="remove every trace of a mesh that was kept")
     return parser.parse_args()
 

@@ -14,6 +14,7 @@ BUILD = pathlib.Path(os.environ.get("WEIR_BUILD", ROOT / "build" / "release")).r
 WEIR = BUILD / "userspace" / "cli" / "weir"
 PROXY = BUILD / "userspace" / "proxy" / "weir-proxy"
 BACKENDS = ["nft", "ebpf", "iptables"]
+ACCELERATION = ["off", "auto"]
 VIPS = ["240.240.0.0/16", "fd77:65:6972::/112"]
 WEIGHTS = {"v1": 9, "v2": 1}
 TRUST = "spiffe://mesh/demo/"
@@ -48,11 +49,12 @@ def _services():
     ]
 
 
-def write_configuration(pod, v1, v2, data):
+def write_configuration(pod, v1, v2, data, acceleration):
     pki = WORK / "pki" / pod.name
     config = {
         "node": {"id": pod.name},
         "workers": 1,
+        "acceleration": acceleration,
         "admin": {"socket": str(pod.admin)},
         "dns": {"zone": "mesh", "vips": VIPS, "state": str(pod.folder / "vips")},
         "tls": {

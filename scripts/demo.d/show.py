@@ -59,6 +59,11 @@ class Report:
         print(f"  {'ok  ' if holds else 'FAIL'}  {text}", flush=True)
 
 
+def acceleration(report, pods):
+    found = [json.loads(mesh.weir(pod, "version", "-j").stdout)["proxy"]["acceleration"] for pod in pods]
+    report.claim(found == ["on"] * len(pods), "every proxy has found that acceleration works on this kernel")
+
+
 def names(report, client):
     report.step("a name of the mesh, as any program resolves it")
     text = client.run(["getent", "ahosts", "reviews.mesh"]).stdout
