@@ -72,13 +72,11 @@ def agents_turn():
         yield
 
 
-def pytest_collection_modifyitems(config, items):
-    """Of a run with WEIR_ACCELERATION (see mesh.py), only what has a proxy: the rest would be the same again."""
-    if "WEIR_ACCELERATION" not in os.environ:
-        return
-    same = [item for item in items if "weir_proxy" not in item.fixturenames]
-    config.hook.pytest_deselected(items=same)
-    items[:] = [item for item in items if item not in set(same)]
+EITHER_WAY = "either_way: run by the sanitizers with acceleration and without (scripts/test), as the proxy then moves bytes in different ways"
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", EITHER_WAY)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -19,16 +19,20 @@ Machine
     .mount(folder, ...)    mounts something there, before the first boot
     .boot() .reboot() .off() .cut()    cut: as by a loss of power
     .run(argv, ...)        runs in the machine to the end; like Pod.run
+                           With WEIR_ACCELERATION (see mesh.py) its proxy is accelerated, by a drop-in of its unit
     .snapshot()            {path: description} of every file that differs from the root below, for comparing
 """
 
 import hashlib
 import os
 import pathlib
+import re
 import stat
 import subprocess
+import textwrap
 
 import debian
+from mesh import ROOT, acceleration, check_acceleration
 from netns import Daemon, remove_cgroups, wait_until
 
 # Where version 2 of cgroups is: beside version 1, or alone.
@@ -139,7 +143,22 @@ class Machine:
         words = ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "mount", *words, self.base / "root" / folder]
         subprocess.run(list(map(str, words)), check=True)
 
+    def _accelerate(self):
+        """The drop-in of docs/vm.md; and the option, as the configuration is to stay what was installed."""
+        folder = self.root / "etc/systemd/system/weir-proxy.service.d"
+        folder.mkdir(parents=True, exist_ok=True)
+        [lines] = re.findall(r"(?:^    .*\n)*^    SystemCallFilter=.*\n", (ROOT / "docs/vm.md").read_text(), re.MULTILINE)
+        proxy = "env weir-proxy --config /etc/weir/weir.yaml --set acceleration=auto"
+        (folder / "acceleration.conf").write_text(f"{textwrap.dedent(lines)}ExecStart=\nExecStart=/usr/bin/{proxy}\n")
+
+    def _check_acceleration(self):
+        if self._system.alive():
+            check_acceleration(self.run(["journalctl", "--unit", "weir-proxy", "--output", "cat"]).stdout)
+
     def boot(self):
+        if acceleration() and not self._system:
+            self._accelerate()
+            self.pod.network.at_end.append(self._check_acceleration)
         self.cgroup.mkdir(exist_ok=True)
         argv = ["bash", "-c", 'echo $$ >"$1"; shift; exec "$@"', "boot", self.cgroup / "cgroup.procs"]
         argv += ["ip", "netns", "exec", self.pod.netns, "nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt"]

@@ -13,6 +13,10 @@ the proxy stands still: it learns of all that happens there in one turn of its l
 may be left that cannot arrive before it goes on), .catch_up() (returns when it has dealt with all that was sent to it),
 .take_turn() (when its workers are through with what they were at), .said() (what it has printed by then).
 
+With WEIR_ACCELERATION=auto in the environment every proxy whose test does not choose for itself is accelerated, and must be:
+when its network goes, what it has printed has to say so. `unprivileged=True` is for a Sidecar whose proxy has not the privileges
+that this takes: then it has to say that.
+
 Scripted origins: `origin = Origin(pod, port, handler)` listens in the pod and calls handler(Peer) in a thread for every
 connection; errors in handlers fail the test when the origin is closed (use `with`).
 """
@@ -30,6 +34,8 @@ import threading
 from netns import wait_until
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+SERVES, ACCELERATED = "msg=serving", 'msg="acceleration is on"'
+UNPRIVILEGED = "it needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"  # why it is off
 DEFAULT_TIMEOUT = 30.0  # of what never takes that long, on a machine that does much besides
 
 
@@ -50,6 +56,16 @@ def service(name, port, cluster_name=None, protocol="auto", routes=None, **keys)
     }
 
 
+def acceleration():
+    """What the configuration of a proxy has of it, if its test does not say so: in most of scripts/test's runs nothing."""
+    return {"acceleration": os.environ["WEIR_ACCELERATION"]} if "WEIR_ACCELERATION" in os.environ else {}
+
+
+def check_acceleration(printed, says=ACCELERATED):
+    """Whether every proxy that has printed this, and came to serve, has said that of it."""
+    assert printed.count(SERVES) <= printed.count(says), printed
+
+
 def serving(path):
     """A check: the proxy with this admin socket serves. It listens there before, and answers only then."""
 
@@ -66,7 +82,7 @@ def serving(path):
 
 
 class Sidecar:
-    def __init__(self, mesh, pod, config):
+    def __init__(self, mesh, pod, config, unprivileged=False):
         self.mesh, self.pod, self.config = mesh, pod, config
         self.ipv4, self.ipv6 = pod.ipv4, pod.ipv6
         self.folder = mesh.network.folder / f"weir-{pod.name}"
@@ -74,8 +90,11 @@ class Sidecar:
         self.config_path = self.folder / "weir.yaml"
         self.socket = str(self.folder / "admin.sock")
         config.setdefault("workers", 1)
-        if "WEIR_ACCELERATION" in os.environ:
-            config.setdefault("acceleration", os.environ["WEIR_ACCELERATION"])
+        self.says = ""  # what its proxy has to print
+        if acceleration() and "acceleration" not in config:
+            config.update(acceleration())
+            self.says = UNPRIVILEGED if unprivileged else ACCELERATED
+            mesh.network.at_end.append(self._check_what_was_said)
         config.setdefault("admin", {"socket": self.socket})
         config.setdefault("dns", {}).setdefault("state", str(self.folder / "vips"))
         self.write(config)
@@ -94,8 +113,13 @@ class Sidecar:
             env={"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", **(env or {})},
         )
         self.show("conn", "show")  # answered when all is up: the socket is there before the other listeners are
-        if "WEIR_ACCELERATION" in os.environ:
-            assert "acceleration is off" not in self.proxy.output(), self.proxy.output()
+        assert self.says in self.proxy.output(), self.proxy.output()
+
+    def _check_what_was_said(self):
+        """By every proxy that had this configuration, however it was started."""
+        for daemon in self.mesh.network.daemons:
+            if str(self.config_path) in daemon.argv:
+                check_acceleration(daemon.output(), self.says)
 
     def intercept(self, verb, *words, check=True):
         words = [*self.mesh.backend, *words] if verb == "apply" else words
@@ -200,11 +224,11 @@ class Mesh:
             "trust": str(folder / "ca.pem"),
         }
 
-    def sidecar(self, name, tls=None, start=True, pod=None, **config):
+    def sidecar(self, name, tls=None, start=True, pod=None, unprivileged=False, **config):
         """A pod with proxy and capture. `tls`: a mode; then it has a certificate. Or the whole section."""
         if tls:
             config["tls"] = tls if isinstance(tls, dict) else {"mode": tls, **self.certificate(name)}
-        sidecar = Sidecar(self, pod or self.network.pod(name), config)
+        sidecar = Sidecar(self, pod or self.network.pod(name), config, unprivileged)
         self.sidecars.append(sidecar)
         if start:
             sidecar.start()
@@ -357,10 +381,10 @@ class Origin:
             self.listener.close()
 
 
-def connect(pod, address, port):
-    """A client's connection from the pod."""
+def connect(pod, address, port, blocks=False):
+    """A client's connection from the pod. One whose socket blocks when it is made goes by TCP, whatever acceleration does."""
     with pod.enter():
-        return Peer(socket.create_connection((address, port), timeout=DEFAULT_TIMEOUT))
+        return Peer(socket.create_connection((address, port), timeout=None if blocks else DEFAULT_TIMEOUT))
 
 
 def resident_kib(pid):

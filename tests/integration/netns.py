@@ -25,6 +25,8 @@ Network
     .settle()              waits until all that was sent by TCP in its namespaces has arrived; nobody may send meanwhile
     .close()               ends all processes in all its namespaces and deletes them; done by the fixture
     .logs()                the daemons' output as one text; shown by the fixture when a test fails
+    .at_end                functions that are called when it is closed, before its daemons are: what they assert, each test
+                           in it keeps to
 
 Pod
     .ipv4 .ipv6            its addresses as text; None if it has none
@@ -517,6 +519,7 @@ class Network:
         self.folder.chmod(0o755)
         self.pods = []
         self.daemons = []
+        self.at_end = []
         self._host = 1
         self.hub = Pod(self, "hub")
         self.hub.ipv4, self.hub.ipv6 = "10.77.0.1", "fd00:77::1"
@@ -563,6 +566,13 @@ class Network:
         return "\n".join(f"--- {daemon.log.name}\n{daemon.output()}" for daemon in self.daemons if daemon.log.exists())
 
     def close(self):
+        try:
+            for check in self.at_end:
+                check()
+        finally:
+            self._remove()
+
+    def _remove(self):
         for daemon in self.daemons:
             if daemon.alive():
                 daemon._process.kill()

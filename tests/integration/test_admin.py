@@ -11,7 +11,7 @@ import stat
 
 import pytest
 
-from mesh import Mesh, Origin, cluster, connect, service
+from mesh import DEFAULT_TIMEOUT, Mesh, Origin, cluster, connect, service
 from netns import wait_until
 
 OBJECTS = ["intercept", "dns", "vhost", "route", "cluster", "endpoint", "conn", "cert", "stats", "config", "log", "version"]
@@ -25,6 +25,7 @@ def mesh(network, weir, weir_proxy):
 
 
 def serve_until_closed(peer):
+    peer.sock.settimeout(10 * DEFAULT_TIMEOUT)  # tests ask much in between
     while peer.another():
         peer.head()
         peer.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")

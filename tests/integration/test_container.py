@@ -18,7 +18,7 @@ import pytest
 
 import debian
 import kubernetes
-from mesh import Mesh, Origin, connect
+from mesh import UNPRIVILEGED, Mesh, Origin, acceleration, check_acceleration, connect
 from netns import output, wait_until
 from test_inject import containers, pod_spec
 from web import reply, serve
@@ -246,7 +246,15 @@ class Kubelet:
             target = self.volumes["weir-tls"] / f"{key}.pem"
             shutil.copy(path, target)
             target.chmod(0o644)  # as files of a Secret are
-        (self.volumes["weir-config"] / "weir.yaml").write_text(json.dumps(config))
+        (self.volumes["weir-config"] / "weir.yaml").write_text(json.dumps({**acceleration(), **config}))
+        self.log = mesh.network.folder / "weir-proxy.log"
+        if acceleration():
+            mesh.network.at_end.append(self._check_acceleration)
+
+    def _check_acceleration(self):
+        """The manifests do not give the privileges for it."""
+        if self.log.exists():
+            check_acceleration(self.log.read_text(), UNPRIVILEGED)
 
     def run(self, name):
         """An init container, to its end."""

@@ -186,7 +186,7 @@ def test_an_application_that_is_gone_refuses_as_ever(mesh, family, backend):
 
 
 def test_a_proxy_without_the_privilege_says_so(mesh, weir):
-    sidecar = mesh.sidecar("server", start=False, **KEEP)
+    sidecar = mesh.sidecar("server", start=False, unprivileged=True, **KEEP)
     os.chown(sidecar.folder, 65534, 65534)
     words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
     sidecar.proxy = sidecar.pod.start(
@@ -203,7 +203,7 @@ def test_a_proxy_without_the_privilege_says_so(mesh, weir):
 @back_ends
 def test_the_proxy_needs_one_capability(mesh, family, backend):
     """It is another user, and may mark sockets (CAP_NET_RAW), which lets it take its clients' addresses, too."""
-    sidecar = mesh.sidecar("server", start=False, **KEEP)
+    sidecar = mesh.sidecar("server", start=False, unprivileged=True, **KEEP)
     os.chown(sidecar.folder, 65534, 65534)
     words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]
     words += [f"--{kind}=-all,+net_raw" for kind in ("bounding-set", "inh-caps", "ambient-caps")]

@@ -274,7 +274,7 @@ def test_a_proxy_that_cannot_mark_its_sockets(mesh, weir, family):
     """Without CAP_NET_RAW it says so, and is spared by its user."""
     server = mesh.network.pod("server")
     Server(server, 7000, "server", ANY[family])
-    sidecar = mesh.sidecar("client", start=False)
+    sidecar = mesh.sidecar("client", start=False, unprivileged=True)
     os.chown(sidecar.folder, 65534, 65534)
     words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
     sidecar.proxy = sidecar.pod.start(

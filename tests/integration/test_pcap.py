@@ -49,7 +49,6 @@ def near(request, network, weir, weir_proxy):
         "client",
         services=[service("echo.mesh", 7000, "echo", protocol="tcp")],
         clusters=[cluster("echo", [f"{server.ipv4}:7000"])],
-        acceleration="off",  # its bytes are in no packet
     )
 
     def echo(peer):
@@ -65,7 +64,7 @@ class Talk:
 
     def __init__(self, near, family=4):
         self.ip = near.show("vhost", "show", "name=echo.mesh")["virtual_hosts"][0][f"vip{family}"]
-        self.peer = connect(near.pod, self.ip, 7000)
+        self.peer = connect(near.pod, self.ip, 7000, blocks=True)  # its bytes are in packets
         self.say()
         host, port = self.peer.sock.getsockname()[:2]
         self.near = f"[{host}]:{port}" if family == 6 else f"{host}:{port}"

@@ -22,7 +22,7 @@ PORT, USER = 15021, 1771
 
 class ProbedPod:
     def __init__(self, mesh, weir, weir_proxy, *probes, **config):
-        self.sidecar = mesh.sidecar("app", tls="strict", start=False, **config)
+        self.sidecar = mesh.sidecar("app", tls="strict", start=False, unprivileged=True, **config)
         self.pod, self.hub, self.weir = self.sidecar.pod, mesh.network.hub, weir
         os.chown(self.sidecar.folder, USER, USER)
         os.chown(self.sidecar.config["tls"]["private_key"], USER, USER)

@@ -97,7 +97,7 @@ def test_low_ports_keep_the_capability_for_them(mesh):
 
 def test_an_ordinary_user_can_run_it(mesh):
     """Without root: no marks, which is said once, and the folders must be writable."""
-    sidecar = mesh.sidecar("one", start=False)
+    sidecar = mesh.sidecar("one", start=False, unprivileged=True)
     entry = own_folder(sidecar)
     sidecar.proxy = sidecar.pod.start(
         [mesh.weir_proxy, "--config", sidecar.config_path],

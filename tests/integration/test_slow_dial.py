@@ -13,6 +13,7 @@ from bolt import Bolt, answering, request
 from mesh import Mesh, Origin, cluster, connect, service
 from netns import wait_until
 
+pytestmark = pytest.mark.either_way
 PORT = 8080
 SIZE = 3 << 20
 
