@@ -479,6 +479,14 @@ def test_the_access_log(mesh):
     assert f" protocol=tcp flag=UF {where} received=" in lines[1]
 
 
+def test_the_access_log_of_a_silent_client(mesh):
+    """Nothing was said that could be told apart, and there is nobody who could greet it."""
+    line = Line(mesh, log={"access": True})
+    with pytest.raises(ConnectionResetError):
+        line.connect().rest()
+    assert " protocol=tcp flag=UF virtual_host=db.mesh:5000 cluster=db " in line.client.said()
+
+
 def test_the_vip_of_the_other_family(mesh):
     line = Line(mesh)
     with line.origin(lambda peer: peer.send("hi")):

@@ -405,7 +405,8 @@ static void early_greeted(struct loop_timer *timer)
 
 static void early_refused(struct loop_timer *timer)
 {
-	connection_reset(container_of(timer, struct connection, timer));
+	struct connection *connection = container_of(timer, struct connection, timer);
+	tunnel_refuse(connection, current_host(connection));
 }
 
 static uint64_t greeting_wait_ms(const struct connection *connection)

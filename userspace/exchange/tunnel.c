@@ -472,6 +472,18 @@ void tunnel_start(struct connection *connection, const struct virtual_host *host
 		tunnel_established(tunnel);
 }
 
+void tunnel_refuse(struct connection *connection, const struct virtual_host *host)
+{
+	const struct route *route = host ? host->default_route : NULL;
+	struct tunnel *tunnel = tunnel_new(connection);
+	if (!tunnel)
+		return;
+	connection->protocol = PROTOCOL_TCP;
+	tunnel->host = host;
+	tunnel->cluster = route && route->to_count == 1 ? route_pick(route, 0) : NULL; // else any was tried
+	tunnel_give_up(tunnel, -ECONNREFUSED);
+}
+
 void tunnel_join(struct connection *connection, struct upstream *upstream, struct bufq *leftover)
 {
 	struct tunnel *tunnel = tunnel_new(connection);

@@ -11,6 +11,8 @@
 // Uses connection->early if there is one, and sends what connection->in holds first. The connection belongs
 // to the tunnel from now on.
 void tunnel_start(struct connection *connection, const struct virtual_host *host);
+// Resets the connection, of a client that said nothing: it has waited for an endpoint in vain.
+void tunnel_refuse(struct connection *connection, const struct virtual_host *host);
 // Joins two streams that have already spoken (HTTP Upgrade, CONNECT): `upstream` is ready, `leftover` (moved)
 // are its bytes behind the response head.
 void tunnel_join(struct connection *connection, struct upstream *upstream, struct bufq *leftover);
