@@ -14,7 +14,7 @@ enum weir_limits {
 	WEIR_SET_STEP = 1024,  // first step of a search in a set, which has less than twice as many ranges
 	WEIR_CELLS_MASK = WEIR_CELLS_MAX - 1,
 	WEIR_MATCHES_MASK = 0xffff,
-	WEIR_PENDING_MAX = 65536, // connections on their way from connect to accept, of all namespaces
+	WEIR_PENDING_MAX = 65536, // connections on their way from connect to the proxy, of all namespaces
 	WEIR_PENDING_SHARE = 8192, // of them, of one namespace
 	WEIR_CALLS_MAX = 16384,	  // connections to applications in their clients' names, before acceptance
 	WEIR_SERVERS_MAX = 4,	  // DNS servers that one UDP socket has under way: a resolver has up to 3
@@ -155,7 +155,7 @@ struct weir_address {
 	__u8 _pad;
 };
 
-// Of a connection that was redirected and that the proxy has not accepted yet. Its redirect address is its
+// Of a connection that was redirected and that the proxy has not asked of yet. Its redirect address is its
 // own.
 struct weir_pending_key {
 	__u64 netns;
@@ -179,7 +179,7 @@ enum weir_side { WEIR_SIDE_NONE, WEIR_SIDE_CLIENT, WEIR_SIDE_ACCEPTED, WEIR_SIDE
 struct weir_socket {
 	struct weir_address original;
 	__u32 side;
-	__u32 redirect[4];  // address that the client's goes to instead
+	__u32 redirect[4];  // address that it goes to instead
 	__u64 netns, since; // of the client: when it was redirected, by the monotonic clock in ns
 	__u64 client;	    // as in weir_pending
 };

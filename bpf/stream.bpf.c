@@ -43,6 +43,7 @@ static __always_inline int redirect_key(struct bpf_sock_ops *ctx, struct weir_pe
 	return key->ip[0] == bpf_htonl(WEIR_REDIRECT6_0) && key->ip[1] == bpf_htonl(WEIR_REDIRECT6_1);
 }
 
+// It is on its way until the proxy has asked where it was going.
 static __always_inline void take_original(struct bpf_sock_ops *ctx)
 {
 	struct weir_pending_key key = {0};
@@ -57,7 +58,8 @@ static __always_inline void take_original(struct bpf_sock_ops *ctx)
 		return;
 	socket->original = pending->original;
 	socket->side = WEIR_SIDE_ACCEPTED;
-	weir_pending_delete(&key);
+	socket->client = pending->client;
+	__builtin_memcpy(socket->redirect, key.ip, sizeof key.ip);
 }
 
 // --- calls in a client's name --------------------------------------------------------------------------------
@@ -181,15 +183,14 @@ int weir_stream(struct bpf_sock_ops *ctx)
 	return 1;
 }
 
-// What was reserved for a connection that was not accepted.
+// What was reserved for a connection that was not accepted, or of which the proxy has not asked.
 SEC("cgroup/sock_release")
 int weir_release(struct bpf_sock *ctx)
 {
 	struct weir_socket *socket = bpf_sk_storage_get(&weir_sockets, ctx, 0, 0);
 	withdraw(ctx);
-	if (!socket || socket->side != WEIR_SIDE_CLIENT)
-		return ALLOW;
-	weir_pending_withdraw(bpf_get_netns_cookie(ctx), socket);
+	if (socket && (socket->side == WEIR_SIDE_CLIENT || socket->side == WEIR_SIDE_ACCEPTED))
+		weir_pending_withdraw(bpf_get_netns_cookie(ctx), socket);
 	return ALLOW;
 }
 
@@ -267,10 +268,12 @@ int weir_getsockopt(struct bpf_sockopt *ctx)
 	if (ctx->optname != ORIGINAL_DST || (ctx->level != SOL_IPV4 && ctx->level != SOL_IPV6) || !sk)
 		return ALLOW;
 	socket = bpf_sk_storage_get(&weir_sockets, sk, 0, 0);
-	if (socket && socket->side == WEIR_SIDE_ACCEPTED)
+	if (socket && socket->side == WEIR_SIDE_ACCEPTED) {
 		answer(ctx, &socket->original);
-	else if (ctx->retval < 0 && own_address(ctx, &own))
+		weir_pending_withdraw(bpf_get_netns_cookie(ctx), socket);
+	} else if (ctx->retval < 0 && own_address(ctx, &own)) {
 		answer(ctx, &own);
+	}
 	return ALLOW;
 }
 

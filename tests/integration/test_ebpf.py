@@ -17,7 +17,7 @@ import threading
 
 import pytest
 
-from capture import PINS, CapturedPod, Server, bpftool, cookie_of, header_of, name_of, pins_of, probe, stand_in, state
+from capture import PINS, CapturedPod, Server, bpftool, cookie_of, header_of, name_of, original_destination, pins_of, probe, stand_in, state
 from mesh import Mesh, cluster, service
 from netns import Network, wait_until
 
@@ -32,7 +32,7 @@ def ip_of(pod, family):
 
 
 def on_their_way(pod):
-    """Entries of connections that were redirected and not accepted yet."""
+    """Entries of connections that were redirected, and about which nobody has asked yet."""
     count, cookie = 0, cookie_of(pod)
     for path in PINS.glob("*/weir_pending"):
         dump = subprocess.run(["bpftool", "-j", "map", "dump", "pinned", path], capture_output=True, check=True)
@@ -548,6 +548,24 @@ def test_what_is_on_the_way_when_it_is_removed_arrives(lone, other, tmp_path, op
     assert probe(lone, other.ipv4, 80).startswith("other ")
     os.kill(pid, signal.SIGCONT)
     assert tracer.wait() == 0
+    assert pins_of(cookie_of(lone.pod)) == []
+
+
+@families
+def test_what_the_proxy_has_not_taken_when_it_is_removed(lone, other, tmp_path, family):
+    """It is open for its client: the proxy can still ask where it was going."""
+    lone.apply(*EBPF)
+    with lone.enter():
+        kind = socket.AF_INET6 if family == 6 else socket.AF_INET
+        listener = socket.create_server(("::1" if family == 6 else "127.0.0.1", 15001), family=kind)
+        with listener, socket.create_connection((ip_of(other, family), 80)):
+            words = [lone.path, "intercept", "remove", "--leave-open"]
+            tracer, pid = stop_in("clock_nanosleep", words, tmp_path / "trace")
+            assert header_of(lone.pod) is None
+            with listener.accept()[0] as accepted:
+                assert original_destination(accepted) == name_of(ip_of(other, family), 80)
+                os.kill(pid, signal.SIGCONT)
+                assert tracer.wait() == 0
     assert pins_of(cookie_of(lone.pod)) == []
 
 

@@ -16,7 +16,7 @@ import threading
 import pytest
 
 import bpf
-from capture import PINS, CapturedPod, cookie_of, name_of, probe
+from capture import PINS, CapturedPod, cookie_of, name_of, original_destination, probe
 from mesh import Mesh, Origin, cluster, connect, service
 from netns import CONTROL_GROUPS, wait_until
 
@@ -198,6 +198,8 @@ def test_connections_and_their_original_destinations(lone, weir, family):
         listener.settimeout(30)
         accepted, _ = listener.accept()
         with accepted:
+            assert [row["redirect"] for row in entries(lone.pod, weir, "weir_pending")] == [redirect]
+            assert original_destination(accepted) == name_of(*to)
             assert entries(lone.pod, weir, "weir_pending") == []
             assert [row["pending"] for row in entries(lone.pod, weir, "weir_shares")] == [0]
             rows = {row["socket"]: row for row in entries(lone.pod, weir, "weir_sockets")}
