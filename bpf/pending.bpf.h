@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-// Connections on their way from connect() to the proxy, which asks where they were going, and how many of them each namespace has: none
-// may have so many that others find no place.
+// Connections on their way from connect() to the proxy, which asks where they were going, and how many of them
+// each namespace has: none may have so many that others find no place.
 #pragma once
 
 #include "bpf/maps.h"

@@ -189,7 +189,7 @@ def test_readers_that_do_not_read(site, window):
     else:
         # That it stops growing, not that it did not begin to.
         last = []
-        wait_until(lambda: last.append(resident_kib(site.pid)) or len(last) > 20 and last[-1] == last[-20])
+        wait_until(lambda: last.append(resident_kib(site.pid)) or len(last) > 20 and last[-1] == last[-20], timeout=120)
     assert resident_kib(site.pid) - before < BOUND_KIB
     client.close()
 
