@@ -3,6 +3,7 @@
 
 import argparse
 import contextlib
+import functools
 import json
 import resource
 import statistics
@@ -143,26 +144,26 @@ def bolt(options, stage):
     return take_turns(options, "bolt", measurements)
 
 
-def _http2(options, stage, row, kind):
+def http2(options, stage):
+    """Requests and calls of gRPC, one right after the other, so that they can be compared though the machine drifts."""
     measurements = []
     for program in [Direct(), Relay(), Nghttpx(), Haproxy(), Weir()]:
         pod = stage.network.pod(label(program))
         measure.pin(stage.http2_origin(pod), {LOAD_CPU})
         target, pids = program.http2(pod, stage)
         measure.pin(pids, {PROXY_CPU})
-        load = lambda pod=pod, target=target: measure.http2(
-            pod, programs.TOOLS, target, 5, 20, options.seconds, {LOAD_CPU}, kind
-        )
-        measurements.append((program.name, lambda pids=pids, load=load: per_cpu_second(pids, load)))
-    return take_turns(options, row, measurements)
 
+        def take(pod=pod, target=target, pids=pids):
+            load = functools.partial(measure.http2, pod, programs.TOOLS, target, 5, 20, options.seconds, {LOAD_CPU})
+            sample = per_cpu_second(pids, lambda: load("get"))
+            calls = per_cpu_second(pids, lambda: load("call"))
+            if pids:
+                sample["calls_per_cpu_second"] = calls["per_cpu_second"]
+                sample["calls_to_requests"] = calls["per_cpu_second"] / sample["per_cpu_second"]
+            return sample
 
-def http2(options, stage):
-    return _http2(options, stage, "http2", "get")
-
-
-def grpc(options, stage):
-    return _http2(options, stage, "grpc", "call")
+        measurements.append((program.name, take))
+    return take_turns(options, "http2", measurements)
 
 
 def wired(stage, program):
@@ -319,12 +320,11 @@ ROWS = {
     "http2": (
         http2,
         "HTTP/2 1 KiB, 5 connections x 20 streams",
-        [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
-    ),
-    "grpc": (
-        grpc,
-        "gRPC, an answer of 1 KiB, 5 connections x 20 streams",
-        [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
+        [
+            ("per_cpu_second", 1e3, "k requests per CPU-second", True),
+            ("calls_per_cpu_second", 1e3, "k unary calls of gRPC per CPU-second", True),
+            ("calls_to_requests", 1, "the one to the other, turn by turn", True),
+        ],
     ),
     "inbound": (
         inbound,
