@@ -35,13 +35,23 @@ static void on_fields(struct http2_stream *stream, struct field *fields, size_t 
 	CHECK(!half->closed && !half->ended);
 	half->ended = end;
 	if (half->heads++) {
-		if (!end || !fields || http2_trailers_check(fields, count))
+		if (!end || http2_trailers_check(fields, count))
 			http2_stream_reset(stream, 1);
-	} else if (!fields || http2_response_read(fields, count, false, &message)) {
+	} else if (http2_response_read(fields, count, false, &message)) {
 		http2_stream_reset(stream, 1);
 	} else if (message.has_length) {
 		http2_stream_expect(stream, message.length);
 	}
+}
+
+static void on_too_large(struct http2_stream *stream, bool grpc, bool end)
+{
+	struct half *half = of(stream);
+	(void)grpc;
+	CHECK(!half->closed && !half->ended);
+	half->ended = end;
+	half->heads++;
+	http2_stream_reset(stream, 1);
 }
 
 static void on_end(struct http2_stream *stream)
@@ -97,6 +107,7 @@ static void on_session(struct http2_session *session)
 
 static const struct http2_session_ops ops = {.arena = arena_of,
 					     .fields = on_fields,
+					     .too_large = on_too_large,
 					     .data = on_data,
 					     .end = on_end,
 					     .end_sent = on_stream,

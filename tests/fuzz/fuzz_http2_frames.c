@@ -68,7 +68,7 @@ static void on_fields(struct http2_stream *stream, struct field *fields, size_t 
 {
 	static const struct field head[] = {{.name = STR(":status"), .value = STR("200")}};
 	struct message message;
-	if (!fields || count > LIMIT_HTTP_HEADERS || http2_request_read(fields, count, &message)) {
+	if (count > LIMIT_HTTP_HEADERS || http2_request_read(fields, count, &message)) {
 		http2_stream_reset(stream, 1);
 		return;
 	}
@@ -76,6 +76,12 @@ static void on_fields(struct http2_stream *stream, struct field *fields, size_t 
 	check_conversion(&message);
 	if (http2_stream_respond(stream, head, 1, false) == 0 && end)
 		http2_stream_end(stream, NULL, 0);
+}
+
+static void on_too_large(struct http2_stream *stream, bool grpc, bool end)
+{
+	(void)grpc, (void)end;
+	http2_stream_reset(stream, 1);
 }
 
 static void on_end(struct http2_stream *stream)
@@ -130,6 +136,7 @@ static void on_session(struct http2_session *session)
 static const struct http2_session_ops ops = {.open = on_open,
 					     .arena = arena_of,
 					     .fields = on_fields,
+					     .too_large = on_too_large,
 					     .data = on_data,
 					     .end = on_end,
 					     .end_sent = on_end_sent,
