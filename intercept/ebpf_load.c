@@ -453,8 +453,8 @@ static int delete_plan(const char *folder, uint64_t netns)
 	return plans < 0 || bpf_map_delete_elem(plans, &netns) < 0 ? -errno : 0;
 }
 
-// Until what was sent to the proxy before has come there, or is given up: it may be anywhere between connect() and the
-// proxy's socket. If the proxy has no place for it, the kernel tries again after a second.
+// Until what was sent to the proxy before has come there, or is given up: it may be anywhere between connect()
+// and the proxy's socket. If the proxy has no place for it, the kernel tries again after a second.
 static void wait_for_arrivals(const char *folder, uint64_t netns)
 {
 	enum { WAIT_MS = 1500 };
