@@ -580,7 +580,7 @@ class Server(Connection):
         if number % 2 == 0 or number < max(self.streams, default=0):
             raise Violation(f"a request on stream {number}")
         limit = self.own.get(MAX_CONCURRENT_STREAMS)
-        active = sum(not stream.closed for stream in self.streams.values())
+        active = sum(not stream.closed and stream.reset is None for stream in self.streams.values())
         if limit is not None and active >= limit:
             raise Violation(f"{active + 1} streams at a time")
         stream = self.streams[number] = Stream(number, self.initial_receive, self.peer[INITIAL_WINDOW_SIZE])
