@@ -18,11 +18,10 @@ enum {
 	UNKNOWN = HTTP2_CONTINUATION + 1, // all types above
 };
 
-static size_t receive_head(struct http2_session *session, const uint8_t *bytes, size_t len);
-static size_t receive_payload(struct http2_session *session, const uint8_t *bytes, size_t len);
-static size_t receive_pad_length(struct http2_session *session, const uint8_t *bytes, size_t len);
-static size_t receive_data(struct http2_session *session, const uint8_t *bytes, size_t len);
-static size_t receive_nothing(struct http2_session *session, const uint8_t *bytes, size_t len);
+static bool is_stopped(const struct http2_session *session)
+{
+	return session->fault || session->dead || session->terminated || session->over;
+}
 
 // --- field blocks -------------------------------------------------------------------------------------------
 // An id that was passed over counts as closed: to open it afterwards is an error of the connection (RFC 9113
@@ -161,7 +160,8 @@ static void block_end(struct http2_session *session, struct block_fields *block)
 		refuse_size(session, stream, block, end);
 	else
 		session->ops->fields(stream, block->fields, block->list.count, end);
-	settle(session, id);
+	if (end)
+		settle(session, id);
 }
 
 static void block_read(struct http2_session *session, struct str block)
@@ -189,14 +189,10 @@ static void block_read(struct http2_session *session, struct str block)
 }
 
 // What comes in more than one frame is collected.
-static void block_take(struct http2_session *session, struct reader *r)
+static void block_collect(struct http2_session *session, struct reader *r)
 {
 	bool last = session->frame.flags & HTTP2_FLAG_END_HEADERS;
 	struct str bytes = reader_bytes(r, reader_remaining(r));
-	if (last && bufq_empty(&session->block)) {
-		block_read(session, bytes);
-		return;
-	}
 	if (bufq_append_flat(&session->block, (struct slice){NULL, (const uint8_t *)bytes.p, bytes.len})) {
 		session->dead = true;
 		return;
@@ -229,8 +225,12 @@ static void take_headers(struct http2_session *session, struct reader *r)
 	if (session->fault)
 		return;
 	block_begin(session);
-	if (!session->fault && !session->dead)
-		block_take(session, r);
+	if (session->fault || session->dead)
+		return;
+	if (likely(session->frame.flags & HTTP2_FLAG_END_HEADERS))
+		block_read(session, reader_bytes(r, reader_remaining(r)));
+	else
+		block_collect(session, r);
 }
 
 static void take_continuation(struct http2_session *session, struct reader *r)
@@ -240,7 +240,7 @@ static void take_continuation(struct http2_session *session, struct reader *r)
 		http2_fail(session, HTTP2_ENHANCE_YOUR_CALM);
 		return;
 	}
-	block_take(session, r);
+	block_collect(session, r);
 }
 
 // --- SETTINGS -----------------------------------------------------------------------------------------------
@@ -492,9 +492,19 @@ static enum http2_flood flood_of(const struct http2_session *session, const stru
 				  : HTTP2_FLOOD_RESET;
 }
 
+// What nearly all frames are: fields or content of a stream that is open, while no field block is under way.
+static bool is_usual(const struct http2_session *session)
+{
+	const struct http2_frame *frame = &session->frame;
+	return frame->type <= HTTP2_HEADERS && frame->len - 1 < HTTP2_FRAME_MAX && session->has_settings &&
+	       !session->block_id && http2_session_find(session, frame->id);
+}
+
 // False: the connection fails.
 static bool admit(struct http2_session *session, const struct rule *rule)
 {
+	if (likely(is_usual(session)))
+		return true;
 	if (!has_size(&session->frame, rule)) {
 		http2_fail(session, HTTP2_FRAME_SIZE_ERROR);
 		return false;
@@ -513,7 +523,7 @@ static void data_end(struct http2_session *session)
 {
 	struct http2_stream *stream = session->data_for;
 	session->data_for = NULL;
-	session->receive = receive_head;
+	session->step = HTTP2_STEP_HEAD;
 	if (!stream || !(session->frame.flags & HTTP2_FLAG_END_STREAM))
 		return;
 	if (!stream->end_received) {
@@ -548,19 +558,18 @@ static void data_begin(struct http2_session *session)
 	frame->left = frame->len;
 	frame->padding = 0;
 	if (frame->flags & HTTP2_FLAG_PADDED && frame->len)
-		session->receive = receive_pad_length;
+		session->step = HTTP2_STEP_PAD_LENGTH;
 	else if (frame->flags & HTTP2_FLAG_PADDED)
 		http2_fail(session, HTTP2_FRAME_SIZE_ERROR);
 	else if (frame->len)
-		session->receive = receive_data;
+		session->step = HTTP2_STEP_DATA;
 	else
 		data_end(session);
 }
 
-static size_t receive_pad_length(struct http2_session *session, const uint8_t *bytes, size_t len)
+static size_t receive_pad_length(struct http2_session *session, const uint8_t *bytes)
 {
 	struct http2_frame *frame = &session->frame;
-	(void)len;
 	frame->left--;
 	frame->padding = *bytes;
 	if (frame->padding > frame->left) {
@@ -569,7 +578,7 @@ static size_t receive_pad_length(struct http2_session *session, const uint8_t *b
 	}
 	if (session->data_for)
 		http2_credit_stream(session->data_for, frame->padding + 1);
-	session->receive = frame->left > frame->padding ? receive_data : receive_nothing;
+	session->step = frame->left > frame->padding ? HTTP2_STEP_DATA : HTTP2_STEP_NOTHING;
 	if (!frame->left)
 		data_end(session);
 	return 1;
@@ -599,18 +608,17 @@ static size_t receive_data(struct http2_session *session, const uint8_t *bytes, 
 	frame->left -= (uint32_t)n;
 	take_data(session, bytes, n);
 	if (frame->left == frame->padding)
-		session->receive = receive_nothing;
+		session->step = HTTP2_STEP_NOTHING;
 	if (!frame->left)
 		data_end(session);
 	return n;
 }
 
 // The padding, or all of a frame that means nothing here.
-static size_t receive_nothing(struct http2_session *session, const uint8_t *bytes, size_t len)
+static size_t receive_nothing(struct http2_session *session, size_t len)
 {
 	struct http2_frame *frame = &session->frame;
 	size_t n = MIN(len, (size_t)frame->left);
-	(void)bytes;
 	frame->left -= (uint32_t)n;
 	if (!frame->left)
 		data_end(session);
@@ -630,7 +638,7 @@ static size_t receive_preface(struct http2_session *session, const uint8_t *byte
 	if (frame->have < HTTP2_PREFACE_BYTES)
 		return n;
 	frame->have = 0;
-	session->receive = receive_head;
+	session->step = HTTP2_STEP_HEAD;
 	return n;
 }
 
@@ -651,37 +659,36 @@ static void take_payload(struct http2_session *session, const uint8_t *bytes)
 {
 	struct reader r;
 	reader_init(&r, bytes, session->frame.len);
-	session->receive = receive_head;
+	session->step = HTTP2_STEP_HEAD;
 	session->frame.have = 0;
 	rule_of(&session->frame)->take(session, &r);
 }
 
-static void frame_begin(struct http2_session *session)
+// The head has been read. Goes on with those of the bytes behind it that are the frame's: how many.
+static size_t frame_begin(struct http2_session *session, const uint8_t *bytes, size_t len)
 {
 	struct http2_frame *frame = &session->frame;
 	const struct rule *rule = rule_of(frame);
 	if (!admit(session, rule))
-		return;
+		return 0;
 	if (frame->type == HTTP2_DATA) {
 		data_begin(session);
-	} else if (rule->take && frame->len) {
-		session->receive = receive_payload;
-	} else if (rule->take) {
-		take_payload(session, frame->head);
+		return session->step == HTTP2_STEP_DATA && len && !is_stopped(session)
+			   ? receive_data(session, bytes, len)
+			   : 0;
+	}
+	if (rule->take && len >= frame->len) {
+		take_payload(session, bytes);
+		return frame->len;
+	}
+	if (rule->take) {
+		session->step = HTTP2_STEP_PAYLOAD;
 	} else if (frame->len) {
 		frame->left = frame->len;
 		frame->flags = HTTP2_FLAG_NONE;
-		session->receive = receive_nothing;
+		session->step = HTTP2_STEP_NOTHING;
 	}
-}
-
-// A payload that is here whole is taken at once: its length; else 0.
-static size_t take_whole(struct http2_session *session, const uint8_t *bytes, size_t len)
-{
-	if (session->receive != receive_payload || len < session->frame.len)
-		return 0;
-	take_payload(session, bytes);
-	return session->frame.len;
+	return 0;
 }
 
 static size_t collect_head(struct http2_frame *frame, const uint8_t *bytes, size_t len)
@@ -697,15 +704,14 @@ static size_t receive_head(struct http2_session *session, const uint8_t *bytes, 
 	struct http2_frame *frame = &session->frame;
 	const uint8_t *head = bytes;
 	size_t n = HTTP2_FRAME_HEAD;
-	if (frame->have || len < HTTP2_FRAME_HEAD) {
+	if (unlikely(frame->have || len < HTTP2_FRAME_HEAD)) {
 		n = collect_head(frame, bytes, len);
 		head = frame->head;
 		if (frame->have < HTTP2_FRAME_HEAD)
 			return n;
 	}
 	read_head(frame, head);
-	frame_begin(session);
-	return n + take_whole(session, bytes + n, len - n);
+	return n + frame_begin(session, bytes + n, len - n);
 }
 
 static void payload_free(struct http2_session *session)
@@ -718,9 +724,10 @@ static void payload_free(struct http2_session *session)
 static size_t receive_payload(struct http2_session *session, const uint8_t *bytes, size_t len)
 {
 	struct http2_frame *frame = &session->frame;
-	size_t whole = frame->have ? 0 : take_whole(session, bytes, len);
-	if (whole)
-		return whole;
+	if (!frame->have && len >= frame->len) {
+		take_payload(session, bytes);
+		return frame->len;
+	}
 	if (!session->payload)
 		session->payload = mem_alloc(frame->len);
 	if (!session->payload) {
@@ -739,7 +746,7 @@ static size_t receive_payload(struct http2_session *session, const uint8_t *byte
 
 void http2_receive_init(struct http2_session *session)
 {
-	session->receive = session->server ? receive_preface : receive_head;
+	session->step = session->server ? HTTP2_STEP_PREFACE : HTTP2_STEP_HEAD;
 }
 
 void http2_receive_done(struct http2_session *session)
@@ -751,19 +758,34 @@ void http2_receive_done(struct http2_session *session)
 int32_t http2_session_block(const struct http2_session *session)
 {
 	const struct http2_frame *frame = &session->frame;
-	bool begins = session->receive == receive_payload && frame->type == HTTP2_HEADERS;
+	bool begins = session->step == HTTP2_STEP_PAYLOAD && frame->type == HTTP2_HEADERS;
 	return begins ? frame->id : session->block_id;
 }
 
-static bool is_stopped(const struct http2_session *session)
+// Takes some of the bytes (more than none) and says how many.
+static size_t receive_some(struct http2_session *session, const uint8_t *bytes, size_t len)
 {
-	return session->fault || session->dead || session->terminated || session->over;
+	switch (session->step) {
+	case HTTP2_STEP_HEAD:
+		return receive_head(session, bytes, len);
+	case HTTP2_STEP_PAYLOAD:
+		return receive_payload(session, bytes, len);
+	case HTTP2_STEP_PAD_LENGTH:
+		return receive_pad_length(session, bytes);
+	case HTTP2_STEP_DATA:
+		return receive_data(session, bytes, len);
+	case HTTP2_STEP_PREFACE:
+		return receive_preface(session, bytes, len);
+	case HTTP2_STEP_NOTHING:
+		break;
+	}
+	return receive_nothing(session, len);
 }
 
 void http2_receive(struct http2_session *session, struct slice bytes)
 {
 	while (bytes.len && !is_stopped(session)) {
-		size_t n = session->receive(session, bytes.p, bytes.len);
+		size_t n = receive_some(session, bytes.p, bytes.len);
 		bytes.p += n;
 		bytes.len -= n;
 	}

@@ -73,6 +73,16 @@ struct http2_frame {
 	uint32_t padding; // of those
 };
 
+// What of it comes next.
+enum http2_step {
+	HTTP2_STEP_PREFACE,
+	HTTP2_STEP_HEAD,
+	HTTP2_STEP_PAYLOAD, // of all but DATA: taken whole
+	HTTP2_STEP_PAD_LENGTH,
+	HTTP2_STEP_DATA,
+	HTTP2_STEP_NOTHING, // the padding, or what means nothing here
+};
+
 // What the peer's SETTINGS say.
 struct http2_settings {
 	uint32_t max_streams;
@@ -95,8 +105,7 @@ struct http2_session {
 	int32_t receive_window, send_window;
 	uint32_t credit; // received that the peer was not told it may send again
 
-	// The next step of receiving: takes some of the bytes (more than none) and says how many.
-	size_t (*receive)(struct http2_session *session, const uint8_t *bytes, size_t len);
+	enum http2_step step;
 	struct http2_frame frame;
 	uint8_t *payload;	       // of a frame in pieces; NULL: none
 	struct slice input;	       // being fed
