@@ -26,16 +26,6 @@ const struct field *head_find(const struct head *head, struct str name)
 	return NULL;
 }
 
-const struct field *head_find_known(const struct head *head, enum field_name name)
-{
-	for (unsigned i = 0; i < head->field_count; i++) {
-		const struct field *field = &head->fields[i];
-		if (field->known == name || (!field->known && str_eq_nocase(field->name, field_names[name])))
-			return field;
-	}
-	return NULL;
-}
-
 struct str head_rpc_path(const struct head *head, char *room)
 {
 	struct writer w;

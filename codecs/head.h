@@ -52,8 +52,6 @@ struct head {
 
 // The first field of that name, case-insensitive; NULL if there is none.
 const struct field *head_find(const struct head *head, struct str name);
-// The same for a name that is known here.
-const struct field *head_find_known(const struct head *head, enum field_name name);
 // "/service/method" of an RPC call, for routes that match paths. Service and method are LIMIT_RPC_NAME long
 // at most; `room` has LIMIT_RPC_NAME * 2 + 2 bytes, and the result lies there.
 struct str head_rpc_path(const struct head *head, char *room);

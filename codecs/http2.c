@@ -5,6 +5,7 @@
 #include "base/limits.h"
 #include "base/mem.h"
 #include "codecs/chars.h"
+#include "codecs/grpc.h"
 #include "codecs/http1_authority.h"
 
 #include <errno.h>
@@ -171,7 +172,15 @@ static int take_host(struct str *host, struct str value)
 	return 0;
 }
 
-// The other fields: checked, noted, and Host taken out.
+static void note_grpc(struct message *message, enum field_name name, struct str value)
+{
+	if (name == FIELD_CONTENT_TYPE)
+		message->grpc |= grpc_is_type(value);
+	else if (name == FIELD_GRPC_TIMEOUT)
+		message->grpc_timeout = value;
+}
+
+// The other fields: checked, noted, and Host (`ret_host` in a request, else NULL) taken out.
 static int read_fields(struct message *message, struct field *fields, size_t count, struct str *ret_host)
 {
 	size_t kept = 0;
@@ -189,6 +198,8 @@ static int read_fields(struct message *message, struct field *fields, size_t cou
 				return ERR_MALFORMED;
 			continue;
 		}
+		if (ret_host)
+			note_grpc(message, known, field->value);
 		if (kept != i)
 			fields[kept] = *field;
 		kept++;

@@ -82,6 +82,16 @@ int bufq_add_static(struct bufq *q, struct str text);
 // Moves the first `len` bytes (at most all) from one queue to the end of another, without copying, but for a
 // few bytes behind a few bytes.
 int bufq_move(struct bufq *to, struct bufq *from, size_t len);
+// Moves all, which needs no memory.
+static inline void bufq_move_all(struct bufq *to, struct bufq *from)
+{
+	if (to->_head || from->_head != from->_tail) {
+		bufq_move(to, from, from->bytes);
+		return;
+	}
+	*to = *from;
+	*from = (struct bufq){0};
+}
 // Appends references to all of `from`, which keeps its bytes; a few bytes behind a few bytes are copied, too.
 int bufq_clone(struct bufq *to, const struct bufq *from);
 // Drops `len` bytes (at most all) from the front.

@@ -96,11 +96,11 @@ static void remember(struct exchange *exchange, const struct head *head)
 }
 
 // The earlier one of the route's timeout and the caller's deadline.
-static void start_timer(struct exchange *exchange, const struct head *head)
+static void start_timer(struct exchange *exchange)
 {
 	uint64_t limit_ms = exchange->route ? exchange->route->timeout_ms : 0, deadline_ms;
-	const struct field *field = exchange->grpc ? head_find_known(head, FIELD_GRPC_TIMEOUT) : NULL;
-	if (field && grpc_timeout_parse(field->value, &deadline_ms) == 0 && deadline_ms < UINT32_MAX &&
+	struct str timeout = exchange->grpc ? exchange->message.grpc_timeout : STR("");
+	if (timeout.len && grpc_timeout_parse(timeout, &deadline_ms) == 0 && deadline_ms < UINT32_MAX &&
 	    (!limit_ms || deadline_ms < limit_ms))
 		limit_ms = MAX(deadline_ms, (uint64_t)1);
 	if (limit_ms)
@@ -163,7 +163,7 @@ bool exchange_route(struct exchange *exchange, const struct head *head, enum pro
 		exchange_reply(exchange, 404, "no route matches this request", EXCHANGE_NO_ROUTE);
 		return false;
 	}
-	start_timer(exchange, head);
+	start_timer(exchange);
 	choose_client(exchange, spoken);
 	return true;
 }
@@ -336,7 +336,7 @@ static int frame_request(struct exchange *exchange, struct bufq *bytes)
 void exchange_send(struct exchange *exchange, struct bufq *bytes)
 {
 	if (exchange->wants_tunnel && !exchange->tunnel) {
-		bufq_move(&exchange->request_in, bytes, bytes->bytes); // moving all needs no memory
+		bufq_move_all(&exchange->request_in, bytes);
 		return;
 	}
 	if (exchange->denied)
@@ -347,7 +347,7 @@ void exchange_send(struct exchange *exchange, struct bufq *bytes)
 		return;
 	}
 	if (!is_ready(exchange)) {
-		bufq_move(&exchange->request, bytes, bytes->bytes);
+		bufq_move_all(&exchange->request, bytes);
 		return;
 	}
 	exchange_send_ready(exchange, bytes);
@@ -376,10 +376,9 @@ int exchange_interim(struct exchange *exchange, struct message *message)
 
 static void note_grpc_status(struct exchange *exchange, const struct field *fields, size_t count)
 {
-	const struct head head = {.fields = (struct field *)fields, .field_count = (uint16_t)count};
-	const struct field *status = head_find_known(&head, FIELD_GRPC_STATUS);
-	if (status)
-		exchange->grpc_status = (int16_t)grpc_status_parse(status->value);
+	for (size_t i = 0; i < count; i++)
+		if (field_known(&fields[i]) == FIELD_GRPC_STATUS)
+			exchange->grpc_status = (int16_t)grpc_status_parse(fields[i].value);
 }
 
 static void retry(struct exchange *exchange);
@@ -495,8 +494,8 @@ static int rewind_request(struct exchange *exchange)
 	if (bufq_add_copy(&whole, exchange->replay_first.p, exchange->replay_first.len))
 		return -ENOMEM;
 	exchange->replay_first.len = 0;
-	bufq_move(&whole, &exchange->replay, exchange->replay.bytes); // moving all needs no memory
-	bufq_move(&whole, &exchange->request, exchange->request.bytes);
+	bufq_move_all(&whole, &exchange->replay);
+	bufq_move_all(&whole, &exchange->request);
 	exchange->request = whole;
 	return 0;
 }

@@ -30,7 +30,7 @@ struct pool framed_server_pool_init(void)
 void framed_server_send(struct framed_server *server, const struct call *call, struct bufq *bytes)
 {
 	if (server->answering && server->answering != call)
-		bufq_move(&server->held, bytes, bytes->bytes); // moving all needs no memory
+		bufq_move_all(&server->held, bytes);
 	else
 		server->link->write(server, bytes);
 }

@@ -87,7 +87,7 @@ static int renumber(const struct framed_codec *codec, const struct frame *frame,
 	if (err)
 		return err;
 	bufq_drop(bytes, frame->head);
-	bufq_move(&out, bytes, bytes->bytes); // moving all needs no memory
+	bufq_move_all(&out, bytes);
 	*bytes = out;
 	return 0;
 }

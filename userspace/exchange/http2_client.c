@@ -712,10 +712,11 @@ static bool client_congested(struct exchange *exchange)
 
 static void client_send(struct exchange *exchange, struct bufq *bytes)
 {
-	if (!bufq_empty(bytes))
-		http2_stream_write(&exchange->up, bytes);
 	if (exchange->request_done)
-		http2_stream_end(&exchange->up, exchange->request_trailers, exchange->request_trailer_count);
+		http2_stream_finish(&exchange->up, bytes, exchange->request_trailers,
+				    exchange->request_trailer_count);
+	else if (!bufq_empty(bytes))
+		http2_stream_write(&exchange->up, bytes);
 }
 
 static void client_resume(struct exchange *exchange)

@@ -192,15 +192,9 @@ static bool expect_content(struct exchange *exchange, bool end)
 	return !end || message->length == 0;
 }
 
-static bool is_grpc(const struct exchange *exchange)
-{
-	const struct field *type = head_find_known(&exchange->message.head, FIELD_CONTENT_TYPE);
-	return type && grpc_is_type(type->value) && spoken(exchange) == PROTOCOL_HTTP2;
-}
-
 static void begin(struct exchange *exchange, bool end)
 {
-	exchange->grpc = is_grpc(exchange);
+	exchange->grpc = exchange->message.grpc && spoken(exchange) == PROTOCOL_HTTP2;
 	exchange->message.end = end;
 	if (has_too_many(&exchange->message.head))
 		refuse_size(exchange);

@@ -416,18 +416,28 @@ void http2_stream_write(struct http2_stream *stream, struct bufq *bytes)
 		bufq_clear(bytes);
 		return;
 	}
-	bufq_move(&stream->out, bytes, bytes->bytes); // moving all needs no memory
+	bufq_move_all(&stream->out, bytes);
+	http2_stream_queue(stream);
+}
+
+void http2_stream_finish(struct http2_stream *stream, struct bufq *bytes, const struct field *trailers,
+			 size_t count)
+{
+	if (!is_attached(stream) || stream->ended) {
+		bufq_clear(bytes);
+		return;
+	}
+	bufq_move_all(&stream->out, bytes);
+	stream->ended = true;
+	stream->trailers = trailers;
+	stream->trailer_count = (uint16_t)count;
 	http2_stream_queue(stream);
 }
 
 void http2_stream_end(struct http2_stream *stream, const struct field *trailers, size_t count)
 {
-	if (!is_attached(stream) || stream->ended)
-		return;
-	stream->ended = true;
-	stream->trailers = trailers;
-	stream->trailer_count = (uint16_t)count;
-	http2_stream_queue(stream);
+	struct bufq none = {0};
+	http2_stream_finish(stream, &none, trailers, count);
 }
 
 bool http2_stream_congested(struct http2_stream *stream)

@@ -184,7 +184,9 @@ int http2_stream_inform(struct http2_stream *stream, const struct field *fields,
 int http2_stream_respond(struct http2_stream *stream, const struct field *fields, size_t count, bool end);
 // Queues payload (moved).
 void http2_stream_write(struct http2_stream *stream, struct bufq *bytes);
-// Nothing follows but trailers (may be none; valid until the stream is closed).
+// The same, and nothing follows but trailers (may be none; valid until the stream is closed).
+void http2_stream_finish(struct http2_stream *stream, struct bufq *bytes, const struct field *trailers,
+			 size_t count);
 void http2_stream_end(struct http2_stream *stream, const struct field *trailers, size_t count);
 bool http2_stream_congested(struct http2_stream *stream);
 // The peer's content is that long, or it breaks off with PROTOCOL_ERROR (RFC 9113 8.1.1).

@@ -144,7 +144,7 @@ static int server_body(struct exchange *exchange, struct bufq *bytes)
 		return 0;
 	}
 	if (is_probe(exchange)) {
-		bufq_move(&exchange->response_in, bytes, bytes->bytes); // moving all needs no memory
+		bufq_move_all(&exchange->response_in, bytes);
 		if (!awaits_http2(exchange))
 			take_over_greeted(exchange);
 		return 0;
