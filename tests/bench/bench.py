@@ -27,7 +27,8 @@ BACKENDS = {
 }
 CAPTURED = [Weir(name=name, intercept=words) for name, words in BACKENDS.items()]
 ACCELERATED = [Weir("auto", f"{name}, accelerated", BACKENDS[name]) for name in ("nft", "eBPF")]
-OUTBOUND = [program for program in CAPTURED if "tproxy" not in program.name] + ACCELERATED
+INBOUND = [*CAPTURED, *ACCELERATED]
+OUTBOUND = [program for program in INBOUND if "tproxy" not in program.name]
 
 
 def note(text):
@@ -68,22 +69,60 @@ def per_cpu_second(pids, load):
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def local_stages(stage, candidates):
-    """Each program in a namespace with an origin and its clients."""
+def local_stages(stage, candidates, service="local"):
+    """(program, the clients' pod, the origin, target, pids): each program in a namespace with an origin and its clients."""
     for program in candidates:
         pod = stage.network.pod(label(program))
         origin = stage.origin(pod)
-        yield program, pod, origin, *program.local(pod, stage)
+        yield program, pod, origin, *getattr(program, service)(pod, stage)
+
+
+def wired(stage, program):
+    near, far = (stage.network.pod(f"{label(program)}-{side}") for side in ("near", "far"))
+    stage.link(near, far)
+    return near, far, stage.origin(far)
+
+
+def wired_stages(stage, candidates, start):
+    """The same, but the clients in a namespace of their own."""
+    for program in candidates:
+        near, far, origin = wired(stage, program)
+        yield program, near, origin, *start(program, near, far)
+
+
+def inbound_stages(stage, candidates, service="inbound"):
+    return wired_stages(stage, candidates, lambda program, _, far: getattr(program, service)(far, stage))
+
+
+def wrk(pod, target, seconds, cpus):
+    return measure.wrk(pod, target.url, 64, seconds, cpus)
+
+
+def bulk(pod, target, seconds, cpus):
+    return measure.bulk(pod, programs.TOOLS, target, 4, seconds, cpus)
+
+
+def _on_two_cpus(options, row, stages, load):
+    measurements = []
+    for program, pod, origin, target, pids in stages:
+        measure.pin(pids, {PROXY_CPU})
+        measure.pin(origin, {LOAD_CPU})
+        take = functools.partial(load, pod, target, options.seconds, {LOAD_CPU})
+        measurements.append((program.name, functools.partial(per_cpu_second, pids, take)))
+    return take_turns(options, row, measurements)
+
+
+def _on_one_cpu(options, row, stages, load):
+    measurements = []
+    for program, pod, origin, target, pids in stages:
+        measure.pin(pids + origin, {LOAD_CPU})
+        take = functools.partial(load, pod, programs.TOOLS, target, options.seconds, {LOAD_CPU})
+        measurements.append((program.name, take))
+    return take_turns(options, row, measurements)
 
 
 def _http(options, stage, row, candidates):
-    measurements = []
-    for program, pod, origin, target, pids in local_stages(stage, candidates):
-        measure.pin(pids, {PROXY_CPU})
-        measure.pin(origin, {LOAD_CPU})
-        load = lambda pod=pod, target=target: measure.wrk(pod, target.url, 64, options.seconds, {LOAD_CPU})
-        measurements.append((program.name, lambda pids=pids, load=load: per_cpu_second(pids, load)))
-    return take_turns(options, row, measurements)
+    return _on_two_cpus(options, row, local_stages(stage, candidates), wrk)
 
 
 def http(options, stage):
@@ -99,35 +138,12 @@ def http_accelerated(options, stage):
     return _http(options, stage, "http-accelerated", [Relay(), Nginx(), Haproxy(), Weir("auto")])
 
 
-def _on_one_cpu(options, stage, row, candidates, load):
-    measurements = []
-    for program, pod, origin, target, pids in local_stages(stage, candidates):
-        measure.pin(pids + origin, {LOAD_CPU})
-        take = lambda pod=pod, target=target: load(pod, programs.TOOLS, target, options.seconds, {LOAD_CPU})
-        measurements.append((program.name, take))
-    return take_turns(options, row, measurements)
-
-
 def latency(options, stage):
-    return _on_one_cpu(options, stage, "latency", [Direct(), Relay(), *PROXIES], measure.latency)
-
-
-def _tcp(options, stage, row, candidates):
-    measurements = []
-    for program in candidates:
-        pod = stage.network.pod(label(program))
-        measure.pin(stage.origin(pod), {LOAD_CPU})
-        target, pids = program.stream(pod, stage)
-        measure.pin(pids, {PROXY_CPU})
-        load = lambda pod=pod, target=target: measure.bulk(
-            pod, programs.TOOLS, target, 4, options.seconds, {LOAD_CPU}
-        )
-        measurements.append((program.name, lambda pids=pids, load=load: per_cpu_second(pids, load)))
-    return take_turns(options, row, measurements)
+    return _on_one_cpu(options, "latency", local_stages(stage, [Direct(), Relay(), *PROXIES]), measure.latency)
 
 
 def tcp(options, stage):
-    return _tcp(options, stage, "tcp", [Direct(), *PROXIES])
+    return _on_two_cpus(options, "tcp", local_stages(stage, [Direct(), *PROXIES], "stream"), bulk)
 
 
 def bolt(options, stage):
@@ -166,30 +182,8 @@ def http2(options, stage):
     return take_turns(options, "http2", measurements)
 
 
-def wired(stage, program):
-    near, far = (stage.network.pod(f"{label(program)}-{side}") for side in ("near", "far"))
-    stage.link(near, far)
-    return near, far, stage.origin(far)
-
-
-def _wired(options, stage, row, candidates, start):
-    measurements = []
-    for program in candidates:
-        near, far, origin = wired(stage, program)
-        target, pids = start(program, near, far)
-        measure.pin(pids, {PROXY_CPU})
-        measure.pin(origin, {LOAD_CPU})
-        load = lambda near=near, target=target: measure.wrk(near, target.url, 64, options.seconds, {LOAD_CPU})
-        measurements.append((program.name, lambda pids=pids, load=load: per_cpu_second(pids, load)))
-    return take_turns(options, row, measurements)
-
-
-def _inbound(options, stage, row, candidates):
-    return _wired(options, stage, row, candidates, lambda program, _, far: program.inbound(far, stage))
-
-
 def inbound(options, stage):
-    return _inbound(options, stage, "inbound", [Direct(), *PROXIES])
+    return _on_two_cpus(options, "inbound", inbound_stages(stage, [Direct(), *PROXIES]), wrk)
 
 
 def pairs(stage):
@@ -260,11 +254,19 @@ def idle(options, _):
 
 
 def backend_setup(options, stage):
-    return _on_one_cpu(options, stage, "backend-setup", [Direct(), *OUTBOUND], measure.setup)
+    return _on_one_cpu(options, "backend-setup", local_stages(stage, [Direct(), *OUTBOUND]), measure.setup)
+
+
+def backend_inbound_setup(options, stage):
+    return _on_one_cpu(options, "backend-inbound-setup", inbound_stages(stage, [Direct(), *INBOUND]), measure.setup)
 
 
 def backend_latency(options, stage):
-    return _on_one_cpu(options, stage, "backend-latency", [Direct(), *OUTBOUND], measure.latency)
+    return _on_one_cpu(options, "backend-latency", local_stages(stage, [Direct(), *OUTBOUND]), measure.latency)
+
+
+def backend_inbound_latency(options, stage):
+    return _on_one_cpu(options, "backend-inbound-latency", inbound_stages(stage, [Direct(), *INBOUND]), measure.latency)
 
 
 def backend_http(options, stage):
@@ -272,16 +274,20 @@ def backend_http(options, stage):
 
 
 def backend_inbound(options, stage):
-    return _inbound(options, stage, "backend-inbound", [*CAPTURED, *ACCELERATED])
+    return _on_two_cpus(options, "backend-inbound", inbound_stages(stage, INBOUND), wrk)
 
 
 def backend_tcp(options, stage):
-    return _tcp(options, stage, "backend-tcp", OUTBOUND)
+    return _on_two_cpus(options, "backend-tcp", local_stages(stage, OUTBOUND, "stream"), bulk)
+
+
+def backend_inbound_tcp(options, stage):
+    return _on_two_cpus(options, "backend-inbound-tcp", inbound_stages(stage, INBOUND, "inbound_stream"), bulk)
 
 
 def backend_messages(options, stage):
     start = lambda program, near, far: program.passing(near, far, stage)
-    return _wired(options, stage, "backend-messages", OUTBOUND, start)
+    return _on_two_cpus(options, "backend-messages", wired_stages(stage, OUTBOUND, start), wrk)
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -353,9 +359,19 @@ BACKEND_ROWS = {
         "connections opened one by one, a request on each, one CPU",
         [("rate", 1e3, "k connections per second", True)],
     ),
+    "backend-inbound-setup": (
+        backend_inbound_setup,
+        "the same, at the server's side",
+        [("rate", 1e3, "k connections per second", True)],
+    ),
     "backend-latency": (
         backend_latency,
         "HTTP/1.1 1 KiB, 1 connection, one CPU",
+        [("p50", 1, "p50, us", False), ("p99", 1, "p99, us", False)],
+    ),
+    "backend-inbound-latency": (
+        backend_inbound_latency,
+        "the same, at the server's side",
         [("p50", 1, "p50, us", False), ("p99", 1, "p99, us", False)],
     ),
     "backend-http": (
@@ -373,13 +389,18 @@ BACKEND_ROWS = {
         "TCP passed through, 4 connections",
         [("per_cpu_second", 1e9, "GB per CPU-second", True)],
     ),
+    "backend-inbound-tcp": (
+        backend_inbound_tcp,
+        "the same, at the server's side",
+        [("per_cpu_second", 1e9, "GB per CPU-second", True)],
+    ),
     "backend-messages": (
         backend_messages,
         "HTTP/1.1 1 KiB passed through as TCP to another host, 64 connections",
         [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
     ),
 }
-BACKEND_COLUMNS = ["direct", *(program.name for program in [*CAPTURED, *ACCELERATED])]
+BACKEND_COLUMNS = ["direct", *(program.name for program in INBOUND)]
 ALL_ROWS = ROWS | BACKEND_ROWS
 
 

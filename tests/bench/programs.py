@@ -99,6 +99,9 @@ class Direct:
     def inbound(self, pod, stage):
         return Target(pod.ipv4, ORIGIN_HTTP), []
 
+    def inbound_stream(self, pod, stage):
+        return Target(pod.ipv4, ORIGIN_STREAM), []
+
 
 class Relay(Peer):
     """Parses nothing: what the kernel alone costs."""
@@ -410,6 +413,9 @@ class Weir:
 
     def inbound(self, pod, stage):
         return Target(pod.ipv4, ORIGIN_HTTP), self._start(pod, stage, "inbound")
+
+    def inbound_stream(self, pod, stage):
+        return Target(pod.ipv4, ORIGIN_STREAM), self._start(pod, stage, "inbound")
 
     def pair(self, near, far, stage):
         second = self._start(far, stage, "far", tls=self._tls(stage, "server"))
