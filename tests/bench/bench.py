@@ -417,22 +417,29 @@ def ratio(figures, more_is_better):
     return figures["weir"] / (max if more_is_better else min)(peers)
 
 
+def cell(value):
+    """Three digits, and all of those before the point."""
+    if value is None:
+        return ""
+    return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}"
+
+
 def body(rows, columns, results, compared):
     for name, (_, title, shown) in rows.items():
         for key, scale, unit, more_is_better in shown if name in results else ():
             figures = {program: figure(taken, key) for program, taken in results[name].items()}
-            cells = [f"{figures[column] / scale:.4g}" if figures.get(column) is not None else "" for column in columns]
-            relation = ratio(figures, more_is_better) if compared else None
-            yield [title, unit, *cells, *([f"{relation:.2f}" if relation is not None else ""] if compared else [])]
+            scaled = {program: value / scale for program, value in figures.items() if value is not None}
+            relation = ratio(figures, more_is_better)
+            relations = ["" if relation is None else f"{relation:.2f}"] if compared else []
+            yield [title, unit, *(cell(scaled.get(column)) for column in columns), *relations]
+            title = ""
 
 
 def table(rows, columns, results, compared=True):
-    """compared: the last column is weir's figure beside that of its best peer."""
-    lines = [["what", "unit", *columns, *(["weir / best peer"] if compared else [])]]
-    lines += body(rows, columns, results, compared)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines)
+    """As the README has it. compared: the last column is weir's figure beside that of its best peer."""
+    head = ["what", "unit", *columns, *(["weir / best peer"] if compared else [])]
+    lines = [head, ["---"] * len(head), *body(rows, columns, results, compared)]
+    return "\n".join("|" + "".join(f" {text} |" if text else " |" for text in line) for line in lines)
 
 
 def tables(results):

@@ -1,16 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The load generators of tests/bench for Bolt and HTTP/2: they count what is right, and end with an error at anything else.
-Their origins: programs that nobody here wrote understand what that of HTTP/2 answers."""
+Their origins: programs that nobody here wrote understand what that of HTTP/2 answers. The README has the rows of the
+table that is printed."""
 
 import contextlib
+import pathlib
+import re
 import socket
 import struct
 import subprocess
+import sys
 import threading
 
 import pytest
 
 from netns import listening
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests" / "bench"))
+
+import bench  # noqa: E402
 
 CLASS = b"com.alipay.sofa.rpc.core.response.SofaResponse"
 ODD_ONE = 100  # from this request of a connection on, answers are wrong
@@ -240,3 +249,18 @@ def test_programs_understand_the_origin_of_http2(network, build_dir, http2_load,
         assert " 0 failed, 0 errored" in text and " 0 3xx, 0 4xx, 0 5xx" in text, text
     for kind in ("get", "call"):
         assert int(pod.run(http2_load(PORT, 0.3, kind, 5, 256)).stdout) > 0
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_has_the_rows_of_the_back_ends_as_they_are_printed():
+    sample = {"rate": 350, "p50": 2e4 / 3, "p99": 99.96}
+    printed = bench.tables({name: {"nft": [sample]} for name in bench.BACKEND_ROWS})
+    readme = (ROOT / "README.md").read_text()
+    head, line, *rows = printed.splitlines()
+    assert f"\n{head}\n{line}\n" in readme
+    table = readme[readme.index(head) :].partition("\n\n")[0].splitlines()
+    what = re.compile(r"\|[^|]*\|[^|]*\|")
+    assert [what.match(row)[0] for row in rows] == [what.match(row)[0] for row in table[2:]]
+    assert [row.split("|")[4].strip() for row in rows[:4]] == ["0.350", "0.350", "6667", "100"]
