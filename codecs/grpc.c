@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "codecs/http2_codes.h"
 
 bool grpc_is_type(struct str content_type)
 {
@@ -65,6 +66,23 @@ enum grpc_status grpc_status_of_http(unsigned status)
 		return GRPC_DEADLINE_EXCEEDED;
 	default:
 		return GRPC_UNKNOWN;
+	}
+}
+
+// "Errors" in gRPC's PROTOCOL-HTTP2. What that table has no row for is taken for INTERNAL_ERROR (RFC 9113 7).
+enum grpc_status grpc_status_of_reset(uint32_t code)
+{
+	switch (code) {
+	case HTTP2_REFUSED_STREAM:
+		return GRPC_UNAVAILABLE;
+	case HTTP2_CANCEL:
+		return GRPC_CANCELLED;
+	case HTTP2_ENHANCE_YOUR_CALM:
+		return GRPC_RESOURCE_EXHAUSTED;
+	case HTTP2_INADEQUATE_SECURITY:
+		return GRPC_PERMISSION_DENIED;
+	default:
+		return GRPC_INTERNAL;
 	}
 }
 

@@ -6,6 +6,7 @@
 
 enum grpc_status {
 	GRPC_OK = 0,
+	GRPC_CANCELLED = 1,
 	GRPC_UNKNOWN = 2,
 	GRPC_INVALID_ARGUMENT = 3,
 	GRPC_DEADLINE_EXCEEDED = 4,
@@ -27,6 +28,8 @@ int grpc_timeout_parse(struct str value, uint64_t *ret_ms);
 int grpc_status_parse(struct str value);
 // The status that a proxy's own answer of HTTP means to a caller of gRPC.
 enum grpc_status grpc_status_of_http(unsigned status);
+// The status that RST_STREAM with that code (HTTP2_*) means to a caller of gRPC.
+enum grpc_status grpc_status_of_reset(uint32_t code);
 // grpc-message: percent-encodes what is no printable ASCII, and '%'. `room` >= 3 * length is always enough;
 // what does not fit is cut off. Returns the length.
 size_t grpc_message_encode(const char *text, char *ret_bytes, size_t room);

@@ -3,16 +3,28 @@
 has not been told anything yet."""
 
 import contextlib
+import socket
 
 import pytest
 
-from h2frames import END_STREAM, Client, Server, data, post
+from h2frames import (
+    CANCEL, END_STREAM, ENHANCE_YOUR_CALM, INADEQUATE_SECURITY, INITIAL_WINDOW_SIZE, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM,
+    Client, Server, data, post, rst_stream,
+)
 from mesh import Mesh, Origin, cluster, connect, service
 from netns import wait_until
 
 PORT = 50051
 CONTENT = ("content-type", "application/grpc")
-UNAVAILABLE, INTERNAL, RESOURCE_EXHAUSTED = 14, 13, 8
+CANCELLED, DEADLINE_EXCEEDED, PERMISSION_DENIED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE = 1, 4, 7, 8, 13, 14
+RESETS = {
+    NO_ERROR: INTERNAL,
+    INTERNAL_ERROR: INTERNAL,
+    REFUSED_STREAM: UNAVAILABLE,
+    CANCEL: CANCELLED,
+    ENHANCE_YOUR_CALM: RESOURCE_EXHAUSTED,
+    INADEQUATE_SECURITY: PERMISSION_DENIED,
+}
 MUCH = [(f"x-{at}", "v" * 1000) for at in range(80)]
 MANY = [(f"x-{at}", "v") for at in range(128)]
 
@@ -81,6 +93,18 @@ class Site:
     def calls(self):
         """How many calls each backend got."""
         return [len(backend.bodies) for backend in self.backends]
+
+    def logged(self):
+        """(path, flag, attempts, grpc_status) of each request so far."""
+        lines = [line for line in self.client.said().splitlines() if "msg=request " in line]
+        found = [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines]
+        return [tuple(line[name] for name in ("path", "flag", "attempts", "grpc_status")) for line in found]
+
+    def classes(self):
+        """How many calls there were of each class that has any."""
+        self.client.take_turn()
+        rows = [row for row in self.client.show("stats", "show")["counters"] if row["name"] == "grpc_responses_total"]
+        return {row["labels"].split('"')[1]: row["value"] for row in rows if row["value"]}
 
     def __enter__(self):
         return self
@@ -207,3 +231,123 @@ def test_too_much_metadata(mesh, metadata):
         assert client.ask(post("/", *[field for field in metadata if field != CONTENT])).status == 431
         assert status_of(call(client)) == 0
         assert sum(site.calls) == 1
+
+
+# --- calls that are cut ----------------------------------------------------------------------------------------------
+
+
+def code_of(stream):
+    """What the path asks for."""
+    return int(dict(stream.fields)[b":path"].rpartition(b"/")[2])
+
+
+def cut(server, stream, *pieces):
+    server.whole(stream)
+    server.backend.bodies.append(stream.body)
+    server.send(*pieces, rst_stream(stream.id, code_of(stream))).done(stream)
+
+
+def cut_behind_a_head(server, stream):
+    cut(server, stream, server.head(stream.id, [(":status", "200"), CONTENT]), data(stream.id, b"the beginning"))
+
+
+def test_cut_by_the_endpoint(mesh):
+    """The caller gets the status that gRPC's specification gives each code; one that was refused is tried again first."""
+    with Site(mesh, cut) as site:
+        client = site.connect()
+        for code, status in RESETS.items():
+            stream = client.ask(post(f"/cut/{code}", CONTENT), body=b"x")
+            assert (stream.status, status_of(stream), stream.trailers) == (200, status, None)
+        for code in RESETS:
+            assert client.ask(post(f"/cut/{code}"), body=b"x").status == (503 if code == REFUSED_STREAM else 502)
+        wanted = [*RESETS.items(), *((code, "-") for code in RESETS)]
+        flags = {code: ("UR", "3") if code == REFUSED_STREAM else ("UC", "1") for code in RESETS}
+        assert site.logged() == [(f"/cut/{code}", *flags[code], str(status)) for code, status in wanted]
+        assert site.classes() == {"cancelled": 1, "unavailable": 1, "error": 4}
+
+
+def test_cut_by_the_endpoint_behind_its_head(mesh):
+    """The caller is told the code, and the log what callers take it for."""
+    with Site(mesh, cut_behind_a_head) as site:
+        client = site.connect()
+        wanted = [(code, CONTENT, status) for code, status in RESETS.items()] + [(CANCEL, ("x-no", "grpc"), "-")]
+        for code, field, _ in wanted:
+            stream = client.request(post(f"/cut/{code}", field), b"x")
+            client.until(lambda stream=stream: stream.reset is not None)
+            assert (stream.body, stream.reset) == (b"the beginning", code or INTERNAL_ERROR)
+        flags = {code: "UR" if code == REFUSED_STREAM else "UC" for code in RESETS}
+        assert site.logged() == [(f"/cut/{code}", flags[code], "1", str(status)) for code, _, status in wanted]
+        assert site.classes() == {"cancelled": 1, "unavailable": 1, "error": 4}
+
+
+def test_the_connection_to_the_endpoint_is_lost(mesh):
+    """That is nobody's RST_STREAM: UNAVAILABLE before the head, and behind it the caller hears of an internal error."""
+
+    def leave(server, stream):
+        server.whole(stream)
+        if code_of(stream):
+            server.send(server.head(stream.id, [(":status", "200"), CONTENT]))
+        server.done(stream).sock.shutdown(socket.SHUT_RDWR)
+
+    with Site(mesh, leave) as site:
+        client = site.connect()
+        assert status_of(client.ask(post("/cut/0", CONTENT), body=b"x")) == UNAVAILABLE
+        stream = client.request(post("/cut/1", CONTENT), b"x")
+        client.until(lambda: stream.reset is not None)
+        assert stream.reset == INTERNAL_ERROR
+        assert site.logged() == [("/cut/0", "UC", "1", str(UNAVAILABLE)), ("/cut/1", "UC", "1", str(INTERNAL))]
+
+
+def test_cut_by_the_caller(mesh):
+    """By RST_STREAM, whatever it says, before and behind the head of an answer; by what HTTP/2 does not allow; by its end."""
+
+    def begin(server, stream):
+        if code_of(stream):
+            server.send(server.head(stream.id, [(":status", "200"), CONTENT]))
+        server.until(lambda: stream.reset is not None)
+        server.backend.bodies.append(stream.reset)
+        server.done(stream)
+
+    with Site(mesh, begin) as site:
+        client, backend = site.connect(), site.backends[0]
+
+        def cut(number, field, end):
+            stream = client.open(post(f"/cut/{number}", field))
+            wait_until(lambda: backend.begun == number + 1, what="the endpoint has it")
+            client.until(lambda: stream.blocks or number == 0)
+            end(stream)
+            wait_until(lambda: len(backend.bodies) == number + 1, what="the endpoint is told")
+
+        cut(0, CONTENT, lambda stream: client.send(rst_stream(stream.id, CANCEL)))
+        cut(1, CONTENT, lambda stream: client.send(rst_stream(stream.id, INTERNAL_ERROR)))
+        cut(2, ("x-no", "grpc"), lambda stream: client.send(rst_stream(stream.id, CANCEL)))
+        cut(3, CONTENT, lambda stream: client.send(client.head(stream.id, [("trailers", "and no end")])))
+        cut(4, CONTENT, lambda stream: client.close())
+        assert backend.bodies == [CANCEL] * 5
+        wanted = [("DC", CANCELLED), ("DC", CANCELLED), ("DC", "-"), ("DPE", INTERNAL), ("DC", CANCELLED)]
+        assert site.logged() == [(f"/cut/{at}", flag, "1", str(status)) for at, (flag, status) in enumerate(wanted)]
+        assert site.classes() == {"cancelled": 3, "error": 1}
+
+
+def test_cut_by_the_caller_when_the_endpoint_is_done(mesh):
+    """Its status was there, and stays what the log tells of the call."""
+    with Site(mesh, lambda server, stream: fine(server, stream, RESOURCE_EXHAUSTED)) as site:
+        client = Client(connect(site.client.pod, site.vip, 80).sock, (INITIAL_WINDOW_SIZE, 0))
+        stream = client.request(post("/shop.Cart/Add", CONTENT), b"x")
+        client.until(lambda: stream.blocks)
+        site.client.catch_up()  # all of the answer was sent with its head
+        client.send(rst_stream(stream.id))
+        assert client.pong()
+        assert site.logged() == [("/shop.Cart/Add", "DC", "1", str(RESOURCE_EXHAUSTED))]
+
+
+def test_what_was_refused_before_is_over(mesh):
+    """What ends the call is told, and not how an earlier attempt ended."""
+
+    def refuse_once(server, stream):
+        if server.backend.begun == 1:
+            server.send(rst_stream(stream.id, REFUSED_STREAM)).done(stream)
+
+    with Site(mesh, refuse_once) as site:
+        stream = site.connect().ask(post("/shop.Cart/Add", CONTENT, ("grpc-timeout", "1S")), body=b"x")
+        assert status_of(stream) == DEADLINE_EXCEEDED

@@ -590,6 +590,7 @@ static void count_status(unsigned status)
 static void count_grpc_status(int status)
 {
 	stats_inc(status == GRPC_OK		     ? STAT_GRPC_OK
+		  : status == GRPC_CANCELLED	     ? STAT_GRPC_CANCELLED
 		  : status == GRPC_DEADLINE_EXCEEDED ? STAT_GRPC_DEADLINE
 		  : status == GRPC_UNAVAILABLE	     ? STAT_GRPC_UNAVAILABLE
 		  : status < 0			     ? STAT_GRPC_NONE
@@ -682,8 +683,15 @@ void exchange_finish(struct exchange *exchange)
 	arena_done(&arena);
 }
 
+void exchange_note_reset(struct exchange *exchange, uint32_t code)
+{
+	if (exchange->grpc && exchange->grpc_status < 0)
+		exchange->grpc_status = (int16_t)grpc_status_of_reset(code);
+}
+
 void exchange_abort(struct exchange *exchange, enum exchange_flag flag)
 {
+	exchange_note_reset(exchange, flag == EXCHANGE_DOWNSTREAM_GONE ? HTTP2_CANCEL : HTTP2_PROTOCOL_ERROR);
 	if (!exchange->flag)
 		exchange->flag = (uint8_t)flag;
 	release(exchange, RELEASE_CUT);

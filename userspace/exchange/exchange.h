@@ -115,7 +115,7 @@ struct exchange {
 	struct http1_body request_body, response_body;
 	uint64_t started_ns, request_bytes, response_bytes;
 	uint64_t upstream_sent; // stream.sent of the upstream connection when this request began on it
-	uint32_t reset_code;	// of HTTP/2, to be carried to the other side
+	uint32_t reset_code;	// of HTTP/2, to be carried to the other side; 0: nobody reset it
 	uint16_t status;
 	uint16_t request_trailer_count;
 	int16_t grpc_status; // -1: none seen
@@ -187,6 +187,8 @@ void exchange_upstream_failed(struct exchange *exchange, enum exchange_flag flag
 // Answers by the proxy itself: a status and a sentence. Resets the client if a response is on its way
 // already.
 void exchange_reply(struct exchange *exchange, unsigned status, const char *text, enum exchange_flag flag);
+// A call of gRPC is cut by RST_STREAM with that code: it counts as what its caller takes that for.
+void exchange_note_reset(struct exchange *exchange, uint32_t code);
 // Ends without an answer (the client is gone): drops upstream, logs, frees.
 void exchange_abort(struct exchange *exchange, enum exchange_flag flag);
 // Logs, counts and frees; upstream must have been let go. For those who took the connection over (tunnels).

@@ -639,7 +639,7 @@ static void on_closed(struct http2_stream *stream, uint32_t code)
 		exchange_complete(exchange); // both halves of a tunnel are over, or nobody wants the client's
 		return;
 	}
-	exchange->reset_code = code;
+	exchange->reset_code = code ? code : HTTP2_INTERNAL_ERROR;
 	fail_stream(exchange,
 		    code == HTTP2_REFUSED_STREAM ? EXCHANGE_UPSTREAM_REFUSED : EXCHANGE_UPSTREAM_TERMINATED,
 		    -ECONNRESET);

@@ -464,7 +464,8 @@ static void server_complete(struct exchange *exchange)
 static int reply_grpc(struct exchange *exchange, unsigned status, const char *text)
 {
 	char number[4], encoded[3 * 128];
-	int grpc = (int)grpc_status_of_http(status);
+	int grpc = (int)(exchange->reset_code ? grpc_status_of_reset(exchange->reset_code)
+					      : grpc_status_of_http(status));
 	size_t len = grpc_message_encode(text, encoded, sizeof encoded);
 	int digits = snprintf(number, sizeof number, "%d", grpc);
 	const struct field fields[] = {{.name = STR(":status"), .value = STR("200")},
@@ -504,6 +505,7 @@ static int server_reply(struct exchange *exchange, unsigned status, const char *
 static void server_reset(struct exchange *exchange)
 {
 	uint32_t code = exchange->reset_code ? exchange->reset_code : HTTP2_INTERNAL_ERROR;
+	exchange_note_reset(exchange, code);
 	if (http2_stream_break(&exchange->down, code)) {
 		loop_timer_stop(&exchange->timer);
 		exchange->sent_whole = true;

@@ -63,6 +63,8 @@ enum stat_kind { STAT_COUNTER, STAT_GAUGE };
 	X(STAT_TRANSPORT_REFUSED, STAT_COUNTER, "transport_refused_total", "",                                         \
 	  "Connections to a peer that did not take transport h2")                                                      \
 	X(STAT_GRPC_OK, STAT_COUNTER, "grpc_responses_total", "class=\"ok\"", "gRPC responses, by status")              \
+	X(STAT_GRPC_CANCELLED, STAT_COUNTER, "grpc_responses_total", "class=\"cancelled\"",                             \
+	  "gRPC responses, by status")                                                                                 \
 	X(STAT_GRPC_DEADLINE, STAT_COUNTER, "grpc_responses_total", "class=\"deadline_exceeded\"",                      \
 	  "gRPC responses, by status")                                                                                 \
 	X(STAT_GRPC_UNAVAILABLE, STAT_COUNTER, "grpc_responses_total", "class=\"unavailable\"",                         \

@@ -2,6 +2,7 @@
 #include "test.h"
 
 #include "base/error.h"
+#include "base/mem.h"
 #include "codecs/grpc.h"
 
 static void test_type(void **state)
@@ -52,6 +53,19 @@ static void test_status(void **state)
 	assert_int_equal(grpc_status_of_http(418), GRPC_UNKNOWN);
 }
 
+static void test_status_of_reset(void **state)
+{
+	(void)state;
+	static const enum grpc_status statuses[] = {
+	    [0 ... 6] = GRPC_INTERNAL,	 [7] = GRPC_UNAVAILABLE,	 [8] = GRPC_CANCELLED,
+	    [9 ... 10] = GRPC_INTERNAL,	 [11] = GRPC_RESOURCE_EXHAUSTED, [12] = GRPC_PERMISSION_DENIED,
+	    [13 ... 14] = GRPC_INTERNAL, // HTTP_1_1_REQUIRED, and one that nobody knows
+	};
+	for (uint32_t code = 0; code < ARRAY_SIZE(statuses); code++)
+		assert_int_equal(grpc_status_of_reset(code), statuses[code]);
+	assert_int_equal(grpc_status_of_reset(UINT32_MAX), GRPC_INTERNAL);
+}
+
 static void test_message(void **state)
 {
 	(void)state;
@@ -65,9 +79,8 @@ static void test_message(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_type),
-	    cmocka_unit_test(test_timeout),
-	    cmocka_unit_test(test_status),
+	    cmocka_unit_test(test_type),    cmocka_unit_test(test_timeout),
+	    cmocka_unit_test(test_status),  cmocka_unit_test(test_status_of_reset),
 	    cmocka_unit_test(test_message),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
