@@ -33,6 +33,8 @@ struct half {
 	size_t received, field_count;
 	int heads, ends, ends_with_data, closed;
 	uint32_t code;
+	int too_large;
+	bool grpc;
 	bool hold; // gives no credit
 	bool trailers_seen;
 };
@@ -134,8 +136,10 @@ static void on_client_end(struct http2_stream *stream)
 
 static void on_too_large(struct http2_stream *stream, bool grpc, bool end)
 {
-	(void)stream, (void)grpc, (void)end;
-	fail(); // nothing here is
+	struct half *half = of(stream);
+	half->too_large++;
+	half->grpc = grpc;
+	half->ends += end;
 }
 
 static void on_end_sent(struct http2_stream *stream)
@@ -752,6 +756,57 @@ static void test_paths(void **state)
 	end();
 }
 
+// A head of which there is too much: instead of its fields it is told whether it is gRPC's, wherever
+// Content-Type stands in it.
+static void check_too_large(struct field type, size_t at, struct str value, size_t count, bool grpc)
+{
+	struct field fields[4 + LIMIT_HTTP_HEADERS + 10];
+	struct half half = {0}, other = {0};
+	const bool end_too = at % 2;
+	for (size_t i = 0; i < count; i++)
+		fields[i] = i < 4 ? GET[i] : (struct field){.name = STR("x-much"), .value = value};
+	fields[at] = type;
+	assert_int_equal(begin(), 0);
+	assert_int_equal(http2_stream_open(&client.session, &half.stream, fields, count, end_too), 0);
+	turns(10);
+	assert_int_equal(halves[0].heads, 0);
+	assert_int_equal(halves[0].too_large, 1);
+	assert_int_equal(halves[0].grpc, grpc);
+	assert_int_equal(halves[0].ends, end_too);
+	assert_int_equal(http2_stream_open(&client.session, &other.stream, GET, 5, true), 0);
+	turns(10);
+	assert_int_equal(halves[1].heads, 1);
+	assert_int_equal(halves[1].too_large, 0);
+	finish(&half, 1);
+	finish(&other, 1);
+	end();
+}
+
+static void test_too_large_a_head(void **state)
+{
+	static const struct {
+		struct field type;
+		bool grpc;
+	} rows[] = {
+	    {F("content-type", "application/grpc"), true},
+	    {F("content-type", "application/grpc+proto"), true},
+	    {F("content-type", "application/grpc-web"), false},
+	    {F("content-type", "text/plain"), false},
+	    {F("x-content-type", "application/grpc"), false},
+	};
+	static char text[LIMIT_HTTP_HEAD / 4];
+	const struct str much = {text, sizeof text};
+	(void)state;
+	memset(text, 'v', sizeof text);
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		check_too_large(rows[i].type, 4, much, 9, rows[i].grpc); // before the limit, and behind it
+		check_too_large(rows[i].type, 8, much, 9, rows[i].grpc);
+		const size_t last = LIMIT_HTTP_HEADERS + 9;
+		check_too_large(rows[i].type, 5, STR("v"), last + 1, rows[i].grpc);
+		check_too_large(rows[i].type, last, STR("v"), last + 1, rows[i].grpc);
+	}
+}
+
 // Content that is longer or shorter than was said breaks its stream off, and no other.
 static void check_length(size_t said, size_t sent, uint32_t code)
 {
@@ -988,6 +1043,7 @@ int main(void)
 	    cmocka_unit_test(test_a_head_behind_much),
 	    cmocka_unit_test(test_paths),
 	    cmocka_unit_test(test_length_of_content),
+	    cmocka_unit_test(test_too_large_a_head),
 	    cmocka_unit_test(test_every_split),
 	    cmocka_unit_test(test_parts_of_a_block),
 	    cmocka_unit_test(test_given_up_at_once),
