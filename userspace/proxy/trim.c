@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "run/stats.h"
 
+#include <fcntl.h>
 #include <malloc.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -23,16 +24,18 @@ bool trim_is_due(struct trim_memory *memory, uint64_t connections, uint64_t resi
 	return true;
 }
 
-// 0 if it cannot be known: then connections alone decide.
-static uint64_t resident_bytes(void)
+// No stdio: its buffer would come from the allocator, second by second.
+uint64_t trim_resident(void)
 {
-	unsigned long long whole, resident = 0;
-	FILE *file = fopen("/proc/self/statm", "re");
-	if (!file)
+	char text[128];
+	unsigned long long whole, resident;
+	autoclose int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+	ssize_t len = read(fd, text, sizeof text - 1);
+	if (len < 0)
 		return 0;
-	if (fscanf(file, "%llu %llu", &whole, &resident) != 2)
-		resident = 0;
-	fclose(file);
+	text[len] = 0;
+	if (sscanf(text, "%llu %llu", &whole, &resident) != 2)
+		return 0;
 	return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
@@ -41,16 +44,16 @@ static void on_timer(struct loop_timer *timer)
 	struct trim *trim = container_of(timer, struct trim, _timer);
 	uint64_t connections = stats_read(STAT_OUTBOUND_ACTIVE) + stats_read(STAT_INBOUND_ACTIVE) +
 			       stats_read(STAT_UPSTREAM_ACTIVE);
-	if (trim_is_due(&trim->_memory, connections, resident_bytes())) {
+	if (trim_is_due(&trim->_memory, connections, trim_resident())) {
 		malloc_trim(0);
-		trim->_memory.floor = resident_bytes();
+		trim->_memory.floor = trim_resident();
 	}
 	loop_timer_start(trim->_loop, timer, INTERVAL_MS);
 }
 
 void trim_init(struct trim *trim, struct loop *loop)
 {
-	*trim = (struct trim){._loop = loop, ._memory.floor = resident_bytes()};
+	*trim = (struct trim){._loop = loop, ._memory.floor = trim_resident()};
 	loop_timer_init(&trim->_timer, on_timer);
 	loop_timer_start(loop, &trim->_timer, INTERVAL_MS);
 }

@@ -28,3 +28,5 @@ void trim_done(struct trim *trim);
 // between two looks, the process has grown. Then *memory starts over, for the caller to note the
 // floor after trimming.
 bool trim_is_due(struct trim_memory *memory, uint64_t connections, uint64_t resident);
+// Resident bytes of this process; 0 if that cannot be known: then connections alone decide.
+uint64_t trim_resident(void);

@@ -3,6 +3,8 @@
 
 #include "proxy/trim.h"
 
+#include <sys/mman.h>
+
 enum { MIB = 1024 * 1024 };
 
 static void after_a_burst_once(void **state)
@@ -45,12 +47,27 @@ static void growth_that_came_between_two_looks(void **state)
 	assert_false(trim_is_due(&memory, 0, 25 * MIB));
 }
 
+static void what_the_process_has(void **state)
+{
+	enum { SIZE = 32 * MIB };
+	(void)state;
+	uint64_t before = trim_resident();
+	char *memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(memory, MAP_FAILED);
+	assert_in_range(trim_resident(), before / 2, before + SIZE / 2); // nothing is in it yet
+	memset(memory, 1, SIZE);
+	assert_in_range(trim_resident(), before + SIZE / 2, before + 2 * SIZE); // kernels count roughly
+	assert_int_equal(munmap(memory, SIZE), 0);
+	assert_in_range(trim_resident(), before / 2, before + SIZE / 2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(after_a_burst_once),
 	    cmocka_unit_test(a_few_connections_are_not_worth_it),
 	    cmocka_unit_test(growth_that_came_between_two_looks),
+	    cmocka_unit_test(what_the_process_has),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
