@@ -180,9 +180,9 @@ def test_readers_that_do_not_read(site, window):
     paths = [site.path(f"/bytes/{SIZE}") for _ in range(STREAMS)]
     for path in paths:
         client.request(get(path))
+    for path in paths:
+        site.origin.begun(path)
     if window < 2:
-        for path in paths:
-            site.origin.begun(path)
         assert client.pong()
         client.until(lambda: all(len(stream.body) == window and stream.blocks for stream in client.streams.values()))
         assert client.pong()
