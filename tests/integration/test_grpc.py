@@ -258,6 +258,8 @@ def test_cut_by_the_endpoint(mesh):
         for code, status in RESETS.items():
             stream = client.ask(post(f"/cut/{code}", CONTENT), body=b"x")
             assert (stream.status, status_of(stream), stream.trailers) == (200, status, None)
+            why = b"the upstream refused the request" if code == REFUSED_STREAM else b"the upstream reset the call"
+            assert stream.field("grpc-message") == why
         for code in RESETS:
             assert client.ask(post(f"/cut/{code}"), body=b"x").status == (503 if code == REFUSED_STREAM else 502)
         wanted = [*RESETS.items(), *((code, "-") for code in RESETS)]
@@ -291,7 +293,8 @@ def test_the_connection_to_the_endpoint_is_lost(mesh):
 
     with Site(mesh, leave) as site:
         client = site.connect()
-        assert status_of(client.ask(post("/cut/0", CONTENT), body=b"x")) == UNAVAILABLE
+        stream = client.ask(post("/cut/0", CONTENT), body=b"x")
+        assert status_of(stream) == UNAVAILABLE and b"closed the connection" in stream.field("grpc-message")
         stream = client.request(post("/cut/1", CONTENT), b"x")
         client.until(lambda: stream.reset is not None)
         assert stream.reset == INTERNAL_ERROR

@@ -528,6 +528,8 @@ void exchange_upstream_failed(struct exchange *exchange, enum exchange_flag flag
 		exchange_reply(exchange, 503, "the upstream refused the request", flag);
 	else if (flag == EXCHANGE_UPSTREAM_PROTOCOL)
 		exchange_reply(exchange, 502, "the upstream's response is not valid HTTP", flag);
+	else if (exchange->grpc && exchange->reset_code)
+		exchange_reply(exchange, 502, "the upstream reset the call", flag);
 	else
 		exchange_reply(exchange, 502,
 			       "the upstream closed the connection before its response was complete", flag);
