@@ -16,6 +16,9 @@ enum { DNS_ZONE = 0x771, CLIENT_ZONE = 0x773, SSH_PORT = 22, DNS_PORT = 53 };
 enum { LAST_TRY_MS = 200000 };
 
 static const char held_comment[] = "held, while no proxy listens";
+static const char handed_comment[] = "inbound, while no proxy listens";
+static const char listens_comment[] = "the proxy listens";
+static const char over_comment[] = "has waited for as long as it may";
 
 // A set that two rules use, one a family.
 struct set_pair {
@@ -632,14 +635,15 @@ static void inbound_chains(struct compiler *c)
 		return;
 	port_rules(c, CHAIN_HANDED, ports);
 	tcp_rule(c, CHAIN_HANDED, RULE_TPROXY, plan->inbound_port, "inbound");
-	if (plan->fail == FAIL_OPEN)
-		return;
-	// Otherwise it would go on to the application, as those do that are open already.
-	begin(c, CHAIN_HANDED);
-	match_syn(c, false);
-	match_value(c, RULE_NEW, 0);
-	end(c, RULE_DROP, 0, "inbound, while no proxy listens");
 }
+
+// --- waiting -----------------------------------------------------------------------------------------------
+// Where connections wait, and what opens one there.
+struct waiting {
+	enum rule_chain chain;
+	int ports;			  // the proxy's; negative: those that are handed over have any
+	int held, known, refused; // of the attempts that wait, have begun to, and are over
+};
 
 static int sequence_set(struct compiler *c, const char *name, uint32_t timeout_ms)
 {
@@ -649,34 +653,57 @@ static int sequence_set(struct compiler *c, const char *name, uint32_t timeout_m
 	return set;
 }
 
-static void begin_attempt(struct compiler *c, int ports)
+static void begin_attempt(struct compiler *c, const struct waiting *waiting)
 {
-	begin(c, CHAIN_HOLD);
-	match_set(c, RULE_TCP_DEST_PORT, ports, false);
+	begin(c, waiting->chain);
+	if (waiting->ports < 0)
+		match_syn(c, false);
+	else
+		match_set(c, RULE_TCP_DEST_PORT, waiting->ports, false);
 	match_value(c, RULE_NEW, 0);
+}
+
+// What comes to the proxy's ports is refused there. What is handed over would go on to the application: that
+// its time is over is noted, for a rule further on its way. (Where it arrives, nftables can refuse since Linux
+// 5.10 only.) Without room for the note it waits anew.
+static void over_rules(struct compiler *c, const struct waiting *waiting)
+{
+	bool handed = waiting->chain == CHAIN_HANDED;
+	begin_attempt(c, waiting);
+	match_set(c, RULE_SEQUENCE, waiting->known, false);
+	end(c, handed ? RULE_REMEMBER : RULE_RETURN, handed ? (uint32_t)waiting->refused : 0, over_comment);
+	if (!handed)
+		return;
+	begin_attempt(c, waiting);
+	match_set(c, RULE_SEQUENCE, waiting->refused, false);
+	end(c, RULE_RETURN, 0, "refused, when it comes to this host");
 }
 
 // All packets by which a connection is tried have one number, by which it is known as long as it waits; and
 // then for as long as TCP may need for another one, so that this is not taken for a connection's first.
-static void hold_limit_rules(struct compiler *c, int ports)
+static void limit_rules(struct compiler *c, const struct waiting *waiting, const char *comment)
 {
-	int held = sequence_set(c, "held", c->plan->hold_ms);
-	int known = sequence_set(c, "known", c->plan->hold_ms + LAST_TRY_MS);
-	begin_attempt(c, ports);
-	match_set(c, RULE_SEQUENCE, held, false);
-	end(c, RULE_DROP, 0, held_comment);
-	begin_attempt(c, ports);
-	match_set(c, RULE_SEQUENCE, known, false);
-	end(c, RULE_RETURN, 0, "has waited for as long as it may");
-	begin_attempt(c, ports);
-	end(c, RULE_REMEMBER, (uint32_t)known, "begins to wait");
-	begin_attempt(c, ports);
-	end(c, RULE_REMEMBER, (uint32_t)held, "waits");
+	begin_attempt(c, waiting);
+	match_set(c, RULE_SEQUENCE, waiting->held, false);
+	end(c, RULE_DROP, 0, comment);
+	over_rules(c, waiting);
+	begin_attempt(c, waiting);
+	end(c, RULE_REMEMBER, (uint32_t)waiting->known, "begins to wait");
+	begin_attempt(c, waiting);
+	end(c, RULE_REMEMBER, (uint32_t)waiting->held, "waits");
 }
 
-// Redirected already; what is dropped is sent again, by TCP for two minutes, and finds the proxy that came
-// meanwhile.
-static void hold_chain(struct compiler *c)
+// What is dropped is sent again, by TCP for two minutes, and finds the proxy that came meanwhile. What is handed
+// over must be dropped in any case: it would go on to the application, as those do that are open already.
+static void wait_rules(struct compiler *c, const struct waiting *waiting, const char *comment)
+{
+	if (c->plan->hold_ms)
+		limit_rules(c, waiting, comment);
+	begin_attempt(c, waiting);
+	end(c, RULE_DROP, 0, comment);
+}
+
+static int proxy_ports(struct compiler *c)
 {
 	const struct capture_plan *plan = c->plan;
 	int ports = new_set(c, "proxy_ports", SET_PORT);
@@ -686,24 +713,58 @@ static void hold_chain(struct compiler *c)
 		add_port(c, ports, plan->inbound_port, plan->inbound_port);
 	if (plan->dns.enabled)
 		add_port(c, ports, plan->dns_port, plan->dns_port);
-	finish_set(c, ports);
+	return finish_set(c, ports);
+}
+
+static void handed_rules(struct compiler *c, struct waiting waiting)
+{
+	waiting.chain = CHAIN_HANDED;
+	waiting.ports = -1;
+	wait_rules(c, &waiting, handed_comment);
+	if (!c->plan->hold_ms)
+		return;
+	begin(c, CHAIN_HOLD);
+	match_syn(c, false);
+	match_value(c, RULE_NEW, 0);
+	match_set(c, RULE_SEQUENCE, waiting.refused, false);
+	end(c, RULE_REJECT, 0, "inbound, has waited for as long as it may");
+}
+
+// Queries are asked again by those who want to know.
+static void query_hold_rules(struct compiler *c)
+{
 	for (int held = 0; held < 2; held++) {
-		enum rule_action action = held ? RULE_DROP : RULE_RETURN;
-		const char *comment = held ? held_comment : "the proxy listens";
-		if (held && plan->hold_ms)
-			hold_limit_rules(c, ports);
-		begin_attempt(c, ports);
-		if (!held)
-			match_value(c, RULE_LISTENS, 0);
-		end(c, action, 0, comment);
-		if (!plan->dns.enabled)
-			continue;
 		begin(c, CHAIN_HOLD);
-		match_value(c, RULE_UDP_DEST_PORT, plan->dns_port);
+		match_value(c, RULE_UDP_DEST_PORT, c->plan->dns_port);
 		if (!held)
 			match_value(c, RULE_LISTENS, 0);
-		end(c, action, 0, comment);
+		end(c, held ? RULE_DROP : RULE_RETURN, 0, held ? held_comment : listens_comment);
 	}
+}
+
+static bool hands_over(const struct capture_plan *plan)
+{
+	return plan->inbound.enabled && plan->inbound_mode == INBOUND_TPROXY;
+}
+
+static void hold_rules(struct compiler *c)
+{
+	const struct capture_plan *plan = c->plan;
+	struct waiting waiting = {.chain = CHAIN_HOLD, .ports = proxy_ports(c)};
+	if (plan->hold_ms) {
+		waiting.held = sequence_set(c, "held", plan->hold_ms);
+		waiting.known = sequence_set(c, "known", plan->hold_ms + LAST_TRY_MS);
+	}
+	if (plan->hold_ms && hands_over(plan))
+		waiting.refused = sequence_set(c, "refused", LAST_TRY_MS);
+	begin_attempt(c, &waiting);
+	match_value(c, RULE_LISTENS, 0);
+	end(c, RULE_RETURN, 0, listens_comment);
+	wait_rules(c, &waiting, held_comment);
+	if (plan->dns.enabled)
+		query_hold_rules(c);
+	if (hands_over(plan))
+		handed_rules(c, waiting);
 }
 
 static struct program_sets program_sets(struct compiler *c)
@@ -737,7 +798,9 @@ static void compile(struct compiler *c)
 	if (plan->inbound.enabled)
 		inbound_chains(c);
 	if (plan->fail == FAIL_HOLD)
-		hold_chain(c);
+		hold_rules(c);
+	else if (plan->fail == FAIL_CLOSED && hands_over(plan))
+		handed_rules(c, (struct waiting){0});
 }
 
 void ruleset_add_programs(struct ruleset *ruleset, const struct capture_plan *plan)

@@ -277,6 +277,7 @@ static void print_action(struct strbuf *out, const struct rule *rule)
 		strbuf_printf(out, "-j CT --zone %u", rule->value);
 		break;
 	case RULE_REMEMBER: // it has no such sets: rules do not get here (iptables.c)
+	case RULE_REJECT:   // nor do those that go with tproxy
 		break;
 	case RULE_DROP:
 		strbuf_add_text(out, "-j DROP");

@@ -358,6 +358,8 @@ static const char *rule_needs(const struct rule *rule)
 			       "CONFIG_SOCK_CGROUP_DATA";
 	if (rule->action == RULE_TPROXY)
 		return "CONFIG_NFT_TPROXY (module nft_tproxy)";
+	if (rule->action == RULE_REJECT)
+		return "CONFIG_NFT_REJECT_INET (module nft_reject_inet)";
 	if (rule->action == RULE_ZONE)
 		return "CONFIG_NFT_CT with CONFIG_NF_CONNTRACK_ZONES (module nft_ct)";
 	return "nftables expressions for it";

@@ -311,6 +311,10 @@ static void encode_action(struct encoder *e, const struct rule *rule)
 	case RULE_REMEMBER:
 		encode_remember(e, rule);
 		break;
+	case RULE_REJECT:
+		expr = add(e, "reject");
+		set_u32(expr, NFTNL_EXPR_REJECT_TYPE, NFT_REJECT_TCP_RST);
+		break;
 	}
 }
 
@@ -588,6 +592,12 @@ static bool decode_dynset(struct decoder *d, const struct nftnl_expr *expr)
 	return ours && set_action(d, RULE_REMEMBER, (uint32_t)set);
 }
 
+static bool decode_reject(struct decoder *d, const struct nftnl_expr *expr)
+{
+	return nftnl_expr_get_u32(expr, NFTNL_EXPR_REJECT_TYPE) == NFT_REJECT_TCP_RST &&
+	       set_action(d, RULE_REJECT, 0);
+}
+
 static bool decode_ct(struct decoder *d, const struct nftnl_expr *expr)
 {
 	if (nftnl_expr_get_u32(expr, NFTNL_EXPR_CT_KEY) == NFT_CT_STATE)
@@ -606,7 +616,7 @@ static bool decode_expr(struct decoder *d, const struct nftnl_expr *expr)
 	    {"bitwise", decode_mask},	     {"cmp", decode_cmp},	  {"lookup", decode_lookup},
 	    {"byteorder", decode_byteorder}, {"counter", decode_counter}, {"immediate", decode_immediate},
 	    {"redir", decode_redir},	     {"ct", decode_ct},		  {"tproxy", decode_tproxy},
-	    {"socket", decode_socket},	     {"dynset", decode_dynset},
+	    {"socket", decode_socket},	     {"dynset", decode_dynset},	  {"reject", decode_reject},
 	};
 	const char *name = nftnl_expr_get_str(expr, NFTNL_EXPR_NAME);
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)

@@ -117,6 +117,9 @@ static void print_action(const struct ruleset *ruleset, const struct rule *rule,
 	case RULE_REMEMBER:
 		strbuf_printf(out, "add @%s { tcp sequence }", ruleset->sets[rule->value].name);
 		break;
+	case RULE_REJECT:
+		strbuf_add_text(out, "reject with tcp reset");
+		break;
 	case RULE_GOTO:
 		strbuf_printf(out, "goto %s", rule_chains[rule->value].name);
 		break;

@@ -99,6 +99,7 @@ enum rule_action {
 	RULE_TPROXY,   // value: port; hands it to the socket that listens there, as it is; none: goes on
 	RULE_DROP,     // value: for so many milliseconds since its first packet; 0: ever
 	RULE_REMEMBER, // value: a set of sequence numbers; goes on
+	RULE_REJECT,   // answers TCP with a reset
 };
 
 enum { RULE_MATCHES_MAX = 40, RULE_COMMENT_MAX = 80 };

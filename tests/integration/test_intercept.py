@@ -616,7 +616,7 @@ PLANS = {
     "inbound-ipv6": ["--no-outbound", "--no-dns", "--no-ipv4", "--capture-ssh"],
     "ipv4": ["--no-ipv6", "--include-outbound-cidrs", "fd00::/8,10.0.0.0/8", "--capture-metadata"],
     "hold": ["--fail", "hold"],
-    "hold-for-a-while": ["--fail", "hold", "--hold-timeout", "90s"],
+    "hold-for-a-while": ["--fail", "hold", "--hold-timeout", "90s", "--inbound-mode", "tproxy"],
 }
 plans = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 

@@ -190,7 +190,8 @@ static void encoding_and_decoding_are_inverse(void **state)
 	(void)state;
 	static const char *const more[] = {
 	    "inbound-mode tproxy; exclude-inbound-ports 9", "inbound-source client; client-mark 0x7",
-	    "fail hold", "fail hold; hold-timeout 1500ms", "fail open; inbound-mode tproxy"};
+	    "fail hold", "fail hold; hold-timeout 1500ms", "fail hold; hold-timeout 1s; inbound-mode tproxy",
+	    "fail open; inbound-mode tproxy"};
 	for (size_t i = 0; i < ARRAY_SIZE(plans) + ARRAY_SIZE(more); i++) {
 		struct ruleset from, to = {0};
 		make_rules(i < ARRAY_SIZE(plans) ? plans[i] : more[i - ARRAY_SIZE(plans)], &from);
