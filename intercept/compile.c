@@ -371,12 +371,10 @@ static void dns_rules(struct compiler *c, enum rule_chain chain, enum rule_field
 // The proxy and an application may well use the same source port to the same DNS server, one after the other.
 // UDP entries of connection tracking outlive the sockets, so the second one would be taken for the first: the
 // application's query would pass the proxy by, or the proxy's would come back to itself. Hence captured
-// queries and their answers, and they alone, are tracked in a zone of their own.
+// queries, and they alone, are tracked in a zone of their own. What comes back is not: that nobody listens
+// would not be known to belong to them then, and not be told to those who asked.
 static void zone_rules(struct compiler *c, const struct program_sets *programs)
 {
-	begin(c, CHAIN_OUTPUT_RAW);
-	match_value(c, RULE_UDP_SOURCE_PORT, c->plan->dns_port);
-	end(c, RULE_ZONE, DNS_ZONE, "answers to captured DNS queries");
 	begin(c, CHAIN_OUTPUT_RAW);
 	match_value(c, RULE_UDP_DEST_PORT, DNS_PORT);
 	end(c, RULE_GOTO, CHAIN_DNS_ZONE, "DNS queries");
@@ -385,7 +383,7 @@ static void zone_rules(struct compiler *c, const struct program_sets *programs)
 	proxy_inbound_rule(c, CHAIN_DNS_ZONE);
 	owner_rules(c, CHAIN_DNS_ZONE);
 	enum rule_chain chain = program_rules(c, CHAIN_DNS_ZONE, programs, CHAIN_DNS_CHOSEN);
-	dns_rules(c, chain, RULE_UDP_DEST_PORT, RULE_ZONE, DNS_ZONE, "captured DNS queries");
+	dns_rules(c, chain, RULE_UDP_DEST_PORT, RULE_ZONE_ORIGINAL, DNS_ZONE, "captured DNS queries");
 	finish_chosen(c, chain);
 }
 
@@ -641,7 +639,7 @@ static void inbound_chains(struct compiler *c)
 // Where connections wait, and what opens one there.
 struct waiting {
 	enum rule_chain chain;
-	int ports;			  // the proxy's; negative: those that are handed over have any
+	int ports;		  // the proxy's; negative: those that are handed over have any
 	int held, known, refused; // of the attempts that wait, have begun to, and are over
 };
 
@@ -664,8 +662,8 @@ static void begin_attempt(struct compiler *c, const struct waiting *waiting)
 }
 
 // What comes to the proxy's ports is refused there. What is handed over would go on to the application: that
-// its time is over is noted, for a rule further on its way. (Where it arrives, nftables can refuse since Linux
-// 5.10 only.) Without room for the note it waits anew.
+// its time is over is noted, for a rule further on its way. (Where it arrives, nftables can refuse since
+// Linux 5.10 only.) Without room for the note it waits anew.
 static void over_rules(struct compiler *c, const struct waiting *waiting)
 {
 	bool handed = waiting->chain == CHAIN_HANDED;
@@ -693,8 +691,9 @@ static void limit_rules(struct compiler *c, const struct waiting *waiting, const
 	end(c, RULE_REMEMBER, (uint32_t)waiting->held, "waits");
 }
 
-// What is dropped is sent again, by TCP for two minutes, and finds the proxy that came meanwhile. What is handed
-// over must be dropped in any case: it would go on to the application, as those do that are open already.
+// What is dropped is sent again, by TCP for two minutes, and finds the proxy that came meanwhile. What is
+// handed over must be dropped in any case: it would go on to the application, as those do that are open
+// already.
 static void wait_rules(struct compiler *c, const struct waiting *waiting, const char *comment)
 {
 	if (c->plan->hold_ms)

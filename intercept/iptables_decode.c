@@ -387,6 +387,13 @@ static bool read_zone(struct parser *p)
 	return read_number(str_from(p->word), UINT16_MAX, &zone) && set_action(p->piece, RULE_ZONE, zone);
 }
 
+static bool read_zone_original(struct parser *p)
+{
+	uint32_t zone;
+	return read_number(str_from(p->word), UINT16_MAX, &zone) &&
+	       set_action(p->piece, RULE_ZONE_ORIGINAL, zone);
+}
+
 static bool read_goto(struct parser *p)
 {
 	unsigned part;
@@ -420,6 +427,7 @@ static const struct {
     {"-g", read_goto},
     {"--to-ports", read_redirect},
     {"--zone", read_zone},
+    {"--zone-orig", read_zone_original},
     {"--ctstate", read_state},
     {"--hashlimit-above", read_above},
     {"--hashlimit-upto", read_rate},

@@ -276,6 +276,9 @@ static void print_action(struct strbuf *out, const struct rule *rule)
 	case RULE_ZONE:
 		strbuf_printf(out, "-j CT --zone %u", rule->value);
 		break;
+	case RULE_ZONE_ORIGINAL:
+		strbuf_printf(out, "-j CT --zone-orig %u", rule->value);
+		break;
 	case RULE_REMEMBER: // it has no such sets: rules do not get here (iptables.c)
 	case RULE_REJECT:   // nor do those that go with tproxy
 		break;

@@ -360,7 +360,7 @@ static const char *rule_needs(const struct rule *rule)
 		return "CONFIG_NFT_TPROXY (module nft_tproxy)";
 	if (rule->action == RULE_REJECT)
 		return "CONFIG_NFT_REJECT_INET (module nft_reject_inet)";
-	if (rule->action == RULE_ZONE)
+	if (rule->action == RULE_ZONE || rule->action == RULE_ZONE_ORIGINAL)
 		return "CONFIG_NFT_CT with CONFIG_NF_CONNTRACK_ZONES (module nft_ct)";
 	return "nftables expressions for it";
 }

@@ -13,6 +13,8 @@
 #include <linux/netfilter/nf_tables.h>
 #include <netinet/in.h>
 
+enum { DIRECTION_ORIGINAL = 0 }; // as in the kernel: IP_CT_DIR_ORIGINAL
+
 enum load_kind { LOAD_META, LOAD_PAYLOAD, LOAD_FIB, LOAD_STATE, LOAD_SOCKET, LOAD_CGROUP };
 
 // As in the kernel's nf_conntrack_common.h: NF_CT_STATE_BIT(IP_CT_NEW).
@@ -293,10 +295,13 @@ static void encode_action(struct encoder *e, const struct rule *rule)
 		set_u32(expr, NFTNL_EXPR_REDIR_FLAGS, NF_NAT_RANGE_PROTO_SPECIFIED);
 		break;
 	case RULE_ZONE:
+	case RULE_ZONE_ORIGINAL:
 		encode_u16(e, (uint16_t)rule->value);
 		expr = add(e, "ct");
 		set_u32(expr, NFTNL_EXPR_CT_KEY, NFT_CT_ZONE);
 		set_u32(expr, NFTNL_EXPR_CT_SREG, NFT_REG_1);
+		if (expr && rule->action == RULE_ZONE_ORIGINAL)
+			nftnl_expr_set_u8(expr, NFTNL_EXPR_CT_DIR, DIRECTION_ORIGINAL);
 		break;
 	case RULE_TPROXY:
 		encode_u16(e, htons((uint16_t)rule->value));
@@ -602,8 +607,11 @@ static bool decode_ct(struct decoder *d, const struct nftnl_expr *expr)
 {
 	if (nftnl_expr_get_u32(expr, NFTNL_EXPR_CT_KEY) == NFT_CT_STATE)
 		return nftnl_expr_is_set(expr, NFTNL_EXPR_CT_DREG) && decode_load(d, RULE_NEW);
+	bool original = nftnl_expr_is_set(expr, NFTNL_EXPR_CT_DIR);
 	return nftnl_expr_get_u32(expr, NFTNL_EXPR_CT_KEY) == NFT_CT_ZONE &&
-	       nftnl_expr_is_set(expr, NFTNL_EXPR_CT_SREG) && set_action(d, RULE_ZONE, d->immediate);
+	       nftnl_expr_is_set(expr, NFTNL_EXPR_CT_SREG) &&
+	       (!original || nftnl_expr_get_u8(expr, NFTNL_EXPR_CT_DIR) == DIRECTION_ORIGINAL) &&
+	       set_action(d, original ? RULE_ZONE_ORIGINAL : RULE_ZONE, d->immediate);
 }
 
 static bool decode_expr(struct decoder *d, const struct nftnl_expr *expr)

@@ -106,6 +106,9 @@ static void print_action(const struct ruleset *ruleset, const struct rule *rule,
 	case RULE_ZONE:
 		strbuf_printf(out, "ct zone set %u", rule->value);
 		break;
+	case RULE_ZONE_ORIGINAL:
+		strbuf_printf(out, "ct original zone set %u", rule->value);
+		break;
 	case RULE_TPROXY:
 		strbuf_printf(out, "tproxy to :%u accept", rule->value);
 		break;

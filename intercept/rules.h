@@ -92,14 +92,15 @@ struct rule_match {
 };
 
 enum rule_action {
-	RULE_RETURN,   // leave alone
-	RULE_REDIRECT, // value: port, on this host
-	RULE_ZONE,     // value: track the connection in this zone
-	RULE_GOTO,     // value: enum rule_chain
-	RULE_TPROXY,   // value: port; hands it to the socket that listens there, as it is; none: goes on
-	RULE_DROP,     // value: for so many milliseconds since its first packet; 0: ever
-	RULE_REMEMBER, // value: a set of sequence numbers; goes on
-	RULE_REJECT,   // answers TCP with a reset
+	RULE_RETURN,	    // leave alone
+	RULE_REDIRECT,	    // value: port, on this host
+	RULE_ZONE,	    // value: track the connection in this zone
+	RULE_GOTO,	    // value: enum rule_chain
+	RULE_TPROXY,	    // value: port; hands it to the socket that listens there, as it is; none: goes on
+	RULE_DROP,	    // value: for so many milliseconds since its first packet; 0: ever
+	RULE_REMEMBER,	    // value: a set of sequence numbers; goes on
+	RULE_REJECT,	    // answers TCP with a reset
+	RULE_ZONE_ORIGINAL, // as RULE_ZONE; what comes back belongs to the usual zone
 };
 
 enum { RULE_MATCHES_MAX = 40, RULE_COMMENT_MAX = 80 };

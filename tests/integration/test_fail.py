@@ -194,6 +194,7 @@ def test_connections_are_refused(network, weir, other, family, way):
     server = Server(app, 80, "app", ANY[family])
     app.apply(*WAYS[way])
     assert probe(app, ip_of(other, family), 80) == "refused"
+    assert probe(app, ip_of(other, family), 53, udp=True) == "refused"
     if way == "nft-tproxy":  # inbound, no answer: TCP tries again
         inbound, purpose = Waiting(other, ip_of(app, family), 80), "inbound, while no proxy listens"
         wait_until(lambda: app.packets(purpose) >= 2)

@@ -61,7 +61,7 @@ static void chains_lead_on(void **state)
 	goes("", CHAIN_PREROUTING, &flow, "...>D", "excluded port");
 	flow = flow_to("10.0.0.53:53");
 	flow.protocol = IPPROTO_UDP;
-	goes("", CHAIN_OUTPUT_RAW, &flow, ".>...D", "captured DNS queries");
+	goes("", CHAIN_OUTPUT_RAW, &flow, ">...D", "captured DNS queries");
 }
 
 // A group stands for those that are in it; what is included goes on in a chain of its own.
@@ -86,9 +86,9 @@ static void control_groups(void **state)
 	flow = flow_to("10.0.0.53:53");
 	flow.protocol = IPPROTO_UDP;
 	flow.cgroups = cgroup_line_at(2);
-	goes("include-cgroups a1", CHAIN_OUTPUT_RAW, &flow, ".>...>D", "captured DNS queries");
+	goes("include-cgroups a1", CHAIN_OUTPUT_RAW, &flow, ">...>D", "captured DNS queries");
 	flow.cgroups = cgroup_line_at(0);
-	goes("include-cgroups a1", CHAIN_OUTPUT_RAW, &flow, ".>....D",
+	goes("include-cgroups a1", CHAIN_OUTPUT_RAW, &flow, ">....D",
 	     "no included user, group or control group");
 }
 
