@@ -170,6 +170,17 @@ static inline void weir_act(struct weir_walk *walk, struct weir_rule *rule)
 	walk->value = rule->value;
 }
 
+// Whether it is refused that nobody hears a query, and is not to wait any longer. It begins to when that is
+// asked first (*since, as now in ns; 0: never), and anew a while after its time was over.
+static inline int weir_query_is_over(__u64 *since, __u64 now, __u64 limit)
+{
+	__u64 waited = now - *since;
+	if (*since && waited < limit + WEIR_QUERY_STALE * 1000000000ull)
+		return waited >= limit;
+	*since = now;
+	return 0;
+}
+
 // (That zeros come from the map, and sums are masked, is for the verifier:
 // it has no bounds to follow from step to step then, and all steps look alike.)
 // One step; not 0 when the verdict is known.

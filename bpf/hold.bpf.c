@@ -2,10 +2,12 @@
 // Connections that wait for the proxy, by cgroup hooks on packets. A program cannot make anybody wait, but
 // TCP does: an attempt without an answer is repeated. So while nobody listens, what opens a redirected
 // connection is not sent; what opens an inbound one is not taken by the application, to which lookup.bpf.c
-// leaves it for this; and that nobody answers queries is not told. Attached only while a plan asks for it,
-// since these hooks see every packet: most go by after one comparison.
+// leaves it for this; and that nobody answers queries is not told, as long as they may wait: since when they
+// do is kept with the socket that asks. Attached only while a plan asks for it, since these hooks see every
+// packet: most go by after one comparison.
 #include "bpf/kernel.h"
 #include "bpf/plan.bpf.h"
+#include "bpf/servers.bpf.h"
 
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
@@ -13,6 +15,7 @@
 enum { DROP, PASS };
 enum { SYN_SENT = 2, LISTEN = 10 };
 enum { ETHERTYPE_IPV4 = 0x0800, IPV4_MIN = 20, IPV6_SIZE = 40, IPV6_NEXT = 6, IPV4_PROTOCOL = 9 };
+enum { IPV4_DEST = 16, IPV6_DEST = 24 };
 enum { ICMP4 = 1, ICMP4_UNREACHABLE = 3, ICMP4_PORT = 3, ICMP6 = 58, ICMP6_UNREACHABLE = 1, ICMP6_PORT = 4 };
 enum { ICMP_SIZE = 8, TCP_SEQUENCE = 4, TCP_FLAGS = 13, TCP_SYN = 2 };
 
@@ -77,8 +80,9 @@ static __always_inline int on_attempt(struct __sk_buff *skb, struct bpf_sock *sk
 }
 
 // --- DNS -----------------------------------------------------------------------------------------------------
-// Whether the packet says that nobody took the query in hand.
-static __always_inline int is_its_refusal(struct __sk_buff *skb, const struct weir_unheard *query)
+// Whether the packet says that nobody took the query in hand; and whom that was sent to.
+static __always_inline int is_its_refusal(struct __sk_buff *skb, const struct weir_unheard *query,
+					  struct weir_address *ret_dest)
 {
 	__u8 kind[2];
 	__be16 ports[2];
@@ -88,18 +92,63 @@ static __always_inline int is_its_refusal(struct __sk_buff *skb, const struct we
 	if (kind[0] != (is_ipv4(skb) ? ICMP4_UNREACHABLE : ICMP6_UNREACHABLE) ||
 	    kind[1] != (is_ipv4(skb) ? ICMP4_PORT : ICMP6_PORT))
 		return 0;
+	if (bpf_skb_load_bytes(skb, icmp + ICMP_SIZE + (is_ipv4(skb) ? IPV4_DEST : IPV6_DEST), ret_dest->ip,
+			       is_ipv4(skb) ? 4 : 16))
+		return 0;
+	ret_dest->family = (__u8)query->key.family;
+	ret_dest->port = bpf_htons(query->key.dest_port);
 	__u32 udp = end_of_ip(skb, icmp + ICMP_SIZE, WEIR_UDP, WEIR_UDP);
 	return udp && !bpf_skb_load_bytes(skb, udp, ports, sizeof ports) &&
 	       ports[0] == bpf_htons(query->key.source_port) && ports[1] == bpf_htons(query->key.dest_port);
 }
 
+// The socket that asked; the caller releases it. NULL: it is gone, or bound to an interface.
+static __always_inline struct bpf_sock *asker_of(struct __sk_buff *skb, const struct weir_unheard *query,
+						 const struct weir_address *dest)
+{
+	struct bpf_sock_tuple tuple = {0};
+	__u32 len = sizeof tuple.ipv4;
+	if (is_ipv4(skb)) {
+		tuple.ipv4.saddr = dest->ip[0];
+		tuple.ipv4.sport = dest->port;
+		tuple.ipv4.daddr = query->key.source[0];
+		tuple.ipv4.dport = bpf_htons(query->key.source_port);
+	} else {
+		__builtin_memcpy(tuple.ipv6.saddr, dest->ip, sizeof tuple.ipv6.saddr);
+		tuple.ipv6.sport = dest->port;
+		__builtin_memcpy(tuple.ipv6.daddr, query->key.source, sizeof tuple.ipv6.daddr);
+		tuple.ipv6.dport = bpf_htons(query->key.source_port);
+		len = sizeof tuple.ipv6;
+	}
+	return bpf_sk_lookup_udp(skb, &tuple, len, BPF_F_CURRENT_NETNS, 0);
+}
+
+static __always_inline int waits(struct __sk_buff *skb, const struct weir_unheard *query,
+				 const struct weir_address *dest, __u64 limit)
+{
+	struct bpf_sock *sk = asker_of(skb, query, dest);
+	if (!sk)
+		return 1;
+	struct weir_servers *servers = bpf_sk_storage_get(&weir_servers, sk, 0, 0);
+	__u32 server = servers ? weir_server_at(servers, dest) : WEIR_SERVERS_MAX;
+	int over = servers && server < WEIR_SERVERS_MAX &&
+		   weir_query_is_over(&servers->since[server], bpf_ktime_get_ns(), limit);
+	bpf_sk_release(sk);
+	return !over;
+}
+
 static __always_inline int on_refusal(struct __sk_buff *skb, struct weir_unheard *query)
 {
-	if (!is_its_refusal(skb, query))
+	struct weir_address dest = {0};
+	if (!is_its_refusal(skb, query, &dest))
 		return PASS;
 	struct weir_flow flow = {.protocol = WEIR_UDP, .dest_port = query->proxy_port};
 	query->protocol = 0;
-	return (__u32)weir_walk_chain(query->key.netns, WEIR_CHAIN_HOLD, &flow) == WEIR_HOLD ? DROP : PASS;
+	__u64 verdict = weir_walk_chain(query->key.netns, WEIR_CHAIN_HOLD, &flow);
+	__u64 limit = (verdict >> 32) * 1000000;
+	if ((__u32)verdict != WEIR_HOLD || (limit && !waits(skb, query, &dest, limit)))
+		return PASS;
+	return DROP;
 }
 
 SEC("cgroup_skb/egress")

@@ -9,6 +9,7 @@
 #include "bpf/pending.bpf.h"
 #include "bpf/plan.bpf.h"
 #include "bpf/routes.bpf.h"
+#include "bpf/servers.bpf.h"
 
 #include <asm-generic/errno.h>
 
@@ -348,33 +349,11 @@ static __always_inline int own_address(struct bpf_sock_addr *ctx, enum moment mo
 }
 
 // --- DNS -----------------------------------------------------------------------------------------------------
-// The address that stands for the server of a number.
-static __always_inline struct weir_address stand_in(__u8 family, __u32 number, __u16 port)
-{
-	struct weir_address address = {.family = family, .port = bpf_htons(port)};
-	if (family == WEIR_AF_INET) {
-		address.ip[0] = bpf_htonl(WEIR_LOOPBACK4 + number);
-	} else if (number) {
-		address.ip[0] = bpf_htonl(WEIR_REDIRECT6_0);
-		address.ip[1] = bpf_htonl(WEIR_REDIRECT6_1);
-		address.ip[3] = bpf_htonl(number);
-	} else {
-		address.ip[3] = bpf_htonl(1);
-	}
-	return address;
-}
-
-static __always_inline int same_address(const struct weir_address *a, const struct weir_address *b)
-{
-	return a->family == b->family && a->port == b->port && a->ip[0] == b->ip[0] && a->ip[1] == b->ip[1] &&
-	       a->ip[2] == b->ip[2] && a->ip[3] == b->ip[3];
-}
-
 // The number of the server among those of the socket.
 static __always_inline __u32 server_number(struct weir_servers *servers, const struct weir_address *server)
 {
 	for (__u32 i = 0; i < WEIR_SERVERS_MAX; i++) {
-		if (same_address(&servers->servers[i], server))
+		if (weir_same_address(&servers->servers[i], server))
 			return i;
 		if (!servers->servers[i].family) {
 			servers->servers[i] = *server;
@@ -383,6 +362,7 @@ static __always_inline __u32 server_number(struct weir_servers *servers, const s
 	}
 	__u32 place = servers->next++ % WEIR_SERVERS_MAX;
 	servers->servers[place] = *server;
+	servers->since[place] = 0;
 	return place;
 }
 
@@ -399,7 +379,7 @@ static __always_inline int redirect_udp(struct bpf_sock_addr *ctx, int v6, enum 
 	}
 	__u32 number = server_number(servers, address), interface = tie_of(ctx, moment, address->family);
 	if (!interface || interface == LOOPBACK_INDEX) {
-		instead = stand_in(address->family, number, port);
+		instead = weir_stand_in(address->family, number, port);
 	} else if (own_address(ctx, moment, address->family, interface, &instead)) {
 		instead.port = bpf_htons(port);
 		servers->tied = number;
@@ -422,13 +402,11 @@ static __always_inline void restore_server(struct bpf_sock_addr *ctx, int v6)
 	if (!header)
 		return;
 	struct weir_address from = address_of(ctx, v6);
-	if (same_address(&from, &servers->own) && servers->tied < WEIR_SERVERS_MAX)
-		set_address(ctx, v6, &servers->servers[servers->tied]);
-	for (__u32 i = 0; i < WEIR_SERVERS_MAX; i++) {
-		struct weir_address stands = stand_in(from.family, i, header->header.ports[WEIR_ROLE_DNS]);
-		if (same_address(&from, &stands) && servers->servers[i].family)
-			set_address(ctx, v6, &servers->servers[i]);
-	}
+	__u32 number = WEIR_SERVERS_MAX;
+	if (from.port == bpf_htons(header->header.ports[WEIR_ROLE_DNS]))
+		number = weir_server_at(servers, &from);
+	if (number < WEIR_SERVERS_MAX)
+		set_address(ctx, v6, &servers->servers[number]);
 }
 
 // --- in a client's name --------------------------------------------------------------------------------------

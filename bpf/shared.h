@@ -22,6 +22,7 @@ enum weir_limits {
 	WEIR_LISTENERS_MAX = 32768,
 	WEIR_HELD_MAX = 16384, // inbound connections that wait for a limited time, of all namespaces
 	WEIR_HELD_STALE = 200, // s after the end of its time in which a connection may be tried once more
+	WEIR_QUERY_STALE = 60, // the same of a query
 	WEIR_NAMESPACES_MAX = 4096,
 	WEIR_CGROUPS_MAX = 64,	   // control groups in each other that the search for one goes through
 	WEIR_ADDRESSES_MAX = 4096, // interfaces and addresses that the search for a host's own ones looks at
@@ -234,6 +235,8 @@ struct weir_servers {
 	__u32 next;		  // place that is used again when all are taken
 	__u32 tied;		  // place of the one that it asked last by an interface of its choice
 	struct weir_address own;  // of this host, which it asks instead of that one; no family: none
+	__u32 _pad;
+	__u64 since[WEIR_SERVERS_MAX]; // when each began to be asked in vain, by the monotonic clock in ns; 0: never
 };
 
 struct weir_listener_key {
@@ -259,3 +262,4 @@ _Static_assert(sizeof(struct weir_held_key) == 32, "no hidden padding");
 _Static_assert(sizeof(struct weir_held) == 16, "no hidden padding");
 _Static_assert(sizeof(struct weir_unheard) == 48, "no hidden padding");
 _Static_assert(sizeof(struct weir_listener_key) == 16, "no hidden padding");
+_Static_assert(sizeof(struct weir_servers) == 144, "no hidden padding");

@@ -12,8 +12,8 @@
 
 // The zone in which captured DNS queries are tracked.
 enum { DNS_ZONE = 0x771, CLIENT_ZONE = 0x773, SSH_PORT = 22, DNS_PORT = 53 };
-// Longer than TCP waits between two tries.
-enum { LAST_TRY_MS = 200000 };
+// Longer than TCP waits between two tries, and than resolvers do.
+enum { LAST_TRY_MS = 200000, LAST_QUERY_MS = 60000 };
 
 static const char held_comment[] = "held, while no proxy listens";
 static const char handed_comment[] = "inbound, while no proxy listens";
@@ -643,9 +643,9 @@ struct waiting {
 	int held, known, refused; // of the attempts that wait, have begun to, and are over
 };
 
-static int sequence_set(struct compiler *c, const char *name, uint32_t timeout_ms)
+static int rule_filled_set(struct compiler *c, const char *name, enum rule_set_type type, uint32_t timeout_ms)
 {
-	int set = new_set(c, name, SET_SEQUENCE);
+	int set = new_set(c, name, type);
 	if (set >= 0)
 		c->ruleset->sets[set].timeout_ms = timeout_ms;
 	return set;
@@ -729,16 +729,49 @@ static void handed_rules(struct compiler *c, struct waiting waiting)
 	end(c, RULE_REJECT, 0, "inbound, has waited for as long as it may");
 }
 
-// Queries are asked again by those who want to know.
-static void query_hold_rules(struct compiler *c)
+static void begin_query(struct compiler *c)
 {
-	for (int held = 0; held < 2; held++) {
-		begin(c, CHAIN_HOLD);
-		match_value(c, RULE_UDP_DEST_PORT, c->plan->dns_port);
-		if (!held)
-			match_value(c, RULE_LISTENS, 0);
-		end(c, held ? RULE_DROP : RULE_RETURN, 0, held ? held_comment : listens_comment);
-	}
+	begin(c, CHAIN_HOLD);
+	match_value(c, RULE_UDP_DEST_PORT, c->plan->dns_port);
+}
+
+// Whoever asks again has waited since he asked first, from the same port and the same server; for a while
+// after his time he is refused, by the kernel, since nobody listens.
+static void query_limit_rules(struct compiler *c, uint8_t family)
+{
+	bool four = family == AF_INET;
+	enum rule_set_type type = four ? SET_QUERY4 : SET_QUERY6;
+	enum rule_field field = rule_set_field(type);
+	int held =
+	    rule_filled_set(c, four ? "queries_held_ipv4" : "queries_held_ipv6", type, c->plan->hold_ms);
+	int known = rule_filled_set(c, four ? "queries_known_ipv4" : "queries_known_ipv6", type,
+				    c->plan->hold_ms + LAST_QUERY_MS);
+	begin_query(c);
+	match_set(c, field, held, false);
+	end(c, RULE_DROP, 0, held_comment);
+	begin_query(c);
+	match_set(c, field, known, false);
+	end(c, RULE_RETURN, 0, over_comment);
+	begin_query(c);
+	match_set(c, field, known, true);
+	end(c, RULE_REMEMBER, (uint32_t)known, "begins to wait");
+	begin_query(c);
+	match_set(c, field, held, true);
+	end(c, RULE_REMEMBER, (uint32_t)held, "waits");
+}
+
+static void query_rules(struct compiler *c)
+{
+	const struct capture_plan *plan = c->plan;
+	begin_query(c);
+	match_value(c, RULE_LISTENS, 0);
+	end(c, RULE_RETURN, 0, listens_comment);
+	if (plan->hold_ms && plan->ipv4)
+		query_limit_rules(c, AF_INET);
+	if (plan->hold_ms && plan->ipv6)
+		query_limit_rules(c, AF_INET6);
+	begin_query(c);
+	end(c, RULE_DROP, 0, held_comment);
 }
 
 static bool hands_over(const struct capture_plan *plan)
@@ -751,17 +784,17 @@ static void hold_rules(struct compiler *c)
 	const struct capture_plan *plan = c->plan;
 	struct waiting waiting = {.chain = CHAIN_HOLD, .ports = proxy_ports(c)};
 	if (plan->hold_ms) {
-		waiting.held = sequence_set(c, "held", plan->hold_ms);
-		waiting.known = sequence_set(c, "known", plan->hold_ms + LAST_TRY_MS);
+		waiting.held = rule_filled_set(c, "held", SET_SEQUENCE, plan->hold_ms);
+		waiting.known = rule_filled_set(c, "known", SET_SEQUENCE, plan->hold_ms + LAST_TRY_MS);
 	}
 	if (plan->hold_ms && hands_over(plan))
-		waiting.refused = sequence_set(c, "refused", LAST_TRY_MS);
+		waiting.refused = rule_filled_set(c, "refused", SET_SEQUENCE, LAST_TRY_MS);
 	begin_attempt(c, &waiting);
 	match_value(c, RULE_LISTENS, 0);
 	end(c, RULE_RETURN, 0, listens_comment);
 	wait_rules(c, &waiting, held_comment);
 	if (plan->dns.enabled)
-		query_hold_rules(c);
+		query_rules(c);
 	if (hands_over(plan))
 		handed_rules(c, waiting);
 }

@@ -82,6 +82,8 @@ static struct field_value field_of(const struct flow *flow, enum rule_field fiel
 		return of_first_flags(flow);
 	case RULE_CGROUP:   // has more than one value
 	case RULE_SEQUENCE: // of no connection that it is asked about
+	case RULE_QUERY4:
+	case RULE_QUERY6:
 		break;
 	case RULE_DEST_TYPE:
 		return of_number(flow->dest_is_local ? RTN_LOCAL : RTN_UNICAST, 4);

@@ -32,6 +32,7 @@ struct piece {
 	bool goes_around, foreign, done;
 	bool above;	      // of a count: what it is above drops; else what is not
 	uint32_t limit, rate; // ms; of a count: one packet in so many us
+	uint32_t count;	      // IPTABLES_COUNT_*
 	uint8_t protocol;
 	enum rule_action action;
 	uint32_t value;
@@ -318,12 +319,16 @@ static bool read_expiry(struct parser *p)
 
 static bool read_count_name(struct parser *p)
 {
-	struct str name = str_from(p->word),
-		   kind = str_from(p->piece->above ? IPTABLES_COUNT_HELD : IPTABLES_COUNT_KNOWN);
-	if (!str_starts(name, kind))
-		return false;
-	return read_number((struct str){name.p + kind.len, name.len - kind.len}, LIMIT_HOLD_MS,
-			   &p->piece->limit);
+	struct piece *piece = p->piece;
+	struct str name = str_from(p->word);
+	for (piece->count = 0; piece->count < IPTABLES_COUNTS; piece->count++) {
+		const struct iptables_count *count = &iptables_counts[piece->count];
+		struct str kind = str_from(piece->above ? count->held : count->known);
+		if (str_starts(name, kind))
+			return read_number((struct str){name.p + kind.len, name.len - kind.len},
+					   LIMIT_HOLD_MS, &piece->limit);
+	}
+	return false;
 }
 
 // --- comment and action ------------------------------------------------------------------------------------
@@ -473,16 +478,25 @@ static void settle_cgroup(struct piece *piece)
 	}
 }
 
+static bool asks_for(const struct piece *piece, enum rule_field field)
+{
+	for (size_t i = 0; i < piece->match_count; i++)
+		if (piece->matches[i].field == field)
+			return true;
+	return false;
+}
+
 // The kernel's rates are not quite those that it was told.
 static void settle_limit(struct piece *piece)
 {
-	uint32_t every = piece->limit + (piece->above ? 0 : IPTABLES_LAST_TRY_MS);
 	if (!piece->rate && !piece->limit)
 		return;
-	if (!piece->rate || !piece->limit || piece->action != RULE_DROP) {
+	if (!piece->rate || !piece->limit || piece->action != RULE_DROP ||
+	    asks_for(piece, RULE_UDP_DEST_PORT) != (piece->count == IPTABLES_COUNT_QUERIES)) {
 		piece->foreign = true;
 		return;
 	}
+	uint32_t every = piece->limit + (piece->above ? 0 : iptables_counts[piece->count].again_ms);
 	uint64_t rate = (uint64_t)IPTABLES_DAY_MS * 1000 / iptables_daily(every);
 	piece->foreign |= piece->rate > rate + rate / 16 || piece->rate < rate - rate / 16;
 	piece->value = piece->limit;

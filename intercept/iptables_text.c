@@ -19,6 +19,11 @@ const struct iptables_place iptables_places[CHAIN_COUNT] = {
     [CHAIN_HANDED] = {"mangle", NULL},	    [CHAIN_HOLD] = {"mangle", "INPUT"},
 };
 
+const struct iptables_count iptables_counts[IPTABLES_COUNTS] = {
+    [IPTABLES_COUNT_CONNECTIONS] = {"weir_h", "weir_k", IPTABLES_LAST_TRY_MS},
+    [IPTABLES_COUNT_QUERIES] = {"weir_qh", "weir_qk", IPTABLES_LAST_QUERY_MS},
+};
+
 static const char *const tables[] = {"raw", "mangle", "nat"};
 
 void iptables_chain_name(enum rule_chain chain, unsigned part, char ret_name[IPTABLES_NAME_MAX])
@@ -376,17 +381,19 @@ static void print_lines(struct printer *p, const struct rule *rule, const struct
 static void print_held(struct printer *p, const struct rule *rule, const struct rule_match *set_match,
 		       struct str others, const char *word)
 {
+	bool query = rule->matches[0].field == RULE_UDP_DEST_PORT;
+	const struct iptables_count *count =
+	    &iptables_counts[query ? IPTABLES_COUNT_QUERIES : IPTABLES_COUNT_CONNECTIONS];
 	for (int known = 0; known < 2; known++) {
 		autostrbuf struct strbuf text = {0};
-		uint32_t every = rule->value + (known ? IPTABLES_LAST_TRY_MS : 0);
+		uint32_t every = rule->value + (known ? count->again_ms : 0);
 		strbuf_add_str(&text, others);
 		strbuf_printf(&text,
 			      "-m hashlimit --hashlimit-%s %u/day --hashlimit-burst 1 "
 			      "--hashlimit-mode " IPTABLES_COUNT_ENDS
 			      " --hashlimit-name %s%u --hashlimit-htable-expire %d ",
 			      known ? "upto" : "above", iptables_daily(every),
-			      known ? IPTABLES_COUNT_KNOWN : IPTABLES_COUNT_HELD, rule->value,
-			      IPTABLES_LAST_TRY_MS);
+			      known ? count->known : count->held, rule->value, IPTABLES_LAST_TRY_MS);
 		print_lines(p, rule, set_match, strbuf_str(&text), word);
 		p->failed |= text.failed;
 	}

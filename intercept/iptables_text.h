@@ -44,10 +44,15 @@ int iptables_decode(const struct iptables_state *ipv4, const struct iptables_sta
 // are dropped. What passes is the first one, dropped by the other count, of which no second one passes for as
 // long as that one may be tried again (so many milliseconds more); and the first one that comes behind the
 // limit, which no rule holds any more. The limit is in the counts' names: of another limit they are others.
-enum { IPTABLES_LAST_TRY_MS = 200000, IPTABLES_DAY_MS = 86400000 };
-#define IPTABLES_COUNT_HELD  "weir_h"
-#define IPTABLES_COUNT_KNOWN "weir_k"
-#define IPTABLES_COUNT_ENDS  "srcip,srcport,dstip,dstport"
+// Queries are counted apart.
+enum { IPTABLES_LAST_TRY_MS = 200000, IPTABLES_LAST_QUERY_MS = 60000, IPTABLES_DAY_MS = 86400000 };
+struct iptables_count {
+	const char *held, *known; // what the two counts' names begin with
+	uint32_t again_ms;	  // for so long after the limit it may be tried again
+};
+enum { IPTABLES_COUNT_CONNECTIONS, IPTABLES_COUNT_QUERIES, IPTABLES_COUNTS };
+extern const struct iptables_count iptables_counts[IPTABLES_COUNTS];
+#define IPTABLES_COUNT_ENDS "srcip,srcport,dstip,dstport"
 // Packets that may pass a day, if one may every so many milliseconds.
 static inline uint32_t iptables_daily(uint32_t every_ms)
 {

@@ -13,9 +13,7 @@
 #include <linux/netfilter/nf_tables.h>
 #include <netinet/in.h>
 
-enum { DIRECTION_ORIGINAL = 0 }; // as in the kernel: IP_CT_DIR_ORIGINAL
-
-enum load_kind { LOAD_META, LOAD_PAYLOAD, LOAD_FIB, LOAD_STATE, LOAD_SOCKET, LOAD_CGROUP };
+enum load_kind { LOAD_META, LOAD_PAYLOAD, LOAD_FIB, LOAD_STATE, LOAD_SOCKET, LOAD_CGROUP, LOAD_QUERY };
 
 // As in the kernel's nf_conntrack_common.h: NF_CT_STATE_BIT(IP_CT_NEW).
 enum { STATE_NEW = 8, TRANSPARENT_MOST = 1 };
@@ -53,7 +51,20 @@ static const struct field_load {
     [RULE_LISTENS] = {LOAD_SOCKET, .len = 1},
     [RULE_SEQUENCE] = {LOAD_PAYLOAD, NFT_PAYLOAD_TRANSPORT_HEADER, 4, .len = 4},
     [RULE_SYN] = {LOAD_PAYLOAD, NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1, .protocol = IPPROTO_TCP},
+    [RULE_QUERY4] = {.kind = LOAD_QUERY},
+    [RULE_QUERY6] = {.kind = LOAD_QUERY},
 };
+
+// What a query is known by, one behind the other in the registers.
+static const struct query_load {
+	enum rule_field field, source; // source: the first part
+	uint32_t port_register;	       // of the second: the port that it came from
+	uint32_t server, server_register;
+} queries[] = {
+    {RULE_QUERY4, RULE_SOURCE4, NFT_REG32_01, NFT_CT_DST_IP, NFT_REG32_02},
+    {RULE_QUERY6, RULE_SOURCE6, NFT_REG_2, NFT_CT_DST_IP6, NFT_REG32_05},
+};
+enum { DIRECTION_ORIGINAL = 0 }; // as in the kernel: IP_CT_DIR_ORIGINAL
 
 // --- encoding ----------------------------------------------------------------------------------------------
 struct encoder {
@@ -101,17 +112,39 @@ static void encode_cmp(struct encoder *e, uint32_t op, const void *value, uint32
 	set_bytes(e, expr, NFTNL_EXPR_CMP_DATA, value, len);
 }
 
-static void encode_payload(struct encoder *e, const struct field_load *load)
+static void encode_dependency(struct encoder *e, const struct field_load *load)
 {
-	if (load->family || load->protocol) {
-		encode_meta(e, load->family ? NFT_META_NFPROTO : NFT_META_L4PROTO);
-		encode_cmp(e, NFT_CMP_EQ, load->family ? &load->family : &load->protocol, 1);
-	}
+	if (!load->family && !load->protocol)
+		return;
+	encode_meta(e, load->family ? NFT_META_NFPROTO : NFT_META_L4PROTO);
+	encode_cmp(e, NFT_CMP_EQ, load->family ? &load->family : &load->protocol, 1);
+}
+
+static void encode_payload(struct encoder *e, const struct field_load *load, uint32_t dreg)
+{
 	struct nftnl_expr *expr = add(e, "payload");
-	set_u32(expr, NFTNL_EXPR_PAYLOAD_DREG, NFT_REG_1);
+	set_u32(expr, NFTNL_EXPR_PAYLOAD_DREG, dreg);
 	set_u32(expr, NFTNL_EXPR_PAYLOAD_BASE, load->key);
 	set_u32(expr, NFTNL_EXPR_PAYLOAD_OFFSET, load->offset);
 	set_u32(expr, NFTNL_EXPR_PAYLOAD_LEN, load->len);
+}
+
+// What the tracked connection's first packet had, before any translation.
+static void encode_original(struct encoder *e, uint32_t key, uint32_t dreg)
+{
+	struct nftnl_expr *expr = add(e, "ct");
+	set_u32(expr, NFTNL_EXPR_CT_KEY, key);
+	set_u32(expr, NFTNL_EXPR_CT_DREG, dreg);
+	if (expr)
+		nftnl_expr_set_u8(expr, NFTNL_EXPR_CT_DIR, DIRECTION_ORIGINAL);
+}
+
+static void encode_query(struct encoder *e, enum rule_field field)
+{
+	const struct query_load *query = &queries[field == RULE_QUERY6];
+	encode_payload(e, &loads[query->source], NFT_REG_1);
+	encode_original(e, NFT_CT_PROTO_SRC, query->port_register);
+	encode_original(e, query->server, query->server_register);
 }
 
 static void encode_fib(struct encoder *e)
@@ -223,22 +256,41 @@ static void encode_bits(struct encoder *e, const struct rule_match *match)
 		encode_mask(e, &match->mask, sizeof match->mask);
 }
 
+static void encode_load(struct encoder *e, const struct rule_match *match)
+{
+	const struct field_load *load = &loads[match->field];
+	switch (load->kind) {
+	case LOAD_META:
+		encode_meta(e, load->key);
+		break;
+	case LOAD_PAYLOAD:
+		encode_dependency(e, load);
+		encode_payload(e, load, NFT_REG_1);
+		break;
+	case LOAD_FIB:
+		encode_fib(e);
+		break;
+	case LOAD_STATE:
+		encode_state(e);
+		break;
+	case LOAD_SOCKET:
+		encode_socket(e);
+		break;
+	case LOAD_CGROUP:
+		encode_cgroup(e, match->value);
+		break;
+	case LOAD_QUERY:
+		encode_dependency(e, &loads[queries[match->field == RULE_QUERY6].source]);
+		encode_query(e, match->field);
+		break;
+	}
+}
+
 static void encode_match(struct encoder *e, const struct rule_match *match)
 {
 	const struct field_load *load = &loads[match->field];
 	uint8_t value[IFNAMSIZ];
-	if (load->kind == LOAD_META)
-		encode_meta(e, load->key);
-	else if (load->kind == LOAD_PAYLOAD)
-		encode_payload(e, load);
-	else if (load->kind == LOAD_FIB)
-		encode_fib(e);
-	else if (load->kind == LOAD_STATE)
-		encode_state(e);
-	else if (load->kind == LOAD_CGROUP)
-		encode_cgroup(e, match->value);
-	else
-		encode_socket(e);
+	encode_load(e, match);
 	encode_bits(e, match);
 	if (match->set >= 0)
 		encode_lookup(e, load, match);
@@ -268,7 +320,11 @@ static void encode_u16(struct encoder *e, uint16_t value)
 // An entry that is there already stays as it is. If there is no room, the rule ends.
 static void encode_remember(struct encoder *e, const struct rule *rule)
 {
-	encode_payload(e, &loads[RULE_SEQUENCE]);
+	enum rule_field field = rule_set_field(e->ruleset->sets[rule->value].type);
+	if (field == RULE_SEQUENCE)
+		encode_payload(e, &loads[field], NFT_REG_1);
+	else
+		encode_query(e, field); // another match of the rule has asked for the family
 	struct nftnl_expr *expr = add(e, "dynset");
 	set_u32(expr, NFTNL_EXPR_DYNSET_SREG_KEY, NFT_REG_1);
 	set_u32(expr, NFTNL_EXPR_DYNSET_OP, NFT_DYNSET_OP_ADD);
@@ -362,6 +418,7 @@ struct decoder {
 	struct rule *rule;
 	struct rule_match match; // under way
 	bool loaded;		 // a field is in the register
+	bool port;		 // and behind it the port that a datagram came from
 	uint32_t immediate;	 // a number is in the register, as stored
 	bool done;		 // the action was seen
 };
@@ -370,7 +427,17 @@ static bool decode_load(struct decoder *d, enum rule_field field)
 {
 	d->match = (struct rule_match){.field = field, .set = -1, .mask = UINT32_MAX};
 	d->loaded = true;
+	d->port = false;
 	return true;
+}
+
+// Which query the field in the register is the first part of; NULL: of none.
+static const struct query_load *query_of(const struct decoder *d)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(queries) && d->loaded; i++)
+		if (queries[i].source == d->match.field)
+			return &queries[i];
+	return NULL;
 }
 
 static bool decode_meta(struct decoder *d, const struct nftnl_expr *expr)
@@ -389,6 +456,9 @@ static bool take_dependency(struct decoder *d, const struct field_load *load)
 {
 	if (!load->family && !load->protocol)
 		return true;
+	for (size_t i = 0; i < d->rule->match_count && load->family; i++)
+		if (d->rule->matches[i].field == (load->family == NFPROTO_IPV4 ? RULE_QUERY4 : RULE_QUERY6))
+			return true;
 	if (d->rule->match_count == 0)
 		return false;
 	const struct rule_match *last = &d->rule->matches[d->rule->match_count - 1];
@@ -400,18 +470,33 @@ static bool take_dependency(struct decoder *d, const struct field_load *load)
 	return true;
 }
 
+static bool is_payload(const struct nftnl_expr *expr, const struct field_load *load)
+{
+	return load->kind == LOAD_PAYLOAD && load->key == nftnl_expr_get_u32(expr, NFTNL_EXPR_PAYLOAD_BASE) &&
+	       load->offset == nftnl_expr_get_u32(expr, NFTNL_EXPR_PAYLOAD_OFFSET) &&
+	       load->len == nftnl_expr_get_u32(expr, NFTNL_EXPR_PAYLOAD_LEN);
+}
+
 static bool decode_payload(struct decoder *d, const struct nftnl_expr *expr)
 {
-	uint32_t base = nftnl_expr_get_u32(expr, NFTNL_EXPR_PAYLOAD_BASE);
-	uint32_t offset = nftnl_expr_get_u32(expr, NFTNL_EXPR_PAYLOAD_OFFSET);
-	uint32_t len = nftnl_expr_get_u32(expr, NFTNL_EXPR_PAYLOAD_LEN);
-	for (size_t i = 0; i < ARRAY_SIZE(loads); i++) {
-		const struct field_load *load = &loads[i];
-		if (load->kind == LOAD_PAYLOAD && load->key == base && load->offset == offset &&
-		    load->len == len && take_dependency(d, load))
+	for (size_t i = 0; i < ARRAY_SIZE(loads); i++)
+		if (is_payload(expr, &loads[i]) && take_dependency(d, &loads[i]))
 			return decode_load(d, (enum rule_field)i);
-	}
 	return false;
+}
+
+static bool decode_original(struct decoder *d, const struct nftnl_expr *expr)
+{
+	const struct query_load *query = query_of(d);
+	uint32_t key = nftnl_expr_get_u32(expr, NFTNL_EXPR_CT_KEY);
+	uint32_t dreg = nftnl_expr_get_u32(expr, NFTNL_EXPR_CT_DREG);
+	if (!query || nftnl_expr_get_u8(expr, NFTNL_EXPR_CT_DIR) != DIRECTION_ORIGINAL)
+		return false;
+	if (!d->port) {
+		d->port = true;
+		return key == NFT_CT_PROTO_SRC && dreg == query->port_register;
+	}
+	return key == query->server && dreg == query->server_register && decode_load(d, query->field);
 }
 
 static bool decode_fib(struct decoder *d, const struct nftnl_expr *expr)
@@ -456,7 +541,7 @@ static bool decode_byteorder(struct decoder *d, const struct nftnl_expr *expr)
 
 static bool add_match(struct decoder *d, bool negated)
 {
-	if (!d->loaded || d->rule->match_count == RULE_MATCHES_MAX)
+	if (!d->loaded || d->port || d->rule->match_count == RULE_MATCHES_MAX)
 		return false;
 	d->match.negated = negated;
 	d->rule->matches[d->rule->match_count++] = d->match;
@@ -591,7 +676,7 @@ static bool decode_dynset(struct decoder *d, const struct nftnl_expr *expr)
 {
 	const char *name = nftnl_expr_get_str(expr, NFTNL_EXPR_DYNSET_SET_NAME);
 	int set = name ? ruleset_find_set(d->ruleset, name) : -1;
-	bool ours = set >= 0 && d->loaded && d->match.field == RULE_SEQUENCE &&
+	bool ours = set >= 0 && d->loaded && d->match.field == rule_set_field(d->ruleset->sets[set].type) &&
 		    nftnl_expr_get_u32(expr, NFTNL_EXPR_DYNSET_OP) == NFT_DYNSET_OP_ADD;
 	d->loaded = false;
 	return ours && set_action(d, RULE_REMEMBER, (uint32_t)set);
@@ -607,6 +692,8 @@ static bool decode_ct(struct decoder *d, const struct nftnl_expr *expr)
 {
 	if (nftnl_expr_get_u32(expr, NFTNL_EXPR_CT_KEY) == NFT_CT_STATE)
 		return nftnl_expr_is_set(expr, NFTNL_EXPR_CT_DREG) && decode_load(d, RULE_NEW);
+	if (nftnl_expr_is_set(expr, NFTNL_EXPR_CT_DREG))
+		return decode_original(d, expr);
 	bool original = nftnl_expr_is_set(expr, NFTNL_EXPR_CT_DIR);
 	return nftnl_expr_get_u32(expr, NFTNL_EXPR_CT_KEY) == NFT_CT_ZONE &&
 	       nftnl_expr_is_set(expr, NFTNL_EXPR_CT_SREG) &&

@@ -12,8 +12,17 @@
 #include <stdlib.h>
 
 // nft's numbers of the types, by which it prints elements.
+enum { TYPE_IPV4 = 7, TYPE_IPV6 = 8, TYPE_PORT = 13, TYPE_BITS = 6 };
 static const uint32_t key_types[SET_TYPE_COUNT] = {
-    [SET_IPV4] = 7, [SET_IPV6] = 8, [SET_PORT] = 13, [SET_USER] = 24, [SET_GROUP] = 25, [SET_SEQUENCE] = 4};
+    [SET_IPV4] = TYPE_IPV4,
+    [SET_IPV6] = TYPE_IPV6,
+    [SET_PORT] = TYPE_PORT,
+    [SET_USER] = 24,
+    [SET_GROUP] = 25,
+    [SET_SEQUENCE] = 4,
+    [SET_QUERY4] = (TYPE_IPV4 << TYPE_BITS | TYPE_PORT) << TYPE_BITS | TYPE_IPV4,
+    [SET_QUERY6] = (TYPE_IPV6 << TYPE_BITS | TYPE_PORT) << TYPE_BITS | TYPE_IPV6,
+};
 
 // nft keeps the byte order of keys in its own data, as 1 (host's) or 2 (network's).
 enum { KEY_ORDER_HOST = 1, KEY_ORDER_NETWORK = 2 };
@@ -127,7 +136,7 @@ int nft_set_decode(const struct nftnl_set *nls, struct ruleset *ruleset)
 	while (i < SET_TYPE_COUNT && key_types[i] != type)
 		i++;
 	if (i == SET_TYPE_COUNT || !name || strlen(name) >= sizeof ruleset->sets->name ||
-	    timeout_ms > UINT32_MAX)
+	    timeout_ms > UINT32_MAX || (i >= SET_SEQUENCE && !timeout_ms))
 		return ERR_UNSUPPORTED;
 	int index = ruleset_add_set(ruleset, name, i);
 	if (index >= 0)

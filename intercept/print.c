@@ -29,6 +29,8 @@ static const char *const field_names[] = {
     [RULE_LISTENS] = "socket transparent",
     [RULE_SEQUENCE] = "tcp sequence",
     [RULE_SYN] = "tcp flags",
+    [RULE_QUERY4] = "ip saddr . ct original proto-src . ct original ip daddr",
+    [RULE_QUERY6] = "ip6 saddr . ct original proto-src . ct original ip6 daddr",
 };
 
 static void print_value(const struct rule_match *match, struct strbuf *out)
@@ -118,7 +120,8 @@ static void print_action(const struct ruleset *ruleset, const struct rule *rule,
 			strbuf_printf(out, " for %u ms", rule->value);
 		break;
 	case RULE_REMEMBER:
-		strbuf_printf(out, "add @%s { tcp sequence }", ruleset->sets[rule->value].name);
+		strbuf_printf(out, "add @%s { %s }", ruleset->sets[rule->value].name,
+			      field_names[rule_set_field(ruleset->sets[rule->value].type)]);
 		break;
 	case RULE_REJECT:
 		strbuf_add_text(out, "reject with tcp reset");
@@ -213,22 +216,24 @@ static void print_timeout(uint32_t ms, struct strbuf *out)
 
 static void print_set(const struct rule_set *set, struct strbuf *out)
 {
-	static const char *const types[SET_TYPE_COUNT] = {[SET_IPV4] = "ipv4_addr",
-							  [SET_IPV6] = "ipv6_addr",
-							  [SET_PORT] = "inet_service",
-							  [SET_USER] = "uid",
-							  [SET_GROUP] = "gid"};
-	if (set->type == SET_SEQUENCE) {
-		strbuf_printf(out,
-			      "\tset %s {\n\t\ttypeof tcp sequence\n\t\tsize %d\n\t\tflags "
-			      "dynamic,timeout\n\t\ttimeout ",
-			      set->name, LIMIT_HELD);
+	static const char *const types[SET_TYPE_COUNT] = {
+	    [SET_IPV4] = "type ipv4_addr",
+	    [SET_IPV6] = "type ipv6_addr",
+	    [SET_PORT] = "type inet_service",
+	    [SET_USER] = "type uid",
+	    [SET_GROUP] = "type gid",
+	    [SET_SEQUENCE] = "typeof tcp sequence",
+	    [SET_QUERY4] = "type ipv4_addr . inet_service . ipv4_addr",
+	    [SET_QUERY6] = "type ipv6_addr . inet_service . ipv6_addr",
+	};
+	strbuf_printf(out, "\tset %s {\n\t\t%s\n", set->name, types[set->type]);
+	if (set->timeout_ms) {
+		strbuf_printf(out, "\t\tsize %d\n\t\tflags dynamic,timeout\n\t\ttimeout ", LIMIT_HELD);
 		print_timeout(set->timeout_ms, out);
 		strbuf_add_text(out, "\n\t}\n\n");
 		return;
 	}
-	strbuf_printf(out, "\tset %s {\n\t\ttype %s\n\t\tflags interval\n\t\telements = { ", set->name,
-		      types[set->type]);
+	strbuf_add_text(out, "\t\tflags interval\n\t\telements = { ");
 	rule_set_print(set, out);
 	strbuf_add_text(out, " }\n\t}\n\n");
 }

@@ -36,9 +36,15 @@ void ruleset_done(struct ruleset *ruleset)
 
 size_t rule_set_key_len(enum rule_set_type type)
 {
-	static const uint8_t lens[SET_TYPE_COUNT] = {[SET_IPV4] = 4, [SET_IPV6] = 16, [SET_PORT] = 2,
-						     [SET_USER] = 4, [SET_GROUP] = 4, [SET_SEQUENCE] = 4};
+	static const uint8_t lens[SET_TYPE_COUNT] = {
+	    [SET_IPV4] = 4,  [SET_IPV6] = 16,	 [SET_PORT] = 2,       [SET_USER] = 4,
+	    [SET_GROUP] = 4, [SET_SEQUENCE] = 4, [SET_QUERY4] = 3 * 4, [SET_QUERY6] = 2 * 16 + 4};
 	return lens[type];
+}
+
+enum rule_field rule_set_field(enum rule_set_type type)
+{
+	return type == SET_SEQUENCE ? RULE_SEQUENCE : type == SET_QUERY4 ? RULE_QUERY4 : RULE_QUERY6;
 }
 
 int ruleset_add_set(struct ruleset *ruleset, const char *name, enum rule_set_type type)
@@ -167,7 +173,8 @@ static bool limits_hold(const struct rule *rule)
 {
 	bool limits = rule->action == RULE_REMEMBER;
 	for (size_t i = 0; i < rule->match_count; i++)
-		limits |= rule->matches[i].field == RULE_SEQUENCE;
+		limits |= rule->matches[i].field == RULE_SEQUENCE || rule->matches[i].field == RULE_QUERY4 ||
+			  rule->matches[i].field == RULE_QUERY6;
 	return limits;
 }
 
@@ -178,13 +185,12 @@ void ruleset_simplify_hold(struct ruleset *ruleset, uint32_t limit_ms)
 		struct rule *rule = &ruleset->rules[i];
 		if (limits_hold(rule))
 			continue;
-		if (rule->chain == CHAIN_HOLD && rule->action == RULE_DROP &&
-		    rule->matches[0].field == RULE_TCP_DEST_PORT)
+		if (rule->chain == CHAIN_HOLD && rule->action == RULE_DROP)
 			rule->value = limit_ms;
 		ruleset->rules[kept++] = *rule;
 	}
 	ruleset->rule_count = kept;
-	while (ruleset->set_count && ruleset->sets[ruleset->set_count - 1].type == SET_SEQUENCE)
+	while (ruleset->set_count && ruleset->sets[ruleset->set_count - 1].timeout_ms)
 		ruleset->set_count--; // the last ones; they own nothing
 }
 

@@ -37,7 +37,17 @@ struct rule_chain_info {
 };
 extern const struct rule_chain_info rule_chains[CHAIN_COUNT];
 
-enum rule_set_type { SET_IPV4, SET_IPV6, SET_PORT, SET_USER, SET_GROUP, SET_SEQUENCE, SET_TYPE_COUNT };
+enum rule_set_type {
+	SET_IPV4,
+	SET_IPV6,
+	SET_PORT,
+	SET_USER,
+	SET_GROUP,
+	SET_SEQUENCE, // this one and the next are filled by rules alone
+	SET_QUERY4,
+	SET_QUERY6,
+	SET_TYPE_COUNT
+};
 
 // Inclusive; the first bytes, in network order, as many as the type has.
 struct rule_range {
@@ -74,6 +84,10 @@ enum rule_field {
 	RULE_LISTENS,	// a socket is there to take it
 	RULE_SEQUENCE,	// of TCP; beside a port of TCP
 	RULE_SYN,	// the first packet of TCP's handshake; value and mask: of its flags
+	// Of a datagram: address and port that it came from, and the server that it was for, before any
+	// translation; beside a port of UDP.
+	RULE_QUERY4,
+	RULE_QUERY6,
 };
 
 // Of FIN, SYN, RST and ACK, SYN alone.
@@ -98,7 +112,7 @@ enum rule_action {
 	RULE_GOTO,	    // value: enum rule_chain
 	RULE_TPROXY,	    // value: port; hands it to the socket that listens there, as it is; none: goes on
 	RULE_DROP,	    // value: for so many milliseconds since its first packet; 0: ever
-	RULE_REMEMBER,	    // value: a set of sequence numbers; goes on
+	RULE_REMEMBER,	    // value: a set that rules fill; a query's: beside a match on that; goes on
 	RULE_REJECT,	    // answers TCP with a reset
 	RULE_ZONE_ORIGINAL, // as RULE_ZONE; what comes back belongs to the usual zone
 };
@@ -164,6 +178,8 @@ void rule_set_print(const struct rule_set *set, struct strbuf *out);
 // Bytes of a set's
 // keys.
 size_t rule_set_key_len(enum rule_set_type type);
+// What is in a set that rules fill.
+enum rule_field rule_set_field(enum rule_set_type type);
 // A new empty set; its index or -ENOMEM.
 int ruleset_add_set(struct ruleset *ruleset, const char *name, enum rule_set_type type);
 int rule_set_add(struct rule_set *set, const struct rule_range *range);
@@ -173,8 +189,8 @@ const char *ruleset_keep_text(struct ruleset *ruleset, struct str text);
 void rule_set_normalise(struct rule_set *set);
 // Adds what the plan has for programs.
 void ruleset_add_programs(struct ruleset *ruleset, const struct capture_plan *plan);
-// Without the rules and sets that limit how long connections are held: the value of the rule that drops them
-// is the limit instead.
+// Without the rules and sets that limit how long connections and queries are held: the value of the rules
+// that drop them is the limit instead.
 void ruleset_simplify_hold(struct ruleset *ruleset, uint32_t limit_ms);
 // Without the rules for what is no connection's first packet, for those that ask only at a connection's
 // beginning.

@@ -41,6 +41,17 @@ static int leaving_half(const struct ruleset *whole, struct ruleset *ret_half)
 	return 0;
 }
 
+// Queries leave.
+static void drop_queries(struct ruleset *half)
+{
+	size_t kept = 0;
+	for (size_t i = 0; i < half->rule_count; i++)
+		if (half->rules[i].chain != CHAIN_HOLD ||
+		    half->rules[i].matches[0].field != RULE_UDP_DEST_PORT)
+			half->rules[kept++] = half->rules[i];
+	half->rule_count = kept;
+}
+
 static int arriving_half(const struct ruleset *whole, struct ruleset *ret_half)
 {
 	static const enum rule_chain leaving[] = {CHAIN_OUTPUT_RAW, CHAIN_DNS_ZONE, CHAIN_DNS_CHOSEN,
@@ -50,6 +61,7 @@ static int arriving_half(const struct ruleset *whole, struct ruleset *ret_half)
 		return err;
 	for (size_t i = 0; i < ARRAY_SIZE(leaving); i++)
 		ruleset_drop_chain(ret_half, leaving[i]);
+	drop_queries(ret_half);
 	ruleset_simplify_hold(ret_half, hold_limit(whole));
 	return 0;
 }

@@ -146,6 +146,85 @@ def test_connections_wait_no_longer_than_told(network, weir, other, family, way,
     app.weir("remove")
 
 
+IP_RECVERR, IPV6_RECVERR = 11, 25
+
+
+class Asker:
+    """A socket that asks a DNS server, and hears if that is refused."""
+
+    def __init__(self, pod, server, connected):
+        self.server, self.connected = server, connected
+        family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
+        with pod.enter():
+            self.socket = socket.socket(family, socket.SOCK_DGRAM)
+        if connected:
+            self.socket.connect(server)
+            return
+        self.socket.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        if family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+
+    def ask(self, server=None):
+        """False: refused, at once; or what was asked before is."""
+        try:
+            self.socket.send(b"?") if self.connected else self.socket.sendto(b"?", server or self.server)
+            self.socket.recv(100, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except ConnectionRefusedError:
+            if not self.connected:
+                self.refused_by = self.socket.recvmsg(100, 1000, socket.MSG_ERRQUEUE)[3][:2]
+            return False
+
+    def answer(self):
+        self.socket.settimeout(TIMEOUT)
+        self.socket.send(b"?") if self.connected else self.socket.sendto(b"?", self.server)
+        data, source = self.socket.recvfrom(100)
+        return data, source[:2]
+
+
+@pytest.mark.parametrize("way", ["nft", "iptables-nft", "iptables-legacy", "ebpf", "ebpf-nft"])
+def test_queries_wait_no_longer_than_told(network, weir, other, way, monkeypatch):
+    """Who asks again after the limit, from the same port, is refused; a first query waits, and one to another server."""
+    app = CapturedPod(network, weir, "app", proxy=False)
+    monkeypatch.setenv("PATH", environment(network, way)["PATH"])
+    words = [*{**WAYS, **KINDS}[way], "--fail", "hold", "--hold-timeout", "500ms"]
+    app.apply(*words)
+    assert app.apply(*words) == "interception: unchanged\n"
+
+    def all_wait(queries):
+        before = app.packets(HELD)
+        assert all(asker.ask(server) for asker, server in queries)
+        wait_until(lambda: app.packets(HELD) == before + len(queries))
+        assert not any(readable(asker.socket) for asker, _ in queries)
+
+    def is_held(asker, server):
+        before = app.packets(HELD)
+        return asker.ask(server) and app.packets(HELD) > before
+
+    kinds = [((ip_of(other, family), 53), connected) for family in (4, 6, "mapped") for connected in (True, False)]
+    askers, more = ([Asker(app, *kind) for kind in kinds] for _ in range(2))
+    all_wait([(asker, asker.server) for asker in askers])
+    for asker in askers * 2:
+        wait_until(lambda: not asker.ask())
+        assert asker.connected or way == "ebpf" or asker.refused_by == asker.server
+    all_wait([(asker, asker.server) for asker in more])
+    for asker in askers:
+        if not asker.connected:
+            others = ((f"{asker.server[0]}{last}", 53) for last in range(1, 7))
+            wait_until(lambda: is_held(asker, next(others)))  # the refusal of a query before may come late
+            all_wait([(asker, next(others)) for _ in range(3)])  # more than programs know of a socket
+    assert app.show()["altered"] is False
+    app.apply(*words[:-1], "1h")
+    patient = Asker(app, (other.ipv4, 53), True)
+    all_wait([(patient, patient.server)] * 3)
+    stand_in(app)
+    for asker in askers:
+        data, source = asker.answer()
+        # The stand-in does not answer from the address that it was asked at, as it is when there were several servers.
+        assert data == b"dns" and (source == asker.server or not asker.connected)
+
+
 @pytest.mark.parametrize("way", ["nft", "nft-tproxy", "iptables", "ebpf"])
 def test_a_proxy_that_comes_back_gets_what_waited(mesh, other, way):
     """With the real one, killed under load and started again."""

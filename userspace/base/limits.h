@@ -106,7 +106,7 @@ enum {
 	LIMIT_CGROUP_PATH = 512,	// bytes of one's path with its end, as iptables takes it
 	LIMIT_CGROUP_DEPTH = 32,	// of control groups in others
 	LIMIT_HOLD_MS = 3600000,	// for which a connection may be made to wait for the proxy
-	LIMIT_HELD = 65536,		// connections of which it is known how long they have waited
+	LIMIT_HELD = 65536,		// connections or queries of which it is known how long they have waited
 	LIMIT_PROGRAM_OUTPUT = 64 * 1024 * 1024, // what iptables-save may print
 	LIMIT_CAPTURE_OPTIONS = 128 * 1024, // bytes of what a pod's proxy says is to be captured
 

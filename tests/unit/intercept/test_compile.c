@@ -355,6 +355,39 @@ static void only_captured_queries_are_tracked_in_a_zone(void **state)
 	ruleset_done(&ruleset);
 }
 
+// How long an attempt waits, and until when it is known that it did.
+static void what_waits_is_known_until_it_is_tried_no_more(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *set;
+		uint32_t timeout_ms;
+	} rows[] = {{"held", 1500},
+		    {"known", 201500},
+		    {"refused", 200000},
+		    {"queries_held_ipv4", 1500},
+		    {"queries_known_ipv4", 61500},
+		    {"queries_held_ipv6", 1500},
+		    {"queries_known_ipv6", 61500}};
+	struct ruleset ruleset;
+	make_rules("fail hold; hold-timeout 1500ms; inbound-mode tproxy", &ruleset);
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		int set = ruleset_find_set(&ruleset, rows[i].set);
+		assert_true(set >= 0);
+		assert_int_equal(ruleset.sets[set].timeout_ms, rows[i].timeout_ms);
+	}
+	ruleset_done(&ruleset);
+	make_rules("fail hold; hold-timeout 1500ms; no-ipv6", &ruleset);
+	assert_true(ruleset_find_set(&ruleset, "queries_known_ipv4") >= 0);
+	assert_int_equal(ruleset_find_set(&ruleset, "queries_known_ipv6"), -1);
+	assert_int_equal(ruleset_find_set(&ruleset, "refused"), -1);
+	ruleset_done(&ruleset);
+	make_rules("fail hold", &ruleset);
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+		assert_int_equal(ruleset_find_set(&ruleset, rows[i].set), -1);
+	ruleset_done(&ruleset);
+}
+
 static void chains_that_nothing_needs_do_not_exist(void **state)
 {
 	(void)state;
@@ -392,6 +425,7 @@ int main(void)
 	    cmocka_unit_test(rules_do_what_the_plan_says),
 	    cmocka_unit_test(reasons),
 	    cmocka_unit_test(only_captured_queries_are_tracked_in_a_zone),
+	    cmocka_unit_test(what_waits_is_known_until_it_is_tried_no_more),
 	    cmocka_unit_test(chains_that_nothing_needs_do_not_exist),
 	    cmocka_unit_test(without_memory),
 	};

@@ -227,7 +227,7 @@ static void what_waits_does_so_while_nobody_listens(void **state)
 		uint32_t value;
 	} rows[] = {
 	    {IPPROTO_TCP, 0, 15001, WEIR_HOLD, HOLD_MS}, {IPPROTO_TCP, 0, 15006, WEIR_HOLD, HOLD_MS},
-	    {IPPROTO_TCP, 0, 15053, WEIR_HOLD, HOLD_MS}, {IPPROTO_UDP, 0, 15053, WEIR_HOLD, 0},
+	    {IPPROTO_TCP, 0, 15053, WEIR_HOLD, HOLD_MS}, {IPPROTO_UDP, 0, 15053, WEIR_HOLD, HOLD_MS},
 	    {IPPROTO_TCP, 1, 15001, WEIR_LEAVE, 0},	 {IPPROTO_UDP, 1, 15053, WEIR_LEAVE, 0},
 	    {IPPROTO_TCP, 0, 80, WEIR_LEAVE, 0},	 {IPPROTO_UDP, 0, 15001, WEIR_LEAVE, 0},
 	};
@@ -251,9 +251,26 @@ static void what_waits_does_so_while_nobody_listens(void **state)
 	mem_free(cells);
 }
 
+static void a_query_waits_from_when_it_was_asked_first(void **state)
+{
+	(void)state;
+	enum { SECOND = 1000000000, LIMIT = 5 };
+	static const struct {
+		uint64_t at; // in s
+		int over;
+	} rows[] = {{100, 0}, {104, 0}, {105, 1}, {106, 1}, {164, 1},
+		    {165, 0}, {169, 0}, {170, 1}, {9000, 0}};
+	__u64 since = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+		assert_int_equal(weir_query_is_over(&since, rows[i].at * SECOND, (uint64_t)LIMIT * SECOND),
+				 rows[i].over);
+	assert_true(since == 9000ull * SECOND);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(a_query_waits_from_when_it_was_asked_first),
 	    cmocka_unit_test(what_waits_does_so_while_nobody_listens),
 	    cmocka_unit_test(encoding_and_decoding_are_inverse),
 	    cmocka_unit_test(what_arrives_can_be_encoded_alone),

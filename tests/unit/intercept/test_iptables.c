@@ -135,6 +135,9 @@ static void limits_of_waiting_are_found_again(void **state)
 	    {"weir_h500", "weir_h501"},
 	    {"weir_k500", "weir_k"},
 	    {"weir_k500", "else"},
+	    {"weir_qh500", "weir_h500"},
+	    {"weir_qk500", "weir_k500"},
+	    {"weir_h500", "weir_qh500"},
 	    {"--hashlimit-name weir_h500 ", ""},
 	    {"expire 200000", "expire 1"},
 	};
