@@ -13,7 +13,8 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
 
-from netns import listening, unix_socket  # noqa: E402
+from mesh import serving  # noqa: E402
+from netns import listening  # noqa: E402
 
 import measure  # noqa: E402
 
@@ -365,7 +366,7 @@ class Weir:
             "dns": {"zone": "mesh", "vips": VIPS, "state": str(state), "upstream": ["192.0.2.53"]},
         }
         config.write_text(json.dumps(common | settings))
-        daemon = pod.start([BUILD / "userspace" / "proxy" / "weir-proxy", "--config", config], ready=unix_socket(admin))
+        daemon = pod.start([BUILD / "userspace" / "proxy" / "weir-proxy", "--config", config], ready=serving(admin))
         if intercept:
             capture(pod, *VIP_WORDS, *self.intercept)
         pod.resolv_conf("nameserver 192.0.2.53\n")
