@@ -97,13 +97,14 @@ echo >>/opt/calls
 
 
 def killed(machine, argv, name, count, when):
-    """Runs a script that is killed at a point."""
+    """Runs a script that is killed at a point, until what it had started has ended, too, and nothing is locked."""
     trap = machine.root / "opt/traps" / name
     trap.parent.mkdir()
     trap.write_text(TRAP.format(name=name, count=count, when=when).replace("exec ", "exec env PATH=/usr/sbin:/usr/bin "))
     trap.chmod(0o755)
     done = machine.run(argv, check=False, env={"PATH": "/opt/traps:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
     assert done.returncode == -9 or done.returncode == 137, (done.returncode, done.stdout, done.stderr)
+    machine.run(["flock", "/var/lib", "true"])
     shutil.rmtree(trap.parent)
     (machine.root / "opt/calls").unlink()
 
