@@ -129,19 +129,22 @@ def test_ten_thousand_connections(mesh, build_dir, protocol, tls, at_once):
         return [resident_kib(sidecar.proxy.pid) for sidecar in proxies]
 
     files, start = [open_files(sidecar) for sidecar in proxies], memory()
-    for _ in range(TOTAL // at_once):
+    # With sanitizers, for which handshakes are dear, it takes a quarter of them to say what leaks.
+    asan = "asan" in str(build_dir)
+    total = TOTAL // 4 if tls and asan else TOTAL
+    for _ in range(total // at_once):
         round_of(at_once)
-    assert near.counter("downstream_connections_total") == TOTAL + 1
+    assert near.counter("downstream_connections_total") == total + 1
     wait_until(lambda: [open_files(sidecar) for sidecar in proxies] == files, what="the descriptors are back")
-    if "asan" in str(build_dir):  # whose allocator keeps what was freed; leaks are found at the end
+    if asan:  # whose allocator keeps what was freed; leaks are found at the end
         assert [sidecar.proxy.stop() for sidecar in proxies] == [0, 0]
         return
     # One connection of the pair costs tens of KiB while it is there: of thousands nothing is left but resumable sessions
     # and what the allocator cannot join.
-    limit = [before + 14 * 1024 for before in start]
-    wait_until(lambda: all(map(int.__le__, memory(), limit)), what=f"memory is back at {start} KiB")
-    # And none of it grows with every round.
+    most = [before + 14 * 1024 for before in start]
+    wait_until(lambda: all(map(int.__le__, memory(), most)), what=f"memory is back at {start} KiB")
+    # And none of it grows with every round: what cannot be joined is sometimes more, but never more than that.
     settled = memory()
     round_of(at_once)
-    limit = [before + 4 * 1024 for before in settled]
-    wait_until(lambda: all(map(int.__le__, memory(), limit)), what=f"memory is back at {settled} KiB")
+    limit = [max(before + 4 * 1024, bound) for before, bound in zip(settled, most)]
+    wait_until(lambda: all(map(int.__le__, memory(), limit)), what=f"memory is back at {settled} KiB, {start} at first")
