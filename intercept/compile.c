@@ -696,7 +696,7 @@ static void limit_rules(struct compiler *c, const struct waiting *waiting, const
 // already.
 static void wait_rules(struct compiler *c, const struct waiting *waiting, const char *comment)
 {
-	if (c->plan->hold_ms)
+	if (plan_hold_ms(c->plan))
 		limit_rules(c, waiting, comment);
 	begin_attempt(c, waiting);
 	end(c, RULE_DROP, 0, comment);
@@ -720,7 +720,7 @@ static void handed_rules(struct compiler *c, struct waiting waiting)
 	waiting.chain = CHAIN_HANDED;
 	waiting.ports = -1;
 	wait_rules(c, &waiting, handed_comment);
-	if (!c->plan->hold_ms)
+	if (!plan_hold_ms(c->plan))
 		return;
 	begin(c, CHAIN_HOLD);
 	match_syn(c, false);
@@ -743,9 +743,9 @@ static void query_limit_rules(struct compiler *c, uint8_t family)
 	enum rule_set_type type = four ? SET_QUERY4 : SET_QUERY6;
 	enum rule_field field = rule_set_field(type);
 	int held =
-	    rule_filled_set(c, four ? "queries_held_ipv4" : "queries_held_ipv6", type, c->plan->hold_ms);
+	    rule_filled_set(c, four ? "queries_held_ipv4" : "queries_held_ipv6", type, plan_hold_ms(c->plan));
 	int known = rule_filled_set(c, four ? "queries_known_ipv4" : "queries_known_ipv6", type,
-				    c->plan->hold_ms + LAST_QUERY_MS);
+				    plan_hold_ms(c->plan) + LAST_QUERY_MS);
 	begin_query(c);
 	match_set(c, field, held, false);
 	end(c, RULE_DROP, 0, held_comment);
@@ -766,9 +766,9 @@ static void query_rules(struct compiler *c)
 	begin_query(c);
 	match_value(c, RULE_LISTENS, 0);
 	end(c, RULE_RETURN, 0, listens_comment);
-	if (plan->hold_ms && plan->ipv4)
+	if (plan_hold_ms(plan) && plan->ipv4)
 		query_limit_rules(c, AF_INET);
-	if (plan->hold_ms && plan->ipv6)
+	if (plan_hold_ms(plan) && plan->ipv6)
 		query_limit_rules(c, AF_INET6);
 	begin_query(c);
 	end(c, RULE_DROP, 0, held_comment);
@@ -783,11 +783,11 @@ static void hold_rules(struct compiler *c)
 {
 	const struct capture_plan *plan = c->plan;
 	struct waiting waiting = {.chain = CHAIN_HOLD, .ports = proxy_ports(c)};
-	if (plan->hold_ms) {
-		waiting.held = rule_filled_set(c, "held", SET_SEQUENCE, plan->hold_ms);
-		waiting.known = rule_filled_set(c, "known", SET_SEQUENCE, plan->hold_ms + LAST_TRY_MS);
+	if (plan_hold_ms(plan)) {
+		waiting.held = rule_filled_set(c, "held", SET_SEQUENCE, plan_hold_ms(plan));
+		waiting.known = rule_filled_set(c, "known", SET_SEQUENCE, plan_hold_ms(plan) + LAST_TRY_MS);
 	}
-	if (plan->hold_ms && hands_over(plan))
+	if (plan_hold_ms(plan) && hands_over(plan))
 		waiting.refused = rule_filled_set(c, "refused", SET_SEQUENCE, LAST_TRY_MS);
 	begin_attempt(c, &waiting);
 	match_value(c, RULE_LISTENS, 0);

@@ -301,7 +301,7 @@ static void ebpf_print(const struct ruleset *ruleset, struct strbuf *out)
 static void ebpf_adapt(const struct capture_plan *plan, struct ruleset *ruleset)
 {
 	ruleset_add_programs(ruleset, plan);
-	ruleset_simplify_hold(ruleset, plan->hold_ms);
+	ruleset_simplify_hold(ruleset, plan_hold_ms(plan));
 	ruleset_drop_open(ruleset, CHAIN_OUTPUT);
 	ruleset_drop_open(ruleset, CHAIN_PREROUTING);
 	ruleset_drop_chain(ruleset, CHAIN_OUTPUT_RAW);

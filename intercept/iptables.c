@@ -341,7 +341,7 @@ static void iptables_print_all(const struct ruleset *ruleset, struct strbuf *out
 
 static void iptables_adapt(const struct capture_plan *plan, struct ruleset *ruleset)
 {
-	ruleset_simplify_hold(ruleset, plan->hold_ms);
+	ruleset_simplify_hold(ruleset, plan_hold_ms(plan));
 }
 
 const struct backend backend_iptables = {

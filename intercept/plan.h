@@ -117,6 +117,14 @@ static inline bool plan_keeps_client(const struct capture_plan *plan)
 	return plan->inbound.enabled && plan->inbound_source == INBOUND_SOURCE_CLIENT;
 }
 
+// hold_ms as rules have it, in full tenths of a second: kernels keep times in ticks of 1 to 10 ms, and of
+// other times some do not tell what they were told.
+static inline uint32_t plan_hold_ms(const struct capture_plan *plan)
+{
+	const uint32_t tenth = 100;
+	return (plan->hold_ms + tenth - 1) / tenth * tenth;
+}
+
 // The defaults: both families, both directions, all TCP but what capture_ssh and capture_metadata say, DNS to
 // all servers, no VIP ranges; ports 15001, 15006, 15053, and the marks of marks.h.
 void capture_plan_init(struct capture_plan *ret_plan);
