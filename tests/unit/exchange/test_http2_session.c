@@ -966,6 +966,95 @@ static void test_the_end_of_content(void **state)
 	check_end(STR("\0\0\0\0\1\0\0\0\1"), 0, 0);
 }
 
+// Frames that are out of place are refused with this code, however open their stream is.
+static void check_refused(struct end *end, struct str frames, uint32_t code)
+{
+	const struct slice bytes = {NULL, (const uint8_t *)frames.p, frames.len};
+	assert_int_equal(http2_session_feed(&end->session, bytes), ERR_MALFORMED);
+	assert_int_equal(end->session.fault, code);
+}
+
+static void test_frames_out_of_place(void **state)
+{
+	static const char head[] = "\0\0\3\1\4\0\0\0\1\202\206\204"; // of stream 1, which stays open
+	static const struct {
+		struct str frames;
+		uint32_t code;
+	} rows[] = {
+	    {STR("\0\0\1\1\0\0\0\0\1\202\0\0\1\0\0\0\0\0\1d"), HTTP2_PROTOCOL_ERROR}, // within a block
+	    {STR("\0\0\1\1\0\0\0\0\1\202\0\0\1\1\4\0\0\0\1\202"), HTTP2_PROTOCOL_ERROR},
+	    {STR("\0\0\1\1\0\0\0\0\3\202\0\0\1\0\0\0\0\0\1d"), HTTP2_PROTOCOL_ERROR},
+	    {STR("\0\100\1\0\0\0\0\0\1"), HTTP2_FRAME_SIZE_ERROR}, // a byte too long
+	    {STR("\0\100\1\1\4\0\0\0\1"), HTTP2_FRAME_SIZE_ERROR},
+	    {STR("\0\0\0\0\10\0\0\0\1"), HTTP2_FRAME_SIZE_ERROR}, // padded, and empty
+	    {STR("\0\0\1\0\0\0\0\0\0d"), HTTP2_PROTOCOL_ERROR},	  // on no stream, or an idle one
+	    {STR("\0\0\1\0\0\0\0\0\2d"), HTTP2_PROTOCOL_ERROR},
+	    {STR("\0\0\1\0\0\0\0\0\3d"), HTTP2_PROTOCOL_ERROR},
+	    {STR("\0\0\1\1\4\0\0\0\0\202"), HTTP2_PROTOCOL_ERROR},
+	    {STR("\0\0\1\1\4\0\0\0\2\202"), HTTP2_PROTOCOL_ERROR},
+	};
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		assert_int_equal(begin(), 0);
+		assert_int_equal(feed_frames(head, sizeof head - 1), 0);
+		check_refused(&server, rows[i].frames, rows[i].code);
+		end();
+	}
+}
+
+// An answer in front of the server's SETTINGS is none (RFC 9113 3.4).
+static void test_an_answer_before_settings(void **state)
+{
+	struct half half = {0};
+	(void)state;
+	assert_int_equal(begin(), 0);
+	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, true), 0);
+	check_refused(&client, STR("\0\0\1\1\5\0\0\0\1\210"), HTTP2_PROTOCOL_ERROR);
+	assert_int_equal(half.heads, 0);
+	finish(&half, 1);
+	end();
+}
+
+// Content that says nothing costs something on an open stream as well, unless it is the end.
+static void test_cost_of_empty_content(void **state)
+{
+	static const char frames[] = "\0\0\3\1\4\0\0\0\1\202\206\204"
+				     "\0\0\0\0\0\0\0\0\1\0\0\1\0\0\0\0\0\1d\0\0\0\0\1\0\0\0\1";
+	(void)state;
+	assert_int_equal(begin(), 0);
+	assert_int_equal(feed_frames(frames, sizeof frames - 1), 0);
+	assert_int_equal(server.session.buckets[HTTP2_FLOOD_EMPTY].tokens, LIMIT_HTTP2_EMPTY - 1);
+	assert_int_equal(halves[0].received, 1);
+	assert_int_equal(halves[0].ends, 1);
+	end();
+}
+
+// What is queued behind the end is let go, and the trailers stay those that came with it.
+static void test_content_behind_the_end(void **state)
+{
+	static const struct field sum[] = {F("x-sum", "1")}, other[] = {F("x-other", "1")};
+	struct half half = {0};
+	struct bufq first = {0}, late = {0};
+	(void)state;
+	assert_int_equal(begin(), 0);
+	assert_int_equal(http2_stream_open(&client.session, &half.stream, GET, 5, false), 0);
+	turns(10);
+	assert_int_equal(bufq_add_copy(&first, zeros, 3) | bufq_add_copy(&late, zeros, 5), 0);
+	http2_stream_finish(&halves[0].stream, &first, sum, 1);
+	http2_stream_finish(&halves[0].stream, &late, other, 1);
+	assert_true(bufq_empty(&first) && bufq_empty(&late));
+	assert_int_equal(halves[0].stream.out.bytes, 3);
+	turns(10);
+	assert_int_equal(half.received, 3);
+	assert_true(half.trailers_seen);
+	http2_stream_detach(&halves[0].stream);
+	assert_int_equal(bufq_add_copy(&late, zeros, 5), 0);
+	http2_stream_finish(&halves[0].stream, &late, other, 1);
+	assert_true(bufq_empty(&late));
+	finish(&half, 1);
+	end();
+}
+
 // Nothing looks at one again that was given up before it was to send anything.
 static void test_given_up_at_once(void **state)
 {
@@ -1046,6 +1135,10 @@ int main(void)
 	    cmocka_unit_test(test_too_large_a_head),
 	    cmocka_unit_test(test_every_split),
 	    cmocka_unit_test(test_parts_of_a_block),
+	    cmocka_unit_test(test_frames_out_of_place),
+	    cmocka_unit_test(test_an_answer_before_settings),
+	    cmocka_unit_test(test_cost_of_empty_content),
+	    cmocka_unit_test(test_content_behind_the_end),
 	    cmocka_unit_test(test_given_up_at_once),
 	    cmocka_unit_test(test_no_preface),
 	    cmocka_unit_test(test_failing_allocations),
