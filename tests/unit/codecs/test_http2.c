@@ -299,6 +299,38 @@ static void test_constant_names(void **state)
 	assert_int_equal(message.head.field_count, 1);
 }
 
+// Of a request it is noted whether it is gRPC's, and its deadline as it is said.
+static void test_calls_of_grpc(void **state)
+{
+	static const struct {
+		struct field fields[MAX_FIELDS];
+		bool grpc;
+		const char *timeout;
+	} rows[] = {
+	    {{GET, F("content-type", "application/grpc"), F("grpc-timeout", "1S")}, true, "1S"},
+	    {{GET, F("grpc-timeout", "20m"), F("host", "web.mesh"),
+	      F("content-type", "application/grpc+proto")},
+	     true,
+	     "20m"},
+	    {{GET, F("content-type", "Application/GRPC; x=y")}, true, ""},
+	    {{GET, F("content-type", "application/grpc-web"), F("grpc-timeout", "1S")}, false, "1S"},
+	    {{GET, F("x-content-type", "application/grpc"), F("x-grpc-timeout", "1S")}, false, ""},
+	    {{GET}, false, ""},
+	};
+	struct field answer[] = {F(":status", "200"), F("content-type", "application/grpc"),
+				 F("grpc-timeout", "1S")};
+	struct message message;
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		assert_int_equal(read_request(rows[i].fields, &message), 0);
+		assert_int_equal(message.grpc, rows[i].grpc);
+		assert_str(message.grpc_timeout, rows[i].timeout);
+	}
+	assert_int_equal(http2_response_read(answer, ARRAY_SIZE(answer), false, &message), 0);
+	assert_false(message.grpc);
+	assert_int_equal(message.grpc_timeout.len, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -308,6 +340,7 @@ int main(void)
 	    cmocka_unit_test(test_trailers),	     cmocka_unit_test(test_pseudo_fields),
 	    cmocka_unit_test(test_settings),	     cmocka_unit_test(test_bytes_of_values),
 	    cmocka_unit_test(test_constant_names),   cmocka_unit_test(test_lengths_of_responses),
+	    cmocka_unit_test(test_calls_of_grpc),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
