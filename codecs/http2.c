@@ -176,7 +176,7 @@ static void note_grpc(struct message *message, enum field_name name, struct str 
 {
 	if (name == FIELD_CONTENT_TYPE)
 		message->grpc |= grpc_is_type(value);
-	else if (name == FIELD_GRPC_TIMEOUT)
+	else if (name == FIELD_GRPC_TIMEOUT && !message->grpc_timeout.len)
 		message->grpc_timeout = value;
 }
 

@@ -153,7 +153,7 @@ FRAMES = {
     "4.2-unknown-too-long": (fresh, frame(0xFA, 0, 0, bytes(16385)), connection(FRAME_SIZE_ERROR)),
     "4.2-length-of-16-mebibytes": (fresh, frame(0xFA, 0, 0, b"", 0xFFFFFF), connection(FRAME_SIZE_ERROR)),
     # 4.3, 6.10
-    "4.3-data-within-a-block": (fresh, WITHIN_BLOCK + data(1), connection(PROTOCOL_ERROR)),
+    "4.3-data-within-a-block": (fresh, WITHIN_BLOCK + data(1, b"x"), connection(PROTOCOL_ERROR)),
     "4.3-headers-within-a-block": (fresh, WITHIN_BLOCK + headers(3, BLOCK, 5), connection(PROTOCOL_ERROR)),
     "4.3-ping-within-a-block": (fresh, WITHIN_BLOCK + ping(), connection(PROTOCOL_ERROR)),
     "4.3-priority-within-a-block": (fresh, WITHIN_BLOCK + frame(PRIORITY, 0, 1, b"\0\0\0\0\1"), connection(PROTOCOL_ERROR)),

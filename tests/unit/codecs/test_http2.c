@@ -313,6 +313,7 @@ static void test_calls_of_grpc(void **state)
 	     true,
 	     "20m"},
 	    {{GET, F("content-type", "Application/GRPC; x=y")}, true, ""},
+	    {{GET, F("grpc-timeout", "1S"), F("grpc-timeout", "1H")}, false, "1S"}, // the first counts
 	    {{GET, F("content-type", "application/grpc-web"), F("grpc-timeout", "1S")}, false, "1S"},
 	    {{GET, F("x-content-type", "application/grpc"), F("x-grpc-timeout", "1S")}, false, ""},
 	    {{GET}, false, ""},
