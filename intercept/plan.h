@@ -118,11 +118,11 @@ static inline bool plan_keeps_client(const struct capture_plan *plan)
 }
 
 // hold_ms as rules have it, in full tenths of a second: kernels keep times in ticks of 1 to 10 ms, and of
-// other times some do not tell what they were told.
+// other times some do not tell what they were told. 0: no limit, or a policy under which nothing waits.
 static inline uint32_t plan_hold_ms(const struct capture_plan *plan)
 {
 	const uint32_t tenth = 100;
-	return (plan->hold_ms + tenth - 1) / tenth * tenth;
+	return plan->fail == FAIL_HOLD ? (plan->hold_ms + tenth - 1) / tenth * tenth : 0;
 }
 
 // The defaults: both families, both directions, all TCP but what capture_ssh and capture_metadata say, DNS to

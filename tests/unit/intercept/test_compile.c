@@ -382,10 +382,16 @@ static void what_waits_is_known_until_it_is_tried_no_more(void **state)
 	assert_int_equal(ruleset_find_set(&ruleset, "queries_known_ipv6"), -1);
 	assert_int_equal(ruleset_find_set(&ruleset, "refused"), -1);
 	ruleset_done(&ruleset);
-	make_rules("fail hold", &ruleset);
-	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
-		assert_int_equal(ruleset_find_set(&ruleset, rows[i].set), -1);
-	ruleset_done(&ruleset);
+	static const char *const without[] = {"fail hold; inbound-mode tproxy",
+					      "fail closed; hold-timeout 1500ms; inbound-mode tproxy"};
+	for (size_t plan = 0; plan < ARRAY_SIZE(without); plan++) {
+		make_rules(without[plan], &ruleset);
+		for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+			assert_int_equal(ruleset_find_set(&ruleset, rows[i].set), -1);
+		for (size_t i = 0; i < ruleset.rule_count; i++)
+			assert_int_not_equal(ruleset.rules[i].action, RULE_REMEMBER);
+		ruleset_done(&ruleset);
+	}
 }
 
 static void chains_that_nothing_needs_do_not_exist(void **state)
