@@ -687,6 +687,27 @@ def test_another_plan_takes_the_place_of_the_first(app, peer):
     assert is_direct(probe(app, peer.ipv4, 81))
 
 
+RULES_OF_OLD = """
+flush chain inet weir output_raw
+add rule inet weir output_raw udp sport 15053 ct zone set 0x771
+add rule inet weir output_raw udp dport 53 ct zone set 0x771
+"""
+
+
+@families
+def test_sockets_that_asked_before_an_upgrade_are_answered_after_it(app, peer, family):
+    """What connection tracking knows of them stays, and had the answers in the zone."""
+    app.apply()
+    app.pod.run(["nft", "-f", "-"], input=RULES_OF_OLD)
+    with app.enter(), socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(10)
+        sock.connect((ip_of(peer, family), 53))
+        for _ in range(2):
+            sock.send(b"?")
+            assert sock.recv(100) == b"dns"
+            app.apply()
+
+
 @pytest.mark.parametrize(
     "tampering",
     [
