@@ -129,6 +129,7 @@ static void limits_of_waiting_are_found_again(void **state)
 	    {"172800/day", "0/sec"},
 	    {"172800/day", "2/week"},
 	    {"172800/day", "2"},
+	    {"1429/day", "431/day"}, // of queries, in place of what is of connections
 	    {"--hashlimit-above", "--hashlimit-upto"},
 	    {"--hashlimit-burst 1", "--hashlimit-burst 2"},
 	    {"dstip,dstport", "dstip"},

@@ -288,6 +288,58 @@ static void other_flags_are_foreign(void **state)
 	ruleset_done(&from);
 }
 
+// One attribute of an expression as somebody else may have it.
+struct change {
+	const char *name;
+	uint16_t attribute;
+	uint8_t value[4], len;
+	int made;
+};
+
+static int make_change(struct nftnl_expr *expr, void *arg)
+{
+	struct change *change = arg;
+	if (strcmp(nftnl_expr_get_str(expr, NFTNL_EXPR_NAME), change->name) != 0 ||
+	    !nftnl_expr_is_set(expr, change->attribute) ||
+	    (strcmp(change->name, "ct") == 0 && !nftnl_expr_is_set(expr, NFTNL_EXPR_CT_DIR)))
+		return 0;
+	nftnl_expr_set(expr, change->attribute, change->value, change->len);
+	change->made++;
+	return 0;
+}
+
+static void what_limits_waiting_is_foreign_with_one_difference(void **state)
+{
+	(void)state;
+	struct change changes[] = {
+	    {"ct", NFTNL_EXPR_CT_DIR, {1}, 1, 0},
+	    {"ct", NFTNL_EXPR_CT_KEY, {NFT_CT_MARK}, 4, 0},
+	    {"ct", NFTNL_EXPR_CT_DREG, {NFT_REG32_15}, 4, 0},
+	    {"reject", NFTNL_EXPR_REJECT_TYPE, {NFT_REJECT_ICMP_UNREACH}, 4, 0},
+	    {"dynset", NFTNL_EXPR_DYNSET_OP, {NFT_DYNSET_OP_UPDATE}, 4, 0},
+	};
+	struct ruleset from;
+	make_rules("fail hold; hold-timeout 1s; inbound-mode tproxy", &from);
+	for (size_t i = 0; i < ARRAY_SIZE(changes) * from.rule_count; i++) {
+		struct change *change = &changes[i / from.rule_count];
+		const struct rule *rule = &from.rules[i % from.rule_count];
+		struct ruleset to = {0};
+		struct nftnl_rule *nlr;
+		int before = change->made;
+		for (size_t set = 0; set < from.set_count; set++)
+			assert_true(ruleset_add_set(&to, from.sets[set].name, from.sets[set].type) >= 0);
+		assert_int_equal(nft_rule_encode(&from, rule, &nlr), 0);
+		nftnl_expr_foreach(nlr, make_change, change);
+		assert_int_equal(nft_rule_decode(nlr, &to), 0);
+		assert_int_equal(to.rules[0].foreign, change->made != before);
+		nftnl_rule_free(nlr);
+		ruleset_done(&to);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(changes); i++)
+		assert_true(changes[i].made > 0);
+	ruleset_done(&from);
+}
+
 static void programs_do_not_ask_for_what_is_open(void **state)
 {
 	(void)state;
@@ -333,6 +385,7 @@ int main(void)
 	    cmocka_unit_test(limits_of_waiting_are_compared_and_can_be_left_out),
 	    cmocka_unit_test(foreign_rules_are_told_apart),
 	    cmocka_unit_test(other_flags_are_foreign),
+	    cmocka_unit_test(what_limits_waiting_is_foreign_with_one_difference),
 	    cmocka_unit_test(programs_do_not_ask_for_what_is_open),
 	    cmocka_unit_test(without_memory),
 	};
