@@ -63,7 +63,7 @@ enum plan_option_kind {
 	X("fail", PLAN_CHOICE, fail, "closed|open|hold",                                                     \
 	  "while no proxy listens: refuse; as without weir; let wait")                                       \
 	X("hold-timeout", PLAN_DURATION, hold_ms, "DURATION",                                                \
-	  "--fail hold: for so long, then refuse; as long as TCP tries otherwise")                           \
+	  "--fail hold: for so long, then refuse; as long as its client tries otherwise")                    \
 	X("capture-ssh", PLAN_ON, capture_ssh, NULL, "inbound port 22, too; left alone otherwise")           \
 	X("capture-metadata", PLAN_ON, capture_metadata, NULL,                                               \
 	  "the clouds' metadata service (169.254.169.254), too; left alone otherwise")                       \

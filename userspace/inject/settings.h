@@ -79,7 +79,7 @@ enum setting_kind {
 	X(FAIL, "fail", VALUE_PLAN, "", "closed|open|hold",                                                  \
 	  "while no proxy listens: refuse; as without weir (agent with eBPF only); let wait")                \
 	X(HOLD_TIMEOUT, "hold-timeout", VALUE_PLAN, "", "DURATION",                                          \
-	  "fail hold: for so long, then refuse; as long as TCP tries by default")
+	  "fail hold: for so long, then refuse; as long as its client tries by default")
 
 enum setting {
 #define SETTING_ENUM(id, name, kind, initial, value, help) SETTING_##id,
