@@ -9,7 +9,7 @@ import pytest
 
 from h2frames import (
     CANCEL, END_STREAM, ENHANCE_YOUR_CALM, INADEQUATE_SECURITY, INITIAL_WINDOW_SIZE, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM,
-    Client, Server, data, post, rst_stream,
+    Client, Server, data, post, rst_stream, window_update,
 )
 from mesh import Mesh, Origin, cluster, connect, service
 from netns import wait_until
@@ -325,11 +325,12 @@ def test_cut_by_the_caller(mesh):
         cut(1, CONTENT, lambda stream: client.send(rst_stream(stream.id, INTERNAL_ERROR)))
         cut(2, ("x-no", "grpc"), lambda stream: client.send(rst_stream(stream.id, CANCEL)))
         cut(3, CONTENT, lambda stream: client.send(client.head(stream.id, [("trailers", "and no end")])))
-        cut(4, CONTENT, lambda stream: client.close())
-        assert backend.bodies == [CANCEL] * 5
-        wanted = [("DC", CANCELLED), ("DC", CANCELLED), ("DC", "-"), ("DPE", INTERNAL), ("DC", CANCELLED)]
+        cut(4, CONTENT, lambda stream: client.send(window_update(stream.id, 0)))
+        cut(5, CONTENT, lambda stream: client.close())
+        assert backend.bodies == [CANCEL] * 6
+        wanted = [("DC", CANCELLED), ("DC", CANCELLED), ("DC", "-"), ("DPE", INTERNAL), ("DC", INTERNAL), ("DC", CANCELLED)]
         assert site.logged() == [(f"/cut/{at}", flag, "1", str(status)) for at, (flag, status) in enumerate(wanted)]
-        assert site.classes() == {"cancelled": 3, "error": 1}
+        assert site.classes() == {"cancelled": 3, "error": 2}
 
 
 def test_cut_by_the_caller_when_the_endpoint_is_done(mesh):

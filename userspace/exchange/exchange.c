@@ -376,9 +376,12 @@ int exchange_interim(struct exchange *exchange, struct message *message)
 
 static void note_grpc_status(struct exchange *exchange, const struct field *fields, size_t count)
 {
-	for (size_t i = 0; i < count; i++)
-		if (field_known(&fields[i]) == FIELD_GRPC_STATUS)
-			exchange->grpc_status = (int16_t)grpc_status_parse(fields[i].value);
+	for (size_t i = 0; i < count; i++) {
+		if (field_known(&fields[i]) != FIELD_GRPC_STATUS)
+			continue;
+		exchange->grpc_status = (int16_t)grpc_status_parse(fields[i].value);
+		return; // the first counts
+	}
 }
 
 static void retry(struct exchange *exchange);

@@ -80,6 +80,7 @@ static void on_progress_due(struct loop_timer *timer)
 			continue;
 		stats_inc(STAT_HTTP2_STALLED);
 		http2_stream_reset(stream, HTTP2_ENHANCE_YOUR_CALM);
+		exchange_note_reset(of_stream(stream), HTTP2_ENHANCE_YOUR_CALM);
 		exchange_abort(of_stream(stream), EXCHANGE_DOWNSTREAM_GONE);
 	}
 	watch_progress(server);
@@ -321,6 +322,8 @@ static void on_closed(struct http2_stream *stream, uint32_t code)
 		keep_tail(exchange);
 	} else {
 		exchange->reset_code = code ? code : HTTP2_CANCEL;
+		if (stream->failed)
+			exchange_note_reset(exchange, code);
 		exchange_abort(exchange, EXCHANGE_DOWNSTREAM_GONE);
 	}
 }

@@ -125,6 +125,7 @@ void http2_stream_close(struct http2_stream *stream, uint32_t code)
 void http2_stream_fail(struct http2_stream *stream, uint32_t code)
 {
 	http2_send_reset(stream->session, stream->id, code);
+	stream->failed = true;
 	http2_stream_close(stream, code);
 }
 

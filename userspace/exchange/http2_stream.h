@@ -32,6 +32,7 @@ struct http2_stream {
 	bool end_received : 1;
 	bool end_sent : 1;
 	bool broken : 1; // RST_STREAM with `code` follows what is in `out`
+	bool failed : 1; // RST_STREAM went out for what the peer did
 	bool waited : 1; // something was in `out` when progress was last looked at, and has been since
 	uint32_t code;
 	uint64_t moved;	  // payload bytes sent
