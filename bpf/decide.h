@@ -25,7 +25,8 @@ enum weir_verdict {
 // The first packet of a connection. Numbers are in host order.
 struct weir_flow {
 	__u8 family, protocol, dest_is_local;
-	__u8 listens; // a socket is there to take it
+	__u8 listens;	// a socket is there to take it
+	__u8 uncounted; // it is only asked what would become of it
 	__u16 source_port, dest_port;
 	__u32 mark, user, group;
 	__u64 cgroup; // its owner's, as weir_in_cgroup takes it; 0: none
@@ -158,7 +159,8 @@ static inline int weir_match_holds(void *plan, const struct weir_match *match, c
 
 static inline void weir_act(struct weir_walk *walk, struct weir_rule *rule)
 {
-	__sync_fetch_and_add(&rule->packets, 1);
+	if (!walk->flow->uncounted)
+		__sync_fetch_and_add(&rule->packets, 1);
 	if (rule->action == WEIR_GOTO) {
 		walk->rule = rule->value & WEIR_CELLS_MASK;
 		walk->match = rule->zero;

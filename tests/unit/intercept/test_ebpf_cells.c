@@ -251,6 +251,28 @@ static void what_waits_does_so_while_nobody_listens(void **state)
 	mem_free(cells);
 }
 
+static void what_is_only_asked_about_is_not_counted(void **state)
+{
+	(void)state;
+	struct ruleset ruleset;
+	union weir_cell *cells;
+	uint32_t count;
+	make_kernel_rules(plan_that_holds, &ruleset);
+	assert_int_equal(ebpf_encode(&ruleset, &cells, &count), 0);
+	for (uint8_t uncounted = 0; uncounted < 2; uncounted++) {
+		struct weir_flow flow = {.protocol = IPPROTO_UDP, .dest_port = 15053, .uncounted = uncounted};
+		struct weir_walk walk = {.plan = cells,
+					 .flow = &flow,
+					 .rule = cells[WEIR_CELL_HEADER].header.chains[WEIR_CHAIN_HOLD]};
+		while (!weir_step(&walk))
+			;
+		assert_int_equal(walk.verdict, WEIR_HOLD);
+		assert_int_equal(cells[walk.rule].rule.packets, 1);
+	}
+	ruleset_done(&ruleset);
+	mem_free(cells);
+}
+
 static void a_query_waits_from_when_it_was_asked_first(void **state)
 {
 	(void)state;
@@ -272,6 +294,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(a_query_waits_from_when_it_was_asked_first),
 	    cmocka_unit_test(what_waits_does_so_while_nobody_listens),
+	    cmocka_unit_test(what_is_only_asked_about_is_not_counted),
 	    cmocka_unit_test(encoding_and_decoding_are_inverse),
 	    cmocka_unit_test(what_arrives_can_be_encoded_alone),
 	    cmocka_unit_test(what_is_cut_short_or_of_another_version_is_refused),
