@@ -172,15 +172,19 @@ static inline void weir_act(struct weir_walk *walk, struct weir_rule *rule)
 	walk->value = rule->value;
 }
 
-// Whether it is refused that nobody hears a query, and is not to wait any longer. It begins to when that is
-// asked first (*since, as now in ns; 0: never), and anew a while after its time was over.
-static inline int weir_query_is_over(__u64 *since, __u64 now, __u64 limit)
+// Since when a query is asked in vain (*since, as now in ns; 0: never): from the first time, and anew a while
+// after its time was over.
+static inline void weir_query_begins(__u64 *since, __u64 now, __u64 limit)
 {
-	__u64 waited = now - *since;
-	if (*since && waited < limit + WEIR_QUERY_STALE * 1000000000ull)
-		return waited >= limit;
-	*since = now;
-	return 0;
+	if (!*since || now - *since >= limit + WEIR_QUERY_STALE * 1000000000ull)
+		*since = now;
+}
+
+// Whether it is not to wait any longer.
+static inline int weir_query_is_over(__u64 since, __u64 now, __u64 limit)
+{
+	__u64 waited = now - since;
+	return since && waited >= limit && waited < limit + WEIR_QUERY_STALE * 1000000000ull;
 }
 
 // (That zeros come from the map, and sums are masked, is for the verifier:

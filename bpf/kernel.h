@@ -167,8 +167,13 @@ struct socket {
 };
 
 struct sock {
+	struct sock_common __sk_common;
 	struct socket *sk_socket;
 	struct sock_cgroup_data sk_cgrp_data;
+};
+
+struct sk_buff {
+	struct sock *sk;
 };
 
 struct bpf_sock_addr_kern {

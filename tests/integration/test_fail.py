@@ -150,13 +150,19 @@ IP_RECVERR, IPV6_RECVERR = 11, 25
 
 
 class Asker:
-    """A socket that asks a DNS server, and hears if that is refused."""
+    """A socket that asks a DNS server, and hears if that is refused. It may be bound to an interface, or share the port of
+    another one."""
 
-    def __init__(self, pod, server, connected):
+    def __init__(self, pod, server, connected, device=None, port=None):
         self.server, self.connected = server, connected
         family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
         with pod.enter():
             self.socket = socket.socket(family, socket.SOCK_DGRAM)
+        if device:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+        if port is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self.socket.bind(("", port))
         if connected:
             self.socket.connect(server)
             return
@@ -165,14 +171,15 @@ class Asker:
             self.socket.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
 
     def ask(self, server=None):
-        """False: refused, at once; or what was asked before is."""
+        """False: refused, at once; or what was asked before is. Or not even sent any more (a PermissionError)."""
         try:
             self.socket.send(b"?") if self.connected else self.socket.sendto(b"?", server or self.server)
             self.socket.recv(100, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return True
-        except ConnectionRefusedError:
-            if not self.connected:
+        except (ConnectionRefusedError, PermissionError) as error:
+            self.error = type(error)
+            if not self.connected and self.error is ConnectionRefusedError:
                 self.refused_by = self.socket.recvmsg(100, 1000, socket.MSG_ERRQUEUE)[3][:2]
             return False
 
@@ -207,6 +214,7 @@ def test_queries_wait_no_longer_than_told(network, weir, other, way, monkeypatch
     all_wait([(asker, asker.server) for asker in askers])
     for asker in askers * 2:
         wait_until(lambda: not asker.ask())
+        assert asker.error is ConnectionRefusedError
         assert asker.connected or way == "ebpf" or asker.refused_by == asker.server
     all_wait([(asker, asker.server) for asker in more])
     for asker in askers:
@@ -223,6 +231,54 @@ def test_queries_wait_no_longer_than_told(network, weir, other, way, monkeypatch
         data, source = asker.answer()
         # The stand-in does not answer from the address that it was asked at, as it is when there were several servers.
         assert data == b"dns" and (source == asker.server or not asker.connected)
+
+
+@all_families
+@pytest.mark.parametrize("connected", [True, False], ids=["connect", "sendto"])
+def test_queries_by_an_interface_wait_no_longer_than_told(network, weir, other, connected, family):
+    """With eBPF, where they are answered. Each server that is asked has a time of its own, though all of these queries go
+    to one address."""
+    app = CapturedPod(network, weir, "app", proxy=False)
+    words = [*WAYS["ebpf"], "--fail", "hold", "--hold-timeout"]
+    app.apply(*words, "1h")
+    patient, asker, another = (Asker(app, (ip_of(other, family), 53), connected, "eth0") for _ in range(3))
+    assert all(patient.ask() for _ in range(3))
+    wait_until(lambda: app.packets(HELD) >= 3)
+    assert app.packets(HELD) == 3 and not readable(patient.socket)
+    app.apply(*words, "500ms")
+    assert asker.ask()
+    wait_until(lambda: not asker.ask())
+    assert asker.error is PermissionError
+    before = app.packets(HELD)
+    assert not asker.ask() and another.ask()
+    wait_until(lambda: app.packets(HELD) > before)
+    if not connected:
+        servers = [(f"{asker.server[0]}{last}", 53) for last in range(1, 4)]
+        assert all(asker.ask(server) for server in servers) and not asker.ask()
+        for server in servers:
+            wait_until(lambda server=server: not asker.ask(server))
+        assert asker.ask((f"{asker.server[0]}4", 53)), "more than programs know of a socket"
+    stand_in(app)
+    assert [one.answer() for one in (patient, asker, another)] == [(b"dns", asker.server)] * 3
+
+
+@all_families
+@pytest.mark.parametrize("way", ["nft", "iptables-nft", "iptables-legacy", "ebpf", "ebpf-nft"])
+def test_queries_from_one_port_wait_no_longer_than_told(network, weir, other, family, way, monkeypatch):
+    """Of several sockets, each with a server, and a time of its own; but for iptables, which know the port alone."""
+    app = CapturedPod(network, weir, "app", proxy=False)
+    monkeypatch.setenv("PATH", environment(network, way)["PATH"])
+    app.apply(*{**WAYS, **KINDS}[way], "--fail", "hold", "--hold-timeout", "500ms")
+    for connected in (True, False) if way == "ebpf" else (True,):  # else the kernel does not tell whose query it was
+        askers, port = [], 0
+        for last in range(1, 4):
+            askers.append(Asker(app, (f"{ip_of(other, family)}{last}", 53), connected, port=port))
+            port = askers[0].socket.getsockname()[1]
+        for asker in askers:
+            assert asker.ask() or way.startswith("iptables")
+            wait_until(lambda asker=asker: not asker.ask())
+        errors = [asker.error for asker in askers]
+        assert errors.count(ConnectionRefusedError) == (1 if way == "ebpf" else 3)
 
 
 @pytest.mark.parametrize("way", ["nft", "nft-tproxy", "iptables", "ebpf"])

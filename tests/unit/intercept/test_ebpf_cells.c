@@ -282,11 +282,15 @@ static void a_query_waits_from_when_it_was_asked_first(void **state)
 		int over;
 	} rows[] = {{100, 0}, {104, 0}, {105, 1}, {106, 1}, {164, 1},
 		    {165, 0}, {169, 0}, {170, 1}, {9000, 0}};
+	const uint64_t limit = (uint64_t)LIMIT * SECOND;
 	__u64 since = 0;
-	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
-		assert_int_equal(weir_query_is_over(&since, rows[i].at * SECOND, (uint64_t)LIMIT * SECOND),
-				 rows[i].over);
+	assert_false(weir_query_is_over(since, 100ull * SECOND, limit));
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		weir_query_begins(&since, rows[i].at * SECOND, limit);
+		assert_int_equal(weir_query_is_over(since, rows[i].at * SECOND, limit), rows[i].over);
+	}
 	assert_true(since == 9000ull * SECOND);
+	assert_false(weir_query_is_over(since, (9000ull + LIMIT + WEIR_QUERY_STALE) * SECOND, limit));
 }
 
 int main(void)
