@@ -9,6 +9,7 @@
 #include "exchange/http2_server.h"
 #include "exchange/listener.h"
 #include "exchange/streamed_server.h"
+#include "exchange/flow.h"
 #include "exchange/tunnel.h"
 #include "exchange/upstream.h"
 #include "net/tls.h"
@@ -152,7 +153,7 @@ void dataplane_free(struct dataplane *dataplane)
 	}
 	http2_client_drain(dataplane);
 	loop_turn(dataplane->loop, 0); // runs the deferred frees
-	tunnel_pipes_free(dataplane);
+	flow_pipes_free(dataplane);
 	balancer_free(dataplane->balancer);
 	snapshot_unref(dataplane->snapshot);
 	if (dataplane->tls)

@@ -37,7 +37,7 @@ struct dataplane {
 	struct list listeners;
 	struct list http2_clients;    // shared upstream connections, see http2_client.c
 	struct list framed_upstreams; // all, see framed_upstream.c
-	struct list spare_pipes;      // see tunnel.c
+	struct list spare_pipes;      // see flow.c
 	unsigned spare_pipe_count;
 	uint64_t next_id;
 	unsigned index; // of the worker

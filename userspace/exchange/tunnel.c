@@ -7,40 +7,14 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "exchange/exchange.h"
+#include "exchange/flow.h"
 #include "exchange/tcp_server.h"
-#include "net/bypass.h"
 #include "net/tls.h"
 #include "run/stats.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <unistd.h>
 
-enum {
-	SPLICE_FROM = 16 * 1024, // a read of this size starts splicing
-	SPLICE_MAX = 256 * 1024,
-	TURN_BYTES = 1024 * 1024, // moved in one go; then other connections get their turn
-	SPARE_PIPES = 8,
-	SPARE_TUNNELS = 64,
-	ATTEMPTS = 3,
-	JOIN_TURN = 2, // after so many times that bytes came: before, it may be a short conversation
-};
-
-struct pipe {
-	struct list node; // among the spare ones
-	int read_fd, write_fd;
-	size_t bytes;
-};
-
-// One direction. The pipe is there only while it is of use.
-struct flow {
-	struct stream *from, *to;
-	struct pipe *pipe;
-	uint64_t join, joined; // past this process: its number (0: none), bytes counted so far
-	uint8_t turns;	       // in which bytes came, up to JOIN_TURN; more: a join was tried
-	bool bulk;	       // reads were big: splice
-	bool ended;	       // the end was passed on
-};
+enum { SPARE_TUNNELS = 64, ATTEMPTS = 3 };
 
 struct tunnel {
 	struct connection *connection;
@@ -56,186 +30,9 @@ struct tunnel {
 
 static void tunnel_try(struct tunnel *tunnel, const struct endpoint_state *except);
 
-// --- pipes --------------------------------------------------------------------------------------------------
-static struct pipe *pipe_get(struct dataplane *dataplane)
-{
-	int fds[2];
-	if (!list_empty(&dataplane->spare_pipes)) {
-		struct pipe *pipe = container_of(dataplane->spare_pipes.next, struct pipe, node);
-		list_del(&pipe->node);
-		dataplane->spare_pipe_count--;
-		return pipe;
-	}
-	if (pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0)
-		return NULL;
-	struct pipe *pipe = mem_zalloc(sizeof *pipe);
-	if (!pipe) {
-		close(fds[0]);
-		close(fds[1]);
-		return NULL;
-	}
-	list_init(&pipe->node);
-	pipe->read_fd = fds[0];
-	pipe->write_fd = fds[1];
-	// More than the default of 64 KiB where the limits allow; it works without, too.
-	fcntl(fds[1], F_SETPIPE_SZ, SPLICE_MAX);
-	return pipe;
-}
-
-static void pipe_free(struct pipe *pipe)
-{
-	close(pipe->read_fd);
-	close(pipe->write_fd);
-	mem_free(pipe);
-}
-
-// A pipe that still holds bytes must never serve another connection.
-static void pipe_put(struct dataplane *dataplane, struct pipe *pipe)
-{
-	if (!pipe)
-		return;
-	if (pipe->bytes || dataplane->spare_pipe_count >= SPARE_PIPES) {
-		pipe_free(pipe);
-		return;
-	}
-	list_prepend(&dataplane->spare_pipes, &pipe->node);
-	dataplane->spare_pipe_count++;
-}
-
-void tunnel_pipes_free(struct dataplane *dataplane)
-{
-	list_for_each_safe (node, &dataplane->spare_pipes) {
-		list_del(node);
-		pipe_free(container_of(node, struct pipe, node));
-	}
-	dataplane->spare_pipe_count = 0;
-}
-
 struct pool tunnel_pool_init(void)
 {
 	return POOL_INIT(struct tunnel, SPARE_TUNNELS);
-}
-
-// --- one direction ------------------------------------------------------------------------------------------
-static int drain_pipe(struct flow *flow)
-{
-	while (flow->pipe->bytes) {
-		int n = stream_splice_out(flow->to, flow->pipe->read_fd, flow->pipe->bytes);
-		if (n < 0)
-			return n;
-		flow->pipe->bytes -= (size_t)n;
-	}
-	return 0;
-}
-
-// Both ends plain and nothing in the queue: then bytes may go around it without overtaking any.
-static bool may_splice(const struct flow *flow)
-{
-	return flow->bulk && stream_can_splice(flow->from) && stream_can_splice(flow->to);
-}
-
-static int move_spliced(struct dataplane *dataplane, struct flow *flow)
-{
-	if (!flow->pipe)
-		flow->pipe = pipe_get(dataplane);
-	if (!flow->pipe) {
-		flow->bulk = false;
-		return 0;
-	}
-	int n = stream_splice_in(flow->from, flow->pipe->write_fd, SPLICE_MAX);
-	if (n < 0)
-		return n;
-	flow->pipe->bytes += (size_t)n;
-	flow->bulk = n >= SPLICE_FROM / 4;
-	return drain_pipe(flow);
-}
-
-static int move_buffered(struct flow *flow)
-{
-	struct slice slice;
-	struct bufq bytes = {0};
-	int n = stream_read(flow->from, &slice);
-	if (n < 0)
-		return n;
-	flow->bulk = n >= SPLICE_FROM;
-	int err = bufq_add_slice(&bytes, slice);
-	stream_write(flow->to, &bytes);
-	return err;
-}
-
-static int flow_move(struct dataplane *dataplane, struct flow *flow)
-{
-	if (flow->pipe && flow->pipe->bytes)
-		return drain_pipe(flow);
-	if (may_splice(flow))
-		return move_spliced(dataplane, flow);
-	return move_buffered(flow);
-}
-
-static void tunnel_finish(struct tunnel *tunnel, int err);
-
-// Once, at a moment when nothing is under way.
-static void flow_join(struct flow *flow)
-{
-	if (flow->turns != JOIN_TURN || !bypass_is_on() || stream_queued(flow->to))
-		return;
-	flow->turns++;
-	flow->join = stream_join(flow->from, flow->to);
-}
-
-// Takes what went past this process into the counts of the streams. Whether that was anything.
-static bool flow_count(struct flow *flow)
-{
-	uint64_t bytes = flow->join ? bypass_joined_bytes(flow->join) : 0, more = bytes - flow->joined;
-	if (!flow->join || !more)
-		return false;
-	flow->joined = bytes;
-	flow->from->received += more;
-	flow->to->sent += more;
-	return true;
-}
-
-// Before either stream is closed.
-static void flow_part(struct flow *flow)
-{
-	flow_count(flow);
-	if (flow->join)
-		bypass_part(flow->join);
-	flow->join = 0;
-}
-
-static void flow_done(struct dataplane *dataplane, struct flow *flow)
-{
-	pipe_put(dataplane, flow->pipe);
-	flow_part(flow);
-}
-
-// Moves what can be moved; carries the end over; returns false when the tunnel is gone.
-static bool flow_pump(struct tunnel *tunnel, struct flow *flow)
-{
-	int err = 0;
-	uint64_t before = flow->from->received, limit = before + TURN_BYTES;
-	if (flow->ended || !tunnel->joined)
-		return true;
-	flow_join(flow);
-	while (!err && !stream_congested(flow->to) &&
-	       (flow->from->received < limit || !stream_yield(flow->from)))
-		err = flow_move(tunnel->connection->dataplane, flow);
-	flow->turns += flow->turns < JOIN_TURN && flow->from->received != before;
-	if (!err || err == ERR_NEED_MORE) {
-		connection_idle(tunnel->connection);
-		return true;
-	}
-	if (err == ERR_EOF) {
-		flow->ended = true;
-		stream_shutdown(flow->to);
-		pipe_put(tunnel->connection->dataplane, flow->pipe);
-		flow->pipe = NULL;
-		if (!tunnel->up.ended || !tunnel->down.ended)
-			return true;
-	}
-	tunnel_finish(tunnel, err);
-	return false;
 }
 
 // Whether something is still to be sent; then on_drained comes when it is.
@@ -252,8 +49,8 @@ static void tunnel_finish(struct tunnel *tunnel, int err)
 {
 	struct connection *connection = tunnel->connection;
 	if (err != ERR_EOF) {
-		flow_part(&tunnel->up);
-		flow_part(&tunnel->down);
+		flow_done(&tunnel->up);
+		flow_done(&tunnel->down);
 		upstream_reset(tunnel->upstream);
 		tunnel->upstream = NULL;
 		connection_reset(connection);
@@ -267,12 +64,28 @@ static void tunnel_finish(struct tunnel *tunnel, int err)
 		connection_close(connection);
 }
 
+// Moves what can be moved; returns false when the tunnel is gone.
+static bool tunnel_flow(struct tunnel *tunnel, struct flow *flow)
+{
+	if (flow->ended || !tunnel->joined)
+		return true;
+	int err = flow_pump(flow);
+	if (!err || err == ERR_NEED_MORE) {
+		connection_idle(tunnel->connection);
+		return true;
+	}
+	if (err == ERR_EOF && (!tunnel->up.ended || !tunnel->down.ended))
+		return true;
+	tunnel_finish(tunnel, err);
+	return false;
+}
+
 static void tunnel_pump(struct tunnel *tunnel)
 {
 	if (tunnel->up.ended && tunnel->down.ended)
 		tunnel_finish(tunnel, ERR_EOF);
-	else if (flow_pump(tunnel, &tunnel->up))
-		flow_pump(tunnel, &tunnel->down);
+	else if (tunnel_flow(tunnel, &tunnel->up))
+		tunnel_flow(tunnel, &tunnel->down);
 }
 
 // --- events -------------------------------------------------------------------------------------------------
@@ -333,8 +146,8 @@ static void tunnel_established(struct tunnel *tunnel)
 {
 	struct connection *connection = tunnel->connection;
 	tunnel->joined = true;
-	tunnel->up = (struct flow){.from = &connection->stream, .to = &tunnel->upstream->stream};
-	tunnel->down = (struct flow){.from = &tunnel->upstream->stream, .to = &connection->stream};
+	flow_init(&tunnel->up, connection->dataplane, &connection->stream, &tunnel->upstream->stream);
+	flow_init(&tunnel->down, connection->dataplane, &tunnel->upstream->stream, &connection->stream);
 	if (connection->in.bytes)
 		stream_write(&tunnel->upstream->stream, &connection->in);
 	tunnel_pump(tunnel);
@@ -541,8 +354,8 @@ void tunnel_free(struct connection *connection)
 		return;
 	if (tunnel->snapshot->model->access_log)
 		access_log(tunnel);
-	flow_done(connection->dataplane, &tunnel->up);
-	flow_done(connection->dataplane, &tunnel->down);
+	flow_done(&tunnel->up);
+	flow_done(&tunnel->down);
 	upstream_close(tunnel->upstream);
 	tunnel_set_endpoint(tunnel, NULL);
 	snapshot_unref(tunnel->snapshot);

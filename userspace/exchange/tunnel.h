@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // TCP pass-through: two streams joined, bytes unchanged both ways, with half-close and RST carried over.
-// Between plain sockets big transfers go through a pipe by splice, without a copy; TLS and small messages go
-// through buffers.
 #pragma once
 
 #include "exchange/connection.h"
@@ -24,5 +22,3 @@ void tunnel_free(struct connection *connection);
 void tunnel_describe(const struct tunnel *tunnel, struct conn_info *info);
 // The pool that tunnels of a worker come from.
 struct pool tunnel_pool_init(void);
-// Closes the pipes that the worker keeps for later.
-void tunnel_pipes_free(struct dataplane *dataplane);
