@@ -3,14 +3,8 @@
 
 #include "base/mem.h"
 #include "bpf/bypass.h"
+#include "net/bpf_map.h"
 #include "run/stats.h"
-
-#include <linux/bpf.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 static const uint32_t none;
 const volatile uint32_t *_bypass_turns = &none, *_bypass_refusals = &none;
@@ -31,64 +25,28 @@ bool bypass_is_on(void)
 	return current.sockets >= 0;
 }
 
-static int map_call(enum bpf_cmd command, int map, const void *key, void *value)
-{
-	union bpf_attr attr = {.map_fd = (uint32_t)map, .key = (uintptr_t)key, .value = (uintptr_t)value};
-	return (int)syscall(SYS_bpf, command, &attr, sizeof attr);
-}
-
-// 0: it has none.
-static uint64_t cookie_of(int fd)
-{
-	uint64_t cookie;
-	socklen_t len = sizeof cookie;
-	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) == 0 ? cookie : 0;
-}
-
 bool bypass_has(int fd)
 {
-	uint64_t cookie = bypass_is_on() ? cookie_of(fd) : 0, value;
-	return cookie && map_call(BPF_MAP_LOOKUP_ELEM, current.sockets, &cookie, &value) == 0;
-}
-
-static size_t count_keys(int map)
-{
-	uint64_t key, next;
-	size_t count = 0;
-	int more = map_call(BPF_MAP_GET_NEXT_KEY, map, NULL, &next);
-	for (; more == 0 && count < BYPASS_SOCKETS_MAX; count += key != BYPASS_DEAD_END) {
-		key = next;
-		more = map_call(BPF_MAP_GET_NEXT_KEY, map, &key, &next);
-	}
-	return count;
+	uint64_t cookie = bypass_is_on() ? bpf_socket_cookie(fd) : 0, value;
+	return cookie && bpf_map_call(BPF_MAP_LOOKUP_ELEM, current.sockets, &cookie, &value) == 0;
 }
 
 size_t bypass_sockets(void)
 {
-	return bypass_is_on()
-		   ? count_keys(current.sockets) + count_keys(current.outlets) + count_keys(current.joins)
-		   : 0;
-}
-
-// CPUs that may ever be there: the kernel writes a value for each.
-static size_t cpu_count(void)
-{
-	unsigned first, last = 0;
-	FILE *file = fopen("/sys/devices/system/cpu/possible", "re");
-	if (file && fscanf(file, "%u-%u", &first, &last) < 2)
-		last = 0;
-	if (file)
-		fclose(file);
-	return (size_t)last + 1;
+	const int maps[] = {current.sockets, current.outlets, current.joins};
+	size_t count = 0;
+	for (size_t i = 0; bypass_is_on() && i < ARRAY_SIZE(maps); i++)
+		count += bpf_map_count(maps[i], BYPASS_DEAD_END, BYPASS_SOCKETS_MAX);
+	return count;
 }
 
 void bypass_read_counts(struct weir_bypass_counts *ret_counts)
 {
 	uint32_t zero = 0;
-	size_t cpus = bypass_is_on() ? cpu_count() : 0;
+	size_t cpus = bypass_is_on() ? bpf_map_cpus() : 0;
 	struct weir_bypass_counts *each = cpus ? mem_array(cpus, sizeof *each) : NULL;
 	*ret_counts = (struct weir_bypass_counts){0};
-	if (each && map_call(BPF_MAP_LOOKUP_ELEM, current.counts, &zero, each) == 0) {
+	if (each && bpf_map_call(BPF_MAP_LOOKUP_ELEM, current.counts, &zero, each) == 0) {
 		for (size_t i = 0; i < cpus; i++) {
 			ret_counts->connections += each[i].connections;
 			ret_counts->messages += each[i].messages;
@@ -120,24 +78,24 @@ void bypass_publish_counts(void)
 uint64_t bypass_join(int from, int to, uint64_t received, uint64_t sent)
 {
 	struct weir_end end;
-	uint64_t key = cookie_of(from), outlet = cookie_of(to), socket = (uint64_t)to;
+	uint64_t key = bpf_socket_cookie(from), outlet = bpf_socket_cookie(to), socket = (uint64_t)to;
 	if (!bypass_is_on() || !key || !outlet ||
-	    map_call(BPF_MAP_LOOKUP_ELEM, current.ends, &to, &end) < 0 || !end.self)
+	    bpf_map_call(BPF_MAP_LOOKUP_ELEM, current.ends, &to, &end) < 0 || !end.self)
 		return 0;
 	struct weir_join join = {
 	    .outlet = end.self, .outlet_cookie = outlet, .offset = (uint32_t)(sent - received) + end.first};
-	if (map_call(BPF_MAP_UPDATE_ELEM, current.outlets, &outlet, &socket) < 0)
+	if (bpf_map_call(BPF_MAP_UPDATE_ELEM, current.outlets, &outlet, &socket) < 0)
 		return 0;
-	return map_call(BPF_MAP_UPDATE_ELEM, current.joins, &key, &join) < 0 ? 0 : key;
+	return bpf_map_call(BPF_MAP_UPDATE_ELEM, current.joins, &key, &join) < 0 ? 0 : key;
 }
 
 uint64_t bypass_joined_bytes(uint64_t join)
 {
 	struct weir_join found;
-	return map_call(BPF_MAP_LOOKUP_ELEM, current.joins, &join, &found) < 0 ? 0 : found.bytes;
+	return bpf_map_call(BPF_MAP_LOOKUP_ELEM, current.joins, &join, &found) < 0 ? 0 : found.bytes;
 }
 
 void bypass_part(uint64_t join)
 {
-	map_call(BPF_MAP_DELETE_ELEM, current.joins, &join, NULL);
+	bpf_map_call(BPF_MAP_DELETE_ELEM, current.joins, &join, NULL);
 }
