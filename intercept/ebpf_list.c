@@ -241,22 +241,28 @@ static int take_link(struct ebpf_list *list, int fd)
 	return err;
 }
 
-// Programs for messages belong to a map of sockets, without a link.
-static int take_messages(struct ebpf_list *list, int map, uint32_t map_id)
+static int take_of_map(struct ebpf_list *list, int map, uint32_t map_id, enum bpf_attach_type hook)
 {
 	uint32_t ids[QUERIED_MAX] = {0}, count = QUERIED_MAX, flags = 0;
 	struct ebpf_program *program;
 	int err = 0;
-	if (bpf_prog_query(map, BPF_SK_MSG_VERDICT, 0, &flags, ids, &count) < 0)
+	if (bpf_prog_query(map, hook, 0, &flags, ids, &count) < 0)
 		return 0; // before Linux 5.19 it cannot be asked
 	for (uint32_t i = 0; i < count && err == 0; i++) {
 		err = unattached(list, ids[i], &program);
 		if (!program)
 			continue;
-		program->hook = hook_name(BPF_SK_MSG_VERDICT);
+		program->hook = hook_name(hook);
 		snprintf(program->where, sizeof program->where, "map:%u", map_id);
 	}
 	return err;
+}
+
+// Programs for what sockets send and receive belong to a map of them, without a link.
+static int take_sockets(struct ebpf_list *list, int map, uint32_t map_id)
+{
+	int err = take_of_map(list, map, map_id, BPF_SK_MSG_VERDICT);
+	return err ? err : take_of_map(list, map, map_id, BPF_SK_SKB_STREAM_VERDICT);
 }
 
 // --- maps ----------------------------------------------------------------------------------------------------
@@ -293,7 +299,7 @@ static int take_map(struct ebpf_list *list, int fd)
 	snprintf(map->name, sizeof map->name, "%.16s", info.name);
 	map->countable = ebpf_entries_count(map, &map->entries) == 0;
 	bool sockets = info.type == BPF_MAP_TYPE_SOCKHASH || info.type == BPF_MAP_TYPE_SOCKMAP;
-	return sockets ? take_messages(list, fd, info.id) : 0;
+	return sockets ? take_sockets(list, fd, info.id) : 0;
 }
 
 // --- pins ----------------------------------------------------------------------------------------------------

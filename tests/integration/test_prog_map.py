@@ -45,6 +45,7 @@ BYPASS = {
     "weir_dial4": "cgroup_inet4_connect",
     "weir_dial6": "cgroup_inet6_connect",
     "weir_bypass": "sk_msg_verdict",
+    "weir_relay": "sk_skb_stream_verdict",
 }
 MARK_CLIENT, IP_BIND_ADDRESS_NO_PORT, IPV6_TRANSPARENT = 0x773, 24, 75
 families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
@@ -423,10 +424,11 @@ def test_programs_and_maps_of_the_local_bypass(accelerated, weir):
     assert {row["name"]: row["attach_type"] for row in rows} == BYPASS
     maps = {row["name"]: row for row in ask(weir, "map", "show")["maps"] if row["id"] in open_ids(pid, "map_id")}
     assert {"weir_meetings", "weir_bypassed", "weir_ends", "weir_joins", "weir_outlets", "weir_counts"} <= set(maps)
+    assert {"weir_sources", "weir_sinks", "weir_relays", "weir_done", "weir_relayed"} <= set(maps)
     for row in rows:
-        messages = row["name"] == "weir_bypass"
-        assert row["where"] == (f"map:{maps['weir_bypassed']['id']}" if messages else "cgroup:/")
-        assert row["pin"] is None and (row["link"] is None) == messages
+        sockets = {"weir_bypass": "weir_bypassed", "weir_relay": "weir_sources"}.get(row["name"])
+        assert row["where"] == (f"map:{maps[sockets]['id']}" if sockets else "cgroup:/")
+        assert row["pin"] is None and (row["link"] is None) == bool(sockets)
     vip = accelerated.show("vhost", "show")["virtual_hosts"][0]["vip4"]
     done = threading.Event()
 
@@ -462,6 +464,7 @@ VERIFIED_MAX = {
     **dict.fromkeys(["weir_hold_in", "weir_hold_out"], 100_000),
     **dict.fromkeys(["weir_meet", "weir_bypass"], 20_000),
     **dict.fromkeys(["weir_dial4", "weir_dial6"], 5_000),
+    "weir_relay": 20_000,
 }
 VERIFIED_MAX_OTHERS = 50_000
 KIB = 1024
@@ -484,6 +487,11 @@ MEMORY_MAX = {
     "weir_outlets": 2048 * KIB,
     "weir_ends": 64 * KIB,
     "weir_counts": 64 * KIB,
+    "weir_sources": 2048 * KIB,
+    "weir_sinks": 2048 * KIB,
+    "weir_relays": 4096 * KIB,
+    "weir_done": 4096 * KIB,
+    "weir_relayed": 64 * KIB,
 }
 MEMORY_MAX_OTHERS = 64 * KIB
 
@@ -500,7 +508,7 @@ def test_programs_and_maps_stay_within_their_limits(accelerated, lone, weir):
         print(f"{name:20} {row['verified']:8} of {limit:8} instructions verified, {row['memory']:8} bytes")
         over += [name] if row["verified"] > limit else []
     [plan] = [row["plan"] for row in entries(lone.pod, weir, "weir_plans")]
-    mine = {plan, *(number for row in programs.values() for number in row["maps"])}
+    mine = {plan, *(number for row in programs.values() for number in row["maps"]), *open_ids(accelerated.proxy.pid, "map_id")}
     maps = [row for row in ask(weir, "map", "show")["maps"] if row["id"] in mine]
     assert {row["name"] for row in maps} >= set(MEMORY_MAX)
     for row in maps:

@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "codecs/http1.h"
 #include "net/bypass.h"
+#include "net/relay.h"
 #include "run/stats.h"
 
 #include <errno.h>
@@ -106,6 +107,7 @@ void metrics_render(const struct admin_backend *backend, struct strbuf *out)
 	struct model *model = backend->model ? backend->model(backend->data) : NULL;
 	add_process(backend, model, out);
 	bypass_publish_counts();
+	relay_publish_counts();
 	add_counters(out);
 	add_endpoints(backend, model, out);
 }

@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "dns/names.h"
 #include "net/bypass.h"
+#include "net/relay.h"
 #include "net/tls.h"
 #include "run/stats.h"
 
@@ -145,6 +146,7 @@ int admin_dns_flush(struct admin_call *call)
 int admin_stats_show(struct admin_call *call)
 {
 	bypass_publish_counts();
+	relay_publish_counts();
 	emit_table_begin(call->emit, "counters");
 	for (size_t i = 0; i < STAT_COUNT; i++) {
 		const struct stat_row *row = &stat_rows[i];

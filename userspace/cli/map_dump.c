@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "bpf/bypass.h"
+#include "bpf/relay.h"
 #include "bpf/storage.h"
 #include "intercept/cgroups.h"
 #include "intercept/ebpf_cells.h"
@@ -282,7 +283,45 @@ static int join_row(const struct ebpf_map *map, const struct ebpf_entry *entry, 
 	return 0;
 }
 
+static int relay_row(const struct ebpf_map *map, const struct ebpf_entry *entry, void *arg)
+{
+	const struct dump *dump = arg;
+	uint64_t socket;
+	struct weir_relay relay;
+	memcpy(&socket, entry->key, sizeof socket);
+	memcpy(&relay, entry->value, sizeof relay);
+	begin(dump, map);
+	emit_uint(dump->emit, "socket", socket);
+	emit_uint(dump->emit, "outlet", relay.to);
+	emit_uint(dump->emit, "messages", relay.messages);
+	emit_bytes(dump->emit, "bytes", relay.bytes);
+	emit_uint(dump->emit, "left_to_proxy", relay.passed);
+	emit_row_end(dump->emit);
+	return 0;
+}
+
 // Of all CPUs together.
+static int relay_counts_row(const struct ebpf_map *map, const struct ebpf_entry *entry, void *arg)
+{
+	const struct dump *dump = arg;
+	const struct weir_relay_counts *each = entry->value;
+	struct weir_relay_counts sum = {0};
+	for (size_t i = 0; i < entry->value_len / sizeof *each; i++) {
+		sum.messages += each[i].messages;
+		sum.bytes += each[i].bytes;
+		sum.fallbacks += each[i].fallbacks;
+		sum.overlaps += each[i].overlaps;
+	}
+	begin(dump, map);
+	emit_uint(dump->emit, "messages", sum.messages);
+	emit_bytes(dump->emit, "bytes", sum.bytes);
+	emit_uint(dump->emit, "fallbacks", sum.fallbacks);
+	emit_uint(dump->emit, "overlaps", sum.overlaps);
+	emit_row_end(dump->emit);
+	return 0;
+}
+
+// The same.
 static int counts_row(const struct ebpf_map *map, const struct ebpf_entry *entry, void *arg)
 {
 	const struct dump *dump = arg;
@@ -397,6 +436,10 @@ static const struct kind {
     {"weir_bypassed", sizeof(uint64_t), sizeof(uint64_t), bypassed_row},
     {"weir_outlets", sizeof(uint64_t), sizeof(uint64_t), bypassed_row},
     {"weir_joins", sizeof(uint64_t), sizeof(struct weir_join), join_row},
+    {"weir_sources", sizeof(uint64_t), sizeof(uint64_t), bypassed_row},
+    {"weir_sinks", sizeof(uint64_t), sizeof(uint64_t), bypassed_row},
+    {"weir_relays", sizeof(uint64_t), sizeof(struct weir_relay), relay_row},
+    {"weir_relayed", sizeof(uint32_t), sizeof(struct weir_relay_counts), relay_counts_row},
     {"weir_counts", sizeof(uint32_t), sizeof(struct weir_bypass_counts), counts_row},
 };
 

@@ -9,7 +9,6 @@
 #include "exchange/http2_server.h"
 #include "exchange/listener.h"
 #include "exchange/streamed_server.h"
-#include "exchange/flow.h"
 #include "exchange/tunnel.h"
 #include "exchange/upstream.h"
 #include "net/tls.h"
@@ -101,7 +100,7 @@ int dataplane_new(struct loop *loop, unsigned index, const struct dataplane_sett
 	list_init(&dataplane->listeners);
 	list_init(&dataplane->http2_clients);
 	list_init(&dataplane->framed_upstreams);
-	list_init(&dataplane->spare_pipes);
+	flow_pipes_init(&dataplane->pipes);
 	loop_timer_init(&dataplane->sweep, on_sweep);
 	dataplane->connection_pool = POOL_INIT(struct connection, SPARE_CONNECTIONS);
 	dataplane->upstream_pool = POOL_INIT(struct upstream, SPARE_CONNECTIONS);
@@ -153,7 +152,7 @@ void dataplane_free(struct dataplane *dataplane)
 	}
 	http2_client_drain(dataplane);
 	loop_turn(dataplane->loop, 0); // runs the deferred frees
-	flow_pipes_free(dataplane);
+	flow_pipes_done(&dataplane->pipes);
 	balancer_free(dataplane->balancer);
 	snapshot_unref(dataplane->snapshot);
 	if (dataplane->tls)

@@ -7,6 +7,7 @@
 #include "base/addr.h"
 #include "base/list.h"
 #include "base/pool.h"
+#include "exchange/flow.h"
 #include "mesh/balance.h"
 #include "mesh/model.h"
 #include "run/loop.h"
@@ -37,13 +38,12 @@ struct dataplane {
 	struct list listeners;
 	struct list http2_clients;    // shared upstream connections, see http2_client.c
 	struct list framed_upstreams; // all, see framed_upstream.c
-	struct list spare_pipes;      // see flow.c
-	unsigned spare_pipe_count;
+	struct flow_pipes pipes;
 	uint64_t next_id;
 	unsigned index; // of the worker
 	unsigned connection_count;
 	bool draining;
-	bool retiring;		// inbound clients are asked to go elsewhere, and served meanwhile
+	bool retiring;		 // inbound clients are asked to go elsewhere, and served meanwhile
 	struct loop_timer sweep; // closes what is idle when the drain has begun
 	void (*on_idle)(struct dataplane *dataplane, void *arg); // owed: no connection is left while draining
 	void *on_idle_arg;

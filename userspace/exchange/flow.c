@@ -4,7 +4,9 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "net/bypass.h"
+#include "net/relay.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -14,6 +16,10 @@ enum {
 	TURN_BYTES = 1024 * 1024, // moved in one go; then other connections get their turn
 	SPARE_PIPES = 8,
 	JOIN_TURN = 2, // after so many times that bytes came: before, it may be a short conversation
+	RELAY_TURN,
+	LAST_TURN,
+	WAIT_MIN_MS = 1, // for the kernel, doubled each time
+	WAIT_MAX_MS = 128,
 };
 
 struct pipe {
@@ -23,13 +29,13 @@ struct pipe {
 };
 
 // --- pipes --------------------------------------------------------------------------------------------------
-static struct pipe *pipe_get(struct dataplane *dataplane)
+static struct pipe *pipe_get(struct flow_pipes *pipes)
 {
 	int fds[2];
-	if (!list_empty(&dataplane->spare_pipes)) {
-		struct pipe *pipe = container_of(dataplane->spare_pipes.next, struct pipe, node);
+	if (!list_empty(&pipes->spare)) {
+		struct pipe *pipe = container_of(pipes->spare.next, struct pipe, node);
 		list_del(&pipe->node);
-		dataplane->spare_pipe_count--;
+		pipes->count--;
 		return pipe;
 	}
 	if (pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0)
@@ -56,30 +62,36 @@ static void pipe_free(struct pipe *pipe)
 }
 
 // A pipe that still holds bytes must never serve another connection.
-static void pipe_put(struct dataplane *dataplane, struct pipe *pipe)
+static void pipe_put(struct flow_pipes *pipes, struct pipe *pipe)
 {
 	if (!pipe)
 		return;
-	if (pipe->bytes || dataplane->spare_pipe_count >= SPARE_PIPES) {
+	if (pipe->bytes || pipes->count >= SPARE_PIPES) {
 		pipe_free(pipe);
 		return;
 	}
-	list_prepend(&dataplane->spare_pipes, &pipe->node);
-	dataplane->spare_pipe_count++;
+	list_prepend(&pipes->spare, &pipe->node);
+	pipes->count++;
 }
 
-void flow_pipes_free(struct dataplane *dataplane)
+void flow_pipes_init(struct flow_pipes *pipes)
 {
-	list_for_each_safe (node, &dataplane->spare_pipes) {
+	list_init(&pipes->spare);
+	pipes->count = 0;
+}
+
+void flow_pipes_done(struct flow_pipes *pipes)
+{
+	list_for_each_safe (node, &pipes->spare) {
 		list_del(node);
 		pipe_free(container_of(node, struct pipe, node));
 	}
-	dataplane->spare_pipe_count = 0;
+	pipes->count = 0;
 }
 
 static void end_pipe(struct flow *flow)
 {
-	pipe_put(flow->dataplane, flow->pipe);
+	pipe_put(flow->pipes, flow->pipe);
 	flow->pipe = NULL;
 }
 
@@ -104,7 +116,7 @@ static bool may_splice(const struct flow *flow)
 static int move_spliced(struct flow *flow)
 {
 	if (!flow->pipe)
-		flow->pipe = pipe_get(flow->dataplane);
+		flow->pipe = pipe_get(flow->pipes);
 	if (!flow->pipe) {
 		flow->bulk = false;
 		return 0;
@@ -117,77 +129,185 @@ static int move_spliced(struct flow *flow)
 	return drain_pipe(flow);
 }
 
+static int pass_slice(struct flow *flow, struct slice slice)
+{
+	struct bufq bytes = {0};
+	int err = bufq_add_slice(&bytes, slice);
+	stream_write(flow->to, &bytes);
+	return err;
+}
+
 static int move_buffered(struct flow *flow)
 {
 	struct slice slice;
-	struct bufq bytes = {0};
 	int n = stream_read(flow->from, &slice);
 	if (n < 0)
 		return n;
 	flow->bulk = n >= SPLICE_FROM;
-	int err = bufq_add_slice(&bytes, slice);
-	stream_write(flow->to, &bytes);
-	return err;
+	return pass_slice(flow, slice);
+}
+
+// --- relayed by the kernel ------------------------------------------------------------------------------------
+static uint64_t left_to_us(const struct flow *flow)
+{
+	return flow->from->received - flow->past - flow->begun_at;
+}
+
+// Whether all that the kernel relayed is in the queue of the socket.
+static bool is_sent(const struct flow *flow, const struct relay_state *state)
+{
+	uint64_t written, ours = flow->to->sent - flow->past;
+	return sock_written(stream_fd(flow->to), &written) && written == flow->offset + ours + state->bytes;
+}
+
+static int wait_for_kernel(struct flow *flow)
+{
+	if (loop_timer_running(&flow->timer)) // an event came before; the delay is not to grow with each
+		return ERR_NEED_MORE;
+	flow->delay_ms = (uint16_t)MIN(MAX(WAIT_MIN_MS, 2 * flow->delay_ms), WAIT_MAX_MS);
+	loop_timer_start(flow->from->loop, &flow->timer, flow->delay_ms);
+	return ERR_NEED_MORE;
+}
+
+// 0: what can be read now, bytes or the end, comes next in the stream; else a negative error.
+static int await_order(struct flow *flow)
+{
+	char byte;
+	int n = stream_peek_bytes(flow->from, &byte, 1);
+	if ((n < 0 && n != ERR_EOF) || (n > 0 && flow->left_to_us))
+		return MIN(n, 0);
+	struct relay_state state = relay_state(flow->relay);
+	if (!is_sent(flow, &state) || (n == ERR_EOF && state.passed != left_to_us(flow)))
+		return stream_has_failed(flow->to) ? -ECONNRESET : wait_for_kernel(flow);
+	loop_timer_stop(&flow->timer);
+	flow->delay_ms = 0;
+	flow->left_to_us = true;
+	return 0;
+}
+
+static void on_timer(struct loop_timer *timer)
+{
+	struct flow *flow = container_of(timer, struct flow, timer);
+	if (await_order(flow) != ERR_NEED_MORE)
+		flow->on_ready(flow);
+}
+
+// When all that was left to us is written.
+static void let_relay(struct flow *flow)
+{
+	if (!flow->left_to_us || stream_queued(flow->to))
+		return;
+	relay_tell(flow->relay, left_to_us(flow));
+	flow->left_to_us = false;
+}
+
+static int move_relayed(struct flow *flow)
+{
+	struct slice slice;
+	int err = await_order(flow);
+	if (err == ERR_NEED_MORE && flow->left_to_us)
+		stream_want_drained(flow->to);
+	if (err)
+		return err;
+	int n = stream_read(flow->from, &slice);
+	if (n < 0)
+		return n;
+	return relay_state(flow->relay).broken ? -EIO : pass_slice(flow, slice);
+}
+
+// --- past this process ----------------------------------------------------------------------------------------
+static void try_join(struct flow *flow)
+{
+	bool plain = !flow->from->tls && !flow->to->tls;
+	flow->join = stream_join(flow->from, flow->to);
+	flow->turns = !flow->join && flow->may_relay && relay_is_on() && plain ? RELAY_TURN : LAST_TURN;
+}
+
+// When all that has come was read: of a buffer that was read in part the program would have to cut off much.
+// And not what is big: splice() costs less.
+static void try_relay(struct flow *flow)
+{
+	char byte;
+	uint64_t written;
+	if (flow->bulk || stream_peek_bytes(flow->from, &byte, 1) != ERR_NEED_MORE ||
+	    !sock_written(stream_fd(flow->to), &written))
+		return;
+	flow->turns = LAST_TURN;
+	flow->relay = stream_relay(flow->from, flow->to);
+	flow->begun_at = flow->from->received;
+	flow->offset = written - flow->to->sent;
+}
+
+// At a moment when nothing is under way.
+static void try_past(struct flow *flow)
+{
+	if (flow->turns < JOIN_TURN || flow->turns == LAST_TURN || stream_queued(flow->to) ||
+	    (flow->pipe && flow->pipe->bytes))
+		return;
+	if (flow->turns == JOIN_TURN)
+		try_join(flow);
+	if (flow->turns == RELAY_TURN)
+		try_relay(flow);
+}
+
+bool flow_count(struct flow *flow)
+{
+	if (!flow->join && !flow->relay)
+		return false;
+	uint64_t bytes = flow->join ? bypass_joined_bytes(flow->join) : relay_state(flow->relay).bytes;
+	uint64_t more = bytes > flow->past ? bytes - flow->past : 0;
+	flow->past += more;
+	flow->from->received += more;
+	flow->to->sent += more;
+	return more != 0;
+}
+
+void flow_done(struct flow *flow)
+{
+	if (!flow->pipes) // never begun
+		return;
+	end_pipe(flow);
+	loop_timer_stop(&flow->timer);
+	flow_count(flow);
+	if (flow->join)
+		bypass_part(flow->join);
+	if (flow->relay)
+		relay_stop(flow->relay);
+	flow->join = flow->relay = 0;
+}
+
+// --- all together ---------------------------------------------------------------------------------------------
+void flow_init(struct flow *flow, struct flow_pipes *pipes, struct stream *from, struct stream *to,
+	       bool relay, flow_fn on_ready, void *owner)
+{
+	*flow = (struct flow){
+	    .pipes = pipes, .from = from, .to = to, .may_relay = relay, .on_ready = on_ready, .owner = owner};
+	loop_timer_init(&flow->timer, on_timer);
 }
 
 static int move(struct flow *flow)
 {
 	if (flow->pipe && flow->pipe->bytes)
 		return drain_pipe(flow);
+	if (flow->relay)
+		return move_relayed(flow);
 	if (may_splice(flow))
 		return move_spliced(flow);
 	return move_buffered(flow);
-}
-
-// Once, at a moment when nothing is under way.
-static void flow_join(struct flow *flow)
-{
-	if (flow->turns != JOIN_TURN || !bypass_is_on() || stream_queued(flow->to))
-		return;
-	flow->turns++;
-	flow->join = stream_join(flow->from, flow->to);
-}
-
-// Takes what went past this process into the counts of the streams. Whether that was anything.
-bool flow_count(struct flow *flow)
-{
-	uint64_t bytes = flow->join ? bypass_joined_bytes(flow->join) : 0, more = bytes - flow->joined;
-	if (!flow->join || !more)
-		return false;
-	flow->joined = bytes;
-	flow->from->received += more;
-	flow->to->sent += more;
-	return true;
-}
-
-static void flow_part(struct flow *flow)
-{
-	flow_count(flow);
-	if (flow->join)
-		bypass_part(flow->join);
-	flow->join = 0;
-}
-
-void flow_done(struct flow *flow)
-{
-	end_pipe(flow);
-	flow_part(flow);
-}
-
-void flow_init(struct flow *flow, struct dataplane *dataplane, struct stream *from, struct stream *to)
-{
-	*flow = (struct flow){.dataplane = dataplane, .from = from, .to = to};
 }
 
 int flow_pump(struct flow *flow)
 {
 	int err = 0;
 	uint64_t before = flow->from->received, limit = before + TURN_BYTES;
-	flow_join(flow);
+	try_past(flow);
+	let_relay(flow);
 	while (!err && !stream_congested(flow->to) &&
 	       (flow->from->received < limit || !stream_yield(flow->from)))
 		err = move(flow);
 	flow->turns += flow->turns < JOIN_TURN && flow->from->received != before;
+	if (flow->turns == RELAY_TURN && err == ERR_NEED_MORE && flow->from->received != before)
+		stream_want_drained(flow->to);
 	if (err == ERR_EOF) {
 		flow->ended = true;
 		stream_shutdown(flow->to);

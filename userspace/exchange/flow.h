@@ -1,30 +1,54 @@
 // SPDX-License-Identifier: Apache-2.0
-// One direction of a tunnel: the bytes of one stream go to another one. Between plain sockets big transfers go through a
-// pipe by splice, without a copy; TLS and small messages go through buffers; and where the kernel can pass bytes on by
-// itself (net/bypass.h) it does.
+// One direction of a tunnel: the bytes of one stream go to another one. Between plain sockets big transfers
+// go through a pipe by splice, without a copy; TLS and small messages go through buffers; and where the
+// kernel can pass bytes on by itself, past this process, it does (net/bypass.h: joined; net/relay.h:
+// relayed).
 #pragma once
 
-#include "exchange/dataplane.h"
+#include "base/list.h"
 #include "net/stream.h"
 
-// The pipe is there only while it is of use.
+// A worker's pipes that wait to be used.
+struct flow_pipes {
+	struct list spare;
+	unsigned count;
+};
+void flow_pipes_init(struct flow_pipes *pipes);
+void flow_pipes_done(struct flow_pipes *pipes);
+
+struct flow;
+// It has waited for the kernel: call flow_pump.
+typedef void (*flow_fn)(struct flow *flow);
+
 struct flow {
-	struct dataplane *dataplane;
-	struct stream *from, *to; // borrowed
-	struct pipe *pipe;
-	uint64_t join, joined; // past this process: its number (0: none), bytes counted so far
-	uint8_t turns;	       // in which bytes came, up to a few; more: a join was tried
-	bool bulk;	       // reads were big: splice
-	bool ended;	       // the end was passed on
+	struct flow_pipes *pipes; // borrowed
+	struct stream *from, *to;
+	void *owner;
+	flow_fn on_ready;
+	struct pipe *pipe;	 // only while it is of use
+	uint64_t join, relay;	 // their number; 0: none
+	uint64_t past;		 // bytes of them that are counted
+	uint64_t begun_at;	 // relayed: received when that began
+	uint64_t offset;	 // relayed: what sock_written() has more than `sent`
+	struct loop_timer timer; // until the kernel has sent what it relayed, asked anew each time
+	uint16_t delay_ms;
+	uint8_t turns; // in which bytes came, up to a few; then, what is to be tried to do without us
+	bool bulk;     // reads were big: splice
+	bool may_relay;
+	bool left_to_us; // relayed: the kernel has left bytes to us, and was not told yet that they are
+			 // written
+	bool ended;	 // the end was passed on
 };
 
-void flow_init(struct flow *flow, struct dataplane *dataplane, struct stream *from, struct stream *to);
-// Moves what can be moved now, a turn's worth, and passes the end on. 0: there is more, and an event will come;
-// ERR_NEED_MORE; ERR_EOF: the end has just been passed on; or another negative error of either stream.
+// Both streams are of one loop, which calls on_ready; `owner` is the caller's. The flow may be relayed if
+// `relay` is set, which it is not to be of both directions between two streams (net/relay.h).
+void flow_init(struct flow *flow, struct flow_pipes *pipes, struct stream *from, struct stream *to,
+	       bool relay, flow_fn on_ready, void *owner);
+// Moves what can be moved now, a turn's worth, and passes the end on. 0: there is more, and an event will
+// come; ERR_NEED_MORE; ERR_EOF: the end has just been passed on; or another negative error of either stream.
 int flow_pump(struct flow *flow);
-// Takes into the counts of both streams what the kernel has passed on by itself since. Whether that was anything.
+// Takes into the counts of both streams what the kernel has passed on by itself since. Whether that was
+// anything.
 bool flow_count(struct flow *flow);
-// Before either stream is closed. May be called again.
+// Before either stream is closed. May be called again, and of one that is all zeros.
 void flow_done(struct flow *flow);
-// Closes the pipes that the worker keeps for later.
-void flow_pipes_free(struct dataplane *dataplane);

@@ -7,7 +7,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "exchange/exchange.h"
-#include "exchange/flow.h"
 #include "exchange/tcp_server.h"
 #include "net/tls.h"
 #include "run/stats.h"
@@ -119,6 +118,11 @@ static const struct stream_ops downstream_ops = {.on_readable = on_downstream_re
 						 .on_drained = on_downstream_event,
 						 .on_write_error = on_downstream_error};
 
+static void on_flow(struct flow *flow)
+{
+	tunnel_pump(flow->owner);
+}
+
 static void on_upstream_event(struct upstream *upstream)
 {
 	tunnel_pump(upstream->owner);
@@ -146,8 +150,11 @@ static void tunnel_established(struct tunnel *tunnel)
 {
 	struct connection *connection = tunnel->connection;
 	tunnel->joined = true;
-	flow_init(&tunnel->up, connection->dataplane, &connection->stream, &tunnel->upstream->stream);
-	flow_init(&tunnel->down, connection->dataplane, &tunnel->upstream->stream, &connection->stream);
+	struct flow_pipes *pipes = &connection->dataplane->pipes;
+	struct stream *downstream = &connection->stream, *upstream = &tunnel->upstream->stream;
+	bool up = connection->inbound; // relayed: what comes for the application
+	flow_init(&tunnel->up, pipes, downstream, upstream, up, on_flow, tunnel);
+	flow_init(&tunnel->down, pipes, upstream, downstream, !up, on_flow, tunnel);
 	if (connection->in.bytes)
 		stream_write(&tunnel->upstream->stream, &connection->in);
 	tunnel_pump(tunnel);
@@ -369,6 +376,7 @@ void tunnel_describe(const struct tunnel *tunnel, struct conn_info *info)
 		info->virtual_host = tunnel->host->name;
 	if (tunnel->cluster)
 		info->cluster = tunnel->cluster->name;
+	info->accelerated |= tunnel->up.relay || tunnel->down.relay;
 	if (!tunnel->upstream)
 		return;
 	info->endpoint = tunnel->upstream->endpoint->addr;

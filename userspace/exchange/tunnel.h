@@ -14,7 +14,8 @@ void tunnel_refuse(struct connection *connection, const struct virtual_host *hos
 // Joins two streams that have already spoken (HTTP Upgrade, CONNECT): `upstream` is ready, `leftover` (moved)
 // are its bytes behind the response head.
 void tunnel_join(struct connection *connection, struct upstream *upstream, struct bufq *leftover);
-// Takes into the counts of both streams what the kernel has passed on by itself since. Whether that was anything.
+// Takes into the counts of both streams what the kernel has passed on by itself since. Whether that was
+// anything.
 bool tunnel_count(struct tunnel *tunnel);
 // Lets go of the upstream side, and logs the connection; connection_close calls it.
 void tunnel_free(struct connection *connection);

@@ -4,10 +4,13 @@
 #include "base/error.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 enum { KEEPALIVE_IDLE_S = 60, KEEPALIVE_INTERVAL_S = 15, KEEPALIVE_PROBES = 4 };
+enum { WRITTEN_TRIES = 8 };
 
 static int set_int(int fd, int level, int option, int value)
 {
@@ -113,6 +116,37 @@ bool sock_awaits_ack(int fd, struct sock_silence *ret_silence)
 		return false;
 	*ret_silence = (struct sock_silence){info.tcpi_last_ack_recv, info.tcpi_backoff};
 	return true;
+}
+
+// More of it than <netinet/tcp.h> has; <linux/tcp.h>, which does, cannot be included beside it.
+struct longer_tcp_info {
+	struct tcp_info info;
+	uint64_t pacing_rate, max_pacing_rate, bytes_acked;
+};
+
+static bool acknowledged(int fd, uint64_t *ret_bytes)
+{
+	struct longer_tcp_info info = {0};
+	socklen_t len = sizeof info;
+	bool known = getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 && len == sizeof info;
+	*ret_bytes = info.bytes_acked;
+	return known;
+}
+
+// What is acknowledged between the two questions would be in neither answer.
+bool sock_written(int fd, uint64_t *ret_bytes)
+{
+	uint64_t before, after;
+	int queued = 0;
+	bool known = acknowledged(fd, &after);
+	for (int tries = 0; known && tries < WRITTEN_TRIES; tries++) {
+		before = after;
+		known = ioctl(fd, SIOCOUTQ, &queued) == 0 && acknowledged(fd, &after);
+		*ret_bytes = after + (uint64_t)queued;
+		if (before == after)
+			return known;
+	}
+	return false;
 }
 
 void sock_set_reset(int fd)

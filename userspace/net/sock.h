@@ -26,7 +26,8 @@ int sock_set_mark(int fd, uint32_t mark);
 // Lets a listener take connections to other addresses that are handed to it (tproxy), and a socket be bound
 // to another host's address. 0 or a negative error (-EPERM, as with marks; switching it off needs nothing).
 int sock_set_transparent(int fd, int family, bool on);
-// What every proxied connection gets: no delay, keep-alive probes, urgent data in its place among the other bytes.
+// What every proxied connection gets: no delay, keep-alive probes, urgent data in its place among the other
+// bytes.
 void sock_set_stream_options(int fd);
 // The error of a finished connect (SO_ERROR): 0 or a negative error.
 int sock_error(int fd);
@@ -36,8 +37,13 @@ struct sock_silence {
 	uint32_t ms;
 	unsigned repeats;
 };
-// Whether something that was sent is not acknowledged yet. (Where the peer's window is closed nothing is sent.)
+// Whether something that was sent is not acknowledged yet. (Where the peer's window is closed nothing is
+// sent.)
 bool sock_awaits_ack(int fd, struct sock_silence *ret_silence);
+// How many bytes are written to it since it began, whether they are sent or acknowledged or not; up to a
+// constant, the same for the life of the socket. False: that could not be told, as acknowledgements keep
+// coming; ask again.
+bool sock_written(int fd, uint64_t *ret_bytes);
 // The next close sends RST and drops what is unsent.
 void sock_set_reset(int fd);
 // Whether an idle connection is still open with nothing to read: false if the peer closed it or sent

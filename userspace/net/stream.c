@@ -5,6 +5,7 @@
 #include "base/limits.h"
 #include "base/mem.h"
 #include "net/bypass.h"
+#include "net/relay.h"
 #include "net/tls.h"
 
 #include <assert.h>
@@ -89,6 +90,21 @@ static void on_connect_event(struct stream *stream)
 	handshake_step(stream);
 }
 
+// A socket that takes more is always ready for that. Where the kernel relays, it would tell so with each
+// message.
+static void watch(struct stream *stream)
+{
+	if (stream->_relayed)
+		loop_io_set(stream->loop, &stream->_io,
+			    stream->_writable ? EVENTS & ~(uint32_t)EPOLLOUT : EVENTS);
+}
+
+static void set_unwritable(struct stream *stream)
+{
+	stream->_writable = false;
+	watch(stream);
+}
+
 static void on_event(struct loop_io *io, uint32_t events)
 {
 	struct stream *stream = container_of(io, struct stream, _io);
@@ -110,6 +126,8 @@ static void on_event(struct loop_io *io, uint32_t events)
 	if (stream->_yielded || ((events & EPOLLOUT) && !stream->_writable))
 		schedule_flush(stream);
 	stream->_writable |= (events & EPOLLOUT) != 0;
+	if (events & EPOLLOUT)
+		watch(stream);
 	stream->_yielded = false;
 	if (!stream->_readable)
 		return;
@@ -170,8 +188,8 @@ static bool tls_has_failed(const struct stream *stream)
 }
 
 // --- refused by the bypass ----------------------------------------------------------------------------------
-// A stream whose peer on this host has to read before the next message goes to it. No event tells; few streams are
-// ever in this state, so that they have no room for it.
+// A stream whose peer on this host has to read before the next message goes to it. No event tells; few
+// streams are ever in this state, so that they have no room for it.
 struct refusal {
 	struct refusal *next;
 	struct loop_timer timer;
@@ -232,6 +250,10 @@ void stream_close(struct stream *stream)
 	refusal_end(stream);
 	if (tls_has_failed(stream))
 		send_alert(stream);
+	// With bytes unread TCP resets; those that were left to us are in none of its queues, and a peer that
+	// waits for room would wait on.
+	if (stream->_relayed && !stream->_eof)
+		sock_set_reset(fd);
 	loop_io_del(stream->loop, &stream->_io);
 	close(fd);
 	bufq_clear(&stream->_out);
@@ -270,7 +292,7 @@ static bool is_dead(int fd)
 // like an end; but we have not sent ours.
 static int read_end(struct stream *stream)
 {
-	if (stream->_outlet && !stream->_end_sent && is_dead(stream->_io.fd))
+	if (stream->_broken || (stream->_outlet && !stream->_end_sent && is_dead(stream->_io.fd)))
 		return -ECONNRESET;
 	stream->_eof = true;
 	return ERR_EOF;
@@ -290,8 +312,8 @@ static int receive(struct stream *stream, struct slice *ret_slice)
 	if (n > 0) {
 		*ret_slice = (struct slice){chunk, chunk->data + chunk->used, (size_t)n};
 		chunk->used += (uint32_t)n;
-		// Once the bypass has turned only a read that finds nothing says so: bytes by TCP may be there
-		// whose event came while the owner did not read.
+		// Once the bypass has turned only a read that finds nothing says so: bytes by TCP may be
+		// there whose event came while the owner did not read.
 		uint32_t turns = bypass_turns();
 		stream->_turning |= stream->_turns != turns;
 		stream->_turns = turns;
@@ -393,7 +415,11 @@ int stream_peek_bytes(struct stream *stream, void *ret_bytes, size_t len)
 	ssize_t n = recv(stream->_io.fd, ret_bytes, len, MSG_PEEK);
 	if (n > 0)
 		return (int)n;
-	return n == 0 ? ERR_EOF : errno == EAGAIN || errno == EINTR ? ERR_NEED_MORE : -errno;
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return ERR_NEED_MORE;
+	// To whoever asks next it would look like an end.
+	stream->_broken |= n < 0;
+	return n < 0 ? -errno : stream->_broken ? -ECONNRESET : ERR_EOF;
 }
 
 // A failure's alert is worth a try. Bytes that were not read would turn our end into a reset, which may
@@ -544,7 +570,7 @@ static int send_queue(struct stream *stream, struct bufq *queue)
 		if (n < 0 && errno != EAGAIN)
 			return -errno;
 		if (n < 0) {
-			stream->_writable = false;
+			set_unwritable(stream);
 			continue;
 		}
 		refusal_end(stream);
@@ -627,8 +653,8 @@ static bool is_bypassed(struct stream *stream)
 
 bool stream_can_splice(struct stream *stream)
 {
-	return !stream->tls && !stream_is_connecting(stream) && !stream->_urgent && bufq_empty(&stream->_out) &&
-	       !is_bypassed(stream);
+	return !stream->tls && !stream_is_connecting(stream) && !stream->_urgent &&
+	       bufq_empty(&stream->_out) && !is_bypassed(stream);
 }
 
 int stream_splice_in(struct stream *stream, int pipe_write_fd, size_t len)
@@ -661,7 +687,7 @@ int stream_splice_out(struct stream *stream, int pipe_read_fd, size_t len)
 	}
 	if (n < 0 && errno != EAGAIN)
 		return -errno;
-	stream->_writable = false;
+	set_unwritable(stream);
 	stream->_congested = true;
 	return ERR_NEED_MORE;
 }
@@ -674,4 +700,17 @@ uint64_t stream_join(struct stream *from, struct stream *to)
 	uint64_t join = bypass_join(from->_io.fd, to->_io.fd, from->received, to->sent);
 	to->_outlet |= join != 0;
 	return join;
+}
+
+uint64_t stream_relay(struct stream *from, struct stream *to)
+{
+	if (from->tls || stream_is_connecting(from) || from->_urgent || is_bypassed(from) ||
+	    !stream_can_splice(to))
+		return 0;
+	uint64_t relay = relay_start(from->_io.fd, to->_io.fd);
+	if (!relay)
+		return 0;
+	from->_relayed = to->_outlet = true;
+	watch(from);
+	return relay;
 }

@@ -58,7 +58,9 @@ struct stream {
 	bool _refused : 1;   // waits for the bypass's reader
 	bool _path_known : 1; // whether it is bypassed, too
 	bool _bypassed : 1;
-	bool _outlet : 1; // the kernel sends by it, too: stream_join
+	bool _outlet : 1; // the kernel sends by it, too: stream_join, stream_relay
+	bool _relayed : 1; // the kernel takes out of it what comes, and wakes us all the same
+	bool _broken : 1; // stream_peek_bytes has taken the socket's error, which it tells once
 };
 
 void stream_init(struct stream *stream, struct loop *loop, const struct stream_ops *ops);
@@ -121,7 +123,7 @@ bool stream_yield(struct stream *stream);
 // For plain streams. From the socket into a pipe, from a pipe into the socket: bytes moved (> 0),
 // ERR_NEED_MORE, ERR_EOF, or another negative error. After ERR_NEED_MORE on_readable or on_drained follows.
 // splice_in returns 0 where only stream_read can tell what comes, bytes or the end. splice_out wants an empty
-// queue.
+// queue. From a socket that is relayed (stream_relay) nothing may be spliced, into it may.
 bool stream_can_splice(struct stream *stream);
 int stream_splice_in(struct stream *stream, int pipe_write_fd, size_t len);
 int stream_splice_out(struct stream *stream, int pipe_read_fd, size_t len);
@@ -132,3 +134,6 @@ int stream_splice_out(struct stream *stream, int pipe_read_fd, size_t len);
 // written. Returns the number of the join, for bypass_part() before either is closed, or 0: not between these, or
 // something is still queued.
 uint64_t stream_join(struct stream *from, struct stream *to);
+// The same by net/relay.h, which says what is different then: returns the number of the relay, for
+// relay_stop(), or 0.
+uint64_t stream_relay(struct stream *from, struct stream *to);

@@ -19,6 +19,7 @@
 #include "proxy/notify.h"
 #include "proxy/plane.h"
 #include "proxy/privileges.h"
+#include "proxy/relaying.h"
 #include "proxy/trim.h"
 #include "run/signals.h"
 #include "run/stats.h"
@@ -44,6 +45,7 @@ struct proxy {
 	struct tls_context *tls; // NULL: none
 	struct tls_watch *tls_watch;
 	struct acceleration *acceleration; // NULL: none
+	struct relaying *relaying;
 	struct privileges privileges;
 	struct plane_settings planes;
 	struct workers *workers;
@@ -494,6 +496,8 @@ static void accelerate(struct proxy *proxy)
 		log_warn("acceleration is off", LOG_STR("reason", strbuf_str(&why)));
 	else
 		log_info("acceleration is on");
+	if (proxy->acceleration && relaying_start(&proxy->relaying, &why))
+		log_warn("acceleration goes without relaying", LOG_STR("reason", strbuf_str(&why)));
 	strbuf_done(&why);
 }
 
@@ -656,6 +660,7 @@ void proxy_free(struct proxy *proxy)
 	workers_stop(proxy->workers);
 	tls_watch_free(proxy->tls_watch);
 	signals_free(proxy->signals);
+	relaying_stop(proxy->relaying);
 	acceleration_stop(proxy->acceleration);
 	if (proxy->metrics_fd >= 0)
 		close(proxy->metrics_fd);

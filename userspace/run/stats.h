@@ -115,6 +115,12 @@ enum stat_kind { STAT_COUNTER, STAT_GAUGE };
 	  "Messages of local applications that passed the proxy by")                                                   \
 	X(STAT_JOINED_BYTES, STAT_COUNTER, "accelerated_joined_bytes_total", "",                                       \
 	  "Bytes of local applications that passed the proxy by")                                                      \
+	X(STAT_RELAYED_MESSAGES, STAT_COUNTER, "accelerated_relayed_messages_total", "",                               \
+	  "Buffers that the kernel relayed from one connection to another")                                            \
+	X(STAT_RELAYED_BYTES, STAT_COUNTER, "accelerated_relayed_bytes_total", "",                                     \
+	  "Bytes that the kernel relayed from one connection to another")                                              \
+	X(STAT_RELAYED_FALLBACKS, STAT_COUNTER, "accelerated_relayed_fallbacks_total", "",                             \
+	  "Times that a relayed direction went over to the proxy")                                                     \
 	X(STAT_DNS_QUERIES, STAT_COUNTER, "dns_queries_total", "", "DNS queries received")                              \
 	X(STAT_DNS_ANSWERED, STAT_COUNTER, "dns_answers_total", "source=\"own\"", "DNS answers, by source")              \
 	X(STAT_DNS_CACHED, STAT_COUNTER, "dns_answers_total", "source=\"cache\"", "DNS answers, by source")              \

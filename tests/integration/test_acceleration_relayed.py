@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Relayed directions (`acceleration: auto`): what only the kernel's way of doing it can get wrong. What holds of all
+directions that go past the proxy is in test_acceleration_joined.py."""
+
+import os
+import socket
+import struct
+import threading
+
+import pytest
+
+from mesh import Mesh, Origin
+from netns import wait_until
+from test_acceleration import MIB, PROXY_QUEUE_MAX, fill_up, pattern, set_buffers
+from test_acceleration_joined import RAW_PORT, SMALL, Line, join
+
+FIN, SYN, PSH, ACK = 1, 2, 8, 16
+SOURCE_PORT = 4444
+
+
+@pytest.fixture
+def mesh(network, weir, weir_proxy):
+    return Mesh(network, weir, weir_proxy)
+
+
+class Segments:
+    """A client whose segments are made by hand, so that they can repeat what has already come."""
+
+    def __init__(self, pod, address, port):
+        for line in (  # the kernel, which knows of no such socket, would reset it
+            "add table ip by_hand",
+            "add chain ip by_hand out { type filter hook output priority 0; }",
+            f"add rule ip by_hand out tcp sport {SOURCE_PORT} tcp flags rst drop",
+        ):
+            pod.run(["nft", line])
+        with pod.enter():
+            self.sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
+        self.sock.bind((pod.ipv4, 0))
+        self.sock.connect((address, 0))
+        self.sock.settimeout(30)
+        self.ends = socket.inet_aton(pod.ipv4) + socket.inet_aton(address)
+        self.port, self.first, self.next = port, 1000, 0
+        self.sent, self.received = 0, b""
+        self.send_segment(0, b"", SYN)
+        while not self.next:
+            self.take()
+        self.first += 1
+        self.send_segment(0, b"")
+
+    def send_segment(self, at, data, flags=ACK | PSH):
+        head = struct.pack("!HHIIBBHHH", SOURCE_PORT, self.port, self.first + at, self.next, 5 << 4, flags, 65535, 0, 0)
+        packet = self.ends + struct.pack("!BBH", 0, socket.IPPROTO_TCP, len(head) + len(data)) + head + data
+        packet += b"\0" * (len(packet) % 2)
+        total = sum(struct.unpack(f"!{len(packet) // 2}H", packet))
+        total = (total & 0xFFFF) + (total >> 16)
+        total += total >> 16
+        self.sock.send(head[:16] + struct.pack("!H", ~total & 0xFFFF) + head[18:] + data)
+
+    def take(self):
+        """What comes next: bytes, in order, are acknowledged."""
+        packet = self.sock.recv(65536)
+        segment = packet[(packet[0] & 15) * 4 :]
+        source, dest, sequence, _, offset, flags = struct.unpack("!HHIIBB", segment[:14])
+        if (source, dest) != (self.port, SOURCE_PORT):
+            return
+        data = segment[(offset >> 4) * 4 :]
+        if flags & SYN:
+            self.next = sequence + 1
+        elif data and sequence == self.next:
+            self.received += data
+            self.next += len(data)
+            self.send_segment(self.sent, b"", ACK)
+
+    def send(self, data):
+        self.send_segment(self.sent, data)
+        self.sent += len(data)
+
+    def read(self, size):
+        while len(self.received) < size:
+            self.take()
+        data, self.received = self.received[:size], self.received[size:]
+        return data
+
+
+@pytest.fixture
+def by_hand(mesh):
+    """(client, application, how many bytes were relayed): of a connection of which one way is relayed."""
+    line, accepted, done = Line(mesh, out=False, relayed=True), [], threading.Event()
+
+    def handler(peer):
+        accepted.append(peer)
+        done.wait(120)
+
+    with Origin(line.pod, RAW_PORT, handler) as origin:
+        origin.listener.settimeout(None)
+        client = Segments(line.far, line.pod.ipv4, RAW_PORT)
+        client.send(b"hello")
+        wait_until(lambda: accepted)
+        [application] = accepted
+        assert application.read(5) == b"hello"
+        for _ in range(4):
+            application.send("turn")
+            assert client.read(4) == b"turn"
+            client.send(b"turn")
+            assert application.read(4) == b"turn"
+        assert len(line.directions()) == 1
+        yield client, application, line.past
+        done.set()
+
+
+# Each row: what is sent, (place, bytes) a segment.
+@pytest.mark.parametrize(
+    "segments",
+    [
+        [(0, b"AAAA"), (0, b"AAAABBBB"), (8, b"CCCC")],
+        [(0, b"AAAABBBB"), (2, b"AABBBBCC"), (0, b"AAAABBBBCCCC")],
+        [(0, b"AAAABBBB"), (0, b"AAAA"), (4, b"BBBB"), (8, b"CCCC")],
+        [(4, b"BBBB"), (0, b"AAAABB"), (6, b"BBCCCC")],
+        [(4, b"BBBBCC"), (2, b"AABB"), (8, b"CCCC"), (0, b"AAA")],
+    ],
+    ids=["longer", "shifted", "again", "out-of-order", "a-gap-filled"],
+)
+def test_retransmissions_in_other_pieces(by_hand, segments):
+    """The kernel shows programs whole buffers, also where these begin with bytes that came before."""
+    client, application, past = by_hand
+    before = past()
+    for at, data in segments:
+        client.send_segment(client.sent + at, data)
+    client.sent += 12
+    assert application.read(12) == b"AAAABBBBCCCC"
+    client.send(b"next")
+    assert application.read(4) == b"next"
+    assert past() == before + 16  # what comes for the application
+    application.send("answer")
+    assert client.read(6) == b"answer"
+
+
+def test_a_retransmission_longer_than_can_be_cut_at_once(by_hand):
+    client, application, _ = by_hand
+    data = pattern(30000)
+    for at in range(0, 20000, 1000):
+        client.send_segment(client.sent + at, data[at : at + 1000])
+    assert application.read(20000) == data[:20000]
+    client.send_segment(client.sent + 9000, data[9000:])
+    client.sent += len(data)
+    assert application.read(10000) == data[20000:]
+
+
+def test_the_end_in_a_retransmission(by_hand):
+    client, application, _ = by_hand
+    client.send_segment(client.sent, b"last")
+    client.send_segment(client.sent, b"last words", ACK | PSH | FIN)
+    client.sent += 11
+    assert application.rest() == b"last words"
+    application.send("farewell")
+    assert client.read(8) == b"farewell"
+
+
+def send_pieces(sender, messages):
+    """Messages of 16 pieces, each a byte in a page of its own, which take memory wherever they wait. None is sent on before the last
+    one has come: the kernel's thread, of this CPU, has to wait for us."""
+    sender.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    source, sink = os.pipe2(os.O_DIRECT)
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    try:
+        for _ in range(messages):
+            for _ in range(16):
+                os.write(sink, b"p")
+            assert os.splice(source, sender.sock.fileno(), 16) == 16
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        os.close(source)
+        os.close(sink)
+
+
+@pytest.mark.parametrize("pieces", ["relayed", "the-other-way"])
+@pytest.mark.parametrize("out", [False, True], ids=["in", "out"])
+def test_small_pieces_do_not_keep_windows_open(mesh, out, pieces):
+    """They take more room in the sink than their bytes. What is sent behind them, and the other way, waits for readers who do
+    not read, and its senders are told so."""
+    pod = mesh.network.pod("near")
+    set_buffers(pod, SMALL, SMALL)
+    line = Line(mesh, out=out, relayed=True, pod=pod)
+    set_buffers(line.far, SMALL, SMALL)
+    with line.ends() as (far, application):
+        join(far, application)
+        sender, receiver = (far, application) if pieces == "relayed" else (application, far)
+        way, first = "received" if (sender is far) == line.first_opens else "sent", pattern(23 * 9000, 3)
+        before = line.sidecar.connections()[0][way]
+        for at in range(0, len(first), 9000):
+            sender.send(first[at : at + 9000])
+            wait_until(lambda at=at: line.sidecar.connections()[0][way] - before == at + 9000)
+        send_pieces(sender, 64)
+        data, sent = pattern(16 * MIB), {}
+        for one in (sender, receiver):
+            sent[one] = fill_up(line.sidecar, one, data)
+            assert sent[one] <= 6 * SMALL + PROXY_QUEUE_MAX
+        for one in (sender, receiver):
+            one.sock.settimeout(30)
+        assert receiver.read(len(first) + 16 * 64) == first + b"p" * (16 * 64)
+        assert receiver.read(sent[sender]) == data[: sent[sender]]
+        assert sender.read(sent[receiver]) == data[: sent[receiver]]
+
+
+def test_who_waits_for_room_is_told_of_a_cut(mesh):
+    """What is left to the proxy is in no queue of TCP, which else resets when it is closed with bytes unread."""
+    line = Line(mesh, relayed=True, timeouts={"drain": "1ms"})
+    with line.joined() as (far, application):
+        fill_up(line.sidecar, far, pattern(16 * MIB))
+        assert line.sidecar.proxy.stop() == 0
+        far.sock.settimeout(30)
+        with pytest.raises(ConnectionResetError):
+            far.rest()
+        application.close()
