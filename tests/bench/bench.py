@@ -290,6 +290,10 @@ def backend_messages(options, stage):
     return _on_two_cpus(options, "backend-messages", wired_stages(stage, OUTBOUND, start), wrk)
 
 
+def backend_blocking(options, stage):
+    return _on_two_cpus(options, "backend-blocking", inbound_stages(stage, INBOUND, "inbound_blocking"), wrk)
+
+
 # --- the table -------------------------------------------------------------------------------------------------------
 
 # Row: what it is called, the figure, its unit, and whether more is better.
@@ -398,6 +402,11 @@ BACKEND_ROWS = {
         backend_messages,
         "HTTP/1.1 1 KiB passed through as TCP to another host, 64 connections",
         [("per_cpu_second", 1e3, "k requests per CPU-second", True)],
+    ),
+    "backend-blocking": (
+        backend_blocking,
+        "the same, at the server's side, to a program whose sockets block",
+        [("per_cpu_second", 1e3, "k requests per CPU-second", True), ("p50", 1e3, "p50, ms", False)],
     ),
 }
 BACKEND_COLUMNS = ["direct", *(program.name for program in INBOUND)]

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The fast origin: HTTP/1.1 with keep-alive on one port, every request answered by the same 1 KiB; on the
-// other port, an endless stream of bytes. One thread; it looks for nothing in a request but its end.
+// The fast origin: HTTP/1.1 with keep-alive on one port, every request answered by the same 1 KiB; on another
+// port, an endless stream of bytes; on a third the same as on the first, with a listener that blocks, so that
+// to others it is one of the programs whose sockets do. One thread; it looks for nothing in a request but its
+// end.
 #include <err.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -52,9 +54,9 @@ static void connection_add(int fd, bool listens, bool streams)
 		err(1, "epoll_ctl");
 }
 
-static void listener_open(const char *port, bool streams)
+static void listener_open(const char *port, bool streams, int flags)
 {
-	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
 	struct sockaddr_in6 address = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)atoi(port))};
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int));
 	setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &(int){0}, sizeof(int));
@@ -63,13 +65,14 @@ static void listener_open(const char *port, bool streams)
 	connection_add(fd, true, streams);
 }
 
+// One at a time: the next is another event.
 static void listener_accept(const struct connection *listener)
 {
-	int fd;
-	while ((fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
-		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-		connection_add(fd, false, listener->streams);
-	}
+	int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	if (fd < 0)
+		return;
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+	connection_add(fd, false, listener->streams);
 }
 
 static size_t requests_count(struct connection *connection, const char *bytes, size_t len)
@@ -133,8 +136,8 @@ static bool connection_serve(struct connection *connection)
 
 int main(int argc, char **argv)
 {
-	if (argc != 3)
-		errx(2, "usage: origin HTTP-PORT STREAM-PORT");
+	if (argc != 4)
+		errx(2, "usage: origin HTTP-PORT STREAM-PORT HTTP-PORT-THAT-BLOCKS");
 	struct rlimit files;
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
 		files.rlim_cur = files.rlim_max;
@@ -143,8 +146,9 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	response_build();
 	epoll = epoll_create1(EPOLL_CLOEXEC);
-	listener_open(argv[1], false);
-	listener_open(argv[2], true);
+	listener_open(argv[1], false, SOCK_NONBLOCK);
+	listener_open(argv[2], true, SOCK_NONBLOCK);
+	listener_open(argv[3], false, 0);
 	for (;;) {
 		struct epoll_event events[128];
 		int count = epoll_wait(epoll, events, 128, -1);

@@ -20,7 +20,7 @@ import measure  # noqa: E402
 
 BUILD = ROOT / "build" / "release"
 TOOLS = BUILD / "tests"
-ORIGIN_HTTP, ORIGIN_STREAM, ORIGIN_BOLT, ORIGIN_HTTP2 = 9000, 9001, 9002, 9003
+ORIGIN_HTTP, ORIGIN_STREAM, ORIGIN_BOLT, ORIGIN_HTTP2, ORIGIN_BLOCKING = 9000, 9001, 9002, 9003, 9004
 HTTP, STREAM, BOLT, HTTP2, TLS, DNS = 8080, 8081, 8082, 8083, 8443, 5353
 NAMES = 1000
 BODY = b"x" * 1024
@@ -418,6 +418,11 @@ class Weir:
     def inbound_stream(self, pod, stage):
         return Target(pod.ipv4, ORIGIN_STREAM), self._start(pod, stage, "inbound")
 
+    def inbound_blocking(self, pod, stage):
+        """The bytes of HTTP, which is not looked at, for a program whose sockets block."""
+        pids = self._start(pod, stage, "inbound", inbound=[{"port": ORIGIN_BLOCKING, "protocol": "tcp"}])
+        return Target(pod.ipv4, ORIGIN_BLOCKING), pids
+
     def pair(self, near, far, stage):
         second = self._start(far, stage, "far", tls=self._tls(stage, "server"))
         cluster = self._service("bench.mesh", 80, f"{far.ipv4}:{ORIGIN_HTTP}", tls="mesh")
@@ -446,7 +451,7 @@ class Stage:
         self.folder = network.folder
 
     def origin(self, pod):
-        daemon = pod.start([TOOLS / "bench_origin", ORIGIN_HTTP, ORIGIN_STREAM], ready=listening(ORIGIN_STREAM))
+        daemon = pod.start([TOOLS / "bench_origin", ORIGIN_HTTP, ORIGIN_STREAM, ORIGIN_BLOCKING], ready=listening(ORIGIN_BLOCKING))
         return [daemon.pid]
 
     def bolt_origin(self, pod):

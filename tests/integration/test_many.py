@@ -106,7 +106,7 @@ def test_ten_thousand_connections(mesh, build_dir, protocol, tls, at_once):
         clusters=[cluster("web", [f"{far.ipv4}:8080"], tls="mesh" if tls else "off", connect_timeout="60s")],
         timeouts=timeouts,
     )
-    far.pod.start([build_dir / "tests" / "bench_origin", "8080", "8081"], ready=listening(8080))
+    far.pod.start([build_dir / "tests" / "bench_origin", "8080", "8081", "8082"], ready=listening(8080))
     vip = near.show("vhost", "show")["virtual_hosts"][0]["vip4"]
     proxies = (near, far)
 
