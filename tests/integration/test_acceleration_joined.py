@@ -531,7 +531,8 @@ def test_reset_by_the_application_with_bytes_under_way(line):
     with line.joined() as (application, far):
         fill(application, data, 0)
         application.reset()
-        wait_until(lambda: not line.sidecar.connections())
+        if line.first_opens:  # what an upstream has sent before is passed on first, when its reader takes it
+            wait_until(lambda: not line.sidecar.connections())
         with pytest.raises(ConnectionResetError):
             while part := far.sock.recv(MIB):
                 received += part
