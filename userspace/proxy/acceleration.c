@@ -30,7 +30,7 @@ struct acceleration {
 	int links[LINKS]; // of programs to the control group
 };
 
-static int say(struct strbuf *why, int err, const char *what)
+int acceleration_say(struct strbuf *why, int err, const char *what)
 {
 	strbuf_printf(why, "%s: %s%s", what, err_text(err),
 		      err == -EPERM || err == -EACCES
@@ -52,7 +52,7 @@ static int load(struct acceleration *acceleration, uint16_t outbound_port, uint1
 	uint64_t netns;
 	int err = own_netns(&netns);
 	if (err)
-		return say(why, err, "the kernel does not tell network namespaces apart");
+		return acceleration_say(why, err, "the kernel does not tell network namespaces apart");
 	struct bypass *skeleton = acceleration->skeleton = bypass__open();
 	if (!skeleton)
 		return -ENOMEM;
@@ -60,14 +60,13 @@ static int load(struct acceleration *acceleration, uint16_t outbound_port, uint1
 	skeleton->bss->weir_ports[BYPASS_OUTBOUND] = outbound_port;
 	skeleton->bss->weir_ports[BYPASS_INBOUND] = inbound_port;
 	err = bypass__load(skeleton);
-	return err ? say(why, err, "the kernel refuses the programs of the local bypass") : 0;
+	return err ? acceleration_say(why, err, "the kernel refuses the programs of the local bypass") : 0;
 }
 
-static int attach_messages(const struct bypass *skeleton)
+int acceleration_attach(int map, int program, enum bpf_attach_type hook)
 {
-	union bpf_attr attr = {.target_fd = (uint32_t)skeleton->maps.weir_bypassed.map_fd,
-			       .attach_bpf_fd = (uint32_t)skeleton->progs.weir_bypass.prog_fd,
-			       .attach_type = BPF_SK_MSG_VERDICT};
+	union bpf_attr attr = {
+	    .target_fd = (uint32_t)map, .attach_bpf_fd = (uint32_t)program, .attach_type = hook};
 	return syscall(SYS_bpf, BPF_PROG_ATTACH, &attr, sizeof attr) < 0 ? -errno : 0;
 }
 
@@ -108,11 +107,12 @@ static int attach(struct acceleration *acceleration, struct strbuf *why)
 	int err = cgroup < 0 ? ebpf_place_cgroup(&nowhere, NULL, &cgroup, unused, why) : 0;
 	if (err)
 		return err;
-	err = attach_messages(acceleration->skeleton);
+	err = acceleration_attach(acceleration->skeleton->maps.weir_bypassed.map_fd,
+				  acceleration->skeleton->progs.weir_bypass.prog_fd, BPF_SK_MSG_VERDICT);
 	if (!err)
 		err = attach_to_group(acceleration, cgroup);
 	close(cgroup);
-	return err ? say(why, err, "the programs of the local bypass cannot be attached") : 0;
+	return err ? acceleration_say(why, err, "the programs of the local bypass cannot be attached") : 0;
 }
 
 // Two ends of a connection over loopback. 0 or a negative error.
@@ -139,7 +139,7 @@ static int make_dead_end(struct acceleration *acceleration, struct strbuf *why)
 					  BPF_ANY) < 0 ||
 		     shutdown(acceleration->dead_end[0], SHUT_WR) < 0))
 		err = -errno;
-	return err ? say(why, err, "the local bypass cannot be set up") : 0;
+	return err ? acceleration_say(why, err, "the local bypass cannot be set up") : 0;
 }
 
 // The test's connections are bypassed as those to the proxy are.

@@ -8,6 +8,7 @@
 
 #include "base/str.h"
 
+#include <linux/bpf.h>
 #include <stdint.h>
 
 struct acceleration;
@@ -17,3 +18,8 @@ int acceleration_start(uint16_t outbound_port, uint16_t inbound_port, struct acc
 		       struct strbuf *ret_why);
 // No connection is bypassed from now on but those that are there. NULL is fine.
 void acceleration_stop(struct acceleration *acceleration);
+
+// For both kinds of programs (relaying.h, too): the sentence for an error, which is returned; and a program
+// for what the sockets of a map send or receive, 0 or a negative error.
+int acceleration_say(struct strbuf *why, int err, const char *what);
+int acceleration_attach(int map, int program, enum bpf_attach_type hook);

@@ -4,28 +4,16 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "net/relay.h"
+#include "proxy/acceleration.h"
 #include "proxy/relaying_check.h"
 
 #include <errno.h>
-#include <linux/bpf.h>
-#include <sys/mount.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "bpf/relay.lskel.h"
 
 struct relaying {
 	struct relay *skeleton;
 };
-
-static int say(struct strbuf *why, int err, const char *what)
-{
-	strbuf_printf(why, "%s: %s%s", what, err_text(err),
-		      err == -EPERM || err == -EACCES
-			  ? "; it needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or to be started as root"
-			  : "");
-	return err;
-}
 
 static int load(struct relaying *relaying, struct strbuf *why)
 {
@@ -34,13 +22,10 @@ static int load(struct relaying *relaying, struct strbuf *why)
 		return -ENOMEM;
 	int err = relay__load(relaying->skeleton);
 	if (err)
-		return say(why, err, "the kernel refuses the program that relays");
-	union bpf_attr attr = {.target_fd = (uint32_t)relaying->skeleton->maps.weir_sources.map_fd,
-			       .attach_bpf_fd = (uint32_t)relaying->skeleton->progs.weir_relay.prog_fd,
-			       .attach_type = BPF_SK_SKB_STREAM_VERDICT};
-	if (syscall(SYS_bpf, BPF_PROG_ATTACH, &attr, sizeof attr) < 0)
-		return say(why, -errno, "the program that relays cannot be attached");
-	return 0;
+		return acceleration_say(why, err, "the kernel refuses the program that relays");
+	err = acceleration_attach(relaying->skeleton->maps.weir_sources.map_fd,
+				  relaying->skeleton->progs.weir_relay.prog_fd, BPF_SK_SKB_STREAM_VERDICT);
+	return err ? acceleration_say(why, err, "the program that relays cannot be attached") : 0;
 }
 
 static int check(const struct relaying *relaying, struct strbuf *why)
