@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/bpf_map.h"
 
+#include "base/mem.h"
+
 #include <stdio.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -24,7 +27,8 @@ size_t bpf_map_count(int map, uint64_t except, size_t max)
 	return count;
 }
 
-size_t bpf_map_cpus(void)
+// CPUs that may ever be there: the kernel writes a value for each.
+static size_t cpu_count(void)
 {
 	unsigned first, last = 0;
 	FILE *file = fopen("/sys/devices/system/cpu/possible", "re");
@@ -33,6 +37,18 @@ size_t bpf_map_cpus(void)
 	if (file)
 		fclose(file);
 	return (size_t)last + 1;
+}
+
+void bpf_map_sum(int map, uint64_t *ret_sums, size_t numbers)
+{
+	uint32_t zero = 0;
+	size_t all = cpu_count() * numbers;
+	uint64_t *each = mem_array(all, sizeof *each);
+	memset(ret_sums, 0, numbers * sizeof *ret_sums);
+	if (each && bpf_map_call(BPF_MAP_LOOKUP_ELEM, map, &zero, each) == 0)
+		for (size_t i = 0; i < all; i++)
+			ret_sums[i % numbers] += each[i];
+	mem_free(each);
 }
 
 uint64_t bpf_socket_cookie(int fd)

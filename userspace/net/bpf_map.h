@@ -10,7 +10,8 @@
 int bpf_map_call(enum bpf_cmd command, int map, const void *key, void *value);
 // How many keys of 64 bits it has, but for `except`, counted one by one, up to `max`.
 size_t bpf_map_count(int map, uint64_t except, size_t max);
-// CPUs that may ever be there: of a map with a value for each the kernel copies so many.
-size_t bpf_map_cpus(void);
+// What a map with one entry has counted on all CPUs together: values of so many numbers of 64 bits. Zeros if
+// it cannot be read.
+void bpf_map_sum(int map, uint64_t *ret_sums, size_t numbers);
 // A number that no other socket ever has; 0: it has none.
 uint64_t bpf_socket_cookie(int fd);

@@ -42,21 +42,9 @@ size_t bypass_sockets(void)
 
 void bypass_read_counts(struct weir_bypass_counts *ret_counts)
 {
-	uint32_t zero = 0;
-	size_t cpus = bypass_is_on() ? bpf_map_cpus() : 0;
-	struct weir_bypass_counts *each = cpus ? mem_array(cpus, sizeof *each) : NULL;
 	*ret_counts = (struct weir_bypass_counts){0};
-	if (each && bpf_map_call(BPF_MAP_LOOKUP_ELEM, current.counts, &zero, each) == 0) {
-		for (size_t i = 0; i < cpus; i++) {
-			ret_counts->connections += each[i].connections;
-			ret_counts->messages += each[i].messages;
-			ret_counts->bytes += each[i].bytes;
-			ret_counts->fallbacks += each[i].fallbacks;
-			ret_counts->joined_messages += each[i].joined_messages;
-			ret_counts->joined_bytes += each[i].joined_bytes;
-		}
-	}
-	mem_free(each);
+	if (bypass_is_on())
+		bpf_map_sum(current.counts, (uint64_t *)ret_counts, sizeof *ret_counts / sizeof(uint64_t));
 }
 
 void bypass_publish_counts(void)

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the kernel relays (bpf/relay.bpf.c) as streams see it: what comes on one socket goes out of another
 // one, and does not come to this process, as long as there is room. Loading and testing it is the proxy's
-// (proxy/acceleration.h). Set up before threads start; then any thread.
+// (proxy/relaying.h). Set up before threads start; then any thread.
 //
 // Of a socket from which the kernel relays:
-//  - What it left to this process is read as ever, and written to the other socket, and nothing else is. Before
-//    that, all that the kernel relayed must be in the other socket's queue (sock_written() tells), or it would
-//    be overtaken. When all is written, relay_tell() has the kernel relay again.
+//  - What it left to this process is read as ever, and written to the other socket, and nothing else is.
+//  Before
+//    that, all that the kernel relayed must be in the other socket's queue (sock_written() tells), or it
+//    would be overtaken. When all is written, relay_tell() has the kernel relay again.
 //  - An end may be read before the last bytes: relay_state.passed says how many there are.
 //  - Nothing may be relayed to it: what is left to this process would wait behind that, and no window would
 //    close.
