@@ -91,12 +91,12 @@ static void on_connect_event(struct stream *stream)
 }
 
 // A socket that takes more is always ready for that. Where the kernel relays, it would tell so with each
-// message.
+// message. (One that has yielded waits for just that.)
 static void watch(struct stream *stream)
 {
+	bool rests = stream->_writable && !stream->_yielded;
 	if (stream->_relayed)
-		loop_io_set(stream->loop, &stream->_io,
-			    stream->_writable ? EVENTS & ~(uint32_t)EPOLLOUT : EVENTS);
+		loop_io_set(stream->loop, &stream->_io, rests ? EVENTS & ~(uint32_t)EPOLLOUT : EVENTS);
 }
 
 static void set_unwritable(struct stream *stream)
@@ -126,9 +126,9 @@ static void on_event(struct loop_io *io, uint32_t events)
 	if (stream->_yielded || ((events & EPOLLOUT) && !stream->_writable))
 		schedule_flush(stream);
 	stream->_writable |= (events & EPOLLOUT) != 0;
+	stream->_yielded = false;
 	if (events & EPOLLOUT)
 		watch(stream);
-	stream->_yielded = false;
 	if (!stream->_readable)
 		return;
 	if (stream->_handshaking)
