@@ -8,8 +8,8 @@
 // when all is written; then the kernel relays again. Nothing may overtake: the proxy looks whether the kernel has sent
 // all of its own before it writes (exchange/flow.c).
 //
-// A socket is source or sink, and never both: what is left to the proxy would lie behind what the socket has to send, in
-// a queue that closes no window.
+// A socket may be source and sink. Then what is left to the proxy lies behind what the socket has to send, in a queue that
+// closes no window, until the thread gets there; another program bounds that (weir_guard).
 //
 // The kernel shows the program whole buffers, also those that begin with bytes that came before (a retransmission in
 // other pieces, or a buffer of which the proxy has read a part). These are cut off here: else they would come twice.
@@ -38,6 +38,7 @@ struct sk_psock {
 
 enum { PSOCK_FLAGS = 7 }; // below the pointer
 enum { CUT_MAX = 4095 };  // what the helper takes off at a time
+enum { PASS_NOTHING = 0, PASS_ALL = 0x7fffffff };
 
 // --- maps ----------------------------------------------------------------------------------------------------
 // By their cookies: those from which bytes come, with the program, and those out of which they go, without.
@@ -100,6 +101,16 @@ static __always_inline void look_at_proxy(__u64 source, struct weir_relay *relay
 	relay->known |= RELAY_WRITTEN;
 }
 
+// Whether bytes that came on the sink wait for the proxy: what is sent by it now would have others wait behind it.
+static __always_inline int is_left(__u64 sink)
+{
+	struct weir_relay *back = bpf_map_lookup_elem(&weir_relays, &sink);
+	if (!back || back->passed == back->done)
+		return 0;
+	__u64 *done = bpf_map_lookup_elem(&weir_done, &sink);
+	return !done || *done != back->passed;
+}
+
 // Whether the bytes can go out of the other socket now.
 static __always_inline int can_relay(__u64 source, struct weir_relay *relay, __u32 size)
 {
@@ -110,7 +121,7 @@ static __always_inline int can_relay(__u64 source, struct weir_relay *relay, __u
 	struct tcp_sock *sink = bpf_skc_to_tcp_sock(sk);
 	if (sink)
 		look_at_proxy(source, relay, sink);
-	int can = sink && relay->passed == relay->done && takes(sink, relay, size);
+	int can = sink && relay->passed == relay->done && !is_left(key) && takes(sink, relay, size);
 	bpf_sk_release(sk);
 	return can;
 }
@@ -182,6 +193,34 @@ int weir_relay(struct __sk_buff *skb)
 	count->fallbacks += relay->passed == relay->done;
 	relay->passed += size;
 	return SK_PASS;
+}
+
+// --- before it comes -----------------------------------------------------------------------------------------
+// Whether as much waits as the receive buffer could hold, and the queue of the kernel's thread, which nobody accounts, is
+// part of it.
+static __always_inline int is_late(struct tcp_sock *source)
+{
+	__u32 buffers = buffers_of(source);
+	__s32 unread = (__s32)(source->rcv_nxt - source->copied_seq);
+	return buffers > RELAY_LATE_MAX || (buffers && unread > source->inet_conn.icsk_inet.sk.sk_rcvbuf);
+}
+
+// Takes or refuses each packet that comes to a source, before TCP does. What is refused was never acknowledged, and is
+// sent again: so does TCP when its buffer is full. Acknowledgements alone always pass.
+SEC("socket")
+int weir_guard(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	__u8 offset = 0; // of the data, in words, in the upper half
+	struct bpf_sock *sk = skb->sk;
+	struct tcp_sock *source = sk ? bpf_skc_to_tcp_sock(sk) : 0;
+	if (!source || !is_late(source) || bpf_skb_load_bytes(skb, 12, &offset, sizeof offset) ||
+	    skb->len <= (__u32)(offset >> 4) * 4)
+		return PASS_ALL;
+	struct weir_relay_counts *count = bpf_map_lookup_elem(&weir_relayed, &zero);
+	if (count)
+		count->refused++;
+	return PASS_NOTHING;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

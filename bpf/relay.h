@@ -9,6 +9,7 @@ enum weir_relay_limits {
 	RELAY_FLOWS_MAX = 32768,  // directions that are relayed; further ones the proxy passes on itself
 	RELAY_QUEUE_MAX = 262144, // bytes that wait to be sent on, above which the proxy takes over
 	RELAY_BUFFERS_MAX = 64,	  // the same in buffers, which take memory however little is in them
+	RELAY_LATE_MAX = 256,	  // buffers that wait for the kernel's thread, sent or not, above which nothing more comes in
 	RELAY_OVERLAP_MAX = 65536, // bytes that one buffer may bring again: more than a packet has
 };
 
@@ -31,7 +32,8 @@ struct weir_relay_counts {
 	__u64 messages, bytes;
 	__u64 fallbacks; // directions that went over to the proxy
 	__u64 overlaps;	 // buffers that brought bytes again
+	__u64 refused;	 // packets for which there was no room, which TCP did not see
 };
 
-_Static_assert(sizeof(struct weir_relay) == 56 && sizeof(struct weir_relay_counts) == 32,
+_Static_assert(sizeof(struct weir_relay) == 56 && sizeof(struct weir_relay_counts) == 40,
 	       "the loader reads them as they are");

@@ -75,7 +75,7 @@ struct inet_connection_sock {
 
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
-	__u32 write_seq, copied_seq, snd_una, snd_nxt, mss_cache, notsent_lowat;
+	__u32 write_seq, rcv_nxt, copied_seq, snd_una, snd_nxt, mss_cache, notsent_lowat;
 	__u64 bytes_acked;
 	__u16 gso_segs;
 };

@@ -2,6 +2,7 @@
 """Relayed directions (`acceleration: auto`): what only the kernel's way of doing it can get wrong. What holds of all
 directions that go past the proxy is in test_acceleration_joined.py."""
 
+import contextlib
 import os
 import socket
 import struct
@@ -16,6 +17,7 @@ from test_acceleration_joined import RAW_PORT, SMALL, Line, join
 
 FIN, SYN, PSH, ACK = 1, 2, 8, 16
 SOURCE_PORT = 4444
+RELAY_BUFFERS_MAX, RELAY_LATE_MAX = 64, 256  # that wait to be sent on, and in all
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ class Segments:
 
 @pytest.fixture
 def by_hand(mesh):
-    """(client, application, how many bytes were relayed): of a connection of which one way is relayed."""
+    """A client, an application, and the line between them, which is relayed."""
     line, accepted, done = Line(mesh, out=False, relayed=True), [], threading.Event()
 
     def handler(peer):
@@ -103,8 +105,8 @@ def by_hand(mesh):
             assert client.read(4) == b"turn"
             client.send(b"turn")
             assert application.read(4) == b"turn"
-        assert len(line.directions()) == 1
-        yield client, application, line.past
+        assert len(line.directions()) == 2
+        yield client, application, line
         done.set()
 
 
@@ -122,17 +124,17 @@ def by_hand(mesh):
 )
 def test_retransmissions_in_other_pieces(by_hand, segments):
     """The kernel shows programs whole buffers, also where these begin with bytes that came before."""
-    client, application, past = by_hand
-    before = past()
+    client, application, line = by_hand
+    before = line.past()
     for at, data in segments:
         client.send_segment(client.sent + at, data)
     client.sent += 12
     assert application.read(12) == b"AAAABBBBCCCC"
     client.send(b"next")
     assert application.read(4) == b"next"
-    assert past() == before + 16  # what comes for the application
     application.send("answer")
     assert client.read(6) == b"answer"
+    assert line.past() == before + 16 + 6
 
 
 def test_a_retransmission_longer_than_can_be_cut_at_once(by_hand):
@@ -156,19 +158,31 @@ def test_the_end_in_a_retransmission(by_hand):
     assert client.read(8) == b"farewell"
 
 
-def send_pieces(sender, messages):
-    """Messages of 16 pieces, each a byte in a page of its own, which take memory wherever they wait. None is sent on before the last
-    one has come: the kernel's thread, of this CPU, has to wait for us."""
-    sender.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    source, sink = os.pipe2(os.O_DIRECT)
+@contextlib.contextmanager
+def nothing_is_sent_on():
+    """The kernel's thread has to wait for us: it is of the CPU on which something has come."""
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     try:
-        for _ in range(messages):
-            for _ in range(16):
-                os.write(sink, b"p")
-            assert os.splice(source, sender.sock.fileno(), 16) == 16
+        yield
     finally:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        os.sched_setaffinity(0, cpus)
+
+
+def send_pieces(sender, messages):
+    """Messages of 16 pieces, each a byte in a page of its own, which take memory wherever they wait. None is sent on before the last
+    one has come."""
+    sender.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    source, sink = os.pipe2(os.O_DIRECT)
+    try:
+        with nothing_is_sent_on():
+            for _ in range(messages):
+                for _ in range(16):
+                    os.write(sink, b"p")
+                assert os.splice(source, sender.sock.fileno(), 16) == 16
+    finally:
         os.close(source)
         os.close(sink)
 
@@ -200,6 +214,38 @@ def test_small_pieces_do_not_keep_windows_open(mesh, out, pieces):
         assert receiver.read(len(first) + 16 * 64) == first + b"p" * (16 * 64)
         assert receiver.read(sent[sender]) == data[: sent[sender]]
         assert sender.read(sent[receiver]) == data[: sent[receiver]]
+
+
+def test_buffers_that_wait_for_the_kernels_thread_are_few(by_hand):
+    """There is hardly a byte in any. What has no room is not acknowledged, and has to be sent again."""
+    client, application, line = by_hand
+    first, pieces = client.sent, b"p" * 1000
+    with nothing_is_sent_on():
+        application.send("waits")
+        for _ in pieces:
+            client.send(b"p")
+    [counts] = line.entries("weir_relayed")
+    assert counts["refused"] >= len(pieces) - RELAY_BUFFERS_MAX - RELAY_LATE_MAX
+    client.send_segment(first, pieces)
+    assert application.read(len(pieces)) == pieces
+    assert client.read(5) == b"waits"
+
+
+def test_nothing_is_relayed_to_a_socket_from_which_bytes_wait(mesh):
+    """Until they are passed on, and the end behind them."""
+    pod = mesh.network.pod("near")
+    set_buffers(pod, SMALL, SMALL)
+    line = Line(mesh, relayed=True, pod=pod)
+    with line.joined() as (far, application):
+        sent = fill_up(line.sidecar, far, pattern(16 * MIB))
+        far.sock.settimeout(30)
+        before = line.past()
+        application.send("aside")
+        assert far.read(5) == b"aside"
+        assert line.past() == before
+        far.end()
+        assert application.rest() == pattern(16 * MIB)[:sent]
+        line.send_past(application, far)
 
 
 def test_who_waits_for_room_is_told_of_a_cut(mesh):

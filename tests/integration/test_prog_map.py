@@ -46,6 +46,7 @@ BYPASS = {
     "weir_dial6": "cgroup_inet6_connect",
     "weir_bypass": "sk_msg_verdict",
     "weir_relay": "sk_skb_stream_verdict",
+    "weir_guard": None,  # a filter of sockets
 }
 MARK_CLIENT, IP_BIND_ADDRESS_NO_PORT, IPV6_TRANSPARENT = 0x773, 24, 75
 families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
@@ -435,8 +436,9 @@ def test_programs_and_maps_of_the_local_bypass(accelerated, weir):
     assert {"weir_sources", "weir_sinks", "weir_relays", "weir_done", "weir_relayed"} <= set(maps)
     for row in rows:
         sockets = {"weir_bypass": "weir_bypassed", "weir_relay": "weir_sources"}.get(row["name"])
-        assert row["where"] == (f"map:{maps[sockets]['id']}" if sockets else "cgroup:/")
-        assert row["pin"] is None and (row["link"] is None) == bool(sockets)
+        group = "cgroup:/" if row["attach_type"] else None
+        assert row["where"] == (f"map:{maps[sockets]['id']}" if sockets else group)
+        assert row["pin"] is None and (row["link"] is None) == bool(sockets or not group)
     vip = accelerated.show("vhost", "show")["virtual_hosts"][0]["vip4"]
     done = threading.Event()
 
@@ -473,6 +475,7 @@ VERIFIED_MAX = {
     **dict.fromkeys(["weir_meet", "weir_bypass"], 20_000),
     **dict.fromkeys(["weir_dial4", "weir_dial6"], 5_000),
     "weir_relay": 20_000,
+    "weir_guard": 5_000,
 }
 VERIFIED_MAX_OTHERS = 50_000
 KIB = 1024

@@ -311,12 +311,14 @@ static int relay_counts_row(const struct ebpf_map *map, const struct ebpf_entry 
 		sum.bytes += each[i].bytes;
 		sum.fallbacks += each[i].fallbacks;
 		sum.overlaps += each[i].overlaps;
+		sum.refused += each[i].refused;
 	}
 	begin(dump, map);
 	emit_uint(dump->emit, "messages", sum.messages);
 	emit_bytes(dump->emit, "bytes", sum.bytes);
 	emit_uint(dump->emit, "fallbacks", sum.fallbacks);
 	emit_uint(dump->emit, "overlaps", sum.overlaps);
+	emit_uint(dump->emit, "refused", sum.refused);
 	emit_row_end(dump->emit);
 	return 0;
 }

@@ -220,7 +220,7 @@ static void try_join(struct flow *flow)
 {
 	bool plain = !flow->from->tls && !flow->to->tls;
 	flow->join = stream_join(flow->from, flow->to);
-	flow->turns = !flow->join && flow->may_relay && relay_is_on() && plain ? RELAY_TURN : LAST_TURN;
+	flow->turns = !flow->join && relay_is_on() && plain ? RELAY_TURN : LAST_TURN;
 }
 
 // When all that has come was read: of a buffer that was read in part the program would have to cut off much.
@@ -262,10 +262,9 @@ bool flow_count(struct flow *flow)
 	return more != 0;
 }
 
-void flow_done(struct flow *flow)
+// Nothing of it is under way, or it does not matter any more.
+static void end(struct flow *flow)
 {
-	if (!flow->pipes) // never begun
-		return;
 	end_pipe(flow);
 	loop_timer_stop(&flow->timer);
 	flow_count(flow);
@@ -276,12 +275,18 @@ void flow_done(struct flow *flow)
 	flow->join = flow->relay = 0;
 }
 
+void flow_done(struct flow *flow)
+{
+	if (flow->pipes) // it has begun
+		end(flow);
+}
+
 // --- all together ---------------------------------------------------------------------------------------------
 void flow_init(struct flow *flow, struct flow_pipes *pipes, struct stream *from, struct stream *to,
-	       bool relay, flow_fn on_ready, void *owner)
+	       flow_fn on_ready, void *owner)
 {
 	*flow = (struct flow){
-	    .pipes = pipes, .from = from, .to = to, .may_relay = relay, .on_ready = on_ready, .owner = owner};
+	    .pipes = pipes, .from = from, .to = to, .on_ready = on_ready, .owner = owner};
 	loop_timer_init(&flow->timer, on_timer);
 }
 
@@ -311,7 +316,7 @@ int flow_pump(struct flow *flow)
 	if (err == ERR_EOF) {
 		flow->ended = true;
 		stream_shutdown(flow->to);
-		end_pipe(flow);
+		end(flow);
 	}
 	return err;
 }

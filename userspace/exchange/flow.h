@@ -34,16 +34,14 @@ struct flow {
 	uint16_t delay_ms;
 	uint8_t turns; // in which bytes came, up to a few; then, what is to be tried to do without us
 	bool bulk;     // reads were big: splice
-	bool may_relay;
 	bool left_to_us; // relayed: the kernel has left bytes to us, and was not told yet that they are
 			 // written
 	bool ended;	 // the end was passed on
 };
 
-// Both streams are of one loop, which calls on_ready; `owner` is the caller's. The flow may be relayed if
-// `relay` is set, which it is not to be of both directions between two streams (net/relay.h).
+// Both streams are of one loop, which calls on_ready; `owner` is the caller's.
 void flow_init(struct flow *flow, struct flow_pipes *pipes, struct stream *from, struct stream *to,
-	       bool relay, flow_fn on_ready, void *owner);
+	       flow_fn on_ready, void *owner);
 // Moves what can be moved now, a turn's worth, and passes the end on. 0: there is more, and an event will
 // come; ERR_NEED_MORE; ERR_EOF: the end has just been passed on; or another negative error of either stream.
 int flow_pump(struct flow *flow);

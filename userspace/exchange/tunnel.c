@@ -152,9 +152,8 @@ static void tunnel_established(struct tunnel *tunnel)
 	tunnel->joined = true;
 	struct flow_pipes *pipes = &connection->dataplane->pipes;
 	struct stream *downstream = &connection->stream, *upstream = &tunnel->upstream->stream;
-	bool up = connection->inbound; // relayed: what comes for the application
-	flow_init(&tunnel->up, pipes, downstream, upstream, up, on_flow, tunnel);
-	flow_init(&tunnel->down, pipes, upstream, downstream, !up, on_flow, tunnel);
+	flow_init(&tunnel->up, pipes, downstream, upstream, on_flow, tunnel);
+	flow_init(&tunnel->down, pipes, upstream, downstream, on_flow, tunnel);
 	if (connection->in.bytes)
 		stream_write(&tunnel->upstream->stream, &connection->in);
 	tunnel_pump(tunnel);

@@ -6,8 +6,10 @@
 #include "net/bpf_map.h"
 #include "run/stats.h"
 
-static const struct relay_handles off = {-1, -1, -1, -1, -1};
-static struct relay_handles current = {-1, -1, -1, -1, -1};
+#include <sys/socket.h>
+
+static const struct relay_handles off = {-1, -1, -1, -1, -1, -1};
+static struct relay_handles current = {-1, -1, -1, -1, -1, -1};
 static struct weir_relay_counts published;
 
 void relay_set(const struct relay_handles *handles)
@@ -28,7 +30,8 @@ uint64_t relay_start(int from, int to)
 	uint64_t key = bpf_socket_cookie(from), sink = bpf_socket_cookie(to);
 	uint64_t from_fd = (uint64_t)from, to_fd = (uint64_t)to;
 	struct weir_relay relay = {.to = sink};
-	if (!key || !sink || bpf_map_call(BPF_MAP_UPDATE_ELEM, current.sinks, &sink, &to_fd) < 0 ||
+	if (!key || !sink || setsockopt(from, SOL_SOCKET, SO_ATTACH_BPF, &current.guard, sizeof current.guard) < 0 ||
+	    bpf_map_call(BPF_MAP_UPDATE_ELEM, current.sinks, &sink, &to_fd) < 0 ||
 	    bpf_map_call(BPF_MAP_UPDATE_ELEM, current.relays, &key, &relay) < 0)
 		return 0;
 	if (bpf_map_call(BPF_MAP_UPDATE_ELEM, current.sources, &key, &from_fd) == 0)

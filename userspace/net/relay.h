@@ -4,13 +4,10 @@
 // (proxy/relaying.h). Set up before threads start; then any thread.
 //
 // Of a socket from which the kernel relays:
-//  - What it left to this process is read as ever, and written to the other socket, and nothing else is.
-//  Before
-//    that, all that the kernel relayed must be in the other socket's queue (sock_written() tells), or it
-//    would be overtaken. When all is written, relay_tell() has the kernel relay again.
+//  - What it left to this process is read as ever, and written to the other socket, and nothing else is. Before
+//    that, all that the kernel relayed must be in the other socket's queue (sock_written() tells), or it would be
+//    overtaken. When all is written, relay_tell() has the kernel relay again.
 //  - An end may be read before the last bytes: relay_state.passed says how many there are.
-//  - Nothing may be relayed to it: what is left to this process would wait behind that, and no window would
-//    close.
 //  - splice() does not see what was left to this process.
 //  - Each message is an event: epoll wakes the thread and finds nothing, unless EPOLLOUT is asked for.
 #pragma once
@@ -26,6 +23,7 @@ struct relay_handles {
 	int sources, sinks; // maps of sockets, by cookie
 	int relays, done;
 	int counts;
+	int guard; // a program
 };
 // NULL: nothing is relayed any more. What was counted so far is not published.
 void relay_set(const struct relay_handles *handles);

@@ -35,7 +35,8 @@ static int check(const struct relaying *relaying, struct strbuf *why)
 					      .sinks = skeleton->maps.weir_sinks.map_fd,
 					      .relays = skeleton->maps.weir_relays.map_fd,
 					      .done = skeleton->maps.weir_done.map_fd,
-					      .counts = skeleton->maps.weir_relayed.map_fd};
+					      .counts = skeleton->maps.weir_relayed.map_fd,
+					      .guard = skeleton->progs.weir_guard.prog_fd};
 	relay_set(&handles);
 	int err = relaying_check(why);
 	relay_set(&handles); // without what the test counted

@@ -30,7 +30,7 @@ struct side {
 	struct stream stream;
 };
 
-// The proxy between two peers, as a tunnel has it; UP is relayed.
+// The proxy between two peers, as a tunnel has it; both ways are relayed.
 struct rig {
 	struct peers peers;
 	struct loop *loop;
@@ -84,7 +84,7 @@ static int connect_all(struct rig *rig)
 	}
 	for (int way = 0; way < WAYS; way++)
 		flow_init(&rig->flows[way], &rig->pipes, &rig->sides[way].stream, &rig->sides[!way].stream,
-			  way == UP, on_ready, rig);
+			  on_ready, rig);
 	return err;
 }
 
