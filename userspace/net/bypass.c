@@ -31,6 +31,12 @@ bool bypass_has(int fd)
 	return cookie && bpf_map_call(BPF_MAP_LOOKUP_ELEM, current.sockets, &cookie, &value) == 0;
 }
 
+bool bypass_is_over(int fd)
+{
+	struct weir_end end;
+	return bypass_is_on() && bpf_map_call(BPF_MAP_LOOKUP_ELEM, current.ends, &fd, &end) == 0 && end.state == WEIR_BY_TCP;
+}
+
 size_t bypass_sockets(void)
 {
 	const int maps[] = {current.sockets, current.outlets, current.joins};

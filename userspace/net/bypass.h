@@ -30,6 +30,8 @@ bool bypass_is_on(void);
 
 // Whether the socket is one end of a bypassed connection; three system calls.
 bool bypass_has(int fd);
+// Whether all that this end of one will ever send goes by TCP.
+bool bypass_is_over(int fd);
 // How many sockets and joins are in the maps, counted one by one.
 size_t bypass_sockets(void);
 // What the kernel counted so far, on all CPUs; zeros if it is off.

@@ -651,10 +651,14 @@ static bool is_bypassed(struct stream *stream)
 	return stream->_bypassed;
 }
 
+static bool is_clear(struct stream *stream)
+{
+	return !stream->tls && !stream_is_connecting(stream) && !stream->_urgent && bufq_empty(&stream->_out);
+}
+
 bool stream_can_splice(struct stream *stream)
 {
-	return !stream->tls && !stream_is_connecting(stream) && !stream->_urgent &&
-	       bufq_empty(&stream->_out) && !is_bypassed(stream);
+	return is_clear(stream) && !is_bypassed(stream);
 }
 
 int stream_splice_in(struct stream *stream, int pipe_write_fd, size_t len)
@@ -702,10 +706,14 @@ uint64_t stream_join(struct stream *from, struct stream *to)
 	return join;
 }
 
+static bool takes_by_tcp(struct stream *stream)
+{
+	return is_clear(stream) && (!is_bypassed(stream) || bypass_is_over(stream->_io.fd));
+}
+
 uint64_t stream_relay(struct stream *from, struct stream *to)
 {
-	if (from->tls || stream_is_connecting(from) || from->_urgent || is_bypassed(from) ||
-	    !stream_can_splice(to))
+	if (from->tls || stream_is_connecting(from) || from->_urgent || is_bypassed(from) || !takes_by_tcp(to))
 		return 0;
 	uint64_t relay = relay_start(from->_io.fd, to->_io.fd);
 	if (!relay)
