@@ -10,7 +10,8 @@
 // bits, which proves the pair, too.
 //
 // Only sockets that do not block: of a socket in the map, the kernel's recv() answers a reader that it made wait with
-// EAGAIN when there is a reset, a signal, or room to write.
+// EAGAIN when there is a reset, a signal, or room to write. An application whose socket blocks when it sends its first
+// message is told to the proxy, which takes both ends out again (bypass_leave() in net/bypass.c).
 //
 // Going over has a catch: a reader that gets less than it asked for takes the socket for empty, though more may have
 // come by TCP meanwhile, with the same edge-triggered event. So towards an application the proxy goes over when all
@@ -74,6 +75,14 @@ struct {
 	__type(key, int);
 	__type(value, struct weir_end);
 } weir_ends SEC(".maps");
+
+// The proxy's ends, by cookie, of applications that block.
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, BYPASS_LEAVING_MAX);
+	__type(key, __u64);
+	__type(value, __u32);
+} weir_leaving SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -384,9 +393,35 @@ static __always_inline int may_receive(struct tcp_sock *own, struct tcp_sock *pe
 	return filled <= (__u32)BPF_CORE_READ(peer, inet_conn.icsk_inet.sk.sk_rcvbuf) / 2 && filled <= BYPASS_QUEUE_MAX;
 }
 
+// The first message of an application whose socket blocks: what it sends stays with TCP, and the proxy, which hears of the
+// message, is to take both ends out. That its sequence number is the one which the proxy's end waits for proves the pair.
+static __always_inline int leave(struct tcp_sock *own, struct weir_end *end)
+{
+	if (!end->to_proxy || end->bypassed || !is_blocking(own))
+		return 0;
+	struct tcp_sock *peer = (void *)end->peer;
+	__u64 cookie = end->peer_cookie;
+	__u32 one = 1;
+	if (BPF_CORE_READ(peer, copied_seq) == own->write_seq)
+		bpf_map_update_elem(&weir_leaving, &cookie, &one, BPF_ANY);
+	return 1;
+}
+
 static __always_inline int redirect(struct sk_msg_md *msg, struct weir_end *end)
 {
 	return bpf_msg_redirect_hash(msg, &weir_bypassed, &end->peer_cookie, BPF_F_INGRESS) == SK_PASS;
+}
+
+static __always_inline int send_bypassed(struct sk_msg_md *msg, struct tcp_sock *own, struct weir_end *end,
+					 struct weir_bypass_counts *count)
+{
+	__u32 size = msg->size;
+	if (leave(own, end) || !may_receive(own, (void *)end->peer, size, end->to_proxy != 0) || !redirect(msg, end))
+		return 0;
+	end->bypassed += size;
+	count->messages++;
+	count->bytes += size;
+	return 1;
 }
 
 // --- directions that are joined --------------------------------------------------------------------------------
@@ -468,13 +503,8 @@ int weir_bypass(struct sk_msg_md *msg)
 		return SK_PASS;
 	if (end->state == WEIR_BY_TCP)
 		return SK_PASS;
-	__u32 size = msg->size;
-	if (sends && may_receive(own, (void *)end->peer, size, end->to_proxy != 0) && redirect(msg, end)) {
-		end->bypassed += size;
-		count->messages++;
-		count->bytes += size;
+	if (sends && send_bypassed(msg, own, end, count))
 		return SK_PASS;
-	}
 	go_over(msg, end, count);
 	return SK_PASS;
 }

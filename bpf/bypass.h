@@ -9,6 +9,7 @@ enum weir_bypass_limits {
 	BYPASS_SOCKETS_MAX = 65536, // both ends of each connection; further connections go by TCP
 	BYPASS_MEETINGS_MAX = 4096, // connections between SYN and the opener's first message
 	BYPASS_QUEUE_MAX = 262144,  // bytes that wait for a reader, above which TCP takes over
+	BYPASS_LEAVING_MAX = 1024,  // connections that leave, until the proxy has read of them; others stay
 	BYPASS_OUTLETS_MAX = 32768, // directions that are joined; further ones the proxy passes on itself
 };
 

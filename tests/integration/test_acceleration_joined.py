@@ -88,17 +88,22 @@ class Line:
         return self.directions() == self.outlets() == self.entries("weir_sources") == self.entries("weir_done") == []
 
     @contextlib.contextmanager
-    def ends(self, protocol=0):
-        """Both ends of a connection, that first of which the bytes will go past the proxy. protocol: of the listener."""
+    def ends(self, protocol=0, blocks=False):
+        """Both ends of a connection, that first of which the bytes will go past the proxy. protocol: of the listener. blocks: the
+        application's socket does, as soon as there is one."""
         accepted, done = [], threading.Event()
 
         def handler(peer):
+            if blocks and not self.out:
+                peer.sock.settimeout(None)
             accepted.append(peer)
             done.wait(120)
 
         with Origin(self.far if self.out else self.pod, RAW_PORT, handler, protocol=protocol) as origin:
             origin.listener.settimeout(None if self.relayed else 600)
             opener = self.connect("raw.mesh", PORT) if self.out else connect(self.far, self.pod.ipv4, RAW_PORT)
+            if blocks and self.out:
+                opener.sock.settimeout(None)
             try:
                 opener.send("hello")
                 wait_until(lambda: accepted)
@@ -776,3 +781,71 @@ def test_a_program_that_blocks_once_it_is_connected(mesh):
         assert far.rest() == b"thanks"
     wait_until(line.are_clear)
     wait_until(lambda: not line.entries("weir_relays"))
+
+
+@pytest.mark.parametrize("out", [True, False], ids=["out", "in"])
+def test_a_program_that_blocks_before_it_sends_leaves_the_bypass(mesh, out):
+    """Else recv(2), waiting, would fail with EAGAIN when there is room to send again."""
+    line = Line(mesh, out)
+    with line.ends(blocks=True) as ends:
+        join(*ends)
+        assert len(line.entries("weir_relays")) == 2
+        assert not line.outlets()
+        before = line.counter("relayed_bytes")
+        ends[0].send("question")
+        assert ends[1].read(8) == b"question"
+        ends[1].send("answer")
+        assert ends[0].read(6) == b"answer"
+        assert line.counter("relayed_bytes") == before + 14
+        transfer_both_ways(ends)
+    wait_until(lambda: not line.entries("weir_relays"))
+
+
+def test_what_was_bypassed_before_a_program_blocks_is_not_lost(mesh):
+    """It leaves the bypass once it has read that."""
+    line = Line(mesh)
+    done = threading.Event()
+
+    def handler(peer):
+        peer.send("banner")
+        for _ in range(6):
+            peer.send(peer.read(5))
+        done.wait(60)
+
+    with Origin(line.far, RAW_PORT, handler):
+        before = line.counter("messages")
+        application = line.connect("raw.mesh", PORT)
+        wait_until(lambda: line.counter("messages") == before + 1)
+        application.sock.settimeout(None)
+        application.send("hello")
+        wait_until(lambda: line.sidecar.connections()[0]["received"] == 5)
+        application.sock.settimeout(30)
+        assert application.read(6) == b"banner"
+        application.sock.settimeout(None)
+        assert application.read(5) == b"hello"
+        for _ in range(5):
+            assert application.send("again").read(5) == b"again"
+        assert len(line.entries("weir_relays")) == 2
+        done.set()
+
+
+@pytest.mark.parametrize("blocks", [True, False], ids=["blocks", "does-not-block"])
+def test_only_clients_that_block_leave_the_bypass(mesh, blocks):
+    """Also where there is nothing to be passed on, but requests."""
+
+    def handler(peer):
+        for _ in range(2):
+            peer.head()
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    line = Line(mesh)
+    with Origin(line.far, WEB_PORT, handler):
+        client = line.connect("web.mesh", 80)
+        if blocks:
+            client.sock.settimeout(None)
+        for _ in range(2):
+            client.send("GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n")
+            assert client.head().startswith("HTTP/1.1 200")
+            assert client.read(2) == b"ok"
+        assert line.sidecar.connections()[0]["accelerated"] is not blocks
+        client.close()

@@ -432,7 +432,7 @@ def test_programs_and_maps_of_the_local_bypass(accelerated, weir):
     rows = [row for row in ask(weir, "prog", "show")["programs"] if row["id"] in ids]
     assert {row["name"]: row["attach_type"] for row in rows} == BYPASS
     maps = {row["name"]: row for row in ask(weir, "map", "show")["maps"] if row["id"] in open_ids(pid, "map_id")}
-    assert {"weir_meetings", "weir_bypassed", "weir_ends", "weir_joins", "weir_outlets", "weir_counts"} <= set(maps)
+    assert {"weir_meetings", "weir_bypassed", "weir_ends", "weir_joins", "weir_outlets", "weir_leaving", "weir_counts"} <= set(maps)
     assert {"weir_sources", "weir_sinks", "weir_relays", "weir_done", "weir_relayed"} <= set(maps)
     for row in rows:
         sockets = {"weir_bypass": "weir_bypassed", "weir_relay": "weir_sources"}.get(row["name"])
@@ -494,6 +494,7 @@ MEMORY_MAX = {
     "weir_callers": 64 * KIB,
     "weir_meetings": 2048 * KIB,
     "weir_bypassed": 4096 * KIB,
+    "weir_leaving": 256 * KIB,
     "weir_joins": 4096 * KIB,
     "weir_outlets": 2048 * KIB,
     "weir_ends": 64 * KIB,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/bypass.h"
 
+#include "base/error.h"
 #include "base/mem.h"
 #include "bpf/bypass.h"
 #include "net/bpf_map.h"
@@ -8,8 +9,8 @@
 
 static const uint32_t none;
 const volatile uint32_t *_bypass_turns = &none, *_bypass_refusals = &none;
-static const struct bypass_handles off = {-1, -1, -1, -1, -1, &none, &none};
-static struct bypass_handles current = {-1, -1, -1, -1, -1, &none, &none};
+static const struct bypass_handles off = {-1, -1, -1, -1, -1, -1, &none, &none};
+static struct bypass_handles current = {-1, -1, -1, -1, -1, -1, &none, &none};
 static struct weir_bypass_counts published;
 
 void bypass_set(const struct bypass_handles *handles)
@@ -35,6 +36,27 @@ bool bypass_is_over(int fd)
 {
 	struct weir_end end;
 	return bypass_is_on() && bpf_map_call(BPF_MAP_LOOKUP_ELEM, current.ends, &fd, &end) == 0 && end.state == WEIR_BY_TCP;
+}
+
+// Nothing may wait in their queues past TCP, or it would be lost: of what the application sends nothing ever did, and what
+// it was sent has been read once we have gone over to TCP, or never was.
+int bypass_leave(int fd)
+{
+	struct weir_end end;
+	uint32_t leaves;
+	uint64_t own = bpf_socket_cookie(fd);
+	if (!bypass_is_on() || bpf_map_call(BPF_MAP_LOOKUP_ELEM, current.leaving, &own, &leaves) < 0 ||
+	    bpf_map_call(BPF_MAP_LOOKUP_ELEM, current.ends, &fd, &end) < 0)
+		return ERR_NOT_FOUND;
+	if (end.state == WEIR_MEETING || (end.state == WEIR_BYPASSING && end.bypassed))
+		return ERR_NEED_MORE;
+	end.state = WEIR_BY_TCP;
+	if (bpf_map_call(BPF_MAP_UPDATE_ELEM, current.ends, &fd, &end) < 0)
+		return ERR_NEED_MORE;
+	bpf_map_call(BPF_MAP_DELETE_ELEM, current.sockets, &end.peer_cookie, NULL);
+	bpf_map_call(BPF_MAP_DELETE_ELEM, current.sockets, &own, NULL);
+	bpf_map_call(BPF_MAP_DELETE_ELEM, current.leaving, &own, NULL);
+	return 0;
 }
 
 size_t bypass_sockets(void)

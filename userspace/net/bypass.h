@@ -20,6 +20,7 @@ struct weir_bypass_counts;
 struct bypass_handles {
 	int sockets; // the map of all ends, by cookie
 	int ends;    // what is known of sockets
+	int leaving;
 	int joins, outlets;
 	int counts;
 	const volatile uint32_t *turns, *refusals; // in memory shared with the kernel
@@ -32,6 +33,10 @@ bool bypass_is_on(void);
 bool bypass_has(int fd);
 // Whether all that this end of one will ever send goes by TCP.
 bool bypass_is_over(int fd);
+// After the first bytes have come: takes both ends out of the map if the other end is an application whose socket blocks, so
+// that they are as any others. 0: they were taken out; ERR_NEED_MORE: that has to wait until more has been sent; or
+// another negative error: it stays so.
+int bypass_leave(int fd);
 // How many sockets and joins are in the maps, counted one by one.
 size_t bypass_sockets(void);
 // What the kernel counted so far, on all CPUs; zeros if it is off.

@@ -25,6 +25,7 @@ enum {
 	TURN_BYTES = 1024 * 1024,    // sent in one go; then other connections get their turn
 	REFUSAL_MIN_MS = 1,	     // until what the bypass refused is tried again, doubled each time
 	REFUSAL_MAX_MS = 128,
+	LEAVE_LOOKS = 3, // first reads after which it is looked whether the bypass was left
 };
 
 _Static_assert(_ERR_BASE > INT16_MIN, "errors fit into _write_error");
@@ -139,6 +140,7 @@ static void on_event(struct loop_io *io, uint32_t events)
 
 static int stream_register(struct stream *stream, int fd)
 {
+	stream->_looks = bypass_is_on() ? LEAVE_LOOKS : 0;
 	return loop_io_add(stream->loop, &stream->_io, fd, EVENTS, on_event);
 }
 
@@ -298,6 +300,19 @@ static int read_end(struct stream *stream)
 	return ERR_EOF;
 }
 
+// An application that blocks has gone over to TCP with its first message.
+static void look_at_bypass(struct stream *stream)
+{
+	if (!stream->_looks)
+		return;
+	int err = stream->_turning || stream->_looks < LEAVE_LOOKS ? bypass_leave(stream->_io.fd) : ERR_NOT_FOUND;
+	if (!err) {
+		stream->_path_known = true;
+		stream->_bypassed = false;
+	}
+	stream->_looks = err == ERR_NEED_MORE ? stream->_looks - 1 : 0;
+}
+
 // One recv into the thread's chunk. A short read says that the socket is empty (the next bytes raise an
 // event), unless the peer's end or urgent data is behind them.
 static int receive(struct stream *stream, struct slice *ret_slice)
@@ -317,6 +332,7 @@ static int receive(struct stream *stream, struct slice *ret_slice)
 		uint32_t turns = bypass_turns();
 		stream->_turning |= stream->_turns != turns;
 		stream->_turns = turns;
+		look_at_bypass(stream);
 		if ((size_t)n < room && !stream->_hangup && !stream->_turning && !stream->_urgent)
 			stream->_readable = false;
 		return (int)n;

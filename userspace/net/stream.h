@@ -58,6 +58,7 @@ struct stream {
 	bool _refused : 1;   // waits for the bypass's reader
 	bool _path_known : 1; // whether it is bypassed, too
 	bool _bypassed : 1;
+	uint8_t _looks : 2; // so often it is looked whether the other end leaves the bypass
 	bool _outlet : 1; // the kernel sends by it, too: stream_join, stream_relay
 	bool _relayed : 1; // the kernel takes out of it what comes, and wakes us all the same
 	bool _broken : 1; // stream_peek_bytes has taken the socket's error, which it tells once

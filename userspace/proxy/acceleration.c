@@ -148,6 +148,7 @@ static int check(const struct acceleration *acceleration, struct strbuf *why)
 	struct bypass *skeleton = acceleration->skeleton;
 	struct bypass_handles handles = {.sockets = skeleton->maps.weir_bypassed.map_fd,
 					 .ends = skeleton->maps.weir_ends.map_fd,
+					 .leaving = skeleton->maps.weir_leaving.map_fd,
 					 .joins = skeleton->maps.weir_joins.map_fd,
 					 .outlets = skeleton->maps.weir_outlets.map_fd,
 					 .counts = skeleton->maps.weir_counts.map_fd,

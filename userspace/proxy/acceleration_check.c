@@ -9,6 +9,7 @@
 #include "proxy/acceleration_peers.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -173,6 +174,24 @@ static int check_slow_application(struct peers *peers)
 	return slow_reader(peers, PEER_PROXY);
 }
 
+// Its ends are as any others afterwards.
+static int check_leaving(struct peers *peers)
+{
+	struct weir_bypass_counts before, after;
+	int application = peers->fds[PEER_APPLICATION], proxy = peers->fds[PEER_PROXY];
+	bypass_read_counts(&before);
+	if (fcntl(application, F_SETFL, fcntl(application, F_GETFL) & ~O_NONBLOCK) < 0 ||
+	    peers_send(peers, PEER_APPLICATION, 0, SMALL) != SMALL)
+		return -EIO;
+	bypass_read_counts(&after);
+	int err = peers_receive_all(peers, PEER_PROXY, PEER_APPLICATION, 0, SMALL);
+	if (!err)
+		err = bypass_leave(proxy);
+	if (!err && (bypass_has(application) || bypass_has(proxy) || after.bytes != before.bytes))
+		err = ERR_MALFORMED;
+	return err ? err : transfer_both_ways(peers);
+}
+
 static const struct step {
 	const char *what;
 	int (*fn)(struct peers *peers);
@@ -187,6 +206,7 @@ static const struct step {
     {"reset by the proxy", check_reset_of_proxy},
     {"an application that reads slowly", check_slow_application},
     {"a proxy that reads slowly", check_slow_proxy},
+    {"an application that blocks", check_leaving},
 };
 
 static int run_step(struct peers *peers, const struct step *step)
