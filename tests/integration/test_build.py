@@ -111,6 +111,29 @@ def test_the_pages_name_commands_and_options_that_exist(weir):
                 assert option in options, f"{page.name}: {line}"
 
 
+@pytest.mark.parametrize(
+    "known, installed, missing",
+    [
+        ("bpftool clang-14 clang", "", {"bpftool", "clang-14"}),  # Debian 12
+        ("bpftool clang", "", {"bpftool", "clang"}),  # Debian 13
+        ("linux-tools-generic clang-14 clang", "", {"linux-tools-generic", "clang-14"}),  # Ubuntu 24.04
+        ("bpftool clang-14 clang", "clang", {"bpftool"}),
+        ("", "", {"bpftool", "clang-14"}),  # apt has no lists yet
+    ],
+)
+def test_what_building_takes_has_other_names_elsewhere(tmp_path, known, installed, missing):
+    for name, text in (
+        ("apt-cache", f'case " {known} " in *" $2 "*) echo "$2 | 1 | x" ;; esac'),
+        ("dpkg-query", f"printf 'ii  %s\\n' {installed}"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    words = ["env", f"PATH={tmp_path}:/usr/bin:/bin", ROOT / "scripts" / "deps", "--list", "build"]
+    listed = set(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split())
+    assert {"cmake", "libbpf-dev"} <= listed
+    assert {name for name in listed if name.startswith(("clang", "bpftool", "linux"))} == missing
+
+
 def test_the_commands_explain_themselves():
     for name, words in (("demo", ["--keep", "--clean"]), ("test", ["--fast", "--fuzz"]), ("deps", ["build", "--list"]), ("install.sh", ["--dns", "--root"]), ("uninstall.sh", ["--purge"])):
         done = subprocess.run([ROOT / "scripts" / name, "--help"], capture_output=True, text=True, timeout=60)
