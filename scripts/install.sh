@@ -42,12 +42,12 @@ check_system() {
 	[ ! -r "$root/etc/os-release" ] || . "$root/etc/os-release"
 	case $ID in
 	debian) least=12 ;;
-	ubuntu) least=22 ;;
-	*) fail "this is $PRETTY_NAME; weir is installed by this script on Debian 12, Ubuntu 22.04 and later" ;;
+	ubuntu) least=24 ;;
+	*) fail "this is $PRETTY_NAME; weir is installed by this script on Debian 12, Ubuntu 24.04 and later" ;;
 	esac
 	# Debian's testing has no number.
 	[ "${VERSION_ID%%.*}" -ge "$least" ] 2>/dev/null || [ -z "$VERSION_ID" ] ||
-		fail "this is $PRETTY_NAME, which is too old: Debian 12, Ubuntu 22.04 and later are what weir is made for"
+		fail "this is $PRETTY_NAME, which is too old: Debian 12, Ubuntu 24.04 and later are what weir is made for"
 	[ -d "$root/lib/systemd/system" ] || fail "there is no systemd in ${root:-/}: the services need it"
 	! grep -qs '^Package: weir$' "$root/var/lib/dpkg/status" || [ ! -e "$root/usr/bin/weir-proxy" ] ||
 		fail "weir is installed as a Debian package: upgrade that with apt, or remove it first (apt purge weir)"
@@ -166,9 +166,17 @@ check_config() {
 }
 
 # --- from where ------------------------------------------------------------------------------------------------------
+# What building takes is packages of this machine: a rehearsal ends there, since the files are known when they are built.
+get_tools() {
+	local packages
+	packages=$("$here/deps" --list build | paste -s -d ' ') || exit 1
+	[ -n "$packages" ] || return 0
+	change "packages $packages" || { say "nothing was changed: --dry-run; the rest is known when it is built" && exit 0; }
+	"$here/deps" build >/dev/null || fail "cannot install what building takes"
+}
+
 build() {
 	local build=$here/../build/release
-	"$here/deps" build >&2 || fail "cannot install what building takes"
 	(cd "$here/.." && cmake --preset release &&
 		cmake --build --preset release --target weir weir-proxy weir_manual weir_completion) >"$work/log" 2>&1 ||
 		{ tail -n 30 "$work/log" >&2 && fail "cannot build"; }
@@ -179,7 +187,11 @@ build() {
 find_programs() {
 	stage=$work/stage
 	if [ -e "$here/../CMakeLists.txt" ]; then
-		[ -n "$build_dir" ] || { say "building" && build_dir=$(build); }
+		if [ -z "$build_dir" ]; then
+			say "building"
+			get_tools
+			build_dir=$(build)
+		fi
 		cmake --install "$build_dir" --prefix "$stage" --strip >"$work/log" 2>&1 ||
 			{ cat "$work/log" >&2 && fail "no build in $build_dir"; }
 	elif [ -x "$here/bin/weir-proxy" ]; then

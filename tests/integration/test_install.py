@@ -143,6 +143,15 @@ def test_from_the_checkout_and_back(machine, build_dir, over):
     assert machine.run([scripts / "uninstall.sh"], check=False).stderr.startswith("uninstall.sh: weir was not installed here")
 
 
+def test_a_rehearsal_without_what_building_takes(machine):
+    """It names the packages, and neither fetches them nor builds."""
+    before = Before(machine)
+    done = install(machine, ROOT / "scripts", "--dry-run").stdout
+    [packages] = re.findall("^  packages (.*)$", done, re.MULTILINE)
+    assert {"cmake", "libbpf-dev"} <= set(packages.split()) and done.splitlines()[-1].startswith("nothing was changed: --dry-run; ")
+    before.check()
+
+
 def test_the_units_are_sound_and_confined(machine, release):
     install(machine, release)
     done = machine.run(["systemd-analyze", "verify", "--man=no", *UNITS])
@@ -403,7 +412,7 @@ def test_from_a_package(machine, packages, tmp_path):
     [
         ('ID=fedora\nPRETTY_NAME="Fedora Linux 40"\nVERSION_ID=40\n', "this is Fedora Linux 40; weir is installed by this script on Debian"),
         ('ID=debian\nPRETTY_NAME="Debian GNU/Linux 11"\nVERSION_ID="11"\n', "this is Debian GNU/Linux 11, which is too old"),
-        ('ID=ubuntu\nPRETTY_NAME="Ubuntu 20.04"\nVERSION_ID="20.04"\n', "this is Ubuntu 20.04, which is too old"),
+        ('ID=ubuntu\nPRETTY_NAME="Ubuntu 22.04"\nVERSION_ID="22.04"\n', "this is Ubuntu 22.04, which is too old"),
         ("", "this is an unknown system"),
         ("library", "libraries are missing: libfyaml.so.0; install them (apt-get install libfyaml0)"),
         ("foreign", "/usr/local/bin/weir: there already, and not by this script"),
