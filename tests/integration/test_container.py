@@ -6,6 +6,7 @@ hub.
 With the release build the image is that of the Containerfile, compiled in a Debian (debian.py); with any other build the last
 stage alone is made, from the programs of that build."""
 
+import base64
 import json
 import os
 import pathlib
@@ -49,12 +50,14 @@ def test_injected_example_is_current(weir):
 def test_manifests_name_programs_and_options_that_are_there(weir, weir_proxy):
     """Every command of a manifest parses: with --help behind it, it explains itself."""
     programs = {"/usr/bin/weir": weir, "/usr/bin/weir-proxy": weir_proxy}
+    version = subprocess.run([weir, "--version"], capture_output=True, text=True, check=True).stdout.split()[-1]
     seen = 0
     for path in MANIFESTS:
         for document in kubernetes.load(path.read_text()):
             if document["kind"] not in ("Deployment", "DaemonSet"):
                 continue
             for container in containers(document).values():
+                assert container["image"] in (f"weir:{version}", "shop:1")
                 program, *words = container.get("command", ["shop"]) + container.get("args", [])
                 commands = [[program, *words]]
                 commands += [v["exec"]["command"] for v in container.get("lifecycle", {}).values()]
@@ -90,6 +93,55 @@ def test_the_order_that_is_told():
         assert applied == ["namespace.yaml", last]
     deleted = [line.split("kubectl delete ")[1] for line in commands(text, "## Uninstalling") if "kubectl delete" in line]
     assert deleted[0].startswith("mutatingwebhookconfiguration weir-injector ") and deleted[-1] == "namespace weir-system"
+
+
+# In place of kubectl: it reads the files that it is given, and keeps what is applied.
+KUBECTL = """#!/bin/bash
+set -e
+echo "$*" >>"$KEPT/calls"
+for word; do
+	case $word in
+	--from-file=* | --cert=* | --key=*) cat "${word#*=}" >/dev/null ;;
+	-) cat >"$KEPT/$(wc -l <"$KEPT/calls").yaml" ;;
+	*.yaml) cat "$word" >"$KEPT/$(wc -l <"$KEPT/calls").yaml" ;;
+	esac
+done
+"""
+
+
+def test_the_page_can_be_followed(weir, tmp_path):
+    """Its commands as they stand there, from the top of a checkout, and in its order; a cluster is all that is missing."""
+    here, kept, programs = tmp_path / "checkout", tmp_path / "kept", tmp_path / "bin"
+    for folder in (here, kept, programs):
+        folder.mkdir()
+    (here / "scripts").symlink_to(ROOT / "scripts")
+    shutil.copy(FOLDER / "app.yaml", here)
+    (programs / "weir").symlink_to(weir)
+    (programs / "kubectl").write_text(KUBECTL)
+    (programs / "kubectl").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "KEPT": str(kept)}
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    for heading in ("Configuration", "By file", "By webhook", "Without privileges", "Upgrading", "Uninstalling"):
+        text = "\n".join(line[4:] for line in commands(page, f"## {heading}"))
+        words = ["bash", "-e", "-o", "pipefail", "-c", text]
+        done = subprocess.run(words, cwd=here, env=environment, capture_output=True, text=True, timeout=60)
+        assert text and done.returncode == 0, f"{heading}: {done.stdout}{done.stderr}"
+        if heading == "Configuration":
+            assert "configuration: valid\n" in done.stdout
+    applied = [document for path in kept.glob("*.yaml") for document in kubernetes.load(path.read_text())]
+    for document in applied:
+        kubernetes.check(document)
+    assert {"Namespace", "DaemonSet", "MutatingWebhookConfiguration"} <= {document["kind"] for document in applied}
+    [shop, *_] = [document for document in applied if document["metadata"]["name"] == "shop"]
+    assert list(containers(shop)) == ["weir-proxy", "weir-init", "shop"]
+    # The API server asks the webhook's Service by its name, and trusts that bundle.
+    [hook, *_] = [document for document in applied if document["kind"] == "MutatingWebhookConfiguration"]
+    client = hook["webhooks"][0]["clientConfig"]
+    (here / "bundle.pem").write_bytes(base64.b64decode(client["caBundle"]))
+    name = f"{client['service']['name']}.{client['service']['namespace']}.svc"
+    words = ["openssl", "verify", "-CAfile", "bundle.pem", "-purpose", "sslserver", "-verify_hostname", name, "tls.crt"]
+    done = subprocess.run(words, cwd=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_webhook_parts_fit_together():
