@@ -165,6 +165,16 @@ def test_https(probed, tmp_path):
         assert pod.probe("liveness")[0] == 503  # no TLS
 
 
+def test_exec(probed):
+    """What the kubelet runs in a container asks the application itself, at either of its addresses: nobody else gets there so."""
+    pod = probed()
+    with Origin(pod.pod, 8080, serve(reply("alive")), address="::"):
+        for host in ("127.0.0.1", "[::1]", pod.pod.ipv4, f"[{pod.pod.ipv6}]"):
+            words = ["curl", "-sf", "--max-time", "30", f"http://{host}:8080/healthz"]
+            assert pod.pod.run(words).stdout == "alive", host
+        assert pod.hub.run(["curl", "-sf", "--max-time", "30", f"http://{pod.pod.ipv4}:8080/healthz"], check=False).stdout == ""
+
+
 def health_service(states):
     """An origin that speaks grpc.health.v1: states maps services to (grpc-status, serving status)."""
 
