@@ -242,16 +242,17 @@ drop_old_files() {
 
 # What runs is brought to what was installed.
 settle() {
-	if [ "$start" = 0 ] || ! running; then
-		return 0
-	elif ! systemctl is-active --quiet "${units[0]}"; then
+	local idle
+	[ "$start" = 1 ] && running || return 0
+	mapfile -t idle < <(idle_units)
+	if ! systemctl is-active --quiet "${units[0]}"; then
 		true
 	elif [ "$replaced" = 1 ]; then
 		restart_units
 	elif [ "$configured" = 1 ] && change "reload ${units[0]}"; then
 		systemctl try-reload-or-restart "${units[@]}"
 	fi
-	start_units
+	start_units systemctl "${idle[@]}"
 }
 
 # Of a damaged record the lines that are whole stay; what of weir is there and not in it, and only this script makes, is noted.

@@ -324,13 +324,21 @@ enable_units() {
 	done
 }
 
-# Those that are enabled. $1: a systemctl that may refuse.
-start_units() {
+# Those that are enabled, or are to be, and do not run.
+idle_units() {
 	local unit
 	for unit in "${units[@]}"; do
-		systemctl is-enabled --quiet "$unit" 2>/dev/null || [ "$dry" = 1 ] || continue
-		! systemctl is-active --quiet "$unit" || continue
-		! change "start $unit" || "${1:-systemctl}" start "$unit" ||
+		systemctl is-enabled --quiet "$unit" 2>/dev/null || { [ "$dry" = 1 ] && [ -z "$(values version)" ]; } || continue
+		systemctl is-active --quiet "$unit" || echo "$unit"
+	done
+}
+
+# $1: a systemctl, or one that may refuse; then units, as they were idle before any was started: the proxy's brings the other along.
+start_units() {
+	local unit manager=$1
+	shift
+	for unit in "$@"; do
+		! change "start $unit" || "$manager" start "$unit" ||
 			fail "$unit did not start; see: journalctl -u $unit"
 	done
 }

@@ -51,6 +51,11 @@ def install(machine, folder, *options, check=True, env=None):
     return machine.run([f"{folder}/install.sh", *options], check=check, env=env)
 
 
+def steps(said):
+    """What a script says that it does, or would do."""
+    return [line for line in said.splitlines() if line.startswith("  ")]
+
+
 def uninstall(machine, *options):
     return machine.run(["/usr/local/lib/weir/uninstall.sh", *options]).stdout
 
@@ -122,8 +127,7 @@ def test_from_the_checkout_and_back(machine, build_dir, over):
     options = [] if build_dir == ROOT / "build/release" else ["--build", build_dir]
     done = install(machine, scripts, *options).stdout
     # What was said before is what was done.
-    lines = [line for line in planned.splitlines() if line.startswith("  ")]
-    assert lines == [line for line in done.splitlines() if line.startswith("  ")] and len(lines) > 15
+    assert steps(planned) == steps(done) and len(steps(done)) > 15
     assert active(machine) == ["active", "active"] and "inet weir" in rules(machine)
     assert machine.run(["weir", "config", "check", f"/{CONFIG}"]).stdout.startswith("configuration: valid")
     assert machine.run(["systemctl", "--failed", "--plain", "--no-legend"]).stdout == ""
@@ -136,9 +140,7 @@ def test_from_the_checkout_and_back(machine, build_dir, over):
     planned = uninstall(machine, "--dry-run")
     assert active(machine) == ["active", "active"]
     done = uninstall(machine)
-    assert [line for line in planned.splitlines() if line.startswith("  ")] == [
-        line for line in done.splitlines() if line.startswith("  ")
-    ]
+    assert steps(planned) == steps(done)
     before.check()
     assert machine.run([scripts / "uninstall.sh"], check=False).stderr.startswith("uninstall.sh: weir was not installed here")
 
@@ -341,7 +343,8 @@ def test_an_upgrade_in_place(machine, release):
     machine.run(["systemctl", "disable", "--now", UNITS[1]])
     default.write_text(default.read_text() + "# newest\n")
     (newer / "share" / "more.txt").write_text("other\n")
-    assert f"kept: /{CONFIG}" in install(machine, release).stdout
+    planned, done = install(machine, release, "--dry-run").stdout, install(machine, release).stdout
+    assert steps(planned) == steps(done) and f"  kept: /{CONFIG}" in steps(done) and "  restart weir-proxy.service" in steps(done)
     assert (machine.root / CONFIG).read_text() == changed and active(machine) == ["active", "inactive"]
     # Uninstalled, the user's own stays and is named; then nothing is there but that.
     (machine.root / "etc/weir/key.pem").write_text("secret")
