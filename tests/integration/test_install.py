@@ -286,6 +286,25 @@ def test_a_restart_lets_connections_end(machine, release, network):
     assert probe(client, machine.pod.ipv4, 8080).startswith("app 127.0.0.6:")
 
 
+APPLIES_FOR_EVER = """#!/bin/sh
+[ "$1 $2" != "intercept apply" ] || exec sleep infinity
+exec /usr/local/bin/weir.real "$@"
+"""
+
+
+def test_stopped_while_rules_are_applied(machine, release):
+    install(machine, release, "--no-start")
+    weir = machine.root / "usr/local/bin/weir"
+    weir.rename(weir.with_suffix(".real"))
+    weir.write_text(APPLIES_FOR_EVER)
+    weir.chmod(0o755)
+    machine.run(["systemctl", "start", UNITS[0]])
+    eventually(lambda: active(machine) == ["active", "activating"])
+    machine.run(["systemctl", "stop", UNITS[0]])
+    # Nobody is told of a failure.
+    assert active(machine) == ["inactive", "inactive"] and rules(machine) == ""
+
+
 # --- upgrades --------------------------------------------------------------------------------------------------------
 
 
