@@ -234,6 +234,51 @@ def test_names_of_the_mesh(machine, release, network):
     assert probe(machine.pod, vip, 80).startswith("reviews ")
 
 
+def indented(heading):
+    """The commands in a section of the page about virtual machines."""
+    section = (ROOT / "docs" / "vm.md").read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return [line.strip() for line in section.splitlines() if line.startswith("    ")]
+
+
+def test_joining_a_mesh_by_the_page(machine, release, tmp_path):
+    """Its commands as they stand there, the first ones where the authority's key is."""
+    issuing = [line for line in indented("Joining a mesh") if line.startswith("scripts/")]
+    putting = [line for line in indented("Joining a mesh") if line.startswith("sudo ")]
+    assert len(issuing) == len(putting) == 2
+    install(machine, release)
+    for line in issuing:
+        program, *words = line.split()
+        subprocess.run([ROOT / program, *words], cwd=tmp_path, check=True, capture_output=True)
+    shutil.copytree(tmp_path / "pki/web-1", machine.root / "opt/web-1")
+    machine.run(["bash", "-e", "-c", "cd /opt/web-1\n" + "\n".join(line.removeprefix("sudo ") for line in putting)])
+    # As the comments of the configuration show.
+    path = machine.root / CONFIG
+    path.write_text(re.sub(r"^# ?(tls:.*)$", r"\1", path.read_text(), flags=re.MULTILINE))
+    machine.run(["systemctl", "reload", UNITS[0]])
+    assert "spiffe://mesh/vm/web-1" in machine.run(["weir", "cert", "show"]).stdout
+
+
+def test_what_the_page_advises(machine, release):
+    install(machine, release)
+    # A firewall that flushes everybody's rules, and what brings them back.
+    machine.run(["nft", "flush", "ruleset"])
+    assert rules(machine) == ""
+    machine.run(["systemctl", "reload", UNITS[1]])
+    assert "inet weir" in rules(machine)
+    # A port below 1024.
+    text = (machine.root / CONFIG).read_text() + 'admin: {metrics: "127.0.0.1:90"}\n'
+    (machine.root / CONFIG).write_text(text)
+    drop_in = machine.root / "etc/systemd/system/weir-proxy.service.d/port.conf"
+    drop_in.parent.mkdir(exist_ok=True)
+    drop_in.write_text("[Service]\n" + "".join(f"{name}=CAP_NET_BIND_SERVICE\n" for name in ("AmbientCapabilities", "CapabilityBoundingSet")))
+    machine.run(["systemctl", "daemon-reload"])
+    machine.run(["systemctl", "restart", UNITS[0]])
+    assert "weir_" in machine.run(["curl", "-s", "http://127.0.0.1:90/metrics"]).stdout
+    # Out of the mesh, now.
+    machine.run(["systemctl", "stop", UNITS[0]])
+    assert active(machine) == ["inactive", "inactive"] and rules(machine) == ""
+
+
 def test_a_crash_cuts_nobody_off(machine, release, network):
     """While the proxy is gone connections go their own way; it comes back, and so do the rules; at last it stays down."""
     outside = network.pod("outside")
