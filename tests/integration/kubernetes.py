@@ -92,6 +92,7 @@ SECURITY = fields(
     runAsNonRoot=BOOL,
     runAsUser=COUNT,
     seccompProfile=SECCOMP,
+    seLinuxOptions=fields(level=STRING, role=STRING, type=STRING, user=STRING),
 )
 ENV = fields(
     "name",

@@ -69,6 +69,15 @@ def test_manifests_name_programs_and_options_that_are_there(weir, weir_proxy):
     assert seen >= 4
 
 
+def test_no_profile_of_the_node_holds_its_agent():
+    """AppArmor's for containers forbids to write below /sys/fs/bpf, and SELinux's also to look at other containers."""
+    [agent] = [d for d in kubernetes.load((FOLDER / "node-agent.yaml").read_text()) if d["kind"] == "DaemonSet"]
+    annotations = agent["spec"]["template"]["metadata"]["annotations"]
+    for name, container in containers(agent).items():
+        assert annotations[f"container.apparmor.security.beta.kubernetes.io/{name}"] == "unconfined"
+        assert container["securityContext"]["seLinuxOptions"] == {"type": "spc_t"}
+
+
 def test_a_manifest_deleted_takes_no_other_along():
     """What is deleted with a namespace is gone, too: only its own file has it, and all else lives in it, or in none."""
     found = {path.name: kubernetes.load(path.read_text()) for path in MANIFESTS if not path.name.startswith("app")}

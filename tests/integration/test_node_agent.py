@@ -19,6 +19,8 @@ from netns import BPF_FILES, CONTROL_GROUPS, Network, output, wait_until
 MANIFEST = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "container" / "node-agent.yaml"
 PATIENCE = 60  # seconds, on a machine that has much to do
 INTO_GROUP = 'echo $$ >"$0"/cgroup.procs && exec "$@"'
+# A container's /proc/sys cannot be written to.
+FIXED_SETTINGS = 'mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "$@"'
 # The root of a pod's proxy has a /run of its own, where the agent leaves its mark.
 OWN_RUN = 'mount -t tmpfs tmpfs /run && mkdir /run/weir && exec "$@"'
 CALL = """
@@ -31,8 +33,8 @@ for _ in range(int(sys.argv[3])):
 class NodePod:
     """A pod with a proxy that says what is to be captured, or does not."""
 
-    def __init__(self, network, weir, weir_proxy, name, capture=None, **env):
-        self.sidecar = Mesh(network, weir, weir_proxy).sidecar(name, start=False)
+    def __init__(self, network, weir, weir_proxy, name, capture=None, config=None, **env):
+        self.sidecar = Mesh(network, weir, weir_proxy).sidecar(name, start=False, **(config or {}))
         self.pod = self.sidecar.pod
         self.group = CONTROL_GROUPS / f"{network.prefix}{name}"
         self.group.mkdir()
@@ -74,7 +76,7 @@ def agent(network, weir, agents_turn):
     started = []
 
     def start(backend="ebpf"):
-        words = [*kubernetes.confined(container), weir, *(word.replace("=ebpf", f"={backend}") for word in command)]
+        words = ["sh", "-c", FIXED_SETTINGS, "sh", *kubernetes.confined(container), weir, *(word.replace("=ebpf", f"={backend}") for word in command)]
         started.append(network.hub.start(words, ready=output("looking for proxies"), timeout=PATIENCE))
         return started[-1]
 
@@ -135,6 +137,21 @@ def test_it_captures_the_pods_that_ask_for_it(network, weir, weir_proxy, other, 
     before = asks.captured(), silent.captured()
     assert probe(other, asks.pod.ipv4, 80).startswith("asks ") and probe(other, silent.pod.ipv4, 80).startswith("silent ")
     assert (asks.captured(), silent.captured()) == (before[0] + 1, before[1])
+
+
+@pytest.mark.parametrize("backend", ["ebpf", "nft"])
+def test_applications_may_see_their_clients(network, weir, weir_proxy, other, agent, pins, backend):
+    """What the rules of nft want set, the pod has to have by itself."""
+    capture = {"intercept": {"capture": {"inbound_source": "client"}}}
+    asks, daemon = NodePod(network, weir, weir_proxy, "asks", "--inbound-source=client", capture), agent(backend)
+    if backend == "nft":
+        wait_until(lambda: "net.ipv4.tcp_fwmark_accept=1" in daemon.output(), PATIENCE)
+        for name in ("ipv4.tcp_fwmark_accept", "ipv4.fwmark_reflect", "ipv6.fwmark_reflect"):
+            asks.pod.run(["sysctl", "-qw", f"net.{name}=1"])
+    wait_until(asks.is_marked, PATIENCE)
+    Server(asks.pod, 8080, "app")
+    assert probe(other, asks.pod.ipv4, 8080).startswith(f"app {other.ipv4}:")
+    assert asks.captured() == 1
 
 
 def test_a_large_environment(network, weir, weir_proxy, other, agent, pins):
