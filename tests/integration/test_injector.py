@@ -52,6 +52,38 @@ POD = {
 }  # fmt: skip
 
 
+# A whole review in the form in which an API server sends it for a Deployment's pod: nothing is left out that has a default.
+WHOLE = (
+    r'''{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"705ab4f5-6393-11e8-b7cc-42010a800002",'''
+    r'''"kind":{"group":"","version":"v1","kind":"Pod"},"resource":{"group":"","version":"v1","resource":"pods"},'''
+    r'''"requestKind":{"group":"","version":"v1","kind":"Pod"},"requestResource":{"group":"","version":"v1","resource":"pods"},'''
+    r'''"namespace":"default","operation":"CREATE","userInfo":{"username":"system:serviceaccount:kube-system:replicaset-controller",'''
+    r'''"uid":"58a2c4a5-5a77-4b0e-9c4e-0d6e3f6b7b1c","groups":["system:serviceaccounts","system:serviceaccounts:kube-system",'''
+    r'''"system:authenticated"],"extra":{"authentication.kubernetes.io/credential-id":["JTI=3d5c"]}},"object":{"kind":"Pod",'''
+    r'''"apiVersion":"v1","metadata":{"generateName":"shop-7c5ddbdf54-","namespace":"default","creationTimestamp":null,'''
+    r'''"labels":{"app":"shop","pod-template-hash":"7c5ddbdf54"},"annotations":{"kubectl.kubernetes.io/restartedAt":'''
+    r'''"2026-11-30T12:00:00Z","note":"\u003cb\u003e\u0026 \u2028"},"ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet",'''
+    r'''"name":"shop-7c5ddbdf54","uid":"0f2a","controller":true,"blockOwnerDeletion":true}],"managedFields":[{"manager":'''
+    r'''"kube-controller-manager","operation":"Update","apiVersion":"v1","time":"2026-11-30T12:00:00Z","fieldsType":"FieldsV1",'''
+    r'''"fieldsV1":{"f:metadata":{"f:labels":{".":{},"f:app":{}}},"f:spec":{"f:containers":{"k:{\"name\":\"shop\"}":{".":{},'''
+    r'''"f:ports":{".":{},"k:{\"containerPort\":8080,\"protocol\":\"TCP\"}":{".":{}}}}}}}}]},"spec":{"volumes":[{"name":'''
+    r'''"kube-api-access-x7v2p","projected":{"sources":[{"serviceAccountToken":{"expirationSeconds":3607,"path":"token"}},'''
+    r'''{"configMap":{"name":"kube-root-ca.crt","items":[{"key":"ca.crt","path":"ca.crt"}]}},{"downwardAPI":{"items":[{"path":'''
+    r'''"namespace","fieldRef":{"apiVersion":"v1","fieldPath":"metadata.namespace"}}]}}],"defaultMode":420}}],"containers":'''
+    r'''[{"name":"shop","image":"shop:1","ports":[{"name":"http","containerPort":8080,"protocol":"TCP"}],"env":[{"name":"E",'''
+    r'''"value":"$(A)"}],"resources":{"limits":{"cpu":"500m"},"requests":{"cpu":"500m"}},"volumeMounts":[{"name":'''
+    r'''"kube-api-access-x7v2p","readOnly":true,"mountPath":"/var/run/secrets/kubernetes.io/serviceaccount"}],"livenessProbe":'''
+    r'''{"httpGet":{"path":"/healthz","port":"http","scheme":"HTTP"},"timeoutSeconds":1,"periodSeconds":10,"successThreshold":1,'''
+    r'''"failureThreshold":3},"terminationMessagePath":"/dev/termination-log","terminationMessagePolicy":"File",'''
+    r'''"imagePullPolicy":"IfNotPresent"}],"restartPolicy":"Always","terminationGracePeriodSeconds":30,"dnsPolicy":"ClusterFirst",'''
+    r'''"serviceAccountName":"default","serviceAccount":"default","securityContext":{},"schedulerName":"default-scheduler",'''
+    r'''"tolerations":[{"key":"node.kubernetes.io/not-ready","operator":"Exists","effect":"NoExecute","tolerationSeconds":300}],'''
+    r'''"priority":0,"enableServiceLinks":true,"preemptionPolicy":"PreemptLowerPriority"},"status":{}},"oldObject":null,'''
+    r'''"dryRun":false,"options":{"kind":"CreateOptions","apiVersion":"meta.k8s.io/v1"}}}'''
+    "\n"
+)
+
+
 def review(pod=POD, **changes):
     request = {
         "uid": UID,
@@ -130,7 +162,8 @@ class Injector:
         return answer.status, text
 
     def review(self, document):
-        status, text = self.request("POST", "/inject?timeout=10s", json.dumps(document))
+        text = document if isinstance(document, str) else json.dumps(document)
+        status, text = self.request("POST", "/inject?timeout=10s", text)
         assert status == 200, text
         answer = json.loads(text)
         assert answer["apiVersion"] == "admission.k8s.io/v1" and answer["kind"] == "AdmissionReview"
@@ -169,6 +202,19 @@ def test_pod_gets_what_the_manifest_would(injector, weir):
         "app/liveness": "http:8080/healthz",
         "app/pre-stop": "https:8080/bye",
     }
+
+
+def test_whole_review(injector, weir):
+    """Of what an API server sends nothing is lost, and nothing else changes."""
+    pod, answer = json.loads(WHOLE)["request"]["object"], injector.review(WHOLE)
+    patched = apply_patch(pod, json.loads(base64.b64decode(answer["patch"])))
+    assert list(containers(patched)) == ["weir-proxy", "weir-init", "shop"]
+    assert options(containers(patched)["weir-proxy"])["probe"] == {"shop/liveness": "http:8080/healthz"}
+    spec = patched["spec"]
+    del spec["initContainers"]
+    spec["volumes"] = [volume for volume in spec["volumes"] if not volume["name"].startswith("weir-")]
+    spec["containers"][0]["livenessProbe"]["httpGet"] = pod["spec"]["containers"][0]["livenessProbe"]["httpGet"]
+    assert patched == pod
 
 
 def test_patched_pod_keeps_to_the_field_rules(injector):
