@@ -346,6 +346,23 @@ def test_options_and_annotations(weir):
     assert not any(v["name"] == "weir-tls" for v in pod_spec(document)["volumes"] + proxy["volumeMounts"])
 
 
+def test_what_is_captured_can_be_tuned(weir):
+    """Whatever of it an annotation says comes to the command that lays it, which takes it."""
+    lists = {
+        "include-outbound-ports": "80,8000-8010", "exclude-outbound-ports": "25", "include-outbound-cidrs": "10.0.0.0/8,fd00::/8",
+        "exclude-outbound-cidrs": "10.1.0.0/16", "exclude-outbound-interfaces": "net1,docker*", "include-inbound-ports": "1-9000",
+        "exclude-inbound-ports": "22", "include-inbound-cidrs": "10.0.0.0/8", "exclude-inbound-cidrs": "10.9.0.1",
+        "exclude-inbound-interfaces": "net1", "dns-servers": "10.0.0.53",
+    }  # fmt: skip
+    rows = re.findall(r"`weir.io/((?:in|ex)clude-[\w-]+|dns-servers)`", (ROOT / "docs" / "kubernetes.md").read_text())
+    assert {*rows} == {*lists}
+    annotations = ", ".join(f"weir.io/{name}: '{value}'" for name, value in lists.items())
+    command = containers(kubernetes.load(inject(weir, pod(annotations=annotations)))[0])["weir-init"]["command"]
+    said = options({"command": command})
+    assert {name: said[name] for name in lists} == {**lists, "exclude-inbound-ports": "15021,22"}
+    subprocess.run([weir, "intercept", "plan", "--backend=nft", *command[3:]], check=True, capture_output=True)
+
+
 def test_amounts_and_ports_that_may_be(weir):
     annotations = (
         "weir.io/cpu-request: 100m, weir.io/cpu-limit: '0.1', weir.io/memory-request: 1.5Gi, weir.io/memory-limit: 1536Mi,"

@@ -67,12 +67,18 @@ enum setting_kind {
 	  "outbound: only to these networks")                                                                \
 	X(EXCLUDE_OUTBOUND_CIDRS, "exclude-outbound-cidrs", VALUE_PLAN, "", "CIDRS",                         \
 	  "outbound: not to these networks")                                                                 \
+	X(EXCLUDE_OUTBOUND_INTERFACES, "exclude-outbound-interfaces", VALUE_PLAN, "", "NAMES",               \
+	  "outbound: not by these interfaces")                                                               \
 	X(INCLUDE_INBOUND_PORTS, "include-inbound-ports", VALUE_PLAN, "", "PORTS",                           \
 	  "inbound: only to these ports")                                                                    \
 	X(EXCLUDE_INBOUND_PORTS, "exclude-inbound-ports", VALUE_PLAN, "", "PORTS",                           \
 	  "inbound: not to these ports")                                                                     \
+	X(INCLUDE_INBOUND_CIDRS, "include-inbound-cidrs", VALUE_PLAN, "", "CIDRS",                           \
+	  "inbound: only from these networks")                                                               \
 	X(EXCLUDE_INBOUND_CIDRS, "exclude-inbound-cidrs", VALUE_PLAN, "", "CIDRS",                           \
 	  "inbound: not from these networks")                                                                \
+	X(EXCLUDE_INBOUND_INTERFACES, "exclude-inbound-interfaces", VALUE_PLAN, "", "NAMES",                 \
+	  "inbound: not by these interfaces")                                                                \
 	X(DNS_SERVERS, "dns-servers", VALUE_PLAN, "", "ADDRESSES", "only DNS queries to these servers")      \
 	X(INBOUND_SOURCE, "inbound-source", VALUE_PLAN, "", "proxy|client",                                  \
 	  "whose address the application sees (client: best laid by the agent)")                             \
