@@ -15,6 +15,7 @@ import pytest
 from capture import Server, probe, state
 from machine import Machine, eventually
 from mesh import Origin, acceleration, connect
+from web import reply, serve
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 UNITS = ["weir-proxy.service", "weir-intercept.service"]
@@ -172,6 +173,45 @@ def test_the_units_are_sound_and_confined(machine, release):
     for kind, mask in (("Prm", 1 << 13), ("Eff", 1 << 13), ("Amb", 0), ("Bnd", bounds)):
         assert f"Cap{kind}:\t{mask:016x}\n" in status  # CAP_NET_RAW
     assert "NoNewPrivs:\t1\n" in status and "Seccomp:\t2\n" in status
+
+
+# --- by hand ---------------------------------------------------------------------------------------------------------
+
+
+def told(section):
+    """What a section of a page tells to type, as root; a block of YAML is the configuration."""
+    lines, inside = [], False
+    for line in section.splitlines():
+        if line.startswith("```"):
+            inside = not inside
+            lines.append("cat >/etc/weir/weir.yaml <<'YAML'" if inside else "YAML")
+        elif inside:
+            lines.append(line)
+        elif line.startswith("    "):
+            lines.append(line.strip().removeprefix("sudo "))
+    return lines
+
+
+@pytest.mark.parametrize("over", ["/"])
+def test_by_hand_as_the_first_page_says(machine, build_dir, network, over):
+    """Its commands and its configuration as they stand there, but for the endpoints, and what has been built already."""
+    outside = network.pod("outside")
+    section = (ROOT / "README.md").read_text().partition("\n## On your own machine\n")[2].partition("\n## ")[0]
+    text = "\n".join(line for line in told(section) if not line.startswith(("cmake --preset", "scripts/deps")))
+    text = re.sub(r"10\.0\.0\.\d", outside.ipv4, text.replace("tls: mesh, ", "").replace("build/release", str(build_dir)))
+    start, begun, rest = text.partition(" &\n")
+    assert "cmake --install" in start and begun and rest.count("\n") >= 6
+    (machine.root / "etc/resolv.conf").unlink()
+    (machine.root / "etc/resolv.conf").write_text("nameserver 10.77.0.1\n")
+
+    def run(script):
+        return machine.run(["bash", "-e", "-c", f"cd {ROOT}\n{script}"]).stdout
+
+    with Origin(outside, 9080, serve(reply("hello\n"))):
+        run(f"{start} >/dev/null 2>&1 &")
+        eventually(lambda: machine.run(["weir", "stats", "show"], check=False).returncode == 0)
+        said = run(rest.replace("curl ", "curl -s --max-time 30 "))
+    assert "\nhello\n" in said and rules(machine) == ""
 
 
 # --- an archive: traffic, reboot, crash ------------------------------------------------------------------------------
