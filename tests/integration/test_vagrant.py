@@ -72,6 +72,10 @@ def test_a_release_is_taken_if_there_is_one(vagrant):
     assert {machine["args"][1] for machine in read(vagrant).values()} == {"/tmp/weir.tar.gz"}
 
 
+# A checkout, so far as it is known to what provisions: its install.sh. What that builds is a release here.
+CHECKOUT = '#!/bin/sh\nmkdir /opt/release\ntar -xzf /opt/weir.tar.gz -C /opt/release --strip-components 1\nexec /opt/release/install.sh "$@"\n'
+
+
 def test_two_machines_and_a_client_are_one_mesh(network, packages, vagrant):
     [archive] = packages.glob("*.tar.gz")
     planned = read(vagrant)
@@ -86,6 +90,12 @@ def test_two_machines_and_a_client_are_one_mesh(network, packages, vagrant):
         words = [here.get(word, word) for word in planned[name]["args"]]
         assert words[1] == "/weir"
         words[1] = "/opt/weir.tar.gz"
+        if name == "client":
+            script = machine.root / "opt/checkout/scripts/install.sh"
+            script.parent.mkdir(parents=True)
+            script.write_text(CHECKOUT)
+            script.chmod(0o755)
+            words[1] = "/opt/checkout"
         said = machine.run([ROOT / "vagrant" / planned[name]["path"], *words]).stdout
         assert said.endswith(f"{name} is a member of the mesh\n")
     client = machines["client"]
