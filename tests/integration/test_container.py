@@ -223,19 +223,23 @@ class Engine:
             argv = [str(word) for word in (*self.inside, *self.argv(*words))]
             return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
 
+    @staticmethod
+    def within():
+        """What podman may do here, and what a sanitized program may."""
+        files = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        words = ["--ipc", "none", "--ulimit", f"nofile={files}:{files}", "--ulimit", "nproc=1024:1024"]
+        return [*words, "--env", "ASAN_OPTIONS=detect_leaks=0"]
+
     def words(self, pod, container, volumes, name):
         """`podman run` with what a manifest says of a container."""
         security, capabilities = container["securityContext"], container["securityContext"]["capabilities"]
         assert security["readOnlyRootFilesystem"] and not security["privileged"]
-        files = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-        words = ["run", "--rm", "--name", name, "--network", f"ns:/run/netns/{pod.netns}", "--ipc", "none"]
+        words = ["run", "--rm", *self.within(), "--name", name, "--network", f"ns:/run/netns/{pod.netns}"]
         words += ["--user", f"{security['runAsUser']}:{security['runAsGroup']}", "--read-only", "--read-only-tmpfs=false"]
         words += [] if security["allowPrivilegeEscalation"] else ["--security-opt", "no-new-privileges"]
-        words += ["--ulimit", f"nofile={files}:{files}", "--ulimit", "nproc=1024:1024"]
         words += [f"--cap-drop={cap}" for cap in capabilities["drop"]] + [f"--cap-add={cap}" for cap in capabilities.get("add", [])]
         for variable in container.get("env", []):
             words += ["--env", f"{variable['name']}={variable.get('value', 'shop-1')}"]
-        words += ["--env", "ASAN_OPTIONS=detect_leaks=0"]
         for mount in container.get("volumeMounts", []):
             words += ["-v", f"{volumes[mount['name']]}:{mount['mountPath']}:{'ro' if mount.get('readOnly') else 'rw'}"]
         command = [word.replace("$(WEIR_POD)", "shop-1") for word in container["command"]]
@@ -267,6 +271,16 @@ def test_image_holds_the_programs_and_nothing_else(engine, build_dir):
         [told] = re.findall(r"(\d+) MB, no shell", (ROOT / "docs" / "kubernetes.md").read_text())
         size = sum((root / path).stat().st_size for path in files if not (root / path).is_symlink())
         assert abs(size / 1e6 - int(told)) < 2
+
+
+def test_image_has_the_command_line(engine):
+    """By the words of the page."""
+    [words] = re.findall(r"`podman (run .*?weir:[\d.]+) (inject -f -) <app.yaml`", (ROOT / "docs" / "kubernetes.md").read_text())
+    options, arguments = words[0].split()[1:-1], words[1].split()
+    argv = engine.argv("run", *options, *engine.within(), "--network", "host", "weir:test", *arguments)
+    with open(FOLDER / "app.yaml") as file:
+        done = subprocess.run([*map(str, (*engine.inside, *argv))], stdin=file, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == ((FOLDER / "app-injected.yaml").read_text(), 0), done.stderr
 
 
 # --- a pod -----------------------------------------------------------------------------------------------------------
