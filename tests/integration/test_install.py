@@ -155,6 +155,16 @@ def test_a_rehearsal_without_what_building_takes(machine):
     before.check()
 
 
+# What stays open to the services in the eyes of systemd: both speak to the network and have a capability for it.
+OPEN = """AmbientCapabilities= CapabilityBoundingSet=~CAP_NET_ADMIN DeviceAllow= IPAddressDeny= PrivateNetwork= PrivateUsers=
+	RestrictAddressFamilies=~AF_(INET|INET6) RestrictAddressFamilies=~AF_UNIX RootDirectory=/RootImage= SystemCallFilter=~@resources""".split()
+OPEN_TO = {
+    "weir-proxy.service": {*OPEN, "CapabilityBoundingSet=~CAP_NET_(BIND_SERVICE|BROADCAST|RAW)", "SystemCallFilter=~@privileged"},
+    "weir-intercept.service": {*OPEN, "ProcSubset=", "RestrictAddressFamilies=~AF_NETLINK"},
+}
+FORBIDDEN = {"bpf", "chroot", "keyctl", "mount", "setuid"}
+
+
 def test_the_units_are_sound_and_confined(machine, release):
     install(machine, release)
     done = machine.run(["systemd-analyze", "verify", "--man=no", *UNITS])
@@ -166,6 +176,11 @@ def test_the_units_are_sound_and_confined(machine, release):
         shown = machine.run(["systemd-analyze", "security", unit]).stdout
         # From 0, confined, to 10. An unconfined service has 9.6.
         assert float(re.search(r"Overall exposure level for \S+: ([\d.]+)", shown)[1]) < 2
+        if not acceleration():  # which wants more
+            rows = json.loads(machine.run(["systemd-analyze", "security", "--json=short", unit]).stdout)
+            assert {row["name"] for row in rows if row["exposure"]} == OPEN_TO[unit]
+            calls = machine.run(["systemctl", "show", "--property", "SystemCallFilter", "--value", unit]).stdout
+            assert FORBIDDEN.isdisjoint(calls.split()) and "connect" in calls.split()
     status = machine.run(["cat", f"/proc/{pid(machine)}/status"]).stdout
     weir = machine.run(["id", "-u", "weir"]).stdout.strip()
     assert f"Uid:\t{weir}\t{weir}\t{weir}\t{weir}\n" in status
@@ -388,6 +403,16 @@ def test_stopped_while_rules_are_applied(machine, release):
     machine.run(["systemctl", "stop", UNITS[0]])
     # Nobody is told of a failure.
     assert active(machine) == ["inactive", "inactive"] and rules(machine) == ""
+
+
+def test_rules_laid_by_hand_go_with_the_rest(machine, release):
+    before = Before(machine)
+    install(machine, release)
+    machine.run(["systemctl", "stop", UNITS[0]])
+    machine.run(["weir", "intercept", "apply"])
+    assert "inet weir" in rules(machine)
+    assert "  remove the interception" in steps(uninstall(machine))
+    before.check()
 
 
 # --- upgrades --------------------------------------------------------------------------------------------------------
