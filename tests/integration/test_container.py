@@ -33,6 +33,11 @@ MANIFESTS = sorted(path for path in FOLDER.glob("*.yaml"))
 # --- manifests -------------------------------------------------------------------------------------------------------
 
 
+def workload(name, kind):
+    [found] = [document for document in kubernetes.load((FOLDER / name).read_text()) if document["kind"] == kind]
+    return found
+
+
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_manifests_keep_to_the_field_rules(path):
     documents = kubernetes.load(path.read_text())
@@ -71,11 +76,39 @@ def test_manifests_name_programs_and_options_that_are_there(weir, weir_proxy):
 
 def test_no_profile_of_the_node_holds_its_agent():
     """AppArmor's for containers forbids to write below /sys/fs/bpf, and SELinux's also to look at other containers."""
-    [agent] = [d for d in kubernetes.load((FOLDER / "node-agent.yaml").read_text()) if d["kind"] == "DaemonSet"]
+    agent = workload("node-agent.yaml", "DaemonSet")
     annotations = agent["spec"]["template"]["metadata"]["annotations"]
     for name, container in containers(agent).items():
         assert annotations[f"container.apparmor.security.beta.kubernetes.io/{name}"] == "unconfined"
         assert container["securityContext"]["seLinuxOptions"] == {"type": "spc_t"}
+
+
+def test_no_pod_is_made_past_the_webhook():
+    """One that should have weir is refused while nobody answers; what other webhooks add is looked at, too."""
+    [hook] = workload("injector.yaml", "MutatingWebhookConfiguration")["webhooks"]
+    assert (hook["failurePolicy"], hook["reinvocationPolicy"]) == ("Fail", "IfNeeded")
+    [rule] = hook["rules"]
+    assert (rule["operations"], rule["resources"]) == (["CREATE"], ["pods"])
+    deployment = workload("injector.yaml", "Deployment")["spec"]
+    disruption = workload("injector.yaml", "PodDisruptionBudget")["spec"]
+    assert deployment["replicas"] > disruption["minAvailable"] > 0
+
+
+def test_the_agent_is_on_every_node_and_sees_what_it_is_for():
+    pod = pod_spec(workload("node-agent.yaml", "DaemonSet"))
+    assert pod["hostPID"] and pod["tolerations"] == [{"operator": "Exists"}] and pod["priorityClassName"] == "system-node-critical"
+    folders = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"]}
+    [container] = pod["containers"]
+    mounted = {mount["mountPath"]: folders[mount["name"]] for mount in container["volumeMounts"]}
+    assert mounted == {path: path for path in ("/sys/fs/bpf", "/sys/fs/cgroup")}
+    assert not any(mount.get("readOnly") for mount in container["volumeMounts"])
+
+
+@pytest.mark.parametrize("name, kind", [("injector.yaml", "Deployment"), ("node-agent.yaml", "DaemonSet")])
+def test_nobody_of_weirs_may_ask_the_api_server(name, kind):
+    account, pod = workload(name, "ServiceAccount"), pod_spec(workload(name, kind))
+    assert account["metadata"]["name"] == pod["serviceAccountName"]
+    assert account["automountServiceAccountToken"] is pod["automountServiceAccountToken"] is False
 
 
 def test_a_manifest_deleted_takes_no_other_along():
