@@ -313,8 +313,16 @@ def test_joining_a_mesh_by_the_page(machine, release, tmp_path):
     assert "spiffe://mesh/vm/web-1" in machine.run(["weir", "cert", "show"]).stdout
 
 
-def test_what_the_page_advises(machine, release):
+def test_what_the_page_advises(machine, release, network):
     install(machine, release)
+    # SSH on another port.
+    outside = network.pod("outside")
+    Server(machine.pod, 2222, "sshd")
+    assert probe(outside, machine.pod.ipv4, 2222).startswith("sshd 127.0.0.6:")
+    text = (machine.root / CONFIG).read_text().replace("  capture:\n", "  capture:\n    inbound: {exclude_ports: [2222]}\n")
+    (machine.root / CONFIG).write_text(text)
+    machine.run(["systemctl", "reload", UNITS[0]])
+    eventually(lambda: probe(outside, machine.pod.ipv4, 2222).startswith(f"sshd {outside.ipv4}:"))
     # A firewall that flushes everybody's rules, and what brings them back.
     machine.run(["nft", "flush", "ruleset"])
     assert rules(machine) == ""
