@@ -139,6 +139,18 @@ def test_it_captures_the_pods_that_ask_for_it(network, weir, weir_proxy, other, 
     assert (asks.captured(), silent.captured()) == (before[0] + 1, before[1])
 
 
+@pytest.mark.parametrize(
+    "backend, reason", [("ebpf", "eBPF programs cannot be"), ("nft", "cannot read the rules"), ("auto", "nft: cannot read the rules")]
+)
+def test_a_node_that_does_not_allow_it(network, weir, backend, reason):
+    """The agent does not wait for pods that it could not capture."""
+    container = kubernetes.manifest(MANIFEST, "DaemonSet")
+    container["securityContext"]["capabilities"].pop("add")
+    words = [*kubernetes.confined(container), weir, "intercept", "attend", f"--backend={backend}"]
+    done = network.hub.run(words, check=False, timeout=PATIENCE)
+    assert done.returncode == 1 and done.stderr.startswith(f"weir: pods cannot be captured on this node: {reason}"), done.stderr
+
+
 @pytest.mark.parametrize("backend", ["ebpf", "nft"])
 def test_applications_may_see_their_clients(network, weir, weir_proxy, other, agent, pins, backend):
     """What the rules of nft want set, the pod has to have by itself."""

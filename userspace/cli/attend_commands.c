@@ -31,16 +31,31 @@ static bool pause_for(const sigset_t *signals, long ms)
 	return sigtimedwait(signals, NULL, &time) > 0;
 }
 
+// On a node that does not allow it, no pod could be captured: better said at once.
+static int check_node(struct cli *cli, struct str name)
+{
+	const struct backend *backend;
+	struct capture_plan plan;
+	autostrbuf struct strbuf why = {0};
+	capture_plan_init(&plan);
+	return backend_find(name, &plan, &backend, &why)
+		   ? cli_fail(cli, "pods cannot be captured on this node: %.*s", STR_ARG(strbuf_str(&why)))
+		   : CLI_DONE;
+}
+
 int intercept_attend(struct cli *cli)
 {
 	struct attend *attend;
-	const char *backend = cli_get(cli, "backend");
+	const char *option = cli_get(cli, "backend");
+	struct str backend = str_from(option ? option : "auto");
 	sigset_t signals;
+	if (check_node(cli, backend) != CLI_DONE)
+		return CLI_FAILED;
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);
 	sigaddset(&signals, SIGINT);
 	sigprocmask(SIG_BLOCK, &signals, NULL);
-	int err = attend_new("/proc", str_from(backend ? backend : "auto"), on_pod, NULL, &attend);
+	int err = attend_new("/proc", backend, on_pod, NULL, &attend);
 	if (err)
 		return cli_fail(cli, "%s", err_text(err));
 	log_info("looking for proxies on this node");
