@@ -172,6 +172,15 @@ POD_SPEC = fields(
     tolerations=items(
         fields(key=STRING, operator=words("Exists", "Equal"), value=STRING, effect=words("NoSchedule", "NoExecute"))
     ),
+    topologySpreadConstraints=items(
+        fields(
+            "maxSkew topologyKey whenUnsatisfiable",
+            maxSkew=POSITIVE,
+            topologyKey=STRING,
+            whenUnsatisfiable=words("DoNotSchedule", "ScheduleAnyway"),
+            labelSelector=SELECTOR,
+        )
+    ),
     securityContext=fields(runAsNonRoot=BOOL, runAsUser=COUNT, runAsGroup=COUNT, fsGroup=COUNT, seccompProfile=SECCOMP),
     os=fields("name", name=words("linux", "windows")),
 )

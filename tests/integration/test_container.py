@@ -92,6 +92,8 @@ def test_no_pod_is_made_past_the_webhook():
     deployment = workload("injector.yaml", "Deployment")["spec"]
     disruption = workload("injector.yaml", "PodDisruptionBudget")["spec"]
     assert deployment["replicas"] > disruption["minAvailable"] > 0
+    [spread] = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname" and spread["labelSelector"] == deployment["selector"]
 
 
 def test_the_agent_is_on_every_node_and_sees_what_it_is_for():
