@@ -64,7 +64,9 @@ static int ebpf_probe(const struct capture_plan *plan, struct strbuf *ret_why)
 	int err = probe_plan(plan, ret_why);
 	if (err == 0)
 		err = probe_privileges(ret_why);
-	return err ? err : ebpf_probe_kernel(ret_why);
+	if (err == 0)
+		err = ebpf_probe_kernel(ret_why);
+	return err ? err : ebpf_place_probe(ret_why);
 }
 
 // --- reading -------------------------------------------------------------------------------------------------

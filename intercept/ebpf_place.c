@@ -55,8 +55,7 @@ static bool is_bpffs(const char *path)
 	return statfs(path, &fs) == 0 && (unsigned long)fs.f_type == BPF_FS_MAGIC;
 }
 
-// The BPF file system's folder.
-static bool find_bpffs(char ret_path[EBPF_PATH_MAX])
+bool ebpf_place_mounted(char ret_path[EBPF_PATH_MAX])
 {
 	for (enum host_root root = ROOT_OWN; root < HOST_ROOTS; root++) {
 		char prefix[40];
@@ -79,18 +78,25 @@ static bool is_mount_namespace_private(void)
 	       own.st_ino != other.st_ino;
 }
 
+static int check_mount(struct strbuf *error)
+{
+	if (!is_mount_namespace_private())
+		return 0;
+	strbuf_add_text(
+	    error, "no BPF file system is mounted at " BPFFS
+		   ", and what is mounted in this mount namespace would go with it; mount it on the "
+		   "host: mount -t bpf bpf " BPFFS);
+	return ERR_UNSUPPORTED;
+}
+
 static int mount_bpffs(struct strbuf *error)
 {
-	if (is_mount_namespace_private()) {
-		strbuf_add_text(
-		    error, "no BPF file system is mounted at " BPFFS
-			   ", and what is mounted in this mount namespace would go with it; mount it on the "
-			   "host: mount -t bpf bpf " BPFFS);
-		return ERR_UNSUPPORTED;
-	}
+	int err = check_mount(error);
+	if (err)
+		return err;
 	if (mount("bpf", BPFFS, "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700") == 0)
 		return 0;
-	int err = -errno;
+	err = -errno;
 	strbuf_printf(error,
 		      "the BPF file system cannot be mounted at " BPFFS ": %s; it needs CAP_SYS_ADMIN and "
 		      "CONFIG_BPF_SYSCALL",
@@ -118,7 +124,7 @@ int ebpf_place_open(bool create, struct ebpf_place *ret_place, struct strbuf *re
 {
 	struct ebpf_place place = {._lock = -1};
 	char bpffs[EBPF_PATH_MAX];
-	bool mounted = find_bpffs(bpffs);
+	bool mounted = ebpf_place_mounted(bpffs);
 	if (!mounted && !create)
 		return ERR_NOT_FOUND;
 	int err = mounted ? 0 : mount_bpffs(ret_error);
@@ -144,22 +150,35 @@ static const size_t layout_size = sizeof(union weir_cell) + sizeof(struct weir_p
 				  sizeof(struct weir_listener_key) + sizeof(struct weir_unheard) +
 				  sizeof(struct weir_call_key) + sizeof(struct weir_call) + sizeof(struct weir_caller);
 
+static int find_cgroups(char ret_path[EBPF_PATH_MAX], struct strbuf *error)
+{
+	if (cgroup_folder(ret_path, EBPF_PATH_MAX))
+		return 0;
+	strbuf_add_text(error, "no control groups of version 2 are mounted here (mount -t cgroup2 none "
+			       "/sys/fs/cgroup), to which programs could be attached");
+	return ERR_UNSUPPORTED;
+}
+
+int ebpf_place_probe(struct strbuf *ret_why)
+{
+	char ignored[EBPF_PATH_MAX];
+	int err = find_cgroups(ignored, ret_why);
+	return err || ebpf_place_mounted(ignored) ? err : check_mount(ret_why);
+}
+
 int ebpf_place_cgroup(const struct ebpf_place *place, const char *path, int *ret_fd,
 		      char ret_folder[EBPF_PATH_MAX], struct strbuf *ret_error)
 {
 	char found[EBPF_PATH_MAX], name[40];
 	struct statfs fs;
 	struct stat st;
-	if (!path && !cgroup_folder(found, sizeof found)) {
-		strbuf_add_text(ret_error,
-				"no control groups of version 2 are mounted here (mount -t cgroup2 none "
-				"/sys/fs/cgroup), to which programs could be attached");
-		return ERR_UNSUPPORTED;
-	}
+	int err = path ? 0 : find_cgroups(found, ret_error);
+	if (err)
+		return err;
 	path = path ? path : found;
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	bool valid = fd >= 0 && fstatfs(fd, &fs) == 0 && fstat(fd, &st) == 0;
-	int err = valid ? 0 : -errno;
+	err = valid ? 0 : -errno;
 	if (valid && (unsigned long)fs.f_type != CGROUP2_SUPER_MAGIC)
 		err = -ENOTDIR;
 	if (err) {

@@ -18,11 +18,16 @@ struct ebpf_place {
 	int _lock;
 };
 
+// Whether there is a place, or can be: 0, or a negative error with a sentence. Changes nothing.
+int ebpf_place_probe(struct strbuf *ret_why);
+
 // Finds the place and locks it; `create`: mounts the BPF file system if there is none. 0; ERR_NOT_FOUND (no
 // sentence): nothing was ever installed here; or a negative error with a sentence. On 0 the caller calls
 // ebpf_place_close.
 int ebpf_place_open(bool create, struct ebpf_place *ret_place, struct strbuf *ret_error);
 void ebpf_place_close(struct ebpf_place *place);
+// The folder at which the BPF file system is mounted; false: it is not.
+bool ebpf_place_mounted(char ret_path[EBPF_PATH_MAX]);
 
 // The control group to attach to: `path`, or the root of the hierarchy if NULL. An open folder in *ret_fd and
 // the folder of its pins in ret_folder. 0 or a negative error with a sentence.

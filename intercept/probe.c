@@ -3,12 +3,13 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "intercept/cgroups.h"
+#include "intercept/ebpf_place.h"
 #include "intercept/options.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
-#include <mntent.h>
 #include <sched.h>
 #include <stdio.h>
 #include <sys/syscall.h>
@@ -210,21 +211,19 @@ static void probe_bpf_programs(struct probe *probe)
 	       STR(""));
 }
 
-// Where a file system of the type is mounted.
-static void probe_mount(struct probe *probe, const char *feature, const char *type)
+// What programs are attached to, and where they are kept, as the back end finds them.
+static void probe_places(struct probe *probe)
 {
-	struct probe_row *row = add(probe, "BPF", feature);
-	FILE *mounts = setmntent("/proc/self/mounts", "re");
-	struct mntent *entry;
-	settle(row, ERR_NOT_FOUND, STR("not mounted"));
-	while (mounts && (entry = getmntent(mounts)))
-		if (strcmp(entry->mnt_type, type) == 0) {
-			bool writable = access(entry->mnt_dir, W_OK) == 0;
-			settle(row, writable ? 0 : -EROFS, str_from(entry->mnt_dir));
-			break;
-		}
-	if (mounts)
-		endmntent(mounts);
+	char path[EBPF_PATH_MAX];
+	struct probe_row *row = add(probe, "BPF", "cgroup v2");
+	bool found = cgroup_folder(path, sizeof path);
+	settle(row, found ? 0 : ERR_NOT_FOUND, found ? str_from(path) : STR("not mounted"));
+	row = add(probe, "BPF", "bpf file system, writable");
+	if (!ebpf_place_mounted(path)) {
+		settle(row, ERR_NOT_FOUND, STR("not mounted at /sys/fs/bpf"));
+		return;
+	}
+	settle(row, access(path, W_OK) < 0 ? -errno : 0, str_from(path));
 }
 
 // What takes both.
@@ -242,8 +241,7 @@ static void probe_bpf(struct probe *probe)
 	probe_bpf_programs(probe);
 	struct probe_row *btf = add(probe, "BPF", "types of the kernel (BTF)");
 	settle(btf, access("/sys/kernel/btf/vmlinux", R_OK) ? -errno : 0, STR("/sys/kernel/btf/vmlinux"));
-	probe_mount(probe, "cgroup v2, writable", "cgroup2");
-	probe_mount(probe, "bpf file system, writable", "bpf");
+	probe_places(probe);
 	probe_split(probe);
 }
 

@@ -696,7 +696,9 @@ def test_when_the_programs_are_refused_all_is_as_before(lone, before):
         lone.apply(*before)
     there = lone.shown()
     words = ["strace", "-f", "-o", "/dev/null", "-e", "inject=/^mkdir:error=EACCES"]
-    failed = lone.pod.run([*words, lone.path, "intercept", "apply", *EBPF, *INTERFACES], check=False)
+    with lone.enter():
+        words += [lone.path, "intercept", "apply", *EBPF, *INTERFACES]
+        failed = subprocess.run(words, capture_output=True, text=True)
     assert failed.returncode == 1 and "Permission denied" in failed.stderr
     assert lone.shown() == there
 

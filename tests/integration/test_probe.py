@@ -42,6 +42,7 @@ def test_what_works_and_what_auto_takes(pod, weir):
     assert features["nft", "fail open"]["works"] and features["BPF", "fail open: looks for sockets"]["works"]
     assert features["BPF", "connect4"]["works"] and features["BPF", "sk_lookup"]["works"]
     assert features["BPF", "outbound interfaces (with nft)"]["works"]
+    assert features["BPF", "cgroup v2"]["works"]
     chosen = [row for row in found["backends"] if row["auto"]]
     assert [row["backend"] for row in chosen] == [found["auto"]]
     assert pod.run([weir, "intercept", "apply"]).stdout == "interception: installed\n"
@@ -132,6 +133,28 @@ def test_without_the_programs_of_iptables(pod, weir):
     _, features = probed(pod, weir, "unshare", "-m", "sh", "-c", hide, "sh")
     assert "are not installed" in features["iptables", "fail hold"]["detail"]
     assert features["nft", "fail hold"]["works"]
+
+
+# Its first process sees neither what is mounted outside nor anybody who does.
+ALONE = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c"]
+NO_PLACE = {
+    "control groups": ('"$@"; exit', "no control groups of version 2 are mounted"),
+    "BPF file system": ('mount -t cgroup2 none /sys/fs/cgroup && unshare --mount "$@"; exit', "no BPF file system is mounted"),
+}
+
+
+@pytest.mark.parametrize("missing", list(NO_PLACE))
+def test_without_a_place_for_programs(pod, weir, missing):
+    """`auto` passes eBPF over there, and what it says is what `apply` would."""
+    script, said = NO_PLACE[missing]
+    found, features = probed(pod, weir, *ALONE, script, "sh")
+    [row] = [row for row in found["backends"] if row["backend"] == "ebpf"]
+    assert not row["works"] and said in row["why"]
+    assert not features["BPF", "outbound interfaces (with nft)"]["works"]
+    assert features["BPF", "cgroup v2"]["works"] == (missing != "control groups")
+    assert features["BPF", "connect4"]["works"] and not features["BPF", "bpf file system, writable"]["works"]
+    failed = pod.run([*ALONE, script, "sh", weir, "intercept", "apply", "--backend", "ebpf"], check=False)
+    assert failed.returncode == 1 and row["why"] in failed.stderr
 
 
 # --- who else is there -----------------------------------------------------------------------------------------------
