@@ -31,6 +31,8 @@ struct backend {
 	// Those that share the rules, ended by NULL; what is installed is theirs. NULL: it has them by
 	// itself.
 	const struct backend *const *parts;
+	// A network that apply makes this host's own if the plan has its family; NULL: none.
+	const struct cidr *local;
 	// Whether it can do here what the plan asks for: 0, or a negative error and why not. Changes nothing.
 	int (*probe)(const struct capture_plan *plan, struct strbuf *ret_why);
 	// Takes out of a compiled ruleset what has no meaning for it, and adds what only it can do; NULL:

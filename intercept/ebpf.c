@@ -368,6 +368,7 @@ static const struct hook_step *ebpf_steps(enum rule_chain chain, uint8_t protoco
 
 const struct backend backend_ebpf = {
     .name = "ebpf",
+    .local = &redirect_network,
     .probe = ebpf_probe,
     .adapt = ebpf_adapt,
     .print = ebpf_print,

@@ -262,3 +262,27 @@ int returns_read(struct return_way *ret_way, struct strbuf *ret_error)
 	*ret_way = (struct return_way){laid[0].rule, laid[1].rule, either->mark, either->mask};
 	return 0;
 }
+
+void returns_print(const struct return_way *way, struct strbuf *out)
+{
+	if (!way->ipv4 && !way->ipv6)
+		return;
+	strbuf_add_text(out, "sysctl -w");
+	for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
+		strbuf_add_char(out, ' ');
+		for (const char *c = settings[i]; *c; c++)
+			strbuf_add_char(out, *c == '/' ? '.' : *c);
+		strbuf_add_text(out, "=1");
+	}
+	strbuf_add_char(out, '\n');
+	for (size_t i = 0; i < ARRAY_SIZE(families); i++) {
+		bool six = families[i] == AF_INET6;
+		const char *ip = six ? "ip -6" : "ip";
+		if (!(six ? way->ipv6 : way->ipv4))
+			continue;
+		strbuf_printf(out, "%s route add local default dev lo table %d proto %d\n", ip, RETURN_TABLE,
+			      ROUTE_PROTOCOL_WEIR);
+		strbuf_printf(out, "%s rule add fwmark 0x%x/0x%x lookup %d pref %d protocol %d\n", ip, way->mark,
+			      way->mask, RETURN_TABLE, RETURN_PRIORITY, PROTOCOL_FIRST);
+	}
+}

@@ -422,6 +422,15 @@ int routes_local_add(const struct cidr *network, bool *ret_added, struct strbuf 
 		   : 0;
 }
 
+void routes_local_print(const struct cidr *network, struct strbuf *out)
+{
+	char text[ADDR_TEXT_MAX];
+	bool six = network->ip.family == AF_INET6;
+	if (!family_is_off(network->ip.family))
+		strbuf_printf(out, "ip%s route add local %s dev lo%s proto %d\n", six ? " -6" : "",
+			      cidr_format(network, text), six ? " src ::1" : "", ROUTE_PROTOCOL_WEIR);
+}
+
 int routes_local_remove(const struct cidr *network, struct strbuf *ret_error)
 {
 	int err = change_local(network, RTM_DELROUTE, 0);

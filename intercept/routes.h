@@ -34,6 +34,8 @@ int routes_remove(struct strbuf *ret_error);
 // sentence) if there was none to remove; or a negative error with a sentence in ret_error.
 int routes_local_add(const struct cidr *network, bool *ret_added, struct strbuf *ret_error);
 int routes_local_remove(const struct cidr *network, struct strbuf *ret_error);
+// Appends the command of iproute2 that does what routes_local_add would do here, in a line of its own.
+void routes_local_print(const struct cidr *network, struct strbuf *out);
 
 // --- the way back of connections from a client's address ---------------------------------------------------
 // The application answers to its client, who is elsewhere: packets with the mark stay on this host, by a rule
@@ -50,6 +52,8 @@ struct return_way {
 int returns_apply(const struct return_way *way, bool *ret_changed, struct strbuf *ret_error);
 // The way that is laid. 0 or a negative error with a sentence.
 int returns_read(struct return_way *ret_way, struct strbuf *ret_error);
+// Appends the commands of sysctl and iproute2 that lay this way, each in a line of its own.
+void returns_print(const struct return_way *way, struct strbuf *out);
 
 // The name of the interface by which the kernel would reach the address. 0 or a negative error, -ENETUNREACH
 // above all.

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "intercept/backend.h"
+#include "intercept/redirect.h"
 
 #include <errno.h>
 
@@ -314,6 +315,7 @@ static const struct hook_step *split_steps(enum rule_chain chain, uint8_t protoc
 const struct backend backend_split = {
     .name = "ebpf+nft",
     .parts = parts,
+    .local = &redirect_network,
     .probe = split_probe,
     .adapt = split_adapt,
     .print = split_print,

@@ -653,6 +653,40 @@ def test_a_plan_is_text_that_nft_takes(network, weir, plan):
     assert app.apply(*plan) == "interception: unchanged\n"
 
 
+BESIDES = {
+    "nft, client": ["--backend", "nft", "--inbound-source", "client"],
+    "nft, client, IPv4": ["--backend", "nft", "--inbound-source", "client", "--no-ipv6"],
+    "ebpf": ["--backend", "ebpf"],
+    "ebpf, IPv4": ["--backend", "ebpf", "--no-ipv6"],
+    "ebpf+nft": ["--backend", "ebpf", "--exclude-outbound-interfaces", "eth9", "--inbound-source", "client"],
+}
+
+
+@pytest.mark.parametrize("plan", BESIDES.values(), ids=BESIDES)
+def test_a_plan_has_the_commands_for_what_is_no_rule(app, plan):
+    """Routes, rules of routing and settings: who gives them by hand has what is installed."""
+
+    def there():
+        """But for the number by which weir remembers settings of its own."""
+        text = state(app, [*STATE[1:-1], ["sysctl", "-a", "--pattern", "fwmark"]])
+        return re.sub(r"(fwmark 0x773/0xfff .*) proto \d+", r"\1", text)
+
+    before = there()
+    app.apply(*plan)
+    wanted = there()
+    app.weir("remove")
+    assert there() == before
+    commands = json.loads(app.weir("plan", "-j", *plan).stdout)["commands"]
+    lines = app.weir("plan", *plan).stdout.splitlines()
+    assert [line for line in lines if line.startswith("# and: ")] == [f"# and: {command}" for command in commands]
+    for command in commands:
+        app.pod.run(command.split())
+    assert there() == wanted
+    assert (wanted != before) == bool(commands) == (plan != BESIDES["ebpf, IPv4"])
+    assert app.apply(*plan) == "interception: installed\n"
+    assert there() == wanted
+
+
 def test_a_plan_as_json(app):
     answer = json.loads(app.weir("plan", "-j", *VIPS).stdout)
     assert answer["rules"] == without_routes(app.weir("plan", *VIPS).stdout)

@@ -122,7 +122,19 @@ static int planned_routes(const struct capture_plan *plan, bool *ret_needed, str
 	return err;
 }
 
-static void print_plan(const struct capture_plan *plan, const bool *needed, bool returns, struct str rules)
+// What apply would do besides, as commands, each in a line of its own.
+static void other_changes(const struct backend *backend, const struct capture_plan *plan,
+			  const struct ruleset *ruleset, struct strbuf *out)
+{
+	const struct return_way way = {plan->ipv4, plan->ipv6, plan->client_mark, plan->mark_mask};
+	if (backend->local && (backend->local->ip.family == AF_INET6 ? plan->ipv6 : plan->ipv4))
+		routes_local_print(backend->local, out);
+	if (plan_keeps_client(plan) && !ruleset->programs.client_mark)
+		returns_print(&way, out);
+}
+
+static void print_plan(const struct capture_plan *plan, const bool *needed, struct str rules,
+		       struct str others)
 {
 	char text[ADDR_TEXT_MAX];
 	printf("%.*s", STR_ARG(rules));
@@ -130,16 +142,14 @@ static void print_plan(const struct capture_plan *plan, const bool *needed, bool
 		if (needed[i])
 			printf("# and a route: ip route add %s dev lo proto %d\n",
 			       cidr_format(&plan->vips[i], text), ROUTE_PROTOCOL_WEIR);
-	if (returns)
-		printf("# and the way back of connections from clients' addresses: sysctl "
-		       "net.ipv4.tcp_fwmark_accept=1\n"
-		       "#   ip rule add fwmark 0x%x/0x%x lookup %d pref %d; ip route add local default dev "
-		       "lo table %d\n",
-		       plan->client_mark, plan->mark_mask, RETURN_TABLE, RETURN_PRIORITY, RETURN_TABLE);
+	while (others.len) {
+		struct str command = str_split(&others, '\n');
+		printf("# and: %.*s\n", STR_ARG(command));
+	}
 }
 
 static void emit_plan(struct emit *emit, const struct capture_plan *plan, const bool *needed,
-		      struct str rules)
+		      struct str rules, struct str others)
 {
 	char text[ADDR_TEXT_MAX];
 	emit_str(emit, "rules", rules);
@@ -147,6 +157,10 @@ static void emit_plan(struct emit *emit, const struct capture_plan *plan, const 
 	for (size_t i = 0; i < plan->vip_count; i++)
 		if (needed[i])
 			emit_text(emit, NULL, cidr_format(&plan->vips[i], text));
+	emit_list_end(emit);
+	emit_list_begin(emit, "commands");
+	while (others.len)
+		emit_str(emit, NULL, str_split(&others, '\n'));
 	emit_list_end(emit);
 }
 
@@ -170,22 +184,22 @@ static const struct backend *printing_backend(const struct cli *cli, const struc
 static int show_plan(struct cli *cli, const struct capture_plan *plan)
 {
 	struct ruleset ruleset;
-	autostrbuf struct strbuf rules = {0}, error = {0};
+	autostrbuf struct strbuf rules = {0}, others = {0}, error = {0};
 	autofree bool *needed = mem_array(plan->vip_count + 1, sizeof *needed);
 	const struct backend *backend = printing_backend(cli, plan);
 	int err = needed ? backend_compile(backend, plan, &ruleset, &error) : -ENOMEM;
 	if (err)
 		return fail(cli, err, &error);
 	backend->print(&ruleset, &rules);
-	bool returns = plan_keeps_client(plan) && !ruleset.programs.client_mark;
+	other_changes(backend, plan, &ruleset, &others);
 	ruleset_done(&ruleset);
 	err = planned_routes(plan, needed, &error);
 	if (err)
 		return fail(cli, err, &error);
 	if (cli->format == EMIT_PLAIN)
-		print_plan(plan, needed, returns, strbuf_str(&rules));
+		print_plan(plan, needed, strbuf_str(&rules), strbuf_str(&others));
 	else
-		emit_plan(cli->emit, plan, needed, strbuf_str(&rules));
+		emit_plan(cli->emit, plan, needed, strbuf_str(&rules), strbuf_str(&others));
 	return CLI_DONE;
 }
 
