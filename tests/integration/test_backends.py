@@ -7,8 +7,10 @@ server saw, and whether both directions end in order. Only the words by which ru
 
 import contextlib
 import json
+import os
 import re
 import socket
+import subprocess
 import threading
 
 import pytest
@@ -502,6 +504,30 @@ def test_dns_is_spared_for_another_server(world, family, transport):
     assert ask_by(transport)(world, family, to) == (False, to)
 
 
+@pytest.fixture(scope="class")
+def spared_servers(world):
+    """All exceptions by destination, also for the port of DNS; which servers are meant is not said."""
+    words = world.words(world.app)
+    at = words.index("--dns-servers")
+    del words[at : at + 2]
+    words[words.index("--exclude-outbound-ports") + 1] += ",53"
+    world.weir(world.app, "apply", *words)
+    yield world
+    world.apply(world.app)
+
+
+class TestDnsWhereverItGoes:
+    """Ports, networks and interfaces choose connections, not queries."""
+
+    @every_family
+    @every_transport
+    @pytest.mark.parametrize("by", ["port", "network", "interface"])
+    def test_it_is_captured(self, spared_servers, family, transport, by):
+        host = {"network": "spared", "interface": "link"}.get(by)
+        to = (address_of(spared_servers.other, family, host), 53)
+        assert ask_by(transport)(spared_servers, family, to) == (True, to)
+
+
 @every_family
 def test_one_socket_asks_two_servers(world, family):
     """Each answer comes from the server that was asked."""
@@ -664,6 +690,15 @@ class Lone(CapturedPod):
         words = [*BACKENDS[self.backend], *words] if verb in ("apply", "plan") else words
         return self.pod.run([self.path, "intercept", verb, *words], env=self.environment, **options)
 
+    def slowly(self, verb, *words):
+        """(What is mounted is that of the test's own process: who traces a program is its parent.)"""
+        words = [*SLOWLY, self.path, "intercept", verb, *BACKENDS[self.backend], *words]
+        env = {**os.environ, **self.environment, "ASAN_OPTIONS": "detect_leaks=0"}
+        with self.enter():
+            done = subprocess.run(words, capture_output=True, text=True, env=env, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def state(self):
         text = state(self, [*STATE[:-1], ["sysctl", "-a", "--pattern", "fwmark"], *SAVES])
         text += str(pins_of(cookie_of(self)))
@@ -779,36 +814,60 @@ def test_an_included_control_group(lone, group):
     assert answers() == "direct" and not lone.show()["altered"]
 
 
+# So slowly that whatever is missing between two steps is missed by somebody.
+SLOWLY = ["strace", "-f", "-o", "/dev/null", "-e", "inject=bpf,sendmsg,sendto,setsockopt:delay_exit=300"]
+
+
+def inbound_by_any_way(lone):
+    """In place of the stand-in's inbound part, which asks for destinations that only some ways tell."""
+    for server in [server for server in lone.stand_in if server.word == "inbound"]:
+        server.close()
+    for address, (level, option) in (("0.0.0.0", TRANSPARENT["ipv4"]), ("::", TRANSPARENT["ipv6"])):
+        Server(lone, 15006, "inbound", address).socket.setsockopt(level, option, 1)
+
+
 def test_another_plan_takes_over_without_a_gap(lone):
     """What all plans capture is captured at every moment, and what none of them captures never is."""
     other = lone.pod.network.pod("other")
+    inbound_by_any_way(lone)
     for address in ("0.0.0.0", "::"):
-        Server(other, 83, "other", address)
-        Server(other, 2001, "other", address)
-    spare = ("--exclude-outbound-ports", "2001")
+        for port in (83, 2001):
+            Server(other, port, "other", address)
+            Server(lone, port, "app", address)
+        Server(other, 53, "other", address, udp=True)
+    spare = ("--exclude-outbound-ports", "2001", "--exclude-inbound-ports", "2001")
+    servers = ("--dns-servers", f"{other.ipv4},{other.ipv6}")
     group = CONTROL_GROUPS / f"{lone.pod.network.prefix}some"
     group.mkdir()
     chosen = ("--include-cgroups", group.name, "--include-users", "0")
     lone.weir("apply", *spare)
-    answers, done = {83: set(), 2001: set()}, threading.Event()
+    answers, done = {}, threading.Event()
 
-    def ask(address, port):
+    def ask(way, pod, address, port):
+        said = answers[way, address] = set()
         while not done.is_set():
-            answers[port].add(probe(lone, address, port).split()[0])
+            try:
+                said.add(probe(pod, address, port, udp=way == "dns").split()[0])
+            except (OSError, IndexError) as error:
+                said.add(repr(error))
 
-    ways = [(address, port) for address in (other.ipv4, other.ipv6) for port in answers]
+    ways = [("dns", lone, address, 53) for address in (other.ipv4, other.ipv6)]
+    for word, port in (("captured", 83), ("spared", 2001)):
+        ways += [(f"outbound, {word}", lone, address, port) for address in (other.ipv4, other.ipv6)]
+        ways += [(f"inbound, {word}", other, address, port) for address in (lone.ipv4, lone.ipv6)]
     asking = [threading.Thread(target=ask, args=way) for way in ways]
-    plans = (EVERYTHING, ("--exclude-outbound-ports", "7", "--include-users", "0,7"), chosen, ())
+    plans = ((*EVERYTHING, *servers), ("--exclude-outbound-ports", "7", "--include-users", "0,7"), chosen, ())
     for thread in asking:
         thread.start()
     try:
         for plan in (2 if lone.backend.startswith("nft") else 1) * plans:
-            assert lone.weir("apply", *plan, *spare).stdout == "interception: installed\n"
+            assert lone.slowly("apply", *plan, *spare) == "interception: installed\n"
     finally:
         done.set()
         for thread in asking:
             thread.join()
-    assert answers == {83: {"outbound"}, 2001: {"other"}}
+    wanted = {"outbound, captured": "outbound", "outbound, spared": "other", "inbound, captured": "inbound", "inbound, spared": "app"}
+    assert answers == {(way, address): {wanted.get(way, way)} for way, _, address, _ in ways}
 
 
 def open_pair(client, server, family):
