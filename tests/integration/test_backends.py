@@ -815,7 +815,7 @@ def test_an_included_control_group(lone, group):
 
 
 # So slowly that whatever is missing between two steps is missed by somebody.
-SLOWLY = ["strace", "-f", "-o", "/dev/null", "-e", "inject=bpf,sendmsg,sendto,setsockopt:delay_exit=300"]
+SLOWLY = ["strace", "-f", "-o", "/dev/null", "-e", "inject=bpf,sendmsg,sendto,setsockopt:delay_enter=300"]
 
 
 def inbound_by_any_way(lone):

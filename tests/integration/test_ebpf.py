@@ -7,12 +7,15 @@ import ipaddress
 import itertools
 import json
 import os
+import pathlib
 import random
+import re
 import resource
 import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -187,6 +190,37 @@ def test_who_chooses_an_interface_hears_that_the_proxy_is_not_there(lone, other,
     assert refused.value.errno == errno.ENETUNREACH
     lone.apply(*EBPF, "--fail", "open")
     assert call() == b"other"
+
+
+FIREWALL = "table inet theirs { chain c { type filter hook input priority 0; ct state established counter; }; }"
+
+
+def tracked(pod):
+    """What the kernel tracks of TCP: by where each comes from and goes to, and whether the way back is the same."""
+    with pod.enter(), open("/proc/thread-self/net/nf_conntrack") as table:
+        rows = [re.findall(r"(?:src|dst|sport|dport)=(\S+)", line) for line in table if " tcp " in line]
+    ends = {tuple(str(ipaddress.ip_address(ip)) for ip in row[:2]) + (int(row[3]),): row for row in rows}
+    return {key: row[4:8] == [row[1], row[0], row[3], row[2]] for key, row in ends.items()}
+
+
+@families
+def test_nothing_is_tracked_or_translated(lone, other, family):
+    """Unless somebody else wants it tracked: then a connection is what its packets say."""
+    stand_in(lone)
+    lone.apply(*EBPF)
+    ours, theirs = ip_of(lone.pod, family), ip_of(other, family)
+
+    def connect():
+        assert probe(lone, theirs, 80) == f"outbound {name_of(theirs, 80)}"
+        assert probe(other, ours, 80) == f"inbound {name_of(ours, 80)}"
+        return tracked(lone.pod)
+
+    assert connect() == {}
+    lone.pod.run(["nft", FIREWALL])
+    found = connect()
+    assert found.pop((theirs, ours, 80)) is True
+    [((_, redirect, port), unchanged)] = found.items()
+    assert (redirect.startswith("127." if family == 4 else "fd77:"), port, unchanged) == (True, 15001, True)
 
 
 # --- how many are on their way ---------------------------------------------------------------------------------------
@@ -584,6 +618,48 @@ def test_what_is_on_the_way_when_the_ports_change_arrives(lone, other):
     assert [sock.recv(100).decode() for sock in sockets] == [f"outbound {name_of(ip, 80)}" for ip in (other.ipv4, other.ipv6)]
 
 
+ANOTHER_VERSION = """
+import json, os, subprocess, sys, threading
+from capture import PINS, CapturedPod, Server, probe
+from netns import Network, own_bpf_file_system
+
+own_bpf_file_system()
+weir, answers, done = sys.argv[1], {}, threading.Event()
+slowly = ["strace", "-f", "-o", "/dev/null", "-e", "inject=bpf:delay_enter=1000", weir, "intercept", "apply", "--backend", "ebpf"]
+
+def ask(way, pod, address, port):
+    said = answers[way] = set()
+    while not done.is_set():
+        said.add(probe(pod, address, port, udp=port == 53).split()[0])
+
+with Network() as network:
+    app, other = CapturedPod(network, weir, "app"), network.pod("other")
+    ways = []
+    for family, anywhere in ((4, "0.0.0.0"), (6, "::")):
+        theirs, ours = (getattr(pod, f"ipv{family}") for pod in (other, app))
+        Server(other, 80, "other", anywhere), Server(app, 80, "app", anywhere)
+        Server(other, 53, "other", anywhere, udp=True)
+        ways += [(f"outbound {family}", app, theirs, 80), (f"inbound {family}", other, ours, 80), (f"dns {family}", app, theirs, 53)]
+    app.apply("--backend", "ebpf")
+    threads = [threading.Thread(target=ask, args=way) for way in ways]
+    for thread in threads:
+        thread.start()
+    try:
+        for user in ("1", "2"):
+            [folder] = PINS.iterdir()
+            words = ["map", "update", "pinned", folder / "weir_versions", "key", *"0000", "value", *"1000"]
+            subprocess.run(["bpftool", *words], check=True)
+            with app.enter():
+                env = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+                subprocess.run([*slowly, "--exclude-users", user], check=True, env=env, stdout=subprocess.DEVNULL)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+print(json.dumps({way: sorted(said) for way, said in answers.items()}))
+"""
+
+
 def test_what_namespaces_leave_that_end_is_swept(lone, weir):
     with Network() as brief:
         gone = CapturedPod(brief, weir, "gone", proxy=False)
@@ -595,6 +671,34 @@ def test_what_namespaces_leave_that_end_is_swept(lone, weir):
     assert len(pins_of(cookie_of(lone.pod))) == 1
     lone.weir("remove")
     assert pins_of(cookie_of(lone.pod)) == []
+
+
+@pytest.mark.parametrize("verb", ["apply", "change", "remove"])
+@pytest.mark.parametrize("step", [1, 3, 8, 20, 60, 150])
+def test_a_change_that_is_cut_short(lone, other, verb, step):
+    """Killed after one of its steps: what was there goes on, or what is new, and nothing stays in the end."""
+    stand_in(lone)
+    before = state(lone)
+    words = {"apply": ["apply", *EBPF], "change": ["apply", *EBPF, "--exclude-users", "7"], "remove": ["remove"]}[verb]
+    if verb != "apply":
+        lone.apply(*EBPF)
+    killing = ["strace", "-f", "-o", "/dev/null", "-e", f"inject=bpf:signal=KILL:when={step}"]
+    with lone.enter():
+        done = subprocess.run([*killing, lone.path, "intercept", *words], env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"})
+    assert done.returncode == -signal.SIGKILL or (verb, done.returncode) == ("remove", 0) and step > 20, "removal has fewer"
+    word = probe(lone, other.ipv4, 80).split()[0]
+    assert word in {"apply": ["other"], "change": ["outbound"], "remove": ["outbound", "other"]}[verb]
+    lone.weir("remove")
+    assert pins_of(cookie_of(lone.pod)) == [] and state(lone) == before
+    assert probe(lone, other.ipv4, 80).startswith("other ")
+
+
+def test_programs_of_another_version_take_over_without_a_gap(weir):
+    """Those that all namespaces share, hence in a BPF file system of the test's own."""
+    words = [sys.executable, "-c", ANOTHER_VERSION, weir]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100, cwd=pathlib.Path(__file__).parent)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {way: [way.split()[0]] for way in ("outbound 4", "outbound 6", "inbound 4", "inbound 6", "dns 4", "dns 6")}
 
 
 @pytest.mark.parametrize("capability", ["bpf", "net_admin", "perfmon", "sys_admin"])
