@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 
 import pytest
 
@@ -179,11 +180,22 @@ def test_what_told_the_protocol(network, mesh, protocol, talk, decided_by):
     )
     vip = near.show("vhost", "show", "name=mail.mesh")["virtual_hosts"][0]["vip4"]
     with Origin(server, 25, greet):
+        begun = time.monotonic()
         peer = connect(near.pod, vip, 25)
+        if talk:
+            wait_until(near.connections, what="the proxy has it")
+        known = time.monotonic()
+        assert not talk or len(near.connections()) == 1
+        asked = time.monotonic()
         peer.send(talk)
         assert peer.until(b"\n") == b"220 hello\r\n"
+        told = time.monotonic()
         [row] = near.connections()
-        assert explain(near, row["id"])["proxy"]["detection"]["decided_by"] == decided_by
+        detection = explain(near, row["id"])["proxy"]["detection"]
+        assert detection["decided_by"] == decided_by
+        # From when it was accepted, before it was listed, until what tells it, after it was asked.
+        took = detection["decided_after_us"] / 1e6
+        assert took <= told - begun and (not talk or took >= asked - known)
         peer.close()
 
 

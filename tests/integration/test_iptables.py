@@ -59,6 +59,19 @@ def test_a_failure_in_ipv6_takes_ipv4_back(app):
     assert app.rules() == before, "what was there is there again"
 
 
+def test_a_change_is_one_transaction_a_family(app, network):
+    """The first one, another plan, and removal; what is there already is none."""
+    log = network.folder / "log"
+    for name in PROGRAMS[1::2]:
+        program = (app.folder / name).resolve()
+        app.replace(name, f'[ "$1" = --noflush ] && echo {name} >>{log}; exec {program} {name} "$@"')
+    for words in (["apply"], ["apply", "--exclude-outbound-ports", "5", "--fail", "hold"], ["remove"]):
+        log.write_text("")
+        for _ in range(2):
+            app.weir(*words)
+        assert sorted(log.read_text().split()) == ["ip6tables-restore", "iptables-restore"], words
+
+
 @pytest.mark.parametrize("then", ["apply", "remove"])
 def test_a_change_that_is_cut_short(app, then):
     """Killed between the families: the next command finishes what was begun."""
