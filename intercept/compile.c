@@ -259,9 +259,9 @@ static void owner_rules(struct compiler *c, enum rule_chain chain)
 		match_value(c, RULE_GROUP, plan->proxy_gid);
 		end(c, RULE_RETURN, 0, "proxy: by its group");
 	}
-	for (size_t i = 0; i < plan->exclude_mark_count; i++) {
+	for (size_t i = 0; i < plan->exclude_marks.count; i++) {
 		begin(c, chain);
-		match_mark(c, plan->exclude_marks[i].value, plan->exclude_marks[i].mask);
+		match_mark(c, plan->exclude_marks.matches[i].value, plan->exclude_marks.matches[i].mask);
 		end(c, RULE_RETURN, 0, "excluded mark");
 	}
 }
@@ -271,15 +271,22 @@ struct program_sets {
 };
 
 // That a control group does not match cannot be asked for in all back ends: for nftables, a socket that is
-// less deep in the hierarchy neither matches nor differs. So what is included goes on in a chain of its own.
+// less deep in the hierarchy neither matches nor differs. And a mark may be any of several, of which there are
+// no sets. So what is included goes on in a chain of its own.
 static void include_rules(struct compiler *c, enum rule_chain chain, const struct program_sets *sets,
 			  enum rule_chain chosen)
 {
 	const struct capture_cgroups *cgroups = &c->plan->include_cgroups;
+	const struct capture_marks *marks = &c->plan->include_marks;
 	for (size_t i = 0; i < cgroups->count; i++) {
 		begin(c, chain);
 		match_cgroup(c, cgroups->names[i]);
 		end(c, RULE_GOTO, chosen, "included control group");
+	}
+	for (size_t i = 0; i < marks->count; i++) {
+		begin(c, chain);
+		match_mark(c, marks->matches[i].value, marks->matches[i].mask);
+		end(c, RULE_GOTO, chosen, "included mark");
 	}
 	if (sets->include_users >= 0) {
 		begin(c, chain);
@@ -292,7 +299,7 @@ static void include_rules(struct compiler *c, enum rule_chain chain, const struc
 		end(c, RULE_GOTO, chosen, "included group");
 	}
 	begin(c, chain);
-	end(c, RULE_RETURN, 0, "no included user, group or control group");
+	end(c, RULE_RETURN, 0, "no included user, group, control group or mark");
 }
 
 // Returns the chain in which it goes on: `chain`, or `chosen`.
@@ -315,7 +322,7 @@ static enum rule_chain program_rules(struct compiler *c, enum rule_chain chain,
 		match_set(c, RULE_GROUP, sets->exclude_groups, false);
 		end(c, RULE_RETURN, 0, "excluded group");
 	}
-	if (c->plan->include_cgroups.count) {
+	if (c->plan->include_cgroups.count || c->plan->include_marks.count) {
 		include_rules(c, chain, sets, chosen);
 		return chosen;
 	}

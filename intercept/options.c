@@ -38,7 +38,7 @@ ASSERT_LIST(capture_ids, ranges, count);
 ASSERT_LIST(capture_interfaces, names, count);
 ASSERT_LIST(capture_cgroups, names, count);
 ASSERT_LIST(capture_dns, servers, server_count);
-ASSERT_LIST(capture_plan, exclude_marks, exclude_mark_count);
+ASSERT_LIST(capture_marks, matches, count);
 ASSERT_LIST(capture_plan, vips, vip_count);
 
 struct setting {

@@ -75,6 +75,8 @@ enum plan_option_kind {
 	  "outbound and DNS: only of programs in these control groups or units")                             \
 	X("exclude-cgroups", PLAN_CGROUPS, exclude_cgroups, "CGROUPS",                                       \
 	  "outbound and DNS: not of programs in these control groups or units")                              \
+	X("include-marks", PLAN_MARKS, include_marks, "MARKS",                                               \
+	  "outbound and DNS: only of sockets so marked")                                                     \
 	X("exclude-marks", PLAN_MARKS, exclude_marks, "MARKS", "outbound and DNS: not of sockets so marked") \
 	X("dns-servers", PLAN_ADDRESSES, dns.servers, "ADDRESSES", "only DNS queries to these servers")      \
 	X("proxy-user", PLAN_USER, proxy_uid, "USER",                                                        \

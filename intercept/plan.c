@@ -78,13 +78,19 @@ static int check_marks(const struct capture_plan *plan, struct strbuf *error)
 		    error,
 		    "the mark of connections from clients' addresses must differ from the proxy's others "
 		    "and from 0, within their mask");
-	for (size_t i = 0; i < plan->exclude_mark_count; i++) {
-		const struct mark_match *match = &plan->exclude_marks[i];
+	return 0;
+}
+
+static int check_mark_matches(const struct capture_marks *marks, const char *what, struct strbuf *error)
+{
+	if (marks->count > LIMIT_CAPTURE_MARKS)
+		return invalid(error, "%s marks: more than %d entries", what, LIMIT_CAPTURE_MARKS);
+	for (size_t i = 0; i < marks->count; i++) {
+		const struct mark_match *match = &marks->matches[i];
 		if (!match->mask || match->value & ~match->mask)
 			return invalid(
-			    error,
-			    "excluded mark 0x%x/0x%x can never match: its value has bits outside of its mask",
-			    match->value, match->mask);
+			    error, "%s mark 0x%x/0x%x can never match: its value has bits outside of its mask",
+			    what, match->value, match->mask);
 	}
 	return 0;
 }
@@ -195,8 +201,10 @@ static int check_lists(const struct capture_plan *plan, struct strbuf *error)
 		err = check_cgroups(&plan->include_cgroups, "included control groups", error);
 	if (err == 0)
 		err = check_cgroups(&plan->exclude_cgroups, "excluded control groups", error);
-	if (err == 0 && plan->exclude_mark_count > LIMIT_CAPTURE_MARKS)
-		err = invalid(error, "excluded marks: more than %d entries", LIMIT_CAPTURE_MARKS);
+	if (err == 0)
+		err = check_mark_matches(&plan->include_marks, "included", error);
+	if (err == 0)
+		err = check_mark_matches(&plan->exclude_marks, "excluded", error);
 	if (err == 0 &&
 	    (plan->vip_count > LIMIT_CAPTURE_RANGES || plan->dns.server_count > LIMIT_CAPTURE_RANGES))
 		err = invalid(error, "ranges of virtual IPs, DNS servers: more than %d entries",

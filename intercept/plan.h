@@ -32,6 +32,11 @@ struct mark_match {
 	uint32_t value, mask;
 };
 
+struct capture_marks {
+	const struct mark_match *matches;
+	size_t count;
+};
+
 struct capture_ports {
 	const struct port_range *ranges;
 	size_t count;
@@ -104,8 +109,7 @@ struct capture_plan {
 	struct capture_ids include_users, exclude_users;
 	struct capture_ids include_groups, exclude_groups;
 	struct capture_cgroups include_cgroups, exclude_cgroups;
-	const struct mark_match *exclude_marks;
-	size_t exclude_mark_count;
+	struct capture_marks include_marks, exclude_marks;
 
 	const struct cidr *vips; // ranges of virtual IPs
 	size_t vip_count;

@@ -37,7 +37,7 @@ FAMILIES = ("ipv4", "ipv6", "mapped")
 SOCKET_FAMILY = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 TRANSPARENT = {"ipv4": (socket.IPPROTO_IP, 19), "ipv6": (socket.IPPROTO_IPV6, 75)}
 USER, GROUP, MARK = 1234, 1235, 0x5500
-CHOSEN_USER = 1300
+CHOSEN_USER, CHOSEN_MARK = 1300, 0x6600
 SPARED = ("10.77.0.200", "fd00:77::200")
 VIPS = ("240.240.0.0/16", "fd77:65:6972::/112")
 
@@ -602,8 +602,9 @@ class TestLinkLocal:
 # --- only some programs ----------------------------------------------------------------------------------------------
 @pytest.fixture(scope="class")
 def choosing(world):
-    """Captured are the programs of one unit and of one user, and no others."""
-    world.apply(world.app, "--include-cgroups", world.unit, "--include-users", str(CHOSEN_USER))
+    """Captured are the programs of one unit and of one user, sockets with one mark, and no others."""
+    marks = f"0x1,{CHOSEN_MARK:#x}/0xff00"
+    world.apply(world.app, "--include-cgroups", world.unit, "--include-users", str(CHOSEN_USER), "--include-marks", marks)
     yield world
     world.apply(world.app)
 
@@ -620,13 +621,17 @@ def chosen(world):
         "none": ({"cgroup": CONTROL_GROUPS}, False),
         "user": ({"user": CHOSEN_USER}, True),
         "user, excluded group": ({"user": CHOSEN_USER, "cgroup": "spared"}, False),
+        "mark": ({"mark": CHOSEN_MARK | 7}, True),
+        "mark, excluded group": ({"mark": CHOSEN_MARK, "cgroup": "spared"}, False),
+        "another mark": ({"mark": CHOSEN_MARK << 1}, False),
     }
 
 
-WHO = ("unit", "below the unit", "unit, excluded user", "another", "the unit's slice", "none", "user", "user, excluded group")
+WHO = ("unit", "below the unit", "unit, excluded user", "another", "mark", "another mark")
+WHO += ("the unit's slice", "none", "user", "user, excluded group", "mark, excluded group")
 
 
-class TestOnlyAControlGroup:
+class TestOnlySomePrograms:
     @every_family
     @pytest.mark.parametrize("who", WHO)
     def test_outbound(self, choosing, family, who):
@@ -638,7 +643,7 @@ class TestOnlyAControlGroup:
 
     @every_family
     @every_transport
-    @pytest.mark.parametrize("who", WHO[:5])
+    @pytest.mark.parametrize("who", WHO[:7])
     def test_dns(self, choosing, family, transport, who):
         options, captured = chosen(choosing)[who]
         to = (address_of(choosing.other, family), 53)
@@ -649,7 +654,7 @@ class TestOnlyAControlGroup:
         options, captured = chosen(choosing)[who]
         to = name_of(choosing.other.ipv4, 7000)
         cgroup = str(choosing.cgroup_of(choosing.app) / options.get("cgroup", "")).removeprefix(str(CONTROL_GROUPS)) or "/"
-        words = ["what-if", "-j", "--to", to, "--cgroup", cgroup, "--uid", str(options.get("user", 0))]
+        words = ["what-if", "-j", "--to", to, "--cgroup", cgroup, "--uid", str(options.get("user", 0)), "--mark", str(options.get("mark", 0))]
         done = choosing.app.pod.run([choosing.mesh.weir_path, "explain", *words], env=choosing.environment)
         said = json.loads(done.stdout)["outbound"]
         assert said["cgroup"] == cgroup

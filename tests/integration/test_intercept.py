@@ -382,6 +382,18 @@ def test_excluded_marks(app, peer, family):
         assert probe(app, address, 80, mark=mark) == captured("outbound", address, 80), hex(mark)
 
 
+@families
+def test_included_marks(app, peer, family):
+    address = ip_of(peer, family)
+    app.apply(*words("include-marks", "0x5000,0x80000/0xf0000"), *words("exclude-marks", "0x81235"))
+    for mark in (0x5000, 0x80000, 0x81234):
+        assert probe(app, address, 80, mark=mark) == captured("outbound", address, 80), hex(mark)
+        assert probe(app, address, 53, udp=True, mark=mark) == "dns", hex(mark)
+    for mark in (0, 0x5001, 0x90000, 0x81235):
+        assert is_direct(probe(app, address, 80, mark=mark)), hex(mark)
+        assert probe(app, address, 53, udp=True, mark=mark) == "peer", hex(mark)
+
+
 @pytest.fixture
 def second_line(network, app, peer):
     """A second link between the two: the peer is 10.88.0.2 and fd00:88::2 there, by the interface `wan-line0`."""
@@ -613,6 +625,7 @@ PLANS = {
     + ["--exclude-groups", "100-200", "--exclude-marks", "0x1,0x70000/0xf0000", "--dns-servers", "10.0.0.53,fd00::53"]
     + ["--proxy-user", "nobody", "--proxy-group", "99"],
     "dns": ["--no-outbound", "--no-inbound"],
+    "marks": ["--include-marks", "0x5,0x70000/0xf0000", "--include-users", "7", "--exclude-marks", "0x70001"],
     "inbound-ipv6": ["--no-outbound", "--no-dns", "--no-ipv4", "--capture-ssh"],
     "ipv4": ["--no-ipv6", "--include-outbound-cidrs", "fd00::/8,10.0.0.0/8", "--capture-metadata"],
     "hold": ["--fail", "hold"],
@@ -1430,6 +1443,8 @@ BAD_WORDS = [
     (["--exclude-marks", "0"], None),
     (["--exclude-marks", "1,2/0"], "can never match"),
     (["--exclude-marks", ",".join(map(str, range(1, 34)))], "more than 32 entries"),
+    (["--include-marks", ",".join(map(str, range(1, 34)))], "included marks: more than 32 entries"),
+    (["--include-marks", "1,2/0"], "included mark 0x2/0x0 can never match"),
     (["--outbound-mark", "0x1771"], "bits outside of their mask"),
     (["--outbound-mark", "0x772"], "must differ"),
     (["--inbound-mark", "0"], "must differ from each other and from 0"),

@@ -101,7 +101,7 @@ enum {
 	// interception (intercept/)
 	LIMIT_CAPTURE_RANGES = 1024,	// entries of one list of ports, networks, users or groups
 	LIMIT_CAPTURE_INTERFACES = 32,	// names in one list
-	LIMIT_CAPTURE_MARKS = 32,	// excluded marks
+	LIMIT_CAPTURE_MARKS = 32,	// included marks, and excluded ones
 	LIMIT_CAPTURE_CGROUPS = 32,	// control groups in one list
 	LIMIT_CGROUP_PATH = 512,	// bytes of one's path with its end, as iptables takes it
 	LIMIT_CGROUP_DEPTH = 32,	// of control groups in others

@@ -108,7 +108,7 @@ struct config_capture {
 	struct config_list dns_servers;							 // struct ip
 	struct config_list include_users, exclude_users, include_groups, exclude_groups; // struct id_range
 	struct config_list include_cgroups, exclude_cgroups;				 // const char *
-	struct config_list exclude_marks;						 // struct mark_match
+	struct config_list include_marks, exclude_marks;				 // struct mark_match
 };
 
 // Where the file says something outside of its lists.

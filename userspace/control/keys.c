@@ -91,6 +91,7 @@ static const struct key capture_keys[] = {
 	{"exclude_groups", LIST(groups_item, struct id_range, SHORT_LIST), FIELD(config, intercept.capture.exclude_groups), .text = "Not those of programs that run with these groups."},
 	{"include_cgroups", LIST(cgroup_item, const char *, LIMIT_CAPTURE_CGROUPS), FIELD(config, intercept.capture.include_cgroups), .text = "Only connections of programs in these control groups or units (`nginx.service`, `system.slice/nginx.service`), and in those below them."},
 	{"exclude_cgroups", LIST(cgroup_item, const char *, LIMIT_CAPTURE_CGROUPS), FIELD(config, intercept.capture.exclude_cgroups), .text = "Not those of programs in these control groups or units."},
+	{"include_marks", LIST(mark_item, struct mark_match, 64), FIELD(config, intercept.capture.include_marks), .text = "Only connections whose socket carries one of these marks."},
 	{"exclude_marks", LIST(mark_item, struct mark_match, 64), FIELD(config, intercept.capture.exclude_marks), .text = "Not connections whose socket carries one of these marks."},
 	{0}};
 

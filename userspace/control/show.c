@@ -341,8 +341,10 @@ void config_capture_plan(const struct config *config, struct capture_plan *ret_p
 	    (struct capture_cgroups){capture->include_cgroups.items, capture->include_cgroups.count};
 	ret_plan->exclude_cgroups =
 	    (struct capture_cgroups){capture->exclude_cgroups.items, capture->exclude_cgroups.count};
-	ret_plan->exclude_marks = capture->exclude_marks.items;
-	ret_plan->exclude_mark_count = capture->exclude_marks.count;
+	ret_plan->include_marks =
+	    (struct capture_marks){capture->include_marks.items, capture->include_marks.count};
+	ret_plan->exclude_marks =
+	    (struct capture_marks){capture->exclude_marks.items, capture->exclude_marks.count};
 	ret_plan->vips = config->dns.vips.items;
 	ret_plan->vip_count = config->dns.vips.count;
 }

@@ -277,7 +277,8 @@ static void a_capture_plan(void **state)
 		STR("intercept:\n  capture:\n    ssh: true\n    outbound: {exclude_ports: [22, 8000-8999]}\n"
 		    "    inbound: {enabled: false, exclude_interfaces: [docker*]}\n    exclude_users: [0, "
 		    "1000-1999]\n"
-		    "    exclude_marks: [0x100/0xff00]\n    include_cgroups: [a.service, /b.slice/c]\n"
+		    "    exclude_marks: [0x100/0xff00]\n    include_marks: [1, 0x20/0xf0]\n    "
+		    "include_cgroups: [a.service, /b.slice/c]\n"
 		    "    exclude_cgroups: [d]\n"),
 		"t", &config, &errors),
 	    0);
@@ -288,7 +289,9 @@ static void a_capture_plan(void **state)
 	assert_false(plan.inbound.enabled);
 	assert_string_equal(plan.inbound.exclude_interfaces.names[0], "docker*");
 	assert_int_equal(plan.exclude_users.ranges[1].first, 1000);
-	assert_int_equal(plan.exclude_marks[0].mask, 0xff00);
+	assert_int_equal(plan.exclude_marks.matches[0].mask, 0xff00);
+	assert_int_equal(plan.include_marks.count, 2);
+	assert_int_equal(plan.include_marks.matches[1].value, 0x20);
 	assert_int_equal(plan.include_cgroups.count, 2);
 	assert_string_equal(plan.include_cgroups.names[1], "/b.slice/c");
 	assert_string_equal(plan.exclude_cgroups.names[0], "d");

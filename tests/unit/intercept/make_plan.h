@@ -99,4 +99,6 @@ static const char *const plans[] = {
     "exclude-cgroups a1; include-groups 0-100; no-inbound",
     "include-cgroups a1; no-outbound",
     "include-cgroups a1; no-outbound; no-dns",
+    "include-marks 0x5,0x70000/0xf0000; include-groups 7; exclude-marks 0x70001",
+    "include-marks 0x5; no-dns",
 };

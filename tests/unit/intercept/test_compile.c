@@ -122,14 +122,21 @@ static bool family_is_captured(const struct capture_plan *plan, const struct ip 
 	return ip->family == AF_INET6 ? plan->ipv6 : plan->ipv4;
 }
 
+static bool has_mark(const struct capture_marks *marks, uint32_t mark)
+{
+	for (size_t i = 0; i < marks->count; i++)
+		if ((mark & marks->matches[i].mask) == marks->matches[i].value)
+			return true;
+	return false;
+}
+
 static bool program_is_captured(const struct capture_plan *plan, const struct flow *flow)
 {
 	uint32_t mark = flow->mark & plan->mark_mask;
 	if (mark == plan->outbound_mark || mark == plan->inbound_mark)
 		return false;
-	for (size_t i = 0; i < plan->exclude_mark_count; i++)
-		if ((flow->mark & plan->exclude_marks[i].mask) == plan->exclude_marks[i].value)
-			return false;
+	if (has_mark(&plan->exclude_marks, flow->mark))
+		return false;
 	if ((plan->has_proxy_uid && flow->user == plan->proxy_uid) ||
 	    (plan->has_proxy_gid && flow->group == plan->proxy_gid))
 		return false;
@@ -137,9 +144,10 @@ static bool program_is_captured(const struct capture_plan *plan, const struct fl
 		return false;
 	if (has_cgroup(&plan->exclude_cgroups, flow))
 		return false;
-	bool all = !plan->include_users.count && !plan->include_groups.count && !plan->include_cgroups.count;
+	bool all = !plan->include_users.count && !plan->include_groups.count && !plan->include_cgroups.count &&
+		   !plan->include_marks.count;
 	return all || has_cgroup(&plan->include_cgroups, flow) || has_id(&plan->include_users, flow->user) ||
-	       has_id(&plan->include_groups, flow->group);
+	       has_id(&plan->include_groups, flow->group) || has_mark(&plan->include_marks, flow->mark);
 }
 
 static bool dns_takes(const struct capture_plan *plan, const struct flow *flow)
@@ -276,6 +284,8 @@ static void rules_do_what_the_plan_says(void **state)
 	    "include-outbound-cidrs 10.0.0.0/8; include-inbound-cidrs fd00::/16; no-dns",
 	    "include-outbound-interfaces eth*,wlan0; exclude-inbound-interfaces br*; dns-servers "
 	    "10.0.0.53,fd00::53",
+	    "include-marks 1,0x70000/0xf0000; exclude-users 1000",
+	    "include-marks 1; include-users 0-100; include-cgroups a1/b2; exclude-marks 0x70000/0xf0000",
 	    "outbound-port 1000; inbound-port 1001; dns-port 1002; outbound-mark 1; inbound-mark 2; "
 	    "mark-mask 3",
 	};

@@ -77,7 +77,7 @@ static void control_groups(void **state)
 	     "excluded control group");
 	flow.cgroups = cgroup_line_at(1);
 	goes("include-cgroups a1/b2; include-groups 5; include-users 6", CHAIN_OUTPUT, &flow, ".........D",
-	     "no included user, group or control group");
+	     "no included user, group, control group or mark");
 	goes("include-cgroups a1/b2; include-users 1000", CHAIN_OUTPUT, &flow, ".......>.....D", "outbound");
 	goes("include-cgroups a1; no-outbound; no-dns", CHAIN_OUTPUT, &flow, "......>D",
 	     "nothing else is captured");
@@ -89,7 +89,22 @@ static void control_groups(void **state)
 	goes("include-cgroups a1", CHAIN_OUTPUT_RAW, &flow, ">...>D", "captured DNS queries");
 	flow.cgroups = cgroup_line_at(0);
 	goes("include-cgroups a1", CHAIN_OUTPUT_RAW, &flow, ">....D",
-	     "no included user, group or control group");
+	     "no included user, group, control group or mark");
+}
+
+// One of several is enough; what is excluded stays so.
+static void marks(void **state)
+{
+	(void)state;
+	struct flow flow = flow_to("192.0.2.1:80");
+	flow.mark = 0x25;
+	goes("include-marks 1,0x20/0xf0", CHAIN_OUTPUT, &flow, ".......>.....D", "outbound");
+	goes("include-marks 1,0x20/0xf0; exclude-marks 0x25", CHAIN_OUTPUT, &flow, "......D", "excluded mark");
+	goes("include-marks 0x20; include-users 1000", CHAIN_OUTPUT, &flow, ".......>.....D", "outbound");
+	goes("include-marks 0x20; include-users 5", CHAIN_OUTPUT, &flow, "........D",
+	     "no included user, group, control group or mark");
+	flow.unknown = 1u << RULE_MARK;
+	goes("include-marks 0x25", CHAIN_OUTPUT, &flow, "..?????D", "no included user, group, control group or mark");
 }
 
 static void what_is_unknown_does_not_decide(void **state)
@@ -150,6 +165,7 @@ int main(void)
 	    cmocka_unit_test(each_rule_on_the_way_is_told),
 	    cmocka_unit_test(chains_lead_on),
 	    cmocka_unit_test(control_groups),
+	    cmocka_unit_test(marks),
 	    cmocka_unit_test(what_is_unknown_does_not_decide),
 	    cmocka_unit_test(failed_matches_are_named),
 	    cmocka_unit_test(foreign_rules_are_told),

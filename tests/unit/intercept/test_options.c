@@ -59,9 +59,9 @@ static void settings_reach_their_fields(void **state)
 	assert_int_equal(plan->exclude_users.ranges[0].first, 4294967294u);
 	assert_int_equal(plan->include_groups.ranges[1].first, 7);
 	assert_int_equal(plan->exclude_groups.ranges[0].last, 200);
-	assert_int_equal(plan->exclude_marks[0].mask, UINT32_MAX);
-	assert_int_equal(plan->exclude_marks[1].value, 0x70000);
-	assert_int_equal(plan->exclude_marks[1].mask, 0xf0000);
+	assert_int_equal(plan->exclude_marks.matches[0].mask, UINT32_MAX);
+	assert_int_equal(plan->exclude_marks.matches[1].value, 0x70000);
+	assert_int_equal(plan->exclude_marks.matches[1].mask, 0xf0000);
 	assert_int_equal(plan->dns.server_count, 2);
 	assert_true(plan->has_proxy_uid && plan->has_proxy_gid);
 	assert_int_equal(plan->proxy_uid, 65534);
