@@ -59,6 +59,20 @@ class Talker(Server):
             sock.sendall(b" end")
 
 
+class Ender(Talker):
+    """Speaks first and ends first; what its client says then is among `heard`."""
+
+    def __init__(self, *arguments):
+        self.heard = []
+        super().__init__(*arguments)
+
+    def _talk(self, sock, peer):
+        with sock:
+            sock.sendall(f"{self.word}\n".encode())
+            sock.shutdown(socket.SHUT_WR)
+            self.heard.append(Peer(sock).rest())
+
+
 class DualTalker(Talker):
     """One socket for both families: clients of IPv4 have mapped addresses."""
 
@@ -101,6 +115,7 @@ class World:
         for sidecar in (self.app, self.near):
             talkers(sidecar.pod, sidecar.pod.name, 7000, 7001)
             self.apply(sidecar)
+        self.enders = {pod: {address: Ender(pod, 7002, pod.name, address) for address in ("0.0.0.0", "::")} for pod in (self.other, self.app.pod)}
 
     def _second_address(self):
         for address in SPARED:
@@ -419,6 +434,26 @@ def test_a_captured_pod_calls_another_of_the_same_node(world, family):
     assert seen.is_whole()
 
 
+@every_family
+@pytest.mark.parametrize("direction", ["outbound", "inbound"])
+def test_a_server_may_end_first(world, family, direction):
+    """What its client sends from then on arrives, and the client's end."""
+    outbound = direction == "outbound"
+    caller, server = (world.app, world.other) if outbound else (world.other, world.app.pod)
+    address = address_of(server, family) if outbound else unmapped(address_of(server, family))
+    source = None if outbound else unmapped(address_of(caller, family))
+    ender = world.enders[server]["::" if family == "ipv6" else "0.0.0.0"]
+    with world.call(caller, (address, 7002), source=source) as sock:
+        peer = Peer(sock)
+        assert peer.rest() == f"{server.name}\n".encode()
+        assert [row["direction"] for row in world.app.connections()] == [direction]
+        count = len(ender.heard)
+        peer.send("still ").send("here").end()
+        wait_until(lambda: len(ender.heard) > count)
+        assert ender.heard[count:] == [b"still here"]
+    wait_until(lambda: not world.app.connections(), what="it is forgotten")
+
+
 # --- DNS -------------------------------------------------------------------------------------------------------------
 def query(family):
     """Asks for the service that weir alone knows."""
@@ -521,10 +556,11 @@ class TestDnsWhereverItGoes:
 
     @every_family
     @every_transport
-    @pytest.mark.parametrize("by", ["port", "network", "interface"])
+    @pytest.mark.parametrize("by", ["port", "network", "interface", "own host"])
     def test_it_is_captured(self, spared_servers, family, transport, by):
         host = {"network": "spared", "interface": "link"}.get(by)
-        to = (address_of(spared_servers.other, family, host), 53)
+        server = spared_servers.app if by == "own host" else spared_servers.other
+        to = (address_of(server, family, host), 53)
         assert ask_by(transport)(spared_servers, family, to) == (True, to)
 
 
