@@ -38,6 +38,7 @@ IMPURE_HEADERS = re.compile(
 
 COMPLEXITY_MAX, LINES_MAX, MEDIAN_MAX = 15, 150, 15
 KERNEL_LINES_MAX = 60  # of what runs in the kernel
+KERNEL_HEADER_MAX = 400  # programs find the kernel's types when they are loaded: no list of all of them is in the tree
 # Functions that may be longer or more branched, each with the reason.
 EXCEPTIONS = {}
 
@@ -109,6 +110,10 @@ def size():
             yield f"{place}: complexity {complexity} (at most {COMPLEXITY_MAX}), {lines} lines (at most {most})"
     for name in set(EXCEPTIONS) - met:
         yield f"the exception for {name} is not needed any more"
+    for name in sources(["bpf"], (".h",)):
+        count = (ROOT / name).read_text().count("\n")
+        if count > KERNEL_HEADER_MAX:
+            yield f"{name}: {count} lines (at most {KERNEL_HEADER_MAX})"
     median = sorted(lengths)[len(lengths) // 2]
     if median > MEDIAN_MAX:
         yield f"the median length of a function is {median} lines (at most {MEDIAN_MAX})"
@@ -218,6 +223,7 @@ BROKEN = {
     "size": {
         "codecs/x.c": "int f(int a)\n{\n" + "\tif (a)\n\t\ta++;\n" * 16 + "\treturn a;\n}\n",
         "bpf/x.bpf.h": "int g(int a)\n{\n" + "\ta++;\n" * 58 + "\treturn a;\n}\n" + "int h(void)\n{\n\treturn 0;\n}\n\n" * 3,
+        "bpf/vmlinux.h": "typedef int t;\n" * 500,
     },
     "format": {"userspace/base/x.c": "int  f( int a );\n"},
     "folders": {"other/x.txt": ""},
