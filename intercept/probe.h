@@ -6,7 +6,7 @@
 
 #include "intercept/backend.h"
 
-enum { PROBE_ROWS_MAX = 40, PROBE_DETAIL_MAX = 240 };
+enum { PROBE_ROWS_MAX = 48, PROBE_DETAIL_MAX = 240 };
 
 struct probe_row {
 	const char *subject; // "nft", "BPF"
