@@ -114,6 +114,7 @@ def test_the_policy_can_be_changed(lone):
     assert lone.apply(*EBPF) == "interception: installed\n"
     assert lone.apply(*EBPF, "--fail", "open") == "interception: installed\n"
     assert lone.apply(*EBPF, "--fail", "open") == "interception: unchanged\n"
+    assert lone.show()["fail"] == "open"
 
 
 @families

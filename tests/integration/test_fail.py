@@ -75,7 +75,7 @@ def test_connections_wait_for_the_proxy(network, weir, other, family, way):
     app = CapturedPod(network, weir, "app", proxy=False)
     Server(app, 80, "app", ANY[family])
     app.apply(*WAYS[way], "--fail", "hold")
-    assert app.show()["altered"] is False
+    assert (app.show()["altered"], app.show()["fail"]) == (False, "hold")
     assert app.apply(*WAYS[way], "--fail", "hold") == "interception: unchanged\n"
     outbound = Waiting(app, ip_of(other, family), 80)
     inbound = Waiting(other, ip_of(app, family), 80)
@@ -328,6 +328,7 @@ def test_connections_are_refused(network, weir, other, family, way):
     app = CapturedPod(network, weir, "app", proxy=False)
     server = Server(app, 80, "app", ANY[family])
     app.apply(*WAYS[way])
+    assert app.show()["fail"] == "closed"
     assert probe(app, ip_of(other, family), 80) == "refused"
     assert probe(app, ip_of(other, family), 53, udp=True) == "refused"
     if way == "nft-tproxy":  # inbound, no answer: TCP tries again
@@ -361,7 +362,7 @@ def test_without_the_proxy_all_is_as_without_weir(mesh, other, family, keys, end
     sidecar.start()
     app = Server(pod, 80, "app", ANY[family])
     shown = sidecar.show("intercept", "show")
-    assert shown["held_by_proxy"] and not shown["altered"]
+    assert shown["held_by_proxy"] and shown["fail"] == "open" and not shown["altered"]
     assert f"CapEff:\t{1 << 13:016x}" in open(f"/proc/{sidecar.proxy.pid}/status").read(), "CAP_NET_RAW and no more"
     assert probe(other, ip_of(pod, family), 80).startswith("app ")
     assert probe(pod, ip_of(other, family), 80).startswith("other ")

@@ -986,7 +986,7 @@ def test_show_counts(app, peer):
 
 def test_show_when_nothing_is_there(app):
     nothing = {"rules": [], "sets": [], "routes": []}
-    assert app.show() == {"installed": False, "backend": "none", "altered": False, "held_by_proxy": False, "clients_stay_visible": False, **nothing}
+    assert app.show() == {"installed": False, "backend": "none", "altered": False, "fail": None, "held_by_proxy": False, "clients_stay_visible": False, **nothing}
 
 
 def test_show_tells_of_rules_that_are_not_ours(app):

@@ -274,11 +274,22 @@ static bool is_altered(const struct ruleset *ruleset)
 	return altered;
 }
 
+// What becomes of connections while no proxy listens, as plans have it.
+static const char *fail_policy(const struct ruleset *ruleset)
+{
+	if (!ruleset->rule_count)
+		return NULL;
+	if (ruleset_has_chain(ruleset, CHAIN_HOLD))
+		return "hold";
+	return ruleset->held || ruleset->programs.fail == FAIL_OPEN ? "open" : "closed";
+}
+
 static void emit_installed(struct emit *emit, const struct installed *installed)
 {
 	emit_bool(emit, "installed", installed->ruleset.rule_count > 0);
 	emit_text(emit, "backend", installed->backend ? installed->backend->name : "none");
 	emit_bool(emit, "altered", is_altered(&installed->ruleset));
+	emit_text(emit, "fail", fail_policy(&installed->ruleset));
 	emit_bool(emit, "held_by_proxy", installed->ruleset.held);
 	emit_bool(emit, "clients_stay_visible",
 		  installed->returns.ipv4 || installed->returns.ipv6 ||
