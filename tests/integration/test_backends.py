@@ -779,6 +779,36 @@ def test_it_comes_and_goes_without_a_trace(lone, plan):
     assert lone.weir("remove").stdout == "interception: nothing was installed\n"
 
 
+def put_by_hand(lone, text):
+    """What a plan prints, by the programs that it is for."""
+    for line in text.splitlines():
+        if line.startswith("# and: "):
+            lone.pod.run(line.removeprefix("# and: ").split())
+    kind = lone.backend.removeprefix("iptables-")
+    programs = {"4": f"iptables-{kind}-restore", "6": f"ip6tables-{kind}-restore"}
+    if lone.backend.startswith("nft"):
+        lone.pod.run(["nft", "-f", "-"], input=text)
+    else:
+        for part in text.split("# IPv")[1:]:
+            lone.pod.run([programs[part[0]], "--noflush"], input=part.partition("\n")[2])
+
+
+@pytest.mark.parametrize("plan", [(), EVERYTHING, ("--no-ipv6", "--fail", "hold")], ids=lambda plan: len(plan))
+def test_a_plan_is_what_is_installed(lone, plan):
+    before = lone.state()
+    text = lone.weir("plan", *plan).stdout
+    assert lone.state() == before, "printed, and nothing else"
+    if lone.backend.startswith("ebpf"):  # there is no program for it but weir
+        assert lone.weir("apply", *plan).stdout == "interception: installed\n"
+        planned = re.findall(r"^\t(.*) # (.*)$", text.partition("by ebpf:\n")[2] or text, re.MULTILINE)
+        shown = [(rule["rule"], rule["purpose"]) for rule in lone.show()["rules"]]
+        assert planned and (planned == shown or (lone.backend == "ebpf-nft" and set(planned) < set(shown)))
+    else:
+        put_by_hand(lone, text)
+        assert lone.weir("apply", *plan).stdout == "interception: unchanged\n"
+    assert lone.weir("remove").stdout == "interception: removed\n"
+
+
 @pytest.mark.parametrize("address", ["ipv4", "ipv6"])
 def test_show_counts_and_check_proves(lone, address):
     other = lone.pod.network.pod("other")
