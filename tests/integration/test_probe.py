@@ -50,7 +50,10 @@ def test_what_works_and_what_auto_takes(pod, weir):
     assert features["BPF", "outbound interfaces (with nft)"]["works"]
     assert features["BPF", "cgroup v2"]["works"]
     chosen = [row for row in found["backends"] if row["auto"]]
-    assert [row["backend"] for row in chosen] == [found["auto"]]
+    assert [row["backend"] for row in chosen] == [found["auto"]] == ["nft"]
+    reasons = [(row["backend"], row["why"]) for row in found["backends"]]
+    later = "works, and comes later in the order"
+    assert reasons == [("nft", "the first that works"), ("ebpf", later), ("iptables", later)]
     assert pod.run([weir, "intercept", "apply"]).stdout == "interception: installed\n"
     assert json.loads(pod.run([weir, "intercept", "show", "-j"]).stdout)["backend"] == found["auto"]
 

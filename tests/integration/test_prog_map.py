@@ -222,17 +222,19 @@ def test_connections_and_their_original_destinations(lone, weir, family):
 
 @families
 def test_excluded_connections_are_not_noted(network, lone, weir, family):
-    """Not while they are open, and not while they are being made: by port, by network, and inbound."""
+    """Not while they are open, and not while they are being made: by port, by network, and inbound; nor the servers that
+    spared queries go to."""
     kind, host = (socket.AF_INET, "ipv4") if family == 4 else (socket.AF_INET6, "ipv6")
     other = network.pod("other")
     address = getattr(other, host)
     lone.apply(
         *("--backend", "ebpf", "--exclude-outbound-ports", "80"),
         *("--exclude-inbound-ports", "80", "--exclude-outbound-cidrs", "192.0.2.0/24,2001:db8::/32"),
+        *("--exclude-marks", "0x10"),
     )
 
     def noted():
-        return [entries(lone.pod, weir, name) for name in ("weir_pending", "weir_sockets")]
+        return [entries(lone.pod, weir, name) for name in ("weir_pending", "weir_sockets", "weir_servers")]
 
     with contextlib.ExitStack() as stack:
         for server, client, to in ((other, lone, (address, 80)), (lone, other, (getattr(lone, host), 80))):
@@ -241,7 +243,7 @@ def test_excluded_connections_are_not_noted(network, lone, weir, family):
             with client.enter():
                 stack.enter_context(socket.create_connection(to, 20))
             stack.enter_context(listener.accept()[0])
-            assert noted() == [[], []], to
+            assert noted() == [[], [], []], to
         # To nobody: it is under way for as long as this looks.
         lone.pod.run(["nft", "-f", "-"], input="table inet late { chain c { type filter hook output priority 0; tcp dport 9999 drop; }; }")
         with lone.enter():
@@ -249,7 +251,17 @@ def test_excluded_connections_are_not_noted(network, lone, weir, family):
         client.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             client.connect(("192.0.2.1" if family == 4 else "2001:db8::1", 9999))
-        assert noted() == [[], []]
+        assert noted() == [[], [], []]
+        with lone.enter():
+            asker = stack.enter_context(socket.socket(kind, socket.SOCK_DGRAM))
+        asker.sendto(b"?", (address, 53))
+        assert len(noted()[2]) == 1, "captured, for comparison"
+        asker.close()
+        with lone.enter():
+            asker = stack.enter_context(socket.socket(kind, socket.SOCK_DGRAM))
+        asker.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0x10)
+        asker.sendto(b"?", (address, 53))
+        assert noted() == [[], [], []]
 
 
 @families
