@@ -227,6 +227,15 @@ static int apply(struct mnl_socket *nl, struct laid laid[2], const struct return
 	return err;
 }
 
+// The rules stand, and remember what was off before them: whatever somebody has turned off since is turned on.
+static int mend_settings(bool *ret_changed, struct strbuf *error)
+{
+	unsigned were_off = 0;
+	int err = switch_all_on(&were_off, error);
+	*ret_changed |= were_off != 0;
+	return err;
+}
+
 int returns_apply(const struct return_way *way, bool *ret_changed, struct strbuf *ret_error)
 {
 	struct mnl_socket *nl;
@@ -241,6 +250,8 @@ int returns_apply(const struct return_way *way, bool *ret_changed, struct strbuf
 	else if (!is_right(&laid[0], way->ipv4, way) || !is_right(&laid[1], way->ipv6, way)) {
 		err = apply(nl, laid, way, ret_error);
 		*ret_changed |= err == 0;
+	} else if (way->ipv4 || way->ipv6) {
+		err = mend_settings(ret_changed, ret_error);
 	}
 	mnl_socket_close(nl);
 	return err;

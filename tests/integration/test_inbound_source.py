@@ -235,6 +235,19 @@ def test_a_setting_that_cannot_be_made(mesh, weir):
         assert pod.run(["sysctl", "-n", key]).stdout == "1\n", "as somebody else has set it"
 
 
+@pytest.mark.parametrize("key", ["net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect", "net.ipv6.fwmark_reflect"])
+def test_a_setting_that_somebody_changed_is_mended(mesh, weir, key):
+    pod = mesh.network.pod("server")
+    before = state(pod)
+    words = [weir, "intercept", "apply", "--backend", "nft", "--inbound-source", "client"]
+    pod.run(words)
+    pod.sysctl(key, 0)
+    assert pod.run(words).stdout == "interception: installed\n" and pod.run(["sysctl", "-n", key]).stdout == "1\n"
+    assert pod.run(words).stdout == "interception: unchanged\n"
+    pod.run([weir, "intercept", "remove"])
+    assert state(pod) == before and pod.run(["sysctl", "-n", key]).stdout == "0\n"
+
+
 def test_it_does_not_go_with_tproxy(mesh, weir):
     failed = mesh.network.pod("server").run(
         [weir, "intercept", "plan", "--inbound-source", "client", "--inbound-mode", "tproxy"], check=False
