@@ -73,6 +73,7 @@ static int ebpf_probe(const struct capture_plan *plan, struct strbuf *ret_why)
 struct reading {
 	union weir_cell *cells;
 	uint32_t count;
+	bool in_place; // the programs
 };
 
 // The plan of our namespace, if this folder has it: 1.
@@ -80,6 +81,10 @@ static int find_plan(const struct ebpf_place *place, const char *folder, void *a
 {
 	struct reading *reading = arg;
 	int err = ebpf_plan_read(folder, place->netns, &reading->cells, &reading->count);
+	if (err == 0 && reading->count > WEIR_CELL_HEADER)
+		reading->in_place =
+		    ebpf_is_in_place(folder, place->netns,
+				     reading->cells[WEIR_CELL_HEADER].header.chains[WEIR_CHAIN_HOLD]);
 	return err == ERR_NOT_FOUND ? 0 : err ? err : 1;
 }
 
@@ -91,6 +96,14 @@ static void get_header(const struct weir_header *header, struct rule_programs *r
 					       .dns_port = header->ports[WEIR_ROLE_DNS],
 					       .client_mark = header->client_mark,
 					       .mark_mask = header->mark_mask};
+}
+
+// Whether all is there without which the plan does nothing, or something else.
+static bool is_whole(const struct reading *reading, const struct ruleset *ruleset)
+{
+	bool own = reading->cells[WEIR_CELL_HEADER].header.programs == ebpf_checksum(); // not another version's
+	return own && reading->in_place &&
+	       (ruleset_spares_family(ruleset, AF_INET6) || routes_local_is_there(&redirect_network));
 }
 
 static int ebpf_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
@@ -111,9 +124,8 @@ static int ebpf_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
 		return 0;
 	}
 	if (err == 0) {
-		const struct weir_header *header = &reading.cells[WEIR_CELL_HEADER].header;
-		get_header(header, &ret_ruleset->programs);
-		ret_ruleset->altered = header->programs != ebpf_checksum(); // another version's
+		get_header(&reading.cells[WEIR_CELL_HEADER].header, &ret_ruleset->programs);
+		ret_ruleset->altered = !is_whole(&reading, ret_ruleset);
 	}
 	mem_free(reading.cells);
 	if (err)

@@ -123,7 +123,8 @@ static int pin_link(struct bpf_link *link, const char *path)
 	return err;
 }
 
-// Replaces the program of an attachment that is pinned already. 0; -ENOENT if it is not; or a negative error.
+// Replaces the program of an attachment that is pinned already. 0; -ENOENT if it is not (or was ended by
+// somebody: that one cannot be used any more); or a negative error.
 static int replace(const struct bpf_program *program, const char *path)
 {
 	int fd = bpf_obj_get(path);
@@ -131,7 +132,7 @@ static int replace(const struct bpf_program *program, const char *path)
 		return -errno;
 	int err = bpf_link_update(fd, bpf_program__fd(program), NULL) < 0 ? -errno : 0;
 	close(fd);
-	return err;
+	return err == -ENOLINK && unlink(path) == 0 ? -ENOENT : err;
 }
 
 static int attach_all(struct bpf_object *object, const char *folder, int cgroup)
@@ -373,6 +374,30 @@ int ebpf_install(const char *folder, int cgroup, uint64_t netns, const union wei
 	release_hold(folder);
 	return err ? say(ret_error, err, "the kernel refuses the eBPF program for this network namespace")
 		   : 0;
+}
+
+static bool is_attached_to_namespace(const char *path)
+{
+	struct bpf_link_info info = {0};
+	uint32_t len = sizeof info;
+	autoclose int fd = bpf_obj_get(path);
+	return fd >= 0 && bpf_obj_get_info_by_fd(fd, &info, &len) == 0 && info.netns.netns_ino != 0;
+}
+
+bool ebpf_is_in_place(const char *folder, uint64_t netns, bool holds)
+{
+	char path[EBPF_PATH_MAX];
+	hush();
+	struct ebpf_stream *stream = ebpf_stream__open();
+	struct ebpf_outbound *outbound = ebpf_outbound__open();
+	struct ebpf_hold *hold = holds ? ebpf_hold__open() : NULL;
+	bool there = stream && is_in_place(folder, stream->obj) && outbound &&
+		     is_in_place(folder, outbound->obj) && (!holds || (hold && is_in_place(folder, hold->obj)));
+	ebpf_hold__destroy(hold);
+	ebpf_outbound__destroy(outbound);
+	ebpf_stream__destroy(stream);
+	ebpf_place_namespace(folder, netns, path);
+	return there && is_attached_to_namespace(path);
 }
 
 // --- reading -------------------------------------------------------------------------------------------------

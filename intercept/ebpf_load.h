@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "bpf/shared.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 // Whether this kernel has what the programs need: 0, or a negative error and what is missing.
@@ -19,6 +20,8 @@ uint32_t ebpf_checksum(void);
 // still holds.
 int ebpf_install(const char *folder, int cgroup, uint64_t netns, const union weir_cell *cells, uint32_t count,
 		 struct strbuf *ret_error);
+// Whether all programs that the namespace needs are attached; `holds`: those that let wait among them.
+bool ebpf_is_in_place(const char *folder, uint64_t netns, bool holds);
 // The plan of a namespace, which the caller frees with mem_free. 0; ERR_NOT_FOUND; or a negative error.
 int ebpf_plan_read(const char *folder, uint64_t netns, union weir_cell **ret_cells, uint32_t *ret_count);
 // The same of the plan that is the map of that number.

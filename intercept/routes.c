@@ -422,6 +422,11 @@ int routes_local_add(const struct cidr *network, bool *ret_added, struct strbuf 
 		   : 0;
 }
 
+bool routes_local_is_there(const struct cidr *network)
+{
+	return family_is_off(network->ip.family) || routes_is_local(&network->ip);
+}
+
 void routes_local_print(const struct cidr *network, struct strbuf *out)
 {
 	char text[ADDR_TEXT_MAX];

@@ -34,6 +34,8 @@ int routes_remove(struct strbuf *ret_error);
 // sentence) if there was none to remove; or a negative error with a sentence in ret_error.
 int routes_local_add(const struct cidr *network, bool *ret_added, struct strbuf *ret_error);
 int routes_local_remove(const struct cidr *network, struct strbuf *ret_error);
+// Whether routes_local_add has nothing to do.
+bool routes_local_is_there(const struct cidr *network);
 // Appends the command of iproute2 that does what routes_local_add would do here, in a line of its own.
 void routes_local_print(const struct cidr *network, struct strbuf *out);
 

@@ -207,7 +207,7 @@ bool ruleset_spares_family(const struct ruleset *ruleset, uint8_t family)
 {
 	for (size_t i = 0; i < ruleset->rule_count; i++) {
 		const struct rule *rule = &ruleset->rules[i];
-		if (rule->chain == CHAIN_OUTPUT)
+		if (rule->chain == CHAIN_OUTPUT || rule->chain == CHAIN_PREROUTING)
 			return rule->match_count == 1 && rule->matches[0].field == RULE_FAMILY &&
 			       rule->matches[0].value == family && rule->action == RULE_RETURN;
 	}

@@ -775,6 +775,43 @@ def test_nothing_may_be_left_for_one_half(lone):
     assert not lone.show()["installed"] and pins_of(cookie_of(lone.pod)) == []
 
 
+def detach(path):
+    subprocess.run(["bpftool", "link", "detach", "pinned", path], check=True, capture_output=True)
+
+
+LOST = {
+    "route": lambda pod, folder: pod.ip("route del local fd77:65:6972:7f::/64 dev lo table local"),
+    "program": lambda pod, folder: (folder / "weir_connect4").unlink(),
+    "program's attachment": lambda pod, folder: detach(folder / "weir_sendmsg6"),
+    "program that lets wait": lambda pod, folder: (folder / "weir_hold_out").unlink(),
+    "namespace's program": lambda pod, folder: (folder / f"netns-{cookie_of(pod)}").unlink(),
+    "namespace's attachment": lambda pod, folder: detach(folder / f"netns-{cookie_of(pod)}"),
+}
+
+
+TAKEN = [(lost, more) for lost in LOST for more in ([], ["--no-ipv6"], INTERFACES) if (lost, more) != ("route", ["--no-ipv6"])]
+
+
+@pytest.mark.parametrize("lost, more", TAKEN)
+def test_what_somebody_took_away_is_put_right(lone, other, lost, more):
+    """As with rules: it is shown, and the same plan again brings it back."""
+    stand_in(lone)
+    words = [*EBPF, "--fail", "hold", *more]
+    assert [lone.apply(*words) for _ in range(2)] == ["interception: installed\n", "interception: unchanged\n"]
+    there, shown = state(lone), lone.shown()
+    assert (NETWORK in there) == (more != ["--no-ipv6"])
+    (folder,) = {path.parent for path in pins_of(cookie_of(lone.pod))}
+    pins = sorted(path.name for path in folder.iterdir())
+    assert not shown[0]["altered"]
+    LOST[lost](lone.pod, folder)
+    assert lone.show()["altered"]
+    assert [lone.apply(*words) for _ in range(2)] == ["interception: installed\n", "interception: unchanged\n"]
+    assert (state(lone), lone.shown(), sorted(path.name for path in folder.iterdir())) == (there, shown, pins)
+    for family in (4,) if more == ["--no-ipv6"] else (4, 6):
+        assert probe(lone, ip_of(other, family), 80) == f"outbound {name_of(ip_of(other, family), 80)}"
+        assert probe(other, ip_of(lone.pod, family), 80) == f"inbound {name_of(ip_of(lone.pod, family), 80)}"
+
+
 @pytest.mark.parametrize("lost", ["nft", "ebpf"])
 def test_half_of_it_is_put_right(lone, lost):
     """By others' hands: what is left of it is shown, and goes."""
