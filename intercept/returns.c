@@ -227,12 +227,22 @@ static int apply(struct mnl_socket *nl, struct laid laid[2], const struct return
 	return err;
 }
 
-// The rules stand, and remember what was off before them: whatever somebody has turned off since is turned on.
-static int mend_settings(bool *ret_changed, struct strbuf *error)
+// The rules stand, and remember what was off before them: whatever somebody has turned off since is turned on,
+// and a route that is gone laid.
+static int mend(struct mnl_socket *nl, const struct return_way *way, bool *ret_changed, struct strbuf *error)
 {
 	unsigned were_off = 0;
 	int err = switch_all_on(&were_off, error);
 	*ret_changed |= were_off != 0;
+	for (size_t i = 0; i < ARRAY_SIZE(families) && err == 0; i++) {
+		if (!(families[i] == AF_INET6 ? way->ipv6 : way->ipv4))
+			continue;
+		err = change_route(nl, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, families[i]);
+		*ret_changed |= err == 0;
+		err = err == -EEXIST ? 0 : err;
+		if (err)
+			route_say(error, err, "cannot lay the way back of connections from clients' addresses");
+	}
 	return err;
 }
 
@@ -251,7 +261,7 @@ int returns_apply(const struct return_way *way, bool *ret_changed, struct strbuf
 		err = apply(nl, laid, way, ret_error);
 		*ret_changed |= err == 0;
 	} else if (way->ipv4 || way->ipv6) {
-		err = mend_settings(ret_changed, ret_error);
+		err = mend(nl, way, ret_changed, ret_error);
 	}
 	mnl_socket_close(nl);
 	return err;

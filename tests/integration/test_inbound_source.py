@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from capture import Server, probe, state
+from capture import STATE, Server, probe, state
 from mesh import Mesh, serving
 from netns import wait_until
 
@@ -246,6 +246,18 @@ def test_a_setting_that_somebody_changed_is_mended(mesh, weir, key):
     assert pod.run(words).stdout == "interception: unchanged\n"
     pod.run([weir, "intercept", "remove"])
     assert state(pod) == before and pod.run(["sysctl", "-n", key]).stdout == "0\n"
+
+
+@families
+def test_a_route_that_somebody_removed_is_laid_again(mesh, weir, family):
+    pod = mesh.network.pod("server")
+    words = [weir, "intercept", "apply", "--backend", "nft", "--inbound-source", "client"]
+    pod.run(words)
+    there = state(pod, STATE[1:])
+    pod.run(["ip", f"-{family}", "route", "del", "local", "default", "dev", "lo", "table", "30577"])
+    assert state(pod, STATE[1:]) != there
+    assert [pod.run(words).stdout for _ in range(2)] == ["interception: installed\n", "interception: unchanged\n"]
+    assert state(pod, STATE[1:]) == there
 
 
 def test_it_does_not_go_with_tproxy(mesh, weir):
