@@ -248,12 +248,16 @@ def test_nothing_is_relayed_to_a_socket_from_which_bytes_wait(mesh):
         line.send_past(application, far)
 
 
-def test_who_waits_for_room_is_told_of_a_cut(mesh):
+@pytest.mark.parametrize("way", ["stopped", "killed"])
+def test_who_waits_for_room_is_told_of_a_cut(mesh, way):
     """What is left to the proxy is in no queue of TCP, which else resets when it is closed with bytes unread."""
     line = Line(mesh, relayed=True, timeouts={"drain": "1ms"})
     with line.joined() as (far, application):
         fill_up(line.sidecar, far, pattern(16 * MIB))
-        assert line.sidecar.proxy.stop() == 0
+        if way == "stopped":
+            assert line.sidecar.proxy.stop() == 0
+        else:
+            line.sidecar.proxy.kill()
         far.sock.settimeout(30)
         with pytest.raises(ConnectionResetError):
             far.rest()

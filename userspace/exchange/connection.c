@@ -852,7 +852,7 @@ void connection_accept(struct dataplane *dataplane, int fd, const struct addr *p
 	    (inbound || !is_unserved(dataplane, peer, &destination)))
 		connection = pool_zget(&dataplane->connection_pool);
 	if (!connection) {
-		sock_set_reset(fd);
+		sock_set_reset(fd, true);
 		close(fd);
 		return;
 	}

@@ -169,11 +169,21 @@ static int wait_for_kernel(struct flow *flow)
 	return ERR_NEED_MORE;
 }
 
+// While bytes wait for us they are in no queue of TCP, which else resets when the process is killed: a peer that waits for
+// room would hear nothing.
+static void set_waiting(struct flow *flow, bool waiting)
+{
+	if (flow->waiting != waiting)
+		sock_set_reset(stream_fd(flow->from), waiting);
+	flow->waiting = waiting;
+}
+
 // 0: what can be read now, bytes or the end, comes next in the stream; else a negative error.
 static int await_order(struct flow *flow)
 {
 	char byte;
 	int n = stream_peek_bytes(flow->from, &byte, 1);
+	set_waiting(flow, n > 0 || flow->left_to_us);
 	if ((n < 0 && n != ERR_EOF) || (n > 0 && flow->left_to_us))
 		return MIN(n, 0);
 	struct relay_state state = relay_state(flow->relay);
@@ -272,6 +282,7 @@ static void end(struct flow *flow)
 		bypass_part(flow->join);
 	if (flow->relay)
 		relay_stop(flow->relay);
+	set_waiting(flow, false);
 	flow->join = flow->relay = 0;
 }
 

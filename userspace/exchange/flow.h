@@ -36,6 +36,7 @@ struct flow {
 	bool bulk;     // reads were big: splice
 	bool left_to_us; // relayed: the kernel has left bytes to us, and was not told yet that they are
 			 // written
+	bool waiting;	 // relayed: bytes waited for us when we looked
 	bool ended;	 // the end was passed on
 };
 

@@ -149,9 +149,9 @@ bool sock_written(int fd, uint64_t *ret_bytes)
 	return false;
 }
 
-void sock_set_reset(int fd)
+void sock_set_reset(int fd, bool reset)
 {
-	struct linger linger = {.l_onoff = 1, .l_linger = 0};
+	struct linger linger = {.l_onoff = reset, .l_linger = 0};
 	setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
 }
 

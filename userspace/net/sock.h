@@ -44,8 +44,8 @@ bool sock_awaits_ack(int fd, struct sock_silence *ret_silence);
 // constant, the same for the life of the socket. False: that could not be told, as acknowledgements keep
 // coming; ask again.
 bool sock_written(int fd, uint64_t *ret_bytes);
-// The next close sends RST and drops what is unsent.
-void sock_set_reset(int fd);
+// Whether the next close, also that of a process that is killed, sends RST and drops what is unsent.
+void sock_set_reset(int fd, bool reset);
 // Whether an idle connection is still open with nothing to read: false if the peer closed it or sent
 // something.
 bool sock_is_quiet(int fd);

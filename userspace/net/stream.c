@@ -255,7 +255,7 @@ void stream_close(struct stream *stream)
 	// With bytes unread TCP resets; those that were left to us are in none of its queues, and a peer that
 	// waits for room would wait on.
 	if (stream->_relayed && !stream->_eof)
-		sock_set_reset(fd);
+		sock_set_reset(fd, true);
 	loop_io_del(stream->loop, &stream->_io);
 	close(fd);
 	bufq_clear(&stream->_out);
@@ -268,7 +268,7 @@ void stream_close(struct stream *stream)
 void stream_set_reset(struct stream *stream)
 {
 	if (stream_is_open(stream) && !tls_has_failed(stream))
-		sock_set_reset(stream->_io.fd);
+		sock_set_reset(stream->_io.fd, true);
 }
 
 void stream_reset(struct stream *stream)

@@ -234,7 +234,7 @@ static void a_reset_is_an_error_not_an_end(void **state)
 {
 	(void)state;
 	struct slice slice;
-	sock_set_reset(peer);
+	sock_set_reset(peer, true);
 	close(peer);
 	peer = -1;
 	turn_until(&readable_calls, 1);
@@ -245,7 +245,7 @@ static void a_reset_is_an_error_not_an_end(void **state)
 static void writing_to_the_gone(void **state)
 {
 	(void)state;
-	sock_set_reset(peer);
+	sock_set_reset(peer, true);
 	close(peer);
 	peer = -1;
 	turn_until(&readable_calls, 1);
