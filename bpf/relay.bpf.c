@@ -81,11 +81,15 @@ static __always_inline __u32 buffers_of(struct tcp_sock *sink)
 	return BPF_CORE_READ((struct sk_psock *)psock, ingress_skb.qlen);
 }
 
+// There must be room for the buffers, too, however little is in each: what has none stays in the queue until the sink's peer
+// reads. If that sends all that it has before it reads, and some of it waits in the same queue, it never does.
 static __always_inline int takes(struct tcp_sock *sink, const struct weir_relay *relay, __u32 size)
 {
-	__u32 waiting = relay->written - sink->write_seq + size;
-	return is_open(sink) && buffers_of(sink) < RELAY_BUFFERS_MAX && waiting <= RELAY_QUEUE_MAX &&
-	       has_room(sink, waiting);
+	struct sock *socket = &sink->inet_conn.icsk_inet.sk;
+	__u32 buffers = buffers_of(sink), waiting = relay->written - sink->write_seq + size;
+	return is_open(sink) && buffers < RELAY_BUFFERS_MAX && waiting <= RELAY_QUEUE_MAX &&
+	       has_room(sink, waiting) &&
+	       (__u32)socket->sk_wmem_queued + waiting + (buffers + 2) * BUFFER_OVERHEAD <= (__u32)socket->sk_sndbuf;
 }
 
 // Looks how far the proxy is with what was left to it, and from where on the sink is the kernel's thread's then.

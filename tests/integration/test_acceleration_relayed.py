@@ -12,7 +12,7 @@ import pytest
 
 from mesh import Mesh, Origin
 from netns import wait_until
-from test_acceleration import MIB, PROXY_QUEUE_MAX, fill_up, pattern, set_buffers
+from test_acceleration import MIB, PROXY_QUEUE_MAX, fill_up, in_background, pattern, send_all, set_buffers
 from test_acceleration_joined import RAW_PORT, SMALL, Line, join
 
 FIN, SYN, PSH, ACK = 1, 2, 8, 16
@@ -214,6 +214,26 @@ def test_small_pieces_do_not_keep_windows_open(mesh, out, pieces):
         assert receiver.read(len(first) + 16 * 64) == first + b"p" * (16 * 64)
         assert receiver.read(sent[sender]) == data[: sent[sender]]
         assert sender.read(sent[receiver]) == data[: sent[receiver]]
+
+
+@pytest.mark.parametrize("out", [False, True], ids=["in", "out"])
+def test_a_peer_that_reads_when_it_has_sent_all(mesh, out):
+    """Pieces that came for it must not stay in front of what it sends, once its buffers are full."""
+    pod = mesh.network.pod("near")
+    set_buffers(pod, SMALL, SMALL)
+    line = Line(mesh, out=out, relayed=True, pod=pod)
+    set_buffers(line.far, SMALL, SMALL)
+    with line.joined() as (application, far):
+        first, data = pattern(23 * 9000, 3), pattern(16 * MIB)
+        for at in range(0, len(first), 9000):
+            before = line.past()
+            application.send(first[at : at + 9000])
+            wait_until(lambda before=before: line.past() == before + 9000)
+        send_pieces(application, 64)
+        thread = in_background(send_all, far, data)
+        assert application.read(len(data)) == data
+        thread.join(20)
+        assert far.read(len(first) + 16 * 64) == first + b"p" * (16 * 64)
 
 
 def test_buffers_that_wait_for_the_kernels_thread_are_few(by_hand):
