@@ -4,6 +4,7 @@ directions that go past the proxy is in test_acceleration_joined.py."""
 
 import contextlib
 import os
+import pathlib
 import socket
 import struct
 import threading
@@ -246,9 +247,56 @@ def test_buffers_that_wait_for_the_kernels_thread_are_few(by_hand):
             client.send(b"p")
     [counts] = line.entries("weir_relayed")
     assert counts["refused"] >= len(pieces) - RELAY_BUFFERS_MAX - RELAY_LATE_MAX
+    assert client.read(5) == b"waits"  # and then there is room again
     client.send_segment(first, pieces)
     assert application.read(len(pieces)) == pieces
+
+
+def test_bytes_that_wait_for_the_kernels_thread_are_few(by_hand):
+    """What is left to the proxy is no more than the receive buffer could hold, in however few buffers."""
+    client, application, line = by_hand
+    set_buffers(line.pod, SMALL, SMALL)
+    first, parts = client.sent, [pattern(20000, part) for part in range(40)]
+    [before] = line.entries("weir_relayed")
+    with nothing_is_sent_on():
+        application.send("waits")
+        for part in parts:
+            client.send(part)
+    [counts] = line.entries("weir_relayed")
+    assert counts["refused"] > before["refused"]
+    assert sum(way["left_to_proxy"] for way in line.directions()) <= SMALL + len(parts[0])
+    for part in parts:
+        client.send_segment(first, part)
+        assert application.read(len(part)) == part
+        first += len(part)
     assert client.read(5) == b"waits"
+
+
+def unacknowledged(pod, port):
+    """How many bytes TCP has sent, or has to send, to that port."""
+    with pod.enter():
+        rows = [line.split() for line in pathlib.Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]]
+    [queues] = [row[4] for row in rows if row[2].endswith(f":{port:04X}")]
+    return int(queues.partition(":")[0], 16)
+
+
+def test_acknowledgements_come_in_whatever_is_refused(by_hand):
+    client, application, line = by_hand
+    first, pieces = client.sent, b"p" * 1000
+    application.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    application.send("early")
+    wait_until(lambda: unacknowledged(line.pod, SOURCE_PORT) == 5)
+    with nothing_is_sent_on():
+        application.send("waits")
+        for _ in pieces:
+            client.send(b"p")
+        assert unacknowledged(line.pod, SOURCE_PORT) == 5
+        client.next += 5
+        client.send_segment(client.sent, b"", ACK)
+        assert unacknowledged(line.pod, SOURCE_PORT) == 0
+    assert client.read(5) == b"waits"  # and then there is room again
+    client.send_segment(first, pieces)
+    assert application.read(len(pieces)) == pieces
 
 
 def test_nothing_is_relayed_to_a_socket_from_which_bytes_wait(mesh):
