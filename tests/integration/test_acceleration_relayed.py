@@ -316,6 +316,25 @@ def test_nothing_is_relayed_to_a_socket_from_which_bytes_wait(mesh):
         line.send_past(application, far)
 
 
+def test_all_is_relayed_to_a_socket_once_nothing_waits(mesh):
+    """Also if nothing more comes on it."""
+    pod = mesh.network.pod("near")
+    set_buffers(pod, SMALL, SMALL)
+    line = Line(mesh, relayed=True, pod=pod)
+    with line.joined() as (application, far):
+        sent = fill_up(line.sidecar, far, pattern(16 * MIB))
+        assert application.read(sent) == pattern(16 * MIB)[:sent]
+        far.sock.settimeout(30)
+
+        def goes_past():
+            before = line.past()
+            application.send("x")
+            assert far.read(1) == b"x"
+            return line.past() == before + 1
+
+        wait_until(goes_past)
+
+
 @pytest.mark.parametrize("way", ["stopped", "killed"])
 def test_who_waits_for_room_is_told_of_a_cut(mesh, way):
     """What is left to the proxy is in no queue of TCP, which else resets when it is closed with bytes unread."""
