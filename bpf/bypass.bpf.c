@@ -397,7 +397,7 @@ static __always_inline int may_receive(struct tcp_sock *own, struct tcp_sock *pe
 // message, is to take both ends out. That its sequence number is the one which the proxy's end waits for proves the pair.
 static __always_inline int leave(struct tcp_sock *own, struct weir_end *end)
 {
-	if (!end->to_proxy || end->bypassed || !is_blocking(own))
+	if (!end->to_proxy || end->proven || !is_blocking(own))
 		return 0;
 	struct tcp_sock *peer = (void *)end->peer;
 	__u64 cookie = end->peer_cookie;
@@ -419,6 +419,7 @@ static __always_inline int send_bypassed(struct sk_msg_md *msg, struct tcp_sock 
 	if (leave(own, end) || !may_receive(own, (void *)end->peer, size, end->to_proxy != 0) || !redirect(msg, end))
 		return 0;
 	end->bypassed += size;
+	end->proven = 1;
 	count->messages++;
 	count->bytes += size;
 	return 1;
@@ -443,7 +444,7 @@ static __always_inline int send_joined(struct sk_msg_md *msg, struct tcp_sock *o
 				       struct weir_bypass_counts *count)
 {
 	__u64 peer = end->peer_cookie;
-	struct weir_join *join = end->to_proxy && end->bypassed ? bpf_map_lookup_elem(&weir_joins, &peer) : 0;
+	struct weir_join *join = end->to_proxy && end->proven ? bpf_map_lookup_elem(&weir_joins, &peer) : 0;
 	if (!join)
 		return 0;
 	// First: should the join be parted now and its memory be another one's, the sums do not match, or the cookie is of
@@ -471,10 +472,10 @@ static __always_inline void refuse(struct sk_msg_md *msg)
 }
 
 // The direction goes over to TCP, or, if it cannot yet, the message is refused. Redirected first, to see that the other
-// end is there at all.
+// end is there at all. (What waits at an end that is not proven may be another connection's, for ever.)
 static __always_inline void go_over(struct sk_msg_md *msg, struct weir_end *end, struct weir_bypass_counts *count)
 {
-	int waits = waiting_of((void *)end->peer) != 0;
+	int waits = end->proven && waiting_of((void *)end->peer) != 0;
 	if (waits && !end->to_proxy && redirect(msg, end)) {
 		refuse(msg);
 		return;

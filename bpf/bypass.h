@@ -29,7 +29,7 @@ struct weir_end {
 	__u32 dials;	   // the proxy opens, to a listener of this namespace that does not block
 	__u32 first;	   // sequence number of the first byte that it sends
 	__u32 bypassed;	   // bytes that it sent past TCP, modulo 2^32
-	__u32 zero;
+	__u32 proven;	   // there were any: the other end is the right one
 };
 
 // One direction that is joined: what an application sends goes out of the proxy's other socket, the outlet. Its key is

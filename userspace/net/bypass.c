@@ -48,7 +48,7 @@ int bypass_leave(int fd)
 	if (!bypass_is_on() || bpf_map_call(BPF_MAP_LOOKUP_ELEM, current.leaving, &own, &leaves) < 0 ||
 	    bpf_map_call(BPF_MAP_LOOKUP_ELEM, current.ends, &fd, &end) < 0)
 		return ERR_NOT_FOUND;
-	if (end.state == WEIR_MEETING || (end.state == WEIR_BYPASSING && end.bypassed))
+	if (end.state == WEIR_MEETING || (end.state == WEIR_BYPASSING && end.proven))
 		return ERR_NEED_MORE;
 	end.state = WEIR_BY_TCP;
 	if (bpf_map_call(BPF_MAP_UPDATE_ELEM, current.ends, &fd, &end) < 0)
