@@ -829,6 +829,31 @@ def test_what_was_bypassed_before_a_program_blocks_is_not_lost(mesh):
         done.set()
 
 
+def test_a_program_that_blocks_and_gets_no_answer_for_long_leaves_the_bypass(mesh):
+    """With the first one, however many messages it has sent before."""
+    line = Line(mesh)
+    done = threading.Event()
+
+    def handler(peer):
+        peer.send("banner")
+        peer.read(50)
+        peer.send("answer")
+        done.wait(60)
+
+    with Origin(line.far, RAW_PORT, handler):
+        before = line.counter("messages")
+        application = line.connect("raw.mesh", PORT)
+        wait_until(lambda: line.counter("messages") == before + 1)
+        assert application.read(6) == b"banner"
+        application.sock.settimeout(None)
+        for size in range(5, 55, 5):
+            application.send("hello")
+            wait_until(lambda size=size: line.sidecar.connections()[0]["received"] == size)
+        assert application.read(6) == b"answer"
+        wait_until(lambda: not line.entries("weir_bypassed"))
+        done.set()
+
+
 @pytest.mark.parametrize("blocks", [True, False], ids=["blocks", "does-not-block"])
 def test_only_clients_that_block_leave_the_bypass(mesh, blocks):
     """Also where there is nothing to be passed on, but requests."""

@@ -25,7 +25,7 @@ enum {
 	TURN_BYTES = 1024 * 1024,    // sent in one go; then other connections get their turn
 	REFUSAL_MIN_MS = 1,	     // until what the bypass refused is tried again, doubled each time
 	REFUSAL_MAX_MS = 128,
-	LEAVE_LOOKS = 3, // first reads after which it is looked whether the bypass was left
+	LEAVE_LOOKS = 3, // whether the bypass can be left: after the first read, and so often in all
 };
 
 _Static_assert(_ERR_BASE > INT16_MIN, "errors fit into _write_error");
@@ -300,17 +300,30 @@ static int read_end(struct stream *stream)
 	return ERR_EOF;
 }
 
-// An application that blocks has gone over to TCP with its first message.
 static void look_at_bypass(struct stream *stream)
 {
-	if (!stream->_looks)
-		return;
-	int err = stream->_turning || stream->_looks < LEAVE_LOOKS ? bypass_leave(stream->_io.fd) : ERR_NOT_FOUND;
+	int err = bypass_leave(stream->_io.fd);
 	if (!err) {
 		stream->_path_known = true;
 		stream->_bypassed = false;
 	}
 	stream->_looks = err == ERR_NEED_MORE ? stream->_looks - 1 : 0;
+}
+
+// An application that blocks has gone over to TCP with its first message.
+static void look_after_read(struct stream *stream)
+{
+	if (stream->_looks == LEAVE_LOOKS && stream->_turning)
+		look_at_bypass(stream);
+	else if (stream->_looks == LEAVE_LOOKS)
+		stream->_looks = 0;
+}
+
+// Where that had to wait: what we send goes over, too, while the application blocks.
+static void look_after_send(struct stream *stream)
+{
+	if (stream->_looks && stream->_looks < LEAVE_LOOKS)
+		look_at_bypass(stream);
 }
 
 // One recv into the thread's chunk. A short read says that the socket is empty (the next bytes raise an
@@ -332,7 +345,7 @@ static int receive(struct stream *stream, struct slice *ret_slice)
 		uint32_t turns = bypass_turns();
 		stream->_turning |= stream->_turns != turns;
 		stream->_turns = turns;
-		look_at_bypass(stream);
+		look_after_read(stream);
 		if ((size_t)n < room && !stream->_hangup && !stream->_turning && !stream->_urgent)
 			stream->_readable = false;
 		return (int)n;
@@ -590,6 +603,7 @@ static int send_queue(struct stream *stream, struct bufq *queue)
 			continue;
 		}
 		refusal_end(stream);
+		look_after_send(stream);
 		bufq_drop(queue, (size_t)n);
 		if (queue == &stream->_out)
 			stream->sent += (uint64_t)n;
