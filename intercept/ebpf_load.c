@@ -261,8 +261,7 @@ static bool any_plan_holds(const char *folder)
 static void release_hold(const char *folder)
 {
 	char path[EBPF_PATH_MAX];
-	ebpf_path(path, folder, hold_programs[0]);
-	if (access(path, F_OK) < 0 || any_plan_holds(folder))
+	if (any_plan_holds(folder))
 		return;
 	for (size_t i = 0; i < ARRAY_SIZE(hold_programs); i++) {
 		ebpf_path(path, folder, hold_programs[i]);

@@ -812,6 +812,24 @@ def test_what_somebody_took_away_is_put_right(lone, other, lost, more):
         assert probe(other, ip_of(lone.pod, family), 80) == f"inbound {name_of(ip_of(lone.pod, family), 80)}"
 
 
+ONE_IS_GONE = """
+mount -t cgroup2 none /sys/fs/cgroup
+mount -t bpf none /sys/fs/bpf
+{weir} intercept apply --backend ebpf --fail hold
+rm /sys/fs/bpf/weir/*/weir_hold_in
+ls /sys/fs/bpf/weir/*/
+{weir} intercept apply --backend ebpf --fail open
+ls /sys/fs/bpf/weir/*/
+"""
+
+
+def test_what_is_left_of_programs_that_let_wait_goes_with_the_last_plan_that_needs_them(lone, weir):
+    """Also when somebody has taken one of them away: they see every packet. (Here no other test's plan needs them.)"""
+    out = lone.pod.run(["unshare", "-m", "sh", "-ec", ONE_IS_GONE.format(weir=weir)]).stdout
+    _, before, after = out.split("interception: installed\n")
+    assert "weir_hold_out" in before and "weir_hold_out" not in after and "netns-" in after
+
+
 @pytest.mark.parametrize("lost", ["nft", "ebpf"])
 def test_half_of_it_is_put_right(lone, lost):
     """By others' hands: what is left of it is shown, and goes."""
