@@ -18,7 +18,6 @@ from test_acceleration_joined import RAW_PORT, SMALL, Line, join
 
 FIN, SYN, PSH, ACK = 1, 2, 8, 16
 SOURCE_PORT = 4444
-RELAY_BUFFERS_MAX, RELAY_LATE_MAX = 64, 256  # that wait to be sent on, and in all
 
 
 @pytest.fixture
@@ -246,7 +245,7 @@ def test_buffers_that_wait_for_the_kernels_thread_are_few(by_hand):
         for _ in pieces:
             client.send(b"p")
     [counts] = line.entries("weir_relayed")
-    assert counts["refused"] >= len(pieces) - RELAY_BUFFERS_MAX - RELAY_LATE_MAX
+    assert counts["refused"] > len(pieces) // 2  # some hundred fit, relayed or not
     assert client.read(5) == b"waits"  # and then there is room again
     client.send_segment(first, pieces)
     assert application.read(len(pieces)) == pieces
@@ -338,7 +337,9 @@ def test_all_is_relayed_to_a_socket_once_nothing_waits(mesh):
 @pytest.mark.parametrize("way", ["stopped", "killed"])
 def test_who_waits_for_room_is_told_of_a_cut(mesh, way):
     """What is left to the proxy is in no queue of TCP, which else resets when it is closed with bytes unread."""
-    line = Line(mesh, relayed=True, timeouts={"drain": "1ms"})
+    pod = mesh.network.pod("near")
+    set_buffers(pod, SMALL, SMALL)
+    line = Line(mesh, relayed=True, pod=pod, timeouts={"drain": "1ms"})
     with line.joined() as (far, application):
         fill_up(line.sidecar, far, pattern(16 * MIB))
         if way == "stopped":
