@@ -666,7 +666,9 @@ def test_what_namespaces_leave_that_end_is_swept(lone, weir):
         gone = CapturedPod(brief, weir, "gone", proxy=False)
         gone.apply(*EBPF)
         cookie = cookie_of(gone.pod)
-        assert len(pins_of(cookie)) == 1
+        [pin] = pins_of(cookie)
+    shown = ["bpftool", "-j", "link", "show", "pinned", pin]
+    wait_until(lambda: json.loads(subprocess.run(shown, check=True, capture_output=True).stdout)["netns_ino"] == 0)
     lone.apply(*EBPF)
     assert pins_of(cookie) == []
     assert len(pins_of(cookie_of(lone.pod))) == 1
