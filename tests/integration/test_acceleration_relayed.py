@@ -25,6 +25,13 @@ def mesh(network, weir, weir_proxy):
     return Mesh(network, weir, weir_proxy)
 
 
+def narrow_line(mesh, **config):
+    """One whose pod has small buffers, which do not grow."""
+    pod = mesh.network.pod("near")
+    set_buffers(pod, SMALL, SMALL)
+    return Line(mesh, relayed=True, pod=pod, **config)
+
+
 class Segments:
     """A client whose segments are made by hand, so that they can repeat what has already come."""
 
@@ -192,9 +199,7 @@ def send_pieces(sender, messages):
 def test_small_pieces_do_not_keep_windows_open(mesh, out, pieces):
     """They take more room in the sink than their bytes. What is sent behind them, and the other way, waits for readers who do
     not read, and its senders are told so."""
-    pod = mesh.network.pod("near")
-    set_buffers(pod, SMALL, SMALL)
-    line = Line(mesh, out=out, relayed=True, pod=pod)
+    line = narrow_line(mesh, out=out)
     set_buffers(line.far, SMALL, SMALL)
     with line.ends() as (far, application):
         join(far, application)
@@ -219,9 +224,7 @@ def test_small_pieces_do_not_keep_windows_open(mesh, out, pieces):
 @pytest.mark.parametrize("out", [False, True], ids=["in", "out"])
 def test_a_peer_that_reads_when_it_has_sent_all(mesh, out):
     """Pieces that came for it must not stay in front of what it sends, once its buffers are full."""
-    pod = mesh.network.pod("near")
-    set_buffers(pod, SMALL, SMALL)
-    line = Line(mesh, out=out, relayed=True, pod=pod)
+    line = narrow_line(mesh, out=out)
     set_buffers(line.far, SMALL, SMALL)
     with line.joined() as (application, far):
         first, data = pattern(23 * 9000, 3), pattern(16 * MIB)
@@ -300,9 +303,7 @@ def test_acknowledgements_come_in_whatever_is_refused(by_hand):
 
 def test_nothing_is_relayed_to_a_socket_from_which_bytes_wait(mesh):
     """Until they are passed on, and the end behind them."""
-    pod = mesh.network.pod("near")
-    set_buffers(pod, SMALL, SMALL)
-    line = Line(mesh, relayed=True, pod=pod)
+    line = narrow_line(mesh)
     with line.joined() as (far, application):
         sent = fill_up(line.sidecar, far, pattern(16 * MIB))
         far.sock.settimeout(30)
@@ -317,9 +318,7 @@ def test_nothing_is_relayed_to_a_socket_from_which_bytes_wait(mesh):
 
 def test_all_is_relayed_to_a_socket_once_nothing_waits(mesh):
     """Also if nothing more comes on it."""
-    pod = mesh.network.pod("near")
-    set_buffers(pod, SMALL, SMALL)
-    line = Line(mesh, relayed=True, pod=pod)
+    line = narrow_line(mesh)
     with line.joined() as (application, far):
         sent = fill_up(line.sidecar, far, pattern(16 * MIB))
         assert application.read(sent) == pattern(16 * MIB)[:sent]
@@ -337,9 +336,7 @@ def test_all_is_relayed_to_a_socket_once_nothing_waits(mesh):
 @pytest.mark.parametrize("way", ["stopped", "killed"])
 def test_who_waits_for_room_is_told_of_a_cut(mesh, way):
     """What is left to the proxy is in no queue of TCP, which else resets when it is closed with bytes unread."""
-    pod = mesh.network.pod("near")
-    set_buffers(pod, SMALL, SMALL)
-    line = Line(mesh, relayed=True, pod=pod, timeouts={"drain": "1ms"})
+    line = narrow_line(mesh, timeouts={"drain": "1ms"})
     with line.joined() as (far, application):
         fill_up(line.sidecar, far, pattern(16 * MIB))
         if way == "stopped":

@@ -539,16 +539,21 @@ def test_dns_is_spared_for_another_server(world, family, transport):
     assert ask_by(transport)(world, family, to) == (False, to)
 
 
-@pytest.fixture(scope="class")
-def spared_servers(world):
-    """All exceptions by destination, also for the port of DNS; which servers are meant is not said."""
+def asking_any(world, option, more):
+    """The world while DNS is captured whichever server it is for, with one exception more."""
     words = world.words(world.app)
     at = words.index("--dns-servers")
     del words[at : at + 2]
-    words[words.index("--exclude-outbound-ports") + 1] += ",53"
+    words[words.index(option) + 1] += f",{more}"
     world.weir(world.app, "apply", *words)
     yield world
     world.apply(world.app)
+
+
+@pytest.fixture(scope="class")
+def spared_servers(world):
+    """All exceptions by destination, also for the port of DNS."""
+    yield from asking_any(world, "--exclude-outbound-ports", "53")
 
 
 class TestDnsWhereverItGoes:
@@ -589,13 +594,7 @@ def scoped(host, pod, port):
 @pytest.fixture(scope="class")
 def asking_all(world):
     """DNS is captured whichever server it is for; inbound, not from link-local addresses."""
-    words = world.words(world.app)
-    at = words.index("--dns-servers")
-    del words[at : at + 2]
-    words[words.index("--exclude-inbound-cidrs") + 1] += ",fe80::/10"
-    world.weir(world.app, "apply", *words)
-    yield world
-    world.apply(world.app)
+    yield from asking_any(world, "--exclude-inbound-cidrs", "fe80::/10")
 
 
 class TestLinkLocal:
