@@ -39,6 +39,7 @@ struct sk_psock {
 enum { PSOCK_FLAGS = 7 }; // below the pointer
 enum { CUT_MAX = 4095 };  // what the helper takes off at a time
 enum { PASS_NOTHING = 0, PASS_ALL = 0x7fffffff };
+enum { DATA_OFFSET = 12 }; // of TCP's header (RFC 9293 3.1): where data begins, in words, in the upper half
 
 // --- maps ----------------------------------------------------------------------------------------------------
 // By their cookies: those from which bytes come, with the program, and those out of which they go, without.
@@ -210,15 +211,15 @@ static __always_inline int is_late(struct tcp_sock *source)
 }
 
 // Takes or refuses each packet that comes to a source, before TCP does. What is refused was never acknowledged, and is
-// sent again: so does TCP when its buffer is full. Acknowledgements alone always pass.
+// sent again: later than after a closed window, of which its sender would be told. Acknowledgements alone always pass.
 SEC("socket")
 int weir_guard(struct __sk_buff *skb)
 {
 	__u32 zero = 0;
-	__u8 offset = 0; // of the data, in words, in the upper half
+	__u8 offset = 0;
 	struct bpf_sock *sk = skb->sk;
 	struct tcp_sock *source = sk ? bpf_skc_to_tcp_sock(sk) : 0;
-	if (!source || !is_late(source) || bpf_skb_load_bytes(skb, 12, &offset, sizeof offset) ||
+	if (!source || !is_late(source) || bpf_skb_load_bytes(skb, DATA_OFFSET, &offset, sizeof offset) ||
 	    skb->len <= (__u32)(offset >> 4) * 4)
 		return PASS_ALL;
 	struct weir_relay_counts *count = bpf_map_lookup_elem(&weir_relayed, &zero);
