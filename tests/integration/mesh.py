@@ -394,7 +394,7 @@ def resident_kib(pid):
     raise AssertionError("no VmRSS")
 
 
-def open_files(sidecar):
+def descriptors(sidecar):
     """Of its proxy, without the connections to its admin socket: those it closes when it gets to it."""
 
     def asked():
@@ -402,4 +402,8 @@ def open_files(sidecar):
         return any(row.endswith(f" {sidecar.socket}") and row.split()[5] == "03" for row in rows)
 
     wait_until(lambda: not asked(), what="no connection to its admin socket is open")
-    return len(os.listdir(f"/proc/{sidecar.proxy.pid}/fd"))
+    return {int(name) for name in os.listdir(f"/proc/{sidecar.proxy.pid}/fd")}
+
+
+def open_files(sidecar):
+    return len(descriptors(sidecar))

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from mesh import Mesh, connect, open_files
+from mesh import Mesh, connect, descriptors
 from netns import wait_until
 from web import Web, reply, serve
 
@@ -24,8 +24,8 @@ def mesh(network, weir, weir_proxy):
 def descriptors_left(sidecar, count):
     """Inside, the proxy can open so many files more."""
     before = resource.prlimit(sidecar.proxy.pid, resource.RLIMIT_NOFILE)
-    limit = open_files(sidecar) + count
-    resource.prlimit(sidecar.proxy.pid, resource.RLIMIT_NOFILE, (limit, before[1]))
+    free = sorted(set(range(1024)) - descriptors(sidecar))  # the limit is one of numbers, and there are gaps
+    resource.prlimit(sidecar.proxy.pid, resource.RLIMIT_NOFILE, (free[count], before[1]))
     try:
         yield
     finally:

@@ -361,7 +361,7 @@ def test_an_idle_connection_is_closed(mesh):
 
 
 def test_spliced_bytes_are_not_copied(mesh):
-    """A big plain transfer moves by splice: strace sees it, and hardly any recv."""
+    """A big plain transfer moves by splice: strace sees it, and hardly any recv. What the kernel relays is not, either."""
     line = Line(mesh)
     trace = mesh.network.folder / "trace"
     tracer = line.client.pod.start(
@@ -378,6 +378,7 @@ def test_spliced_bytes_are_not_copied(mesh):
         peer = line.connect(blocks=True).send(b"\x00")  # what goes past TCP is not spliced
         assert len(peer.rest()) == 8 << 20
         peer.close()
+        relayed = line.client.counter("accelerated_relayed_bytes_total")
     tracer.stop()
     spliced = received = 0
     for text in trace.read_text().splitlines():
@@ -385,7 +386,7 @@ def test_spliced_bytes_are_not_copied(mesh):
         if result.isdigit():
             spliced += int(result) if "splice(" in text else 0
             received += int(result) if "recvfrom(" in text else 0
-    assert spliced > 2 * (7 << 20) and received < 1 << 20
+    assert spliced / 2 + relayed > 7 << 20 and received < 1 << 20
 
 
 def test_what_one_client_did_not_take_reaches_no_other(mesh):

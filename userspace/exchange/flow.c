@@ -239,7 +239,7 @@ static void try_relay(struct flow *flow)
 {
 	char byte;
 	uint64_t written;
-	if (flow->bulk || stream_peek_bytes(flow->from, &byte, 1) != ERR_NEED_MORE ||
+	if (flow->bulk || flow->big_turn || stream_peek_bytes(flow->from, &byte, 1) != ERR_NEED_MORE ||
 	    !sock_written(stream_fd(flow->to), &written))
 		return;
 	flow->turns = LAST_TURN;
@@ -321,8 +321,11 @@ int flow_pump(struct flow *flow)
 	while (!err && !stream_congested(flow->to) &&
 	       (flow->from->received < limit || !stream_yield(flow->from)))
 		err = move(flow);
-	flow->turns += flow->turns < JOIN_TURN && flow->from->received != before;
-	if (flow->turns == RELAY_TURN && err == ERR_NEED_MORE && flow->from->received != before)
+	uint64_t moved = flow->from->received - before;
+	flow->turns += flow->turns < JOIN_TURN && moved;
+	if (moved)
+		flow->big_turn = moved >= SPLICE_FROM;
+	if (flow->turns == RELAY_TURN && err == ERR_NEED_MORE && moved)
 		stream_want_drained(flow->to);
 	if (err == ERR_EOF) {
 		flow->ended = true;

@@ -34,6 +34,7 @@ struct flow {
 	uint16_t delay_ms;
 	uint8_t turns; // in which bytes came, up to a few; then, what is to be tried to do without us
 	bool bulk;     // reads were big: splice
+	bool big_turn; // the last turn in which bytes came moved many, if in small reads
 	bool left_to_us; // relayed: the kernel has left bytes to us, and was not told yet that they are
 			 // written
 	bool waiting;	 // relayed: bytes waited for us when we looked
