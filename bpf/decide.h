@@ -10,11 +10,6 @@
 
 #include "bpf/shared.h"
 
-#define WEIR_AF_INET  2
-#define WEIR_AF_INET6 10
-#define WEIR_TCP      6
-#define WEIR_UDP      17
-
 enum weir_verdict {
 	WEIR_UNDECIDED,
 	WEIR_LEAVE,   // a rule leaves it alone, or none captures it

@@ -25,8 +25,60 @@ struct key_vector {
 	struct hlist_head leaf; // or nodes below it
 };
 
+struct in6_addr {
+	union {
+		__be32 u6_addr32[4];
+	} in6_u;
+};
+
+// Where a route leads: within the route, or in an object that routes share.
+struct fib_nh_common {
+	struct net_device *nhc_dev;
+	__u8 nhc_gw_family;
+	union {
+		__be32 ipv4;
+		struct in6_addr ipv6;
+	} nhc_gw;
+};
+
+struct fib_nh {
+	struct fib_nh_common nh_common;
+};
+
+struct fib6_nh {
+	struct fib_nh_common nh_common;
+};
+
+struct nh_info {
+	struct fib_nh_common fib_nhc;
+};
+
+struct nh_grp_entry {
+	struct nexthop *nh;
+};
+
+struct nh_group {
+	struct nh_grp_entry nh_entries[1];
+};
+
+struct nexthop {
+	_Bool is_group;
+	union {
+		struct nh_info *nh_info;
+		struct nh_group *nh_grp;
+	};
+};
+
+struct fib_info {
+	unsigned char fib_scope;
+	__be32 fib_prefsrc;
+	struct nexthop *nh;
+	struct fib_nh fib_nh[1];
+};
+
 struct fib_alias {
 	struct hlist_node fa_list;
+	struct fib_info *fa_info;
 	__u8 fa_dscp, fa_type, fa_slen;
 };
 
@@ -41,17 +93,13 @@ struct netns_ipv4 {
 
 struct in_ifaddr {
 	struct in_ifaddr *ifa_next;
-	__be32 ifa_local;
+	__be32 ifa_local, ifa_address, ifa_mask;
+	unsigned char ifa_scope;
+	__u32 ifa_flags;
 };
 
 struct in_device {
 	struct in_ifaddr *ifa_list;
-};
-
-struct in6_addr {
-	union {
-		__be32 u6_addr32[4];
-	} in6_u;
 };
 
 struct rt6key {
@@ -61,8 +109,10 @@ struct rt6key {
 
 struct fib6_info {
 	struct fib6_node *fib6_node; // 0: not in a table
-	struct rt6key fib6_dst;
+	struct rt6key fib6_dst, fib6_prefsrc;
 	__u8 fib6_type;
+	struct nexthop *nh;
+	struct fib6_nh fib6_nh[1];
 };
 
 struct fib6_node {
@@ -92,12 +142,18 @@ struct net {
 
 struct inet6_ifaddr {
 	struct in6_addr addr;
+	__u32 prefix_len, flags;
 	struct fib6_info *rt; // by which it is this host's
 	struct list_head if_list;
 };
 
+struct ipv6_devconf {
+	__s32 use_tempaddr;
+};
+
 struct inet6_dev {
 	struct list_head addr_list;
+	struct ipv6_devconf cnf;
 };
 
 struct net_device {
@@ -114,6 +170,9 @@ typedef struct {
 } possible_net_t;
 
 struct sock_common {
+	__be32 skc_daddr;
+	__be16 skc_dport;
+	struct in6_addr skc_v6_daddr;
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
 	__u16 skc_num;
@@ -170,6 +229,7 @@ struct sock {
 	struct sock_common __sk_common;
 	struct socket *sk_socket;
 	struct sock_cgroup_data sk_cgrp_data;
+	__u8 sk_userlocks;
 };
 
 struct sk_buff {

@@ -56,7 +56,7 @@ static __always_inline int weir_look_at6(struct weir_search *search)
 
 static __always_inline void weir_enter_device(struct weir_search *search, struct net_device *device)
 {
-	if (search->family == 2) {
+	if (search->family == WEIR_AF_INET) {
 		search->address4 = BPF_CORE_READ(device, ip_ptr, ifa_list);
 		return;
 	}
@@ -183,7 +183,7 @@ __attribute__((noinline, used)) int weir_first_address(__u64 net, __u32 ifindex,
 	struct net_device *device = weir_device((void *)net, ifindex);
 	if (!device || !ret_address)
 		return 0;
-	if (ret_address->family == 2) {
+	if (ret_address->family == WEIR_AF_INET) {
 		ret_address->ip[0] = BPF_CORE_READ(device, ip_ptr, ifa_list, ifa_local);
 		return ret_address->ip[0] ? 1 : 0;
 	}

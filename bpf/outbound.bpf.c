@@ -1,79 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-// Connections that programs open, by cgroup hooks on connect(), sendto(), recvfrom(), getpeername() and
-// bind(). A captured connection is sent to an address of its own that stands for it (WEIR_REDIRECT4): the
-// program at the other end of the way, stream.bpf.c, learns from it where the connection was going. A DNS
-// query goes to an address that stands for the server, so that the answer's source tells which server it is
-// from. What the proxy binds to a client's address comes from an address that stands for the client, of whom
-// the application's socket tells (stream.bpf.c).
+// Connections that programs open, by cgroup hooks on connect(), sendto() and bind(). A captured connection is
+// sent to an address of its own that stands for it (WEIR_REDIRECT4): the program at the other end of the way,
+// stream.bpf.c, learns from it where the connection was going. A DNS query goes to an address that stands for
+// the server, so that the answer's source tells which server it is from. What the proxy binds to a client's
+// address comes from an address that stands for the client, of whom the application's socket tells
+// (stream.bpf.c). What programs are told of all these addresses is in names.bpf.c.
 #include "bpf/local.bpf.h"
 #include "bpf/pending.bpf.h"
 #include "bpf/plan.bpf.h"
 #include "bpf/routes.bpf.h"
 #include "bpf/servers.bpf.h"
+#include "bpf/sock_addr.bpf.h"
+#include "bpf/source.bpf.h"
 
 #include <asm-generic/errno.h>
-
-enum { REFUSE, ALLOW }; // what the hooks return
 
 #define DNS_PORT 53
 
 // --- addresses -----------------------------------------------------------------------------------------------
-static __always_inline int is_mapped(const __u32 ip[4])
-{
-	return ip[0] == 0 && ip[1] == 0 && ip[2] == bpf_htonl(0xffff);
-}
-
-// The address that the hook is about; IPv4 also when it is in the form ::ffff:a.b.c.d.
-static __always_inline struct weir_address address_of(struct bpf_sock_addr *ctx, int v6)
-{
-	struct weir_address address = {.port = (__u16)ctx->user_port, .family = WEIR_AF_INET};
-	if (!v6) {
-		address.ip[0] = ctx->user_ip4;
-		return address;
-	}
-	address.ip[0] = ctx->user_ip6[0];
-	address.ip[1] = ctx->user_ip6[1];
-	address.ip[2] = ctx->user_ip6[2];
-	address.ip[3] = ctx->user_ip6[3];
-	address.family = WEIR_AF_INET6;
-	if (is_mapped(address.ip)) {
-		address.ip[0] = address.ip[3];
-		address.ip[1] = address.ip[2] = address.ip[3] = 0;
-		address.family = WEIR_AF_INET;
-	}
-	return address;
-}
-
-static __always_inline void set_address(struct bpf_sock_addr *ctx, int v6, const struct weir_address *address)
-{
-	ctx->user_port = address->port;
-	if (!v6) {
-		ctx->user_ip4 = address->ip[0];
-	} else if (address->family == WEIR_AF_INET) {
-		ctx->user_ip6[0] = 0;
-		ctx->user_ip6[1] = 0;
-		ctx->user_ip6[2] = bpf_htonl(0xffff);
-		ctx->user_ip6[3] = address->ip[0];
-	} else {
-		ctx->user_ip6[0] = address->ip[0];
-		ctx->user_ip6[1] = address->ip[1];
-		ctx->user_ip6[2] = address->ip[2];
-		ctx->user_ip6[3] = address->ip[3];
-	}
-}
-
 // The unspecified address means the loopback one.
 static __always_inline struct weir_number number_of(const struct weir_address *address)
 {
-	struct weir_number number = {0, 0};
-	if (address->family == WEIR_AF_INET) {
-		number.low = address->ip[0] ? bpf_ntohl(address->ip[0]) : WEIR_LOOPBACK4;
-		return number;
-	}
-	number.high = (__u64)bpf_ntohl(address->ip[0]) << 32 | bpf_ntohl(address->ip[1]);
-	number.low = (__u64)bpf_ntohl(address->ip[2]) << 32 | bpf_ntohl(address->ip[3]);
+	struct weir_number number = weir_number_of(address);
 	if (!number.high && !number.low)
-		number.low = 1;
+		number.low = address->family == WEIR_AF_INET ? WEIR_LOOPBACK4 : 1;
 	return number;
 }
 
@@ -121,12 +71,6 @@ static __always_inline int refusal(__u32 route)
 }
 
 // --- deciding ------------------------------------------------------------------------------------------------
-static __always_inline void *plan_of(struct bpf_sock_addr *ctx)
-{
-	__u64 netns = bpf_get_netns_cookie(ctx);
-	return bpf_map_lookup_elem(&weir_plans, &netns);
-}
-
 static __always_inline __u64 current_cgroup(void)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
@@ -202,21 +146,19 @@ static __always_inline int fails_open(struct bpf_sock_addr *ctx, void *plan, __u
 
 // --- TCP -----------------------------------------------------------------------------------------------------
 // An address that no other connection on its way has. 0, or a negative error.
-static __always_inline long reserve(struct bpf_sock_addr *ctx, const struct weir_address *original,
-				    struct weir_pending_key *key)
+static __always_inline long reserve(const struct weir_pending *pending, struct weir_pending_key *key)
 {
-	struct weir_pending pending = {.original = *original, .client = bpf_get_socket_cookie(ctx)};
 	long err = -EEXIST;
 	for (int i = 0; i < WEIR_TRIES && err == -EEXIST; i++) {
 		__u32 random = bpf_get_prandom_u32();
-		if (original->family == WEIR_AF_INET) {
+		if (pending->original.family == WEIR_AF_INET) {
 			key->ip[0] = bpf_htonl(WEIR_REDIRECT4 | (random & ~WEIR_REDIRECT4_MASK));
 		} else {
 			key->ip[0] = bpf_htonl(WEIR_REDIRECT6_0);
 			key->ip[1] = bpf_htonl(WEIR_REDIRECT6_1);
 			key->ip[3] = random;
 		}
-		err = weir_pending_add(key, &pending);
+		err = weir_pending_add(key, pending);
 	}
 	return err;
 }
@@ -255,14 +197,18 @@ static __always_inline int redirect_tcp(struct bpf_sock_addr *ctx, int v6, void 
 					struct weir_address *address, __u16 port)
 {
 	struct weir_pending_key key = {.netns = bpf_get_netns_cookie(ctx)};
+	struct weir_pending pending = {.original = *address, .client = bpf_get_socket_cookie(ctx)};
 	struct bpf_sock *sk = ctx->sk;
 	struct weir_socket *socket =
 	    sk ? bpf_sk_storage_get(&weir_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
-	if (!socket || reserve(ctx, address, &key))
+	if (!has_address(ctx))
+		weir_source(net_of(ctx), address, &pending.source);
+	if (!socket || reserve(&pending, &key))
 		return give_up(plan);
-	socket->original = *address;
+	socket->original = pending.original;
+	socket->source = pending.source;
 	socket->side = WEIR_SIDE_CLIENT;
-	socket->client = bpf_get_socket_cookie(ctx);
+	socket->client = pending.client;
 	socket->netns = key.netns;
 	socket->since = bpf_ktime_get_ns();
 	__builtin_memcpy(socket->redirect, key.ip, sizeof key.ip);
@@ -278,11 +224,6 @@ static __always_inline int redirect_tcp(struct bpf_sock_addr *ctx, int v6, void 
 // to an address that this host has on that interface, and so does the answer; what leads there is in the
 // kernel's own structures (no helper tells it, of UDP over IPv4 not even where the socket is).
 enum moment { CONNECTING, SENDING };
-
-static __always_inline struct bpf_sock_addr_kern *kernels_own(struct bpf_sock_addr *ctx)
-{
-	return (struct bpf_sock_addr_kern *)ctx;
-}
 
 // What says how the datagram is to be sent, which the program may have done with it (IP_PKTINFO).
 static __always_inline __u32 tie_of_datagram(struct bpf_sock_addr *ctx, __u8 family)
@@ -340,8 +281,7 @@ static __always_inline int is_strict(struct bpf_sock_addr *ctx, const struct wei
 static __always_inline int own_address(struct bpf_sock_addr *ctx, enum moment moment, __u8 family,
 				       __u32 interface, struct weir_address *ret_address)
 {
-	struct sock *socket = BPF_CORE_READ(kernels_own(ctx), sk);
-	__u64 net = (__u64)weir_net_of(socket);
+	__u64 net = net_of(ctx);
 	ret_address->family = family;
 	if (source_of(ctx, moment, ret_address))
 		return weir_is_own(net, is_strict(ctx, ret_address) ? interface : 0, ret_address);
@@ -390,23 +330,6 @@ static __always_inline int redirect_udp(struct bpf_sock_addr *ctx, int v6, enum 
 	}
 	set_address(ctx, v6, &instead);
 	return ALLOW;
-}
-
-// Puts the server in place of the address that stands for it.
-static __always_inline void restore_server(struct bpf_sock_addr *ctx, int v6)
-{
-	struct bpf_sock *sk = ctx->sk;
-	struct weir_servers *servers = sk ? bpf_sk_storage_get(&weir_servers, sk, 0, 0) : 0;
-	void *plan = servers ? plan_of(ctx) : 0;
-	union weir_cell *header = plan ? weir_cell_at(plan, WEIR_CELL_HEADER) : 0;
-	if (!header)
-		return;
-	struct weir_address from = address_of(ctx, v6);
-	__u32 number = WEIR_SERVERS_MAX;
-	if (from.port == bpf_htons(header->header.ports[WEIR_ROLE_DNS]))
-		number = weir_server_at(servers, &from);
-	if (number < WEIR_SERVERS_MAX)
-		set_address(ctx, v6, &servers->servers[number]);
 }
 
 // --- in a client's name --------------------------------------------------------------------------------------
@@ -512,17 +435,6 @@ static __always_inline int on_open(struct bpf_sock_addr *ctx, int v6, enum momen
 	return redirect_tcp(ctx, v6, plan, &address, port);
 }
 
-static __always_inline int on_peer_name(struct bpf_sock_addr *ctx, int v6)
-{
-	struct bpf_sock *sk = ctx->sk;
-	struct weir_socket *socket = sk ? bpf_sk_storage_get(&weir_sockets, sk, 0, 0) : 0;
-	if (socket && (socket->side == WEIR_SIDE_CLIENT || socket->side == WEIR_SIDE_SERVED))
-		set_address(ctx, v6, &socket->original);
-	else
-		restore_server(ctx, v6);
-	return ALLOW;
-}
-
 SEC("cgroup/connect4")
 int weir_connect4(struct bpf_sock_addr *ctx)
 {
@@ -545,32 +457,6 @@ SEC("cgroup/sendmsg6")
 int weir_sendmsg6(struct bpf_sock_addr *ctx)
 {
 	return on_open(ctx, 1, SENDING);
-}
-
-SEC("cgroup/recvmsg4")
-int weir_recvmsg4(struct bpf_sock_addr *ctx)
-{
-	restore_server(ctx, 0);
-	return ALLOW;
-}
-
-SEC("cgroup/recvmsg6")
-int weir_recvmsg6(struct bpf_sock_addr *ctx)
-{
-	restore_server(ctx, 1);
-	return ALLOW;
-}
-
-SEC("cgroup/getpeername4")
-int weir_getpeername4(struct bpf_sock_addr *ctx)
-{
-	return on_peer_name(ctx, 0);
-}
-
-SEC("cgroup/getpeername6")
-int weir_getpeername6(struct bpf_sock_addr *ctx)
-{
-	return on_peer_name(ctx, 1);
 }
 
 SEC("cgroup/bind4")

@@ -23,7 +23,7 @@ enum {
 // is in has that address without some of its lowest ones: they are taken away one by one, the longest first.
 struct weir_seek4 {
 	struct key_vector *root, *node;
-	struct hlist_node *route; // at a leaf
+	struct hlist_node *route; // at a leaf, in the end the one that was found
 	__u32 ip, key;		  // what is sought, and the network's address
 	__u32 type;
 };
@@ -74,9 +74,9 @@ static long weir_seek4_step(__u32 index, void *arg)
 	return 0;
 }
 
-static __always_inline __u32 weir_route4(struct net *net, __u32 ip)
+static __always_inline __u32 weir_seek_route4(struct net *net, __u32 ip, struct weir_seek4 *seek)
 {
-	struct weir_seek4 seek = {.ip = ip, .key = ip, .type = WEIR_ROUTE_NONE};
+	*seek = (struct weir_seek4){.ip = ip, .key = ip, .type = WEIR_ROUTE_NONE};
 	if (!bpf_core_field_exists(net->ipv4.fib_main) || !bpf_core_type_exists(struct key_vector) ||
 	    BPF_CORE_READ(net, ipv4.fib_has_custom_rules))
 		return WEIR_ROUTE_UNKNOWN;
@@ -84,20 +84,21 @@ static __always_inline __u32 weir_route4(struct net *net, __u32 ip)
 	struct key_vector *table = (void *)BPF_CORE_READ(net, ipv4.fib_main, tb_data);
 	void *root = (void *)table + bpf_core_field_offset(struct key_vector, leaf);
 	if (table)
-		bpf_probe_read_kernel(&seek.root, sizeof seek.root, root);
-	seek.node = seek.root;
-	if (seek.root && bpf_loop(WEIR_STEPS_MAX, weir_seek4_step, &seek, 0) == WEIR_STEPS_MAX)
+		bpf_probe_read_kernel(&seek->root, sizeof seek->root, root);
+	seek->node = seek->root;
+	if (seek->root && bpf_loop(WEIR_STEPS_MAX, weir_seek4_step, seek, 0) == WEIR_STEPS_MAX)
 		return WEIR_ROUTE_UNKNOWN;
-	int leads = seek.type == RTN_UNICAST || seek.type == RTN_LOCAL || seek.type == RTN_BROADCAST;
+	int leads = seek->type == RTN_UNICAST || seek->type == RTN_LOCAL || seek->type == RTN_BROADCAST;
 	if (!leads && BPF_CORE_READ(net, ipv4.fib_default))
 		return WEIR_ROUTE_UNKNOWN; // one table more
-	return seek.type == RTN_THROW ? WEIR_ROUTE_NONE : seek.type;
+	return seek->type == RTN_THROW ? WEIR_ROUTE_NONE : seek->type;
 }
 
 // --- IPv6 ----------------------------------------------------------------------------------------------------
 // A tree that branches by one bit a node. The last route on the way down that fits is the longest.
 struct weir_seek6 {
 	struct fib6_node *node;
+	struct fib6_info *route;
 	struct fib6_info *none; // what a table without a default route has for one
 	struct weir_number ip;
 	__u32 type;
@@ -120,6 +121,7 @@ static __always_inline void weir_try_leaf(struct weir_seek6 *seek, struct fib6_i
 		return;
 	__u32 type = BPF_CORE_READ(route, fib6_type);
 	seek->type = type ? type : RTN_UNICAST;
+	seek->route = route;
 }
 
 static long weir_seek6_step(__u32 index, void *arg)
@@ -137,7 +139,7 @@ static long weir_seek6_step(__u32 index, void *arg)
 }
 
 static __always_inline __u32 weir_route6_in(struct net *net, struct fib6_table *table,
-					    const struct weir_number *ip)
+					    const struct weir_number *ip, struct fib6_info **ret_route)
 {
 	struct weir_seek6 seek = {.ip = *ip, .type = WEIR_ROUTE_NONE};
 	if (!table)
@@ -145,18 +147,20 @@ static __always_inline __u32 weir_route6_in(struct net *net, struct fib6_table *
 	seek.none = BPF_CORE_READ(net, ipv6.fib6_null_entry);
 	seek.node = (void *)table + bpf_core_field_offset(struct fib6_table, tb6_root);
 	bpf_loop(WEIR_STEPS_MAX, weir_seek6_step, &seek, 0);
+	*ret_route = seek.route;
 	return seek.type == RTN_THROW ? WEIR_ROUTE_NONE : seek.type;
 }
 
-static __always_inline __u32 weir_route6(struct net *net, const struct weir_number *ip)
+static __always_inline __u32 weir_seek_route6(struct net *net, const struct weir_number *ip,
+					      struct fib6_info **ret_route)
 {
 	if (!bpf_core_field_exists(net->ipv6.fib6_local_tbl) || BPF_CORE_READ(net, ipv6.fib6_has_custom_rules) ||
 	    (bpf_core_field_exists(net->ipv6.fib6_routes_require_src) &&
 	     BPF_CORE_READ(net, ipv6.fib6_routes_require_src)))
 		return WEIR_ROUTE_UNKNOWN;
-	__u32 type = weir_route6_in(net, BPF_CORE_READ(net, ipv6.fib6_local_tbl), ip);
+	__u32 type = weir_route6_in(net, BPF_CORE_READ(net, ipv6.fib6_local_tbl), ip, ret_route);
 	if (type == WEIR_ROUTE_NONE)
-		type = weir_route6_in(net, BPF_CORE_READ(net, ipv6.fib6_main_tbl), ip);
+		type = weir_route6_in(net, BPF_CORE_READ(net, ipv6.fib6_main_tbl), ip, ret_route);
 	return type;
 }
 
@@ -165,5 +169,8 @@ __attribute__((noinline, used)) __u32 weir_route(__u64 net, __u32 family, const 
 {
 	if (!to)
 		return WEIR_ROUTE_UNKNOWN;
-	return family == WEIR_AF_INET ? weir_route4((void *)net, (__u32)to->low) : weir_route6((void *)net, to);
+	struct weir_seek4 seek;
+	struct fib6_info *route;
+	return family == WEIR_AF_INET ? weir_seek_route4((void *)net, (__u32)to->low, &seek)
+				      : weir_seek_route6((void *)net, to, &route);
 }

@@ -2,6 +2,7 @@
 // The DNS servers that a UDP socket asks, each by an address that stands for it (outbound.bpf.c).
 #pragma once
 
+#include "bpf/address.bpf.h"
 #include "bpf/decide.h"
 #include "bpf/shared.h"
 
@@ -21,12 +22,6 @@ static __always_inline struct weir_address weir_stand_in(__u8 family, __u32 numb
 		address.ip[3] = bpf_htonl(1);
 	}
 	return address;
-}
-
-static __always_inline int weir_same_address(const struct weir_address *a, const struct weir_address *b)
-{
-	return a->family == b->family && a->port == b->port && a->ip[0] == b->ip[0] && a->ip[1] == b->ip[1] &&
-	       a->ip[2] == b->ip[2] && a->ip[3] == b->ip[3];
 }
 
 // The number of the server for which the address stands; WEIR_SERVERS_MAX: for none.

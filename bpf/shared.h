@@ -8,6 +8,11 @@
 
 #include <linux/types.h>
 
+#define WEIR_AF_INET  2
+#define WEIR_AF_INET6 10
+#define WEIR_TCP      6
+#define WEIR_UDP      17
+
 enum weir_limits {
 	WEIR_CELLS_MAX = 65536,
 	WEIR_STEPS_MAX = 4096, // rules and matches that one connection may meet
@@ -164,9 +169,8 @@ struct weir_pending_key {
 };
 
 struct weir_pending {
-	struct weir_address original;
-	__u32 _pad;
-	__u64 client; // cookie of its socket
+	struct weir_address original, source; // the client's own, as in weir_socket
+	__u64 client;			      // cookie of its socket
 };
 
 struct weir_share {
@@ -179,8 +183,10 @@ enum weir_side { WEIR_SIDE_NONE, WEIR_SIDE_CLIENT, WEIR_SIDE_ACCEPTED, WEIR_SIDE
 // it is.
 struct weir_socket {
 	struct weir_address original;
+	struct weir_address source; // the client's own, without redirection; no family: as it is, or not known
 	__u32 side;
-	__u32 redirect[4];  // address that it goes to instead
+	__u32 redirect[4]; // address that it goes to instead
+	__u32 _pad;
 	__u64 netns, since; // of the client: when it was redirected, by the monotonic clock in ns
 	__u64 client;	    // as in weir_pending
 };
@@ -253,8 +259,8 @@ _Static_assert(sizeof(struct weir_range) == 32, "no hidden padding");
 _Static_assert(sizeof(union weir_cell) == 64, "one size");
 _Static_assert(sizeof(struct weir_address) == 20, "no hidden padding");
 _Static_assert(sizeof(struct weir_pending_key) == 24, "no hidden padding");
-_Static_assert(sizeof(struct weir_pending) == 32, "no hidden padding");
-_Static_assert(sizeof(struct weir_socket) == 64, "no hidden padding");
+_Static_assert(sizeof(struct weir_pending) == 48, "no hidden padding");
+_Static_assert(sizeof(struct weir_socket) == 88, "no hidden padding");
 _Static_assert(sizeof(struct weir_call_key) == 48, "no hidden padding");
 _Static_assert(sizeof(struct weir_call) == 32, "no hidden padding");
 _Static_assert(sizeof(struct weir_caller) == 72, "no hidden padding");

@@ -3,6 +3,7 @@
 // finds them), the original destination moves to the accepted socket, the proxy asks for it by getsockopt(),
 // the client in whose name the proxy calls an application moves to that one's socket, and what a connection
 // leaves that was never accepted is cleaned away.
+#include "bpf/address.bpf.h"
 #include "bpf/pending.bpf.h"
 #include "bpf/plan.bpf.h"
 
@@ -57,22 +58,13 @@ static __always_inline void take_original(struct bpf_sock_ops *ctx)
 	if (!socket)
 		return;
 	socket->original = pending->original;
+	socket->source = pending->source;
 	socket->side = WEIR_SIDE_ACCEPTED;
 	socket->client = pending->client;
 	__builtin_memcpy(socket->redirect, key.ip, sizeof key.ip);
 }
 
 // --- calls in a client's name --------------------------------------------------------------------------------
-// An address of IPv4 in the form ::ffff:a.b.c.d becomes one of IPv4. 0: it is none.
-static __always_inline int unmap(__u32 ip[4])
-{
-	if (ip[0] || ip[1] || ip[2] != bpf_htonl(0xffff))
-		return 0;
-	ip[0] = ip[3];
-	ip[2] = ip[3] = 0;
-	return 1;
-}
-
 // The four ends of the socket's connection, its own address as that of the source.
 static __always_inline struct weir_call_key ends_of(struct bpf_sock_ops *ctx)
 {
@@ -93,16 +85,9 @@ static __always_inline struct weir_call_key ends_of(struct bpf_sock_ops *ctx)
 	ends.dest[1] = ctx->remote_ip6[1];
 	ends.dest[2] = ctx->remote_ip6[2];
 	ends.dest[3] = ctx->remote_ip6[3];
-	if (!unmap(ends.dest) || !unmap(ends.source))
+	if (!weir_unmap(ends.dest) || !weir_unmap(ends.source))
 		ends.family = WEIR_AF_INET6;
 	return ends;
-}
-
-static __always_inline int is_loopback(const struct weir_address *address)
-{
-	if (address->family == WEIR_AF_INET)
-		return bpf_ntohl(address->ip[0]) >> 24 == 127;
-	return !address->ip[0] && !address->ip[1] && !address->ip[2] && address->ip[3] == bpf_htonl(1);
 }
 
 // The proxy connects: now the ends are known. A client on this very host, which has come by the outbound
@@ -114,7 +99,7 @@ static __always_inline void announce(struct bpf_sock_ops *ctx)
 	if (!caller)
 		return;
 	caller->key = ends_of(ctx);
-	if (is_loopback(&caller->client))
+	if (weir_address_is_loopback(&caller->client))
 		__builtin_memcpy(caller->client.ip, caller->key.dest, sizeof caller->key.dest);
 	caller->client.port = bpf_htons(caller->key.source_port);
 	struct weir_call call = {.client = caller->client, .caller = bpf_get_socket_cookie(ctx)};

@@ -344,6 +344,7 @@ static const struct hook_step outbound_steps[] = {
     {"cgroup/getsockopt", "weir_getsockopt", "tells it to the proxy", STEP_ALWAYS},
     {"cgroup/getpeername#", "weir_getpeername#", "tells the program the address that it asked for",
      STEP_ALWAYS},
+    {"cgroup/getsockname#", "weir_getsockname#", "and the one that it would have there", STEP_ALWAYS},
     {"cgroup/sock_release", "weir_release", "forgets what was not accepted", STEP_ALWAYS},
     {NULL, NULL, NULL, STEP_ALWAYS},
 };
@@ -356,6 +357,7 @@ static const struct hook_step query_steps[] = {
     {"cgroup/recvmsg#", "weir_recvmsg#", "makes the answer come from the server that was asked", STEP_ALWAYS},
     {"cgroup/getpeername#", "weir_getpeername#", "tells the program the address that it asked for",
      STEP_ALWAYS},
+    {"cgroup/getsockname#", "weir_getsockname#", "and the one that it would have there", STEP_ALWAYS},
     {NULL, NULL, NULL, STEP_ALWAYS},
 };
 

@@ -20,6 +20,7 @@
 
 #include "bpf/hold.skel.h"
 #include "bpf/lookup.skel.h"
+#include "bpf/names.skel.h"
 #include "bpf/outbound.skel.h"
 #include "bpf/stream.skel.h"
 
@@ -87,8 +88,9 @@ int ebpf_probe_kernel(struct strbuf *ret_why)
 
 uint32_t ebpf_checksum(void)
 {
-	const void *(*const elves[])(size_t *) = {ebpf_outbound__elf_bytes, ebpf_stream__elf_bytes,
-						  ebpf_lookup__elf_bytes, ebpf_hold__elf_bytes};
+	const void *(*const elves[])(size_t *) = {ebpf_outbound__elf_bytes, ebpf_names__elf_bytes,
+						  ebpf_stream__elf_bytes, ebpf_lookup__elf_bytes,
+						  ebpf_hold__elf_bytes};
 	uint64_t hash = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(elves); i++) {
 		size_t size;
@@ -213,14 +215,16 @@ static int install_objects(const char *folder, int cgroup, uint32_t kind, struct
 static int install_shared(const char *folder, int cgroup)
 {
 	struct ebpf_stream *stream = ebpf_stream__open();
+	struct ebpf_names *names = ebpf_names__open();
 	struct ebpf_outbound *outbound = ebpf_outbound__open();
-	int err = stream && outbound ? 0 : -errno;
+	int err = stream && names && outbound ? 0 : -errno;
 	if (err == 0) {
 		// What takes connections comes before what sends them there.
-		struct bpf_object *const objects[] = {stream->obj, outbound->obj};
+		struct bpf_object *const objects[] = {stream->obj, names->obj, outbound->obj};
 		err = install_objects(folder, cgroup, WEIR_PROGRAMS_ALWAYS, objects, ARRAY_SIZE(objects));
 	}
 	ebpf_stream__destroy(stream);
+	ebpf_names__destroy(names);
 	ebpf_outbound__destroy(outbound);
 	return err;
 }

@@ -281,8 +281,9 @@ struct place_meaning {
 static const struct place_meaning on_addresses = {
     "before weir's: it refuses, or changes the address, before weir looks",
     "after weir's: it sees the address that weir has put there, and may refuse or change it"};
-static const struct place_meaning on_answers = {"before weir's: what it says of the peer weir may replace",
-						"after weir's: it may change what weir says of the peer"};
+static const struct place_meaning on_answers = {
+    "before weir's: what it says of the address weir may replace",
+    "after weir's: it may change what weir says of the address"};
 static const struct place_meaning on_options = {
     "before weir's: it may refuse the proxy the original destination",
     "after weir's: it may change the original destination that the proxy is told"};
@@ -313,6 +314,8 @@ static const struct attach_point {
     {"recvmsg6", BPF_CGROUP_UDP6_RECVMSG, "weir_recvmsg6", &on_answers},
     {"getpeername4", BPF_CGROUP_INET4_GETPEERNAME, "weir_getpeername4", &on_answers},
     {"getpeername6", BPF_CGROUP_INET6_GETPEERNAME, "weir_getpeername6", &on_answers},
+    {"getsockname4", BPF_CGROUP_INET4_GETSOCKNAME, "weir_getsockname4", &on_answers},
+    {"getsockname6", BPF_CGROUP_INET6_GETSOCKNAME, "weir_getsockname6", &on_answers},
     {"bind4", BPF_CGROUP_INET4_BIND, "weir_bind4", &on_addresses},
     {"bind6", BPF_CGROUP_INET6_BIND, "weir_bind6", &on_addresses},
     {"getsockopt", BPF_CGROUP_GETSOCKOPT, "weir_getsockopt", &on_options},

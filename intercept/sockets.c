@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "intercept/redirect.h"
 
 #include <errno.h>
 #include <libmnl/libmnl.h>
@@ -99,13 +100,21 @@ void socket_list_done(struct socket_list *list)
 	*list = (struct socket_list){0};
 }
 
+bool socket_is_between(const struct socket_info *info, const struct addr *local, const struct addr *remote)
+{
+	bool redirected = redirect_has(&info->remote.ip);
+	if (!redirected && !addr_eq(&info->remote, remote))
+		return false;
+	return addr_eq(&info->local, local) ||
+	       (redirected && info->local.port == local->port && redirect_has(&info->local.ip));
+}
+
 const struct socket_info *socket_list_find(const struct socket_list *list, const struct addr *local,
 					   const struct addr *remote)
 {
 	for (size_t i = 0; i < list->count; i++) {
 		const struct socket_info *info = &list->sockets[i];
-		if (info->state != TCP_LISTEN && addr_eq(&info->local, local) &&
-		    (addr_eq(&info->remote, remote) || ip_is_loopback(&info->remote.ip)))
+		if (info->state != TCP_LISTEN && socket_is_between(info, local, remote))
 			return info;
 	}
 	return NULL;

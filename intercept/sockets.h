@@ -29,7 +29,9 @@ struct socket_list {
 // socket_list_done. 0, or a negative error with a sentence in ret_error.
 int socket_list_read(uint32_t states, struct socket_list *ret_list, struct strbuf *ret_error);
 void socket_list_done(struct socket_list *list);
-// The client's socket of a connection to `remote` that may have been captured, or NULL.
+// Whether the socket's connection, which may have been captured, is the one from `local` to `remote` for its program.
+bool socket_is_between(const struct socket_info *info, const struct addr *local, const struct addr *remote);
+// The client's socket of such a connection, or NULL.
 const struct socket_info *socket_list_find(const struct socket_list *list, const struct addr *local,
 					   const struct addr *remote);
 // The listening socket that a connection to this port of the host reaches; NULL if there is none.

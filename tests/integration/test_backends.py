@@ -285,6 +285,7 @@ def test_outbound_is_captured(world, family, who):
     assert seen.passed() == [("app", "outbound", plain_name(to))]
     assert seen.row("app")["peer"] == plain_name(seen.local)
     assert (seen.server, seen.source[0]) == ("other", unmapped(address_of(world.app, family)))
+    assert seen.local[0] == address_of(world.app, family)
     assert seen.is_whole()
 
 
@@ -294,6 +295,7 @@ def test_outbound_of_mptcp_is_captured(world, family):
     to = (address_of(world.other, family), 7000)
     seen = observe(world, world.app, to, mptcp=True)
     assert seen.passed() == [("app", "outbound", plain_name(to))]
+    assert seen.row("app")["peer"] == plain_name(seen.local) and seen.local[0] == address_of(world.app, family)
     assert (seen.server, seen.source[0]) == ("other", unmapped(address_of(world.app, family)))
     assert seen.is_whole()
 
@@ -361,6 +363,7 @@ def test_a_program_calls_its_own_host_by_the_services_name(world, family):
     endpoint = name_of(unmapped(address_of(world.app, family)), 7000)
     assert sorted(seen.passed()) == [("app", "inbound", endpoint), ("app", "outbound", plain_name(vip))]
     assert (seen.server, seen.source[0]) == ("app", inbound_source(world, world.app, family, world.app))
+    assert seen.local[0] == address_of(world.app, family)
     assert seen.is_whole()
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from capture import CapturedPod, Server, probe
+from capture import CapturedPod, Server, name_of, probe
 from mesh import Mesh, Origin, cluster, connect, service
 from netns import CONTROL_GROUPS, output, wait_until
 
@@ -82,7 +82,8 @@ class Site:
             ],
         )
         self.origin = Origin(self.far.pod, 8080, hello)
-        self.vip = self.near.show("vhost", "show", "name=web.mesh")["virtual_hosts"][0]["vip4"]
+        [host] = self.near.show("vhost", "show", "name=web.mesh")["virtual_hosts"]
+        self.vip, self.vip6 = host["vip4"], host["vip6"]
 
     def open(self):
         peer = connect(self.near.pod, self.vip, 80)
@@ -110,7 +111,7 @@ def test_an_outbound_connection(site, backend):
     rule = deciding(out)
     assert (rule["purpose"], rule["hook"], rule["chain"]) == ("outbound: virtual IP", HOOKS[backend]["tcp"], "output")
     assert rule["packets"] == 1 and out["back_end"] == backend
-    passed = ["weir_connect4", "weir_lookup", "weir_stream", "weir_getsockopt", "weir_getpeername4", "weir_release"]
+    passed = ["weir_connect4", "weir_lookup", "weir_stream", "weir_getsockopt", "weir_getpeername4", "weir_getsockname4", "weir_release"]
     assert programs(out) == (passed if backend == "ebpf" else [])
     assert out["rule"] == "meta l4proto tcp ip daddr @vips_ipv4 redirect to :15001"
     assert said["process"]["pid"] == os.getpid() and out["user"] == os.geteuid()
@@ -135,6 +136,16 @@ def test_an_outbound_connection(site, backend):
     # The same by its two ends, which the program knows.
     again = explain(site.near, f"{host}:{port}", f"{site.vip}:80")
     assert again["proxy"]["connection"]["id"] == row["id"] and again["outbound"] == out
+    peer.close()
+
+
+def test_whose_an_outbound_connection_of_ipv6_is(site):
+    peer = connect(site.near.pod, site.vip6, 80)
+    wait_until(site.near.connections, what="the proxy has it")
+    [row] = site.near.connections()
+    host, port = peer.sock.getsockname()[:2]
+    said = explain(site.near, row["id"])
+    assert (said["process"]["pid"], said["outbound"]["from"], host) == (os.getpid(), f"[{host}]:{port}", site.near.ipv6)
     peer.close()
 
 
@@ -254,7 +265,7 @@ def test_names(site, backend):
     rule = deciding(said["dns"])
     assert rule["purpose"] == "DNS over UDP" and said["dns"]["to"] == "10.77.0.1:53"
     assert rule["hook"] == HOOKS[backend]["udp"]
-    queried = ["weir_connect4", "weir_sendmsg4", "weir_recvmsg4", "weir_getpeername4"]
+    queried = ["weir_connect4", "weir_sendmsg4", "weir_recvmsg4", "weir_getpeername4", "weir_getsockname4"]
     assert programs(said["dns"]) == (queried if backend == "ebpf" else [])
     assert said["outbound"]["to"] == f"{site.vip}:80" and deciding(said["outbound6"])["purpose"] == "outbound: virtual IP"
     assert said["proxy"]["virtual_host"]["named_by"] == "name" and len(said["proxy"]["endpoints"]) == 2
@@ -371,9 +382,11 @@ sock.recv(1)
 """
 
 
-def test_a_process(site):
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_process(site, family):
     far, near = site.far, site.near
-    program = near.pod.python_start(CLIENT, site.vip, "80", ready=output("connected"))
+    vip = site.vip if family == 4 else site.vip6
+    program = near.pod.python_start(CLIENT, vip, "80", ready=output("connected"))
     said = explain(near, "pid", program.pid)
     assert said["process"]["name"].startswith("python") and said["process"]["network_namespace"] == "this one"
     assert (said["process"]["user"], said["process"]["group"]) == (1000, 7)
@@ -383,7 +396,7 @@ def test_a_process(site):
     assert set(rows) == {"listening", "outbound"}
     [connection] = near.connections()
     out = rows["outbound"]
-    assert out["remote"] == f"{site.vip}:80" and out["rules"] == "captured to port 15001, the outbound proxy"
+    assert (out["local"], out["remote"]) == (connection["peer"], name_of(vip, 80)) and out["rules"] == "captured to port 15001, the outbound proxy"
     assert (out["connection"], out["virtual_host"]) == (connection["id"], "web.mesh:80")
     assert rows["listening"]["local"] == "0.0.0.0:8000"
     assert rows["listening"]["rules"] == "captured to port 15006, the inbound proxy"

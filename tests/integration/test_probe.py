@@ -21,7 +21,7 @@ def pod(network):
 
 
 # What weir's programs are attached to, those of acceleration among them.
-HOOKS = {f"{hook}{family}" for hook in ("connect", "sendmsg", "recvmsg", "getpeername", "bind") for family in (4, 6)}
+HOOKS = {f"{hook}{family}" for hook in ("connect", "sendmsg", "recvmsg", "getpeername", "getsockname", "bind") for family in (4, 6)}
 HOOKS |= {"getsockopt", "sock_ops", "sock_release", "sk_lookup", "cgroup_skb", "sk_msg", "sk_skb"}
 
 

@@ -31,6 +31,8 @@ CAPTURE = {
     "weir_recvmsg6": "cgroup_udp6_recvmsg",
     "weir_getpeername4": "cgroup_inet4_getpeername",
     "weir_getpeername6": "cgroup_inet6_getpeername",
+    "weir_getsockname4": "cgroup_inet4_getsockname",
+    "weir_getsockname6": "cgroup_inet6_getsockname",
     "weir_bind4": "cgroup_inet4_bind",
     "weir_bind6": "cgroup_inet6_bind",
     "weir_stream": "cgroup_sock_ops",
@@ -200,11 +202,12 @@ def test_connections_and_their_original_destinations(lone, weir, family):
         [row] = entries(lone.pod, weir, "weir_pending")
         assert row["original"] == name_of(*to) and row["client"] == socket_cookie(client)
         assert row["namespace"] == f"net:[{number_of(lone.pod)}]"
-        redirect = row["redirect"]
+        redirect, source = row["redirect"], row["source"]
+        assert source == (lone.ipv4 if family == 4 else lone.ipv6)
         assert [row["pending"] for row in entries(lone.pod, weir, "weir_shares")] == [1]
         assert redirect.startswith("127." if family == 4 else "fd77:65:6972:7f:")
         [row] = entries(lone.pod, weir, "weir_sockets")
-        assert (row["side"], row["original"], row["redirect"]) == ("client", name_of(*to), redirect)
+        assert (row["side"], row["original"], row["source"], row["redirect"]) == ("client", name_of(*to), source, redirect)
         assert row["socket"] == socket_cookie(client)
         lone.pod.run(["nft", "delete", "table", "inet", "late"])
         listener.settimeout(30)
@@ -216,7 +219,7 @@ def test_connections_and_their_original_destinations(lone, weir, family):
             assert [row["pending"] for row in entries(lone.pod, weir, "weir_shares")] == [0]
             rows = {row["socket"]: row for row in entries(lone.pod, weir, "weir_sockets")}
             row = rows[socket_cookie(accepted)]
-            assert (row["side"], row["original"], row["redirect"]) == ("accepted", name_of(*to), None)
+            assert (row["side"], row["original"], row["source"], row["redirect"]) == ("accepted", name_of(*to), source, None)
     assert entries(lone.pod, weir, "weir_sockets") == entries(lone.pod, weir, "weir_listeners") == []
 
 
@@ -481,6 +484,7 @@ def test_programs_and_maps_of_the_local_bypass(accelerated, weir):
 VERIFIED_MAX = {
     **dict.fromkeys(["weir_connect4", "weir_connect6", "weir_sendmsg4", "weir_sendmsg6", "weir_lookup"], 150_000),
     **dict.fromkeys(["weir_recvmsg4", "weir_recvmsg6", "weir_getpeername4", "weir_getpeername6"], 15_000),
+    **dict.fromkeys(["weir_getsockname4", "weir_getsockname6"], 30_000),
     **dict.fromkeys(["weir_bind4", "weir_bind6"], 5_000),
     **dict.fromkeys(["weir_stream", "weir_release", "weir_getsockopt"], 5_000),
     **dict.fromkeys(["weir_hold_in", "weir_hold_out"], 100_000),

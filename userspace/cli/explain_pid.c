@@ -16,7 +16,7 @@ enum { DNS_PORT = 53 };
 struct survey {
 	struct explanation *explanation;
 	const struct process *process;
-	struct table connections; // of the proxy, by the client's end: rows of its answer
+	struct table connections; // of the proxy, by the client's port: rows of its answer
 };
 
 // --- new connections --------------------------------------------------------------------------------------
@@ -106,21 +106,19 @@ static void index_connections(struct survey *survey)
 	while ((row = json_next(rows, row))) {
 		struct addr peer = {0};
 		if (reply_addr(row, "peer", &peer))
-			table_add(&survey->connections, addr_hash(&peer), (void *)row);
+			table_add(&survey->connections, peer.port, (void *)row);
 	}
 }
 
-// What the proxy has of the connection; NULL: nothing. A loopback address may be the proxy's, in place of the
-// original destination.
+// What the proxy has of the connection; NULL: nothing.
 static const struct json_value *find_connection(const struct survey *survey, const struct socket_info *socket)
 {
 	size_t cursor = 0;
 	const struct json_value *row;
-	while ((row = table_find(&survey->connections, addr_hash(&socket->local), &cursor))) {
+	while ((row = table_find(&survey->connections, socket->local.port, &cursor))) {
 		struct addr peer = {0}, destination = {0};
 		if (reply_addr(row, "peer", &peer) && reply_addr(row, "destination", &destination) &&
-		    addr_eq(&peer, &socket->local) &&
-		    (addr_eq(&destination, &socket->remote) || ip_is_loopback(&socket->remote.ip)))
+		    socket_is_between(socket, &peer, &destination))
 			return row;
 	}
 	return NULL;
@@ -136,13 +134,15 @@ static void emit_socket(const struct survey *survey, const struct socket_info *s
 	const struct json_value *row = find_connection(survey, socket);
 	autostrbuf struct strbuf verdict = {0};
 	uint64_t id;
-	struct addr remote = socket->remote;
-	if (direction == CONNECTED)
-		reply_addr(row, "destination", &remote); // as the program knows it
+	struct addr local = socket->local, remote = socket->remote;
+	if (direction == CONNECTED) { // as the program knows them
+		reply_addr(row, "peer", &local);
+		reply_addr(row, "destination", &remote);
+	}
 	verdict_on(survey, socket, direction, &remote, &verdict);
 	emit_row_begin(emit);
 	emit_text(emit, "direction", directions[direction]);
-	emit_addr(emit, "local", &socket->local);
+	emit_addr(emit, "local", &local);
 	emit_addr(emit, "remote", direction == LISTENING ? &(struct addr){0} : &remote);
 	emit_text(emit, "state", socket_state_name(socket->state));
 	if (socket->marks_visible)

@@ -118,10 +118,12 @@ static int pending_row(const struct ebpf_map *map, const struct ebpf_entry *entr
 	const struct weir_pending_key *key = entry->key;
 	const struct weir_pending *pending = entry->value;
 	struct ip redirect = ip_of(pending->original.family, key->ip);
+	struct ip source = ip_of(pending->source.family, pending->source.ip);
 	begin(dump, map);
 	emit_namespace(dump, key->netns);
 	emit_uint(dump->emit, "client", pending->client);
 	emit_original(dump->emit, "original", &pending->original);
+	emit_ip(dump->emit, "source", &source);
 	emit_ip(dump->emit, "redirect", &redirect);
 	emit_row_end(dump->emit);
 	return 0;
@@ -146,13 +148,14 @@ static int sockets_row(const struct ebpf_map *map, const struct ebpf_entry *entr
 	static const char *const sides[] = {"none", "client", "accepted", "served"};
 	const struct dump *dump = arg;
 	const struct weir_socket *socket = entry->value;
-	struct ip redirect = {0};
+	struct ip redirect = {0}, source = ip_of(socket->source.family, socket->source.ip);
 	if (socket->side == WEIR_SIDE_CLIENT)
 		redirect = ip_of(socket->original.family, socket->redirect);
 	begin(dump, map);
 	emit_stored(dump, entry);
 	emit_text(dump->emit, "side", socket->side < ARRAY_SIZE(sides) ? sides[socket->side] : NULL);
 	emit_original(dump->emit, "original", &socket->original);
+	emit_ip(dump->emit, "source", &source);
 	emit_ip(dump->emit, "redirect", &redirect);
 	emit_row_end(dump->emit);
 	return 0;

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// What hooks on addresses (cgroup/connect4 and the like) are about.
+#pragma once
+
+#include "bpf/address.bpf.h"
+#include "bpf/kernel.h"
+#include "bpf/maps.h"
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+
+enum { REFUSE, ALLOW }; // what the hooks return
+
+// The address that the hook is about; IPv4 also when it is in the form ::ffff:a.b.c.d.
+static __always_inline struct weir_address address_of(struct bpf_sock_addr *ctx, int v6)
+{
+	struct weir_address address = {.port = (__u16)ctx->user_port, .family = WEIR_AF_INET};
+	if (!v6) {
+		address.ip[0] = ctx->user_ip4;
+		return address;
+	}
+	address.ip[0] = ctx->user_ip6[0];
+	address.ip[1] = ctx->user_ip6[1];
+	address.ip[2] = ctx->user_ip6[2];
+	address.ip[3] = ctx->user_ip6[3];
+	if (!weir_unmap(address.ip))
+		address.family = WEIR_AF_INET6;
+	return address;
+}
+
+static __always_inline void set_address(struct bpf_sock_addr *ctx, int v6, const struct weir_address *address)
+{
+	ctx->user_port = address->port;
+	if (!v6) {
+		ctx->user_ip4 = address->ip[0];
+	} else if (address->family == WEIR_AF_INET) {
+		ctx->user_ip6[0] = 0;
+		ctx->user_ip6[1] = 0;
+		ctx->user_ip6[2] = bpf_htonl(0xffff);
+		ctx->user_ip6[3] = address->ip[0];
+	} else {
+		ctx->user_ip6[0] = address->ip[0];
+		ctx->user_ip6[1] = address->ip[1];
+		ctx->user_ip6[2] = address->ip[2];
+		ctx->user_ip6[3] = address->ip[3];
+	}
+}
+
+static __always_inline struct bpf_sock_addr_kern *kernels_own(struct bpf_sock_addr *ctx)
+{
+	return (struct bpf_sock_addr_kern *)ctx;
+}
+
+// Whether the program has given the socket an address of its own.
+static __always_inline int has_address(struct bpf_sock_addr *ctx)
+{
+	enum { BOUND = 4 }; // SOCK_BINDADDR_LOCK
+	const struct sock *sk = BPF_CORE_READ(kernels_own(ctx), sk);
+	return (BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & BOUND) != 0;
+}
+
+static __always_inline __u64 net_of(struct bpf_sock_addr *ctx)
+{
+	return (__u64)BPF_CORE_READ(kernels_own(ctx), sk, __sk_common.skc_net.net);
+}
+
+static __always_inline void *plan_of(struct bpf_sock_addr *ctx)
+{
+	__u64 netns = bpf_get_netns_cookie(ctx);
+	return bpf_map_lookup_elem(&weir_plans, &netns);
+}
