@@ -247,6 +247,18 @@ static int check_dns_servers(const struct capture_plan *plan, struct strbuf *err
 	return 0;
 }
 
+// Who names their port means them.
+static int check_dns_port(const struct capture_plan *plan, struct strbuf *error)
+{
+	enum { DNS_PORT = 53 };
+	const struct capture_ports *ports = &plan->outbound.exclude_ports;
+	for (size_t i = 0; i < ports->count && plan->dns.enabled; i++)
+		if (ports->ranges[i].first == DNS_PORT && ports->ranges[i].last == DNS_PORT)
+			return invalid(error, "excluded outbound port 53 would not spare DNS queries, which have rules of their "
+					      "own: turn their capture off, or give the servers of which they are captured");
+	return 0;
+}
+
 int capture_plan_validate(const struct capture_plan *plan, struct strbuf *ret_error)
 {
 	int err = check_proxy(plan, ret_error);
@@ -256,5 +268,7 @@ int capture_plan_validate(const struct capture_plan *plan, struct strbuf *ret_er
 		err = check_lists(plan, ret_error);
 	if (err == 0)
 		err = check_dns_servers(plan, ret_error);
+	if (err == 0)
+		err = check_dns_port(plan, ret_error);
 	return err ? err : check_vips(plan, ret_error);
 }

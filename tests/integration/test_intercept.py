@@ -1415,6 +1415,7 @@ BAD_WORDS = [
     (["--exclude-outbound-ports", "80-"], "'80-' is no port"),
     (["--exclude-outbound-ports", "-80"], "'-80' is no port"),
     (["--exclude-outbound-ports", "1-2-3"], "'1-2-3' is no port"),
+    (["--exclude-outbound-ports", "80,53"], "excluded outbound port 53 would not spare DNS queries"),
     (["--exclude-outbound-ports", "http"], "'http' is no port"),
     (["--exclude-outbound-ports", ",".join(map(str, range(1, 1030)))], "more than 1024 entries"),
     (["--exclude-outbound-ports", "9" * 5000], "is no port"),
