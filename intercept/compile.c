@@ -534,8 +534,14 @@ static void vip_rule(struct compiler *c, enum rule_field field, int vips)
 static void outbound_cidr_rules(struct compiler *c)
 {
 	static const struct cidr metadata[] = {
-	    {{AF_INET, {169, 254, 169, 254}}, 32},
-	    {{AF_INET6, {0xfd, 0x00, 0x0e, 0xc2, [14] = 0x02, 0x54}}, 128},
+	    {{AF_INET, {169, 254, 169, 254}}, 32},			    // nearly all
+	    {{AF_INET6, {0xfd, 0x00, 0x0e, 0xc2, [14] = 0x02, 0x54}}, 128}, // Amazon
+	    {{AF_INET, {169, 254, 170, 2}}, 32},			    // its containers' credentials
+	    {{AF_INET, {169, 254, 170, 23}}, 32},			    // its pods' credentials
+	    {{AF_INET6, {0xfd, 0x00, 0x0e, 0xc2, [15] = 0x23}}, 128},
+	    {{AF_INET6, {0xfd, 0x20, 0, 0xce, [14] = 0x02, 0x54}}, 128}, // Google
+	    {{AF_INET, {168, 63, 129, 16}}, 32},			 // Azure
+	    {{AF_INET, {100, 100, 100, 200}}, 32},			 // Alibaba
 	};
 	const struct capture_cidrs *exclude = &c->plan->outbound.exclude_cidrs;
 	size_t extra = c->plan->capture_metadata ? 0 : ARRAY_SIZE(metadata), count = exclude->count + extra;

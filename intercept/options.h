@@ -66,7 +66,7 @@ enum plan_option_kind {
 	  "--fail hold: for so long, then refuse; as long as its client tries otherwise")                    \
 	X("capture-ssh", PLAN_ON, capture_ssh, NULL, "inbound port 22, too; left alone otherwise")           \
 	X("capture-metadata", PLAN_ON, capture_metadata, NULL,                                               \
-	  "the clouds' metadata service (169.254.169.254), too; left alone otherwise")                       \
+	  "the clouds' metadata services (169.254.169.254, ...), too; left alone otherwise")                 \
 	X("include-users", PLAN_USERS, include_users, "USERS", "outbound and DNS: only of these users")      \
 	X("exclude-users", PLAN_USERS, exclude_users, "USERS", "outbound and DNS: not of these users")       \
 	X("include-groups", PLAN_GROUPS, include_groups, "GROUPS", "outbound and DNS: only of these groups") \

@@ -101,8 +101,7 @@ struct capture_plan {
 
 	struct capture_direction outbound, inbound; // TCP
 	bool capture_ssh;      // inbound port 22 as well; left out by default, so that nobody is locked out
-	bool capture_metadata; // outbound to the clouds' metadata service (169.254.169.254, fd00:ec2::254) as
-			       // well
+	bool capture_metadata; // outbound to the clouds' metadata services (169.254.169.254 and others) as well
 	struct capture_dns dns;
 
 	// Of outbound connections and DNS queries: the programs that open them.

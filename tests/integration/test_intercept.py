@@ -163,15 +163,21 @@ def test_ssh_is_left_alone_inbound_unless_asked_for(served, peer, family):
     assert probe(peer, address, 22) == captured("inbound", address, 22)
 
 
+METADATA = {
+    4: ["169.254.169.254", "169.254.170.2", "169.254.170.23", "168.63.129.16", "100.100.100.200"],
+    6: ["fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254"],
+}
+
+
 @families
-def test_the_metadata_service_is_left_alone_unless_asked_for(app, peer, family):
-    address, length = ("fd00:ec2::254", 128) if family == 6 else ("169.254.169.254", 32)
-    peer.address(f"{address}/{length}")
-    app.pod.ip(f"route add {address} via {ip_of(peer, family)}")
+def test_metadata_services_are_left_alone_unless_asked_for(app, peer, family):
+    for address in METADATA[family]:
+        peer.address(f"{address}/{128 if family == 6 else 32}")
+        app.pod.ip(f"route add {address} via {ip_of(peer, family)}")
     app.apply()
-    assert is_direct(probe(app, address, 80))
+    assert all(is_direct(probe(app, address, 80)) for address in METADATA[family])
     app.apply("--capture-metadata")
-    assert probe(app, address, 80) == captured("outbound", address, 80)
+    assert all(probe(app, address, 80) == captured("outbound", address, 80) for address in METADATA[family])
 
 
 @families

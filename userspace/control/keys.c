@@ -82,7 +82,7 @@ static const struct key capture_keys[] = {
 	{"dns", .type = KEY_BOOL, FIELD(config, intercept.capture.dns), .initial = "true", .text = "Whether queries to port 53 (UDP and TCP) are captured."},
 	{"dns_servers", LIST(ip_item, struct ip, 16), FIELD(config, intercept.capture.dns_servers), .text = "Only queries to these servers; to all by default."},
 	{"ssh", .type = KEY_BOOL, FIELD(config, intercept.capture.ssh), .initial = "false", .text = "Whether inbound port 22 is captured, too."},
-	{"metadata", .type = KEY_BOOL, FIELD(config, intercept.capture.metadata), .initial = "false", .text = "Whether the clouds' metadata service (169.254.169.254, fd00:ec2::254) is captured, too."},
+	{"metadata", .type = KEY_BOOL, FIELD(config, intercept.capture.metadata), .initial = "false", .text = "Whether the clouds' metadata services (169.254.169.254 and others) are captured, too."},
 	{"ipv4", .type = KEY_BOOL, FIELD(config, intercept.capture.ipv4), .initial = "true", .text = "Whether IPv4 is captured."},
 	{"ipv6", .type = KEY_BOOL, FIELD(config, intercept.capture.ipv6), .initial = "true", .text = "Whether IPv6 is captured."},
 	{"include_users", LIST(users_item, struct id_range, SHORT_LIST), FIELD(config, intercept.capture.include_users), .text = "Only connections of these users' programs."},

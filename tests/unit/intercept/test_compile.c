@@ -144,8 +144,8 @@ static bool program_is_captured(const struct capture_plan *plan, const struct fl
 		return false;
 	if (has_cgroup(&plan->exclude_cgroups, flow))
 		return false;
-	bool all = !plan->include_users.count && !plan->include_groups.count && !plan->include_cgroups.count &&
-		   !plan->include_marks.count;
+	bool all = !plan->include_users.count && !plan->include_groups.count &&
+		   !plan->include_cgroups.count && !plan->include_marks.count;
 	return all || has_cgroup(&plan->include_cgroups, flow) || has_id(&plan->include_users, flow->user) ||
 	       has_id(&plan->include_groups, flow->group) || has_mark(&plan->include_marks, flow->mark);
 }
@@ -160,10 +160,16 @@ static bool dns_takes(const struct capture_plan *plan, const struct flow *flow)
 
 static bool is_metadata(const struct ip *ip)
 {
-	struct ip ipv4, ipv6;
-	ip_parse(STR("169.254.169.254"), &ipv4);
-	ip_parse(STR("fd00:ec2::254"), &ipv6);
-	return ip_eq(ip, &ipv4) || ip_eq(ip, &ipv6);
+	static const char *const services[] = {"169.254.169.254", "169.254.170.2", "169.254.170.23",
+					       "100.100.100.200", "168.63.129.16", "fd00:ec2::254",
+					       "fd00:ec2::23",	  "fd20:ce::254"};
+	for (size_t i = 0; i < ARRAY_SIZE(services); i++) {
+		struct ip service;
+		ip_parse(str_from(services[i]), &service);
+		if (ip_eq(ip, &service))
+			return true;
+	}
+	return false;
 }
 
 static bool is_link_local(const struct ip *ip)
@@ -222,11 +228,12 @@ static unsigned inbound_expected(const struct capture_plan *plan, const struct f
 }
 
 static const char *const hosts[] = {
-    "10.0.0.1",	 "10.9.1.1",	  "10.0.0.53",	     "192.0.2.1",   "240.240.3.7",
-    "127.0.0.1", "127.0.0.6",	  "169.254.169.254", "10.77.0.9",   "255.255.255.255",
-    "fd00::1",	 "fd00:1::1",	  "fd00::53",	     "2001:db8::1", "fd77:65:6972::307",
-    "::1",	 "fd00:ec2::254", "ffff::1",	     "fe80::1",	    "febf:ffff::1",
-    "fec0::1"};
+    "10.0.0.1",	     "10.9.1.1",      "10.0.0.53",	 "192.0.2.1",	"240.240.3.7",
+    "127.0.0.1",     "127.0.0.6",     "169.254.169.254", "10.77.0.9",	"255.255.255.255",
+    "fd00::1",	     "fd00:1::1",     "fd00::53",	 "2001:db8::1", "fd77:65:6972::307",
+    "::1",	     "fd00:ec2::254", "ffff::1",	 "fe80::1",	"febf:ffff::1",
+    "fec0::1",	     "169.254.170.2", "169.254.170.23",	 "169.254.1.1", "100.100.100.200",
+    "168.63.129.16", "fd00:ec2::23",  "fd20:ce::254"};
 static const uint16_t ports[] = {1, 5, 10, 11, 22, 53, 80, 443, 15001, 65535};
 static const uint32_t marks[] = {0, 1, 0x771, 0x772, 0xf771, 0x70000, 0x70772, 0x770};
 static const uint32_t ids[] = {0, 8, 99, 100, 150, 1000, 65534, 4294967294u};
@@ -276,7 +283,7 @@ static void rules_do_what_the_plan_says(void **state)
 {
 	(void)state;
 	static const char *const more[] = {
-	    "exclude-outbound-ports 1-10,53; exclude-inbound-ports 80; vips "
+	    "exclude-outbound-ports 1-10,52-53; exclude-inbound-ports 80; vips "
 	    "240.240.0.0/16,fd77:65:6972::/112",
 	    "include-outbound-ports 80; include-inbound-ports 22,443; capture-ssh",
 	    "include-users 0-100; include-groups 1000; exclude-groups 150",

@@ -192,7 +192,7 @@ static void what_is_refused_and_why(void **state)
 		refuses(rows[i].text, rows[i].why);
 }
 
-// So many entries of a list, "<prefix>N<suffix>".
+// So many entries of a list, "<prefix>N<suffix>", N from 1001 on.
 static void refuses_more_than(size_t limit, const char *name, const char *prefix, const char *suffix)
 {
 	for (size_t count = limit; count <= limit + 1; count++) {
@@ -200,7 +200,7 @@ static void refuses_more_than(size_t limit, const char *name, const char *prefix
 		struct plan_builder builder;
 		strbuf_printf(&text, "%s ", name);
 		for (size_t i = 1; i <= count; i++)
-			strbuf_printf(&text, "%s%s%zu%s", i > 1 ? "," : "", prefix, i, suffix);
+			strbuf_printf(&text, "%s%s%zu%s", i > 1 ? "," : "", prefix, 1000 + i, suffix);
 		int err = make_plan(&builder, text.p, &error);
 		assert_int_equal(err, count > limit ? ERR_CONFIG : 0);
 		if (err)
