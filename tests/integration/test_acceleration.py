@@ -240,7 +240,7 @@ def test_sockets_that_block_are_not_bypassed(host):
         with host.pod.enter():
             sock = socket.socket()
         sock.connect((host.row["vip4"], PORT))
-        for _ in range(3):
+        for _ in range(5):
             sock.sendall(b"hello")
             assert sock.recv(5, socket.MSG_WAITALL) == b"hello"
         [row] = host.sidecar.connections()

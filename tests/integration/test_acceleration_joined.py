@@ -39,6 +39,7 @@ from test_acceleration import (
 PORT, RAW_PORT, WEB_PORT = 5000, 7000, 8080
 TCP_CLOSE = 7  # as a reset leaves it
 SMALL = 128 * 1024  # of a buffer
+TURNS = 5  # of a conversation, after which it goes past the proxy
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ class Line:
 
 def join(application, far):
     """A conversation that is long enough."""
-    for turn in range(4):
+    for turn in range(TURNS):
         for sender, receiver in ((far, application), (application, far)):
             sender.send(f"turn {turn}")
             assert receiver.read(6) == f"turn {turn}".encode()
@@ -174,7 +175,7 @@ def test_messages_go_past_the_proxy(line):
 
 
 def test_all_bytes_are_counted(line):
-    sent = 5 + 4 * 6 + 100  # by the opener or the other, see ends()
+    sent = 5 + TURNS * 6 + 100  # by the opener or the other, see ends()
     with line.joined() as (application, far):
         for _ in range(10):
             line.send_past(application, far, 500)
@@ -183,7 +184,7 @@ def test_all_bytes_are_counted(line):
         assert row["accelerated"] is (line.out or bool(line.entries("weir_relays")))
         way = ("received", "sent") if line.first_opens else ("sent", "received")
         joined = sent + 5000 - (0 if line.first_opens else 5)
-        other = 4 * 6 + (0 if line.first_opens else 5)
+        other = TURNS * 6 + (0 if line.first_opens else 5)
         assert (row[way[0]], row[way[1]]) == (joined, other)
         assert {entry["outlet"] for entry in line.directions()} == {outlet["socket"] for outlet in line.outlets()}
         assert len(line.outlets()) == line.ways
@@ -195,9 +196,42 @@ def test_all_bytes_are_counted(line):
 
 def test_a_short_conversation_is_not_joined(line):
     with line.ends() as (application, far):
+        for _ in range(2):
+            far.send("answer")
+            assert application.read(6) == b"answer"
+            application.send("thanks")
+            assert far.read(6) == b"thanks"
         far.send("answer").end()
         assert application.rest() == b"answer"
         assert line.are_clear()
+
+
+def test_what_is_not_answered_is_not_joined(line):
+    """The kernel's ways take more time for it."""
+    with line.ends() as (application, far):
+        for sender, receiver in ((application, far), (far, application)):
+            for _ in range(20):
+                sender.send("message")
+                assert receiver.read(7) == b"message"
+            data = pattern(8 * MIB)
+            thread = in_background(lambda sender=sender, data=data: sender.send(data))
+            assert receiver.read(len(data)) == data
+            thread.join(20)
+        assert line.are_clear()
+
+
+def test_big_messages_are_joined_but_not_relayed(line):
+    """For those there is splice(2)."""
+    data = pattern(40000)
+    with line.ends() as (application, far):
+        for _ in range(2 * TURNS):
+            for sender, receiver in ((far, application), (application, far)):
+                with line.sidecar.frozen():
+                    sender.send(data)
+                assert receiver.read(len(data)) == data
+        assert len(line.directions()) == (0 if line.relayed else 1)
+        join(application, far)
+        assert len(line.directions()) == line.ways
 
 
 def test_a_kernel_that_fails_the_test_of_joins_goes_without(mesh):
@@ -303,18 +337,16 @@ def test_big_transfers_both_ways_at_once(line):
 
 @pytest.mark.parametrize("out", [True, False], ids=["out", "in"])
 @both
-def test_a_sender_that_never_pauses_goes_past(mesh, out, relayed):
-    """From its first byte on, while the other side sends, too. (As the proxy's socket takes all that it reads at first,
-    nothing is under way when it looks.) What would be relayed goes by splice(2) while it is big."""
+def test_a_sender_that_never_pauses(mesh, out, relayed):
+    """Before a conversation, and behind it. (The proxy's socket takes all that it reads at first, so that nothing is under way when
+    it looks.)"""
     pod = mesh.network.pod("near")
     pod.sysctl("net.ipv4.tcp_wmem", f"4096 {4 * MIB} {4 * MIB}")
     line = Line(mesh, out, relayed, pod=pod)
     with line.ends() as ends:
         transfer_both_ways(ends)
-        if relayed:
-            wait_until(lambda: join(*ends) or len(line.directions()) == line.ways)
-            transfer_both_ways(ends)
-        assert len(line.directions()) == line.ways
+        wait_until(lambda: join(*ends) or len(line.directions()) == line.ways)
+        transfer_both_ways(ends)
 
 
 def fill(sender, data, at):

@@ -14,7 +14,7 @@ import pytest
 from mesh import Mesh, Origin
 from netns import wait_until
 from test_acceleration import MIB, PROXY_QUEUE_MAX, fill_up, in_background, pattern, send_all, set_buffers
-from test_acceleration_joined import RAW_PORT, SMALL, Line, join
+from test_acceleration_joined import RAW_PORT, SMALL, TURNS, Line, join
 
 FIN, SYN, PSH, ACK = 1, 2, 8, 16
 SOURCE_PORT = 4444
@@ -107,7 +107,7 @@ def by_hand(mesh):
         wait_until(lambda: accepted)
         [application] = accepted
         assert application.read(5) == b"hello"
-        for _ in range(4):
+        for _ in range(TURNS):
             application.send("turn")
             assert client.read(4) == b"turn"
             client.send(b"turn")

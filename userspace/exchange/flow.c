@@ -15,9 +15,7 @@ enum {
 	SPLICE_MAX = 256 * 1024,
 	TURN_BYTES = 1024 * 1024, // moved in one go; then other connections get their turn
 	SPARE_PIPES = 8,
-	JOIN_TURN = 2, // after so many times that bytes came: before, it may be a short conversation
-	RELAY_TURN,
-	LAST_TURN,
+	CONVERSATION = 3, // so many messages each way: before, it may be a short one
 	WAIT_MIN_MS = 1, // for the kernel, doubled each time
 	WAIT_MAX_MS = 128,
 };
@@ -230,34 +228,53 @@ static void try_join(struct flow *flow)
 {
 	bool plain = !flow->from->tls && !flow->to->tls;
 	flow->join = stream_join(flow->from, flow->to);
-	flow->turns = !flow->join && relay_is_on() && plain ? RELAY_TURN : LAST_TURN;
+	flow->attempt = !flow->join && relay_is_on() && plain ? FLOW_RELAY : FLOW_NONE;
 }
 
 // When all that has come was read: of a buffer that was read in part the program would have to cut off much.
-// And not what is big: splice() costs less.
 static void try_relay(struct flow *flow)
 {
 	char byte;
 	uint64_t written;
-	if (flow->bulk || flow->big_turn || stream_peek_bytes(flow->from, &byte, 1) != ERR_NEED_MORE ||
+	if (flow->bulk || stream_peek_bytes(flow->from, &byte, 1) != ERR_NEED_MORE ||
 	    !sock_written(stream_fd(flow->to), &written))
 		return;
-	flow->turns = LAST_TURN;
+	flow->attempt = FLOW_NONE;
 	flow->relay = stream_relay(flow->from, flow->to);
 	flow->begun_at = flow->from->received;
 	flow->offset = written - flow->to->sent;
 }
 
+static bool may_relay(const struct flow *flow)
+{
+	return flow->attempt == FLOW_RELAY && flow->small_messages >= CONVERSATION;
+}
+
 // At a moment when nothing is under way.
 static void try_past(struct flow *flow)
 {
-	if (flow->turns < JOIN_TURN || flow->turns == LAST_TURN || stream_queued(flow->to) ||
+	if (flow->attempt == FLOW_NONE || flow->messages < CONVERSATION || stream_queued(flow->to) ||
 	    (flow->pipe && flow->pipe->bytes))
 		return;
-	if (flow->turns == JOIN_TURN)
+	if (flow->attempt == FLOW_JOIN)
 		try_join(flow);
-	if (flow->turns == RELAY_TURN)
+	if (may_relay(flow))
 		try_relay(flow);
+}
+
+// What goes one way without answers stays with us: the kernel's ways past us take more time for it than we do. So does, rather
+// than being relayed, much at a time: for that there is splice(2). Of a transfer that comes in bursts single reads may be
+// small, so all that a turn has moved counts.
+static void count_message(struct flow *flow, uint64_t moved)
+{
+	bool answers = flow->to->received != flow->answered_at;
+	flow->answered_at = flow->to->received;
+	if (moved >= SPLICE_FROM)
+		flow->small_messages = 0;
+	else if (answers && flow->small_messages < CONVERSATION)
+		flow->small_messages++;
+	if (answers && flow->messages < CONVERSATION)
+		flow->messages++;
 }
 
 bool flow_count(struct flow *flow)
@@ -322,10 +339,9 @@ int flow_pump(struct flow *flow)
 	       (flow->from->received < limit || !stream_yield(flow->from)))
 		err = move(flow);
 	uint64_t moved = flow->from->received - before;
-	flow->turns += flow->turns < JOIN_TURN && moved;
 	if (moved)
-		flow->big_turn = moved >= SPLICE_FROM;
-	if (flow->turns == RELAY_TURN && err == ERR_NEED_MORE && moved)
+		count_message(flow, moved);
+	if (moved && err == ERR_NEED_MORE && may_relay(flow))
 		stream_want_drained(flow->to);
 	if (err == ERR_EOF) {
 		flow->ended = true;

@@ -20,6 +20,9 @@ struct flow;
 // It has waited for the kernel: call flow_pump.
 typedef void (*flow_fn)(struct flow *flow);
 
+// What is to be tried next to do without us.
+enum flow_attempt { FLOW_JOIN, FLOW_RELAY, FLOW_NONE };
+
 struct flow {
 	struct flow_pipes *pipes; // borrowed
 	struct stream *from, *to;
@@ -32,9 +35,11 @@ struct flow {
 	uint64_t offset;	 // relayed: what sock_written() has more than `sent`
 	struct loop_timer timer; // until the kernel has sent what it relayed, asked anew each time
 	uint16_t delay_ms;
-	uint8_t turns; // in which bytes came, up to a few; then, what is to be tried to do without us
-	bool bulk;     // reads were big: splice
-	bool big_turn; // the last turn in which bytes came moved many, if in small reads
+	uint64_t answered_at;	// what had come the other way when bytes last came this way
+	uint8_t messages;	// that came this way between others of the other way, up to a few
+	uint8_t small_messages; // the last of them in a row
+	uint8_t attempt;	// enum flow_attempt
+	bool bulk;		// reads were big: splice
 	bool left_to_us; // relayed: the kernel has left bytes to us, and was not told yet that they are
 			 // written
 	bool waiting;	 // relayed: bytes waited for us when we looked

@@ -14,7 +14,7 @@
 enum {
 	TRANSFER = 1024 * 1024, // each way
 	SMALL = 1000,
-	TURNS = 4,		     // of a conversation, after which it is relayed
+	TURNS = 5,		     // of a conversation, after which it is relayed
 	SLOW_MAX = 32 * 1024 * 1024, // what fits into the buffers of both connections is far less
 	SLOW_TURNS = 3,
 	PART = 100, // of bytes that are read before
