@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """weir pcap annotate: captures of redirected traffic, made by tcpdump, get the original destinations as comments."""
 
+import contextlib
 import json
 import re
 import signal
@@ -10,6 +11,7 @@ import subprocess
 
 import pytest
 
+from callers import Callers
 from capture import CapturedPod, Server, probe
 from mesh import Mesh, Origin, cluster, connect, service
 from netns import output, wait_until
@@ -131,6 +133,32 @@ def test_packets_of_open_connections(network, near, words, link, resolution, fam
     assert {tuple(packet.comments) for packet in ours} == {(there + what,), (back + what,)}
     assert result["proxy"] == "asked" and result["connection_tracking"] == "read"
     talk.peer.close()
+
+
+@pytest.mark.parametrize("near", ["ebpf"], indirect=True)
+@pytest.mark.parametrize("family", [4, 6])
+def test_two_connections_from_one_port_to_one_place(network, near, family):
+    """With eBPF only the proxy's end tells them apart."""
+    far = (near.show("vhost", "show", "name=echo.mesh")["virtual_hosts"][0][f"vip{family}"], 7000)
+    capture, source = Capture(network, near.pod, "-i", "lo"), ("0.0.0.0" if family == 4 else "::", 45555)
+    wanted = set()
+    with Callers() as callers, contextlib.ExitStack() as stack:
+        for word in (b"first", b"second"):
+            sock = stack.enter_context(callers.call(near.pod, far, source=source))
+            sock.settimeout(None)  # its bytes are in packets
+            sock.sendall(word)
+            assert sock.recv(100) == word
+            [number] = {row["id"] for row in near.connections()} - {number for _, number in wanted}
+            wanted.add((word, number))
+        path, out = capture.stop(b"second", 2), network.folder / "out.pcapng"
+        near.weir("pcap", "annotate", path, out)
+    told = {
+        (word, int(re.search(r"outbound connection (\d+), ", packet.comments[0])[1]))
+        for packet in packets(out.read_bytes())
+        for word in (b"first", b"second")
+        if word in packet.data and _ports(packet.data)[:2] == struct.pack("!H", 45555)
+    }
+    assert told == wanted
 
 
 def test_saved_connections_and_pipes(network, near):

@@ -174,6 +174,7 @@ void admin_emit_connection(struct emit *emit, const struct conn_info *info, uint
 	emit_text(emit, "state", info->state);
 	emit_addr(emit, "peer", &info->peer);
 	emit_addr(emit, "destination", &info->destination);
+	emit_addr(emit, "local", &info->local);
 	emit_str(emit, "virtual_host", info->virtual_host.len ? info->virtual_host : none);
 	emit_str(emit, "cluster", info->cluster.len ? info->cluster : none);
 	emit_addr(emit, "endpoint", &info->endpoint);

@@ -2,6 +2,7 @@
 #include "cli/pcap_map.h"
 
 #include "base/mem.h"
+#include "intercept/redirect.h"
 
 #include <errno.h>
 
@@ -61,7 +62,7 @@ int pcap_map_add_names(struct pcap_map *map, const struct reply *reply)
 // --- flows ------------------------------------------------------------------------------------------------
 static uint64_t end_hash(uint8_t protocol, const struct addr *client)
 {
-	return addr_hash(client) + protocol;
+	return client->port + protocol;
 }
 
 static bool ends_at(const struct pcap_map *map, const struct pcap_entry *entry, const struct addr *other)
@@ -69,6 +70,16 @@ static bool ends_at(const struct pcap_map *map, const struct pcap_entry *entry, 
 	if (addr_eq(&entry->original, other))
 		return true;
 	return entry->proxy.ip.family ? addr_eq(&entry->proxy, other) : pcap_map_is_port(map, other->port);
+}
+
+// With eBPF the client knows itself by another address than packets have, and the proxy as well; it has its
+// port, and the proxy's end is its own.
+static bool begins_at(const struct pcap_entry *entry, const struct addr *client, const struct addr *other)
+{
+	if (addr_eq(&entry->client, client))
+		return true;
+	return entry->client.port == client->port && redirect_has(&client->ip) &&
+	       addr_eq(&entry->proxy, other);
 }
 
 // Several flows may have had one client end. Those whose other end is known in full come first, then the
@@ -80,7 +91,7 @@ static const struct pcap_entry *find(const struct pcap_map *map, uint8_t protoco
 	const struct pcap_entry *entry, *found = NULL;
 	bool exact = false;
 	while ((entry = table_find(&map->_flows, end_hash(protocol, client), &cursor))) {
-		if (entry->protocol != protocol || !addr_eq(&entry->client, client) ||
+		if (entry->protocol != protocol || !begins_at(entry, client, other) ||
 		    !ends_at(map, entry, other))
 			continue;
 		bool full = entry->proxy.ip.family || addr_eq(&entry->original, other);
@@ -90,6 +101,12 @@ static const struct pcap_entry *find(const struct pcap_map *map, uint8_t protoco
 	return found;
 }
 
+// With eBPF one port may be that of several connections to one place, each with a proxy's end of its own.
+static bool are_two_ends(const struct addr *a, const struct addr *b)
+{
+	return a->ip.family && b->ip.family && !addr_eq(a, b);
+}
+
 static struct pcap_entry *find_same(const struct pcap_map *map, const struct pcap_entry *wanted)
 {
 	size_t cursor = 0;
@@ -97,7 +114,8 @@ static struct pcap_entry *find_same(const struct pcap_map *map, const struct pca
 	uint64_t hash = end_hash(wanted->protocol, &wanted->client);
 	while ((entry = table_find(&map->_flows, hash, &cursor)))
 		if (entry->protocol == wanted->protocol && addr_eq(&entry->client, &wanted->client) &&
-		    addr_eq(&entry->original, &wanted->original))
+		    addr_eq(&entry->original, &wanted->original) &&
+		    !are_two_ends(&entry->proxy, &wanted->proxy))
 			return entry;
 	return NULL;
 }
@@ -131,6 +149,7 @@ static int add_connection(struct pcap_map *map, const struct json_value *row)
 	struct pcap_entry entry = {.protocol = IPPROTO_TCP};
 	if (!reply_addr(row, "peer", &entry.client) || !reply_addr(row, "destination", &entry.original))
 		return 0;
+	reply_addr(row, "local", &entry.proxy);
 	struct str direction = reply_text(row, "direction"), id = reply_text(row, "id");
 	strbuf_printf(&text, ", %.*s connection %.*s", STR_ARG(direction), STR_ARG(id));
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {

@@ -30,6 +30,7 @@ struct conn_info {
 	uint64_t id; // unique over all workers in the life of the process
 	bool inbound;
 	struct addr peer, destination;	  // destination: the original one
+	struct addr local;		  // where it came to: with redirection, the proxy's own end
 	struct addr endpoint;		  // absent: none chosen yet
 	struct str virtual_host, cluster; // empty: none
 	const char *protocol;		  // a literal, or a codec's name; NULL: not known yet

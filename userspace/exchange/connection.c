@@ -961,6 +961,7 @@ static void describe(const struct connection *connection, struct conn_info *info
 	    .state = state_of(connection),
 	    .connection = connection,
 	};
+	sock_local_addr(stream_fd(&connection->stream), &info->local);
 	connection_describe_tls(connection->stream.tls, &info->tls_version, &info->tls_peer);
 	describe_idle(connection, info);
 	if (connection->tunnel)
