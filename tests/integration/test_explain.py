@@ -29,7 +29,7 @@ def deciding(part):
     return found[-1]
 
 
-@pytest.fixture(params=["nft", "ebpf"])
+@pytest.fixture(params=["nft", "ebpf", "iptables"])
 def backend(request):
     return request.param
 
@@ -42,6 +42,7 @@ def mesh(network, weir, weir_proxy, backend):
 # Where the rules of a chain meet connections of IPv4.
 HOOKS = {
     "nft": {"tcp": "output", "udp": "output", "inbound": "prerouting"},
+    "iptables": {"tcp": "output", "udp": "output", "inbound": "prerouting"},
     "ebpf": {"tcp": "cgroup/connect4", "udp": "cgroup/connect4, cgroup/sendmsg4", "inbound": "sk_lookup"},
 }
 
@@ -113,7 +114,8 @@ def test_an_outbound_connection(site, backend):
     assert rule["packets"] == 1 and out["back_end"] == backend
     passed = ["weir_connect4", "weir_lookup", "weir_stream", "weir_getsockopt", "weir_getpeername4", "weir_getsockname4", "weir_release"]
     assert programs(out) == (passed if backend == "ebpf" else [])
-    assert out["rule"] == "meta l4proto tcp ip daddr @vips_ipv4 redirect to :15001"
+    matches = ["meta l4proto tcp", "ip daddr @vips_ipv4"]
+    assert out["rule"] == " ".join([*(matches[::-1] if backend == "iptables" else matches), "redirect to :15001"])
     assert said["process"]["pid"] == os.getpid() and out["user"] == os.geteuid()
     assert proxy["connection"]["endpoint"] == f"{site.far.ipv4}:8080"
     assert proxy["connection"]["upstream_tls"] == {"version": "TLSv1.3", "peer": SERVER_ID}
