@@ -6,6 +6,7 @@ talks, and looks at all ends: what the program is told about its peer, what the 
 server saw, and whether both directions end in order. Only the words by which rules are applied differ."""
 
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -340,12 +341,46 @@ def test_outbound_is_spared(world, family, by):
         assert observe(world, world.app, to, **options).is_direct("other")
 
 
+@every_family
+@pytest.mark.parametrize("by", ["user", "group", "control group"])
+def test_who_made_the_socket_counts(world, family, by):
+    """And not who connects it."""
+    to = (address_of(world.other, family), 7000)
+    sock = world.call(world.app, to, connect=False, **OUTBOUND_SPARED[by])
+    sock.connect(to)
+    assert Observed(world, sock, to).is_direct("other")
+
+
+def disconnect(sock):
+    """As connect(2) has it: to an address of no family."""
+    assert ctypes.CDLL(None, use_errno=True).connect(sock.fileno(), bytes(16), 16) == 0, os.strerror(ctypes.get_errno())
+
+
+@every_family
+def test_a_socket_that_connects_anew_has_no_past(world, family):
+    sock = world.call(world.app, (address_of(world.other, family), 7000))
+    assert Peer(sock).until(b" ") == b"other "
+    assert [row["direction"] for row in world.app.connections()] == ["outbound"]
+    disconnect(sock)
+    to = (address_of(world.other, family), 7001)
+    sock.connect(to)
+    assert Observed(world, sock, to).is_direct("other")
+
+
 # --- to the own host -------------------------------------------------------------------------------------------------
 @every_family
 @pytest.mark.parametrize("by", ["pod address", "localhost"])
 def test_a_program_calls_its_own_host_directly(world, family, by):
     address = loopback(family) if by == "localhost" else address_of(world.app, family)
     assert observe(world, world.app, (address, 7000)).is_direct("app")
+
+
+@every_family
+def test_a_program_calls_its_own_host_by_no_address_at_all(world, family):
+    """The unspecified address means the loopback one."""
+    nowhere = {"ipv4": "0.0.0.0", "ipv6": "::", "mapped": "::ffff:0.0.0.0"}[family]
+    sock = world.call(world.app, (nowhere, 7000))
+    assert Observed(world, sock, (loopback(family), 7000)).is_direct("app")
 
 
 def vip_of(sidecar, name, family):
@@ -564,11 +599,13 @@ class TestDnsWhereverItGoes:
 
     @every_family
     @every_transport
-    @pytest.mark.parametrize("by", ["port", "network", "interface", "own host"])
+    @pytest.mark.parametrize("by", ["port", "network", "interface", "own host", "same node", "virtual IP"])
     def test_it_is_captured(self, spared_servers, family, transport, by):
         host = {"network": "spared", "interface": "link"}.get(by)
-        server = spared_servers.app if by == "own host" else spared_servers.other
+        server = {"own host": spared_servers.app, "same node": spared_servers.near}.get(by, spared_servers.other)
         to = (address_of(server, family, host), 53)
+        if by == "virtual IP":
+            to = (vip_of(spared_servers.app, "me6.mesh" if family == "ipv6" else "me4.mesh", family), 53)
         assert ask_by(transport)(spared_servers, family, to) == (True, to)
 
 

@@ -277,6 +277,16 @@ def test_nobody_takes_the_places_of_others(network, weir, lone, other):
     assert probe(lone, other.ipv4, 80) == f"outbound {other.ipv4}:80"
 
 
+@families
+def test_a_socket_that_connects_anew_takes_no_second_place(weir, lone, other, family):
+    lone.apply(*EBPF)
+    with lone.enter(), socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET) as sock:
+        for _ in range(3):
+            assert sock.connect_ex((ip_of(other, family), 80)) == errno.ECONNREFUSED
+            assert on_their_way(lone.pod) == entry_of(lone.pod, weir, "weir_shares")["pending"] == 1
+    assert on_their_way(lone.pod) == entry_of(lone.pod, weir, "weir_shares")["pending"] == 0
+
+
 # --- queries by an interface -----------------------------------------------------------------------------------------
 IP_PKTINFO, IP_FREEBIND, IP_UNICAST_IF, IPV6_UNICAST_IF, IPV6_FREEBIND = 8, 15, 50, 76, 78
 
