@@ -101,6 +101,18 @@ def test_connections_to_mapped_addresses_wait(network, weir, other, way):
 
 
 @all_families
+@pytest.mark.parametrize("way", ["nft", "iptables", "ebpf"])
+def test_connections_to_dns_servers_wait(network, weir, other, family, way):
+    app = CapturedPod(network, weir, "app", proxy=False)
+    app.apply(*WAYS[way], "--fail", "hold")
+    outbound = Waiting(app, ip_of(other, family), 53)
+    wait_until(lambda: app.packets("held, while no proxy listens") >= 1)
+    assert outbound.answer is None
+    stand_in(app)
+    assert outbound.result() == f"dns {name_of(other.ipv6 if family == 6 else other.ipv4, 53)}"
+
+
+@all_families
 @pytest.mark.parametrize("connected", [True, False], ids=["connect", "sendto"])
 @pytest.mark.parametrize("way", ["nft", "iptables", "ebpf"])
 def test_queries_wait_for_the_proxy(network, weir, other, way, connected, family):
