@@ -47,6 +47,7 @@ class Demo:
             self.proxies[pod.name] = mesh.start_proxy(pod, config)
             self.rules_before[pod.name] = rules(pod)
             mesh.intercept(pod, self.backend)
+        show.capture(self.report, self.pods, self.backend)
         if self.acceleration == "auto":
             show.acceleration(self.report, self.pods)
 

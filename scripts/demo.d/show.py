@@ -64,6 +64,11 @@ def acceleration(report, pods):
     report.claim(found == ["on"] * len(pods), "every proxy has found that acceleration works on this kernel")
 
 
+def capture(report, pods, backend):
+    found = {json.loads(mesh.weir(pod, "intercept", "show", "-j").stdout)["backend"] for pod in pods}
+    report.claim(found == {backend}, f"connections of all pods are captured by {' and '.join(sorted(found))}")
+
+
 def names(report, client):
     report.step("a name of the mesh, as any program resolves it")
     text = client.run(["getent", "ahosts", "reviews.mesh"]).stdout

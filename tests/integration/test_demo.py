@@ -47,6 +47,7 @@ def test_demo_keeps_its_promises(backend):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAIL" not in done.stdout
     for claim in (
+        f"connections of all pods are captured by {backend}\n",
         "reviews.mesh has virtual IPs of both families",
         "answered by v1 and v2, configured 9:1",
         "over IPv6, to fd77:65:6972:",
