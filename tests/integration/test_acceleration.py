@@ -337,6 +337,66 @@ def test_a_kernel_that_fails_the_test_goes_without(mesh):
     assert bpf_ids(sidecar.proxy.pid) == set()
 
 
+# A C library whose TCP does one thing wrong, as kernels have done. The step of the test that is to see it: what that is.
+WRONG = {
+    "a transfer both ways": "ssize_t n = real_recv(fd, to, len, flags); if (n > 1000) ((char *)to)[999] ^= 1; return n;",
+    "peeking, and asking how much is there": "ssize_t n = real_recv(fd, to, len, flags); return n > 1 && flags & MSG_PEEK ? n - 1 : n;",
+    "half-close by the application": "return poll_end(fd) ? 0 : real_recv(fd, to, len, flags);",
+    "reset by the application": "lingers = 0; return real_recv(fd, to, len, flags);",
+    "an application that reads slowly": "unbounded = 1; return real_recv(fd, to, len, flags);",
+}
+LIBRARY = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <poll.h>
+#include <sys/socket.h>
+static int lingers = 1, unbounded, reset;
+static int poll_end(int fd)
+{
+	struct pollfd poll_fd = {fd, POLLRDHUP, 0};
+	return poll(&poll_fd, 1, 0) == 1 && poll_fd.revents & POLLRDHUP;
+}
+static ssize_t real_recv(int fd, void *to, size_t len, int flags)
+{
+	return ((ssize_t (*)(int, void *, size_t, int))dlsym(RTLD_NEXT, "recv"))(fd, to, len, flags);
+}
+static int wrong_recv(int fd, void *to, size_t len, int flags) { (void)poll_end; WRONG }
+ssize_t recv(int fd, void *to, size_t len, int flags)
+{
+	int family = 0;
+	socklen_t size = sizeof family;
+	getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &size);
+	return family == AF_INET ? wrong_recv(fd, to, len, flags) : real_recv(fd, to, len, flags);
+}
+/* What is big has always room, once there was a reset. */
+ssize_t send(int fd, const void *from, size_t len, int flags)
+{
+	ssize_t n = ((ssize_t (*)(int, const void *, size_t, int))dlsym(RTLD_NEXT, "send"))(fd, from, len, flags);
+	return n < 0 && unbounded && reset && len > 1000 ? (ssize_t)len : n;
+}
+int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
+{
+	reset |= level == SOL_SOCKET && name == SO_LINGER;
+	if (level == SOL_SOCKET && name == SO_LINGER && !lingers)
+		return 0;
+	return ((int (*)(int, int, int, const void *, socklen_t))dlsym(RTLD_NEXT, "setsockopt"))(fd, level, name, value, len);
+}
+"""
+
+
+@pytest.mark.parametrize("step", list(WRONG))
+def test_whatever_is_wrong_with_tcp_turns_it_off(mesh, step):
+    folder = mesh.network.folder
+    (folder / "wrong.c").write_text(LIBRARY.replace("WRONG", WRONG[step]))
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "wrong.so", folder / "wrong.c", "-ldl"], check=True)
+    sidecar = mesh.sidecar("host", start=False, acceleration="auto")
+    sidecar.start(env={"LD_PRELOAD": str(folder / "wrong.so"), "ASAN_OPTIONS": "verify_asan_link_order=0"})
+    log = sidecar.proxy.output()
+    assert 'msg="acceleration is off"' in log and f"the local bypass does not work on this kernel: {step}: " in log, log
+    assert sidecar.show("version", "show")["proxy"]["acceleration"] == "off"
+    assert bpf_ids(sidecar.proxy.pid) == set()
+
+
 def test_without_privileges_it_goes_without(mesh):
     sidecar = mesh.sidecar("host", start=False, acceleration="auto", user="", admin={"socket": "/tmp/none"})
     folder = sidecar.folder
