@@ -234,6 +234,7 @@ KINDS = {
     "StatefulSet": workload("apps/v1", replicas=COUNT, serviceName=LABEL),
     "DaemonSet": workload("apps/v1", updateStrategy=fields(type=words("OnDelete", "RollingUpdate"))),
     "ReplicaSet": workload("apps/v1", replicas=COUNT),
+    "ReplicationController": ("v1", fields("template", selector=TEXTS, template=TEMPLATE, replicas=COUNT)),
     "Job": ("batch/v1", JOB_SPEC),
     "CronJob": ("batch/v1", fields("schedule jobTemplate", schedule=STRING, jobTemplate=fields("spec", spec=JOB_SPEC))),
     "Service": ("v1", fields(ports=items(SERVICE_PORT, 1), selector=TEXTS, clusterIP=STRING)),
@@ -244,6 +245,7 @@ FLAT = {
     "Namespace": ("v1", {}),
     "ServiceAccount": ("v1", {"automountServiceAccountToken": BOOL}),
     "ConfigMap": ("v1", {"data": TEXTS}),
+    "PodTemplate": ("v1", {"template": TEMPLATE}),
     "Secret": ("v1", {"type": STRING, "data": TEXTS, "stringData": TEXTS}),
     "MutatingWebhookConfiguration": ("admissionregistration.k8s.io/v1", {"webhooks": items(WEBHOOK)}),
 }

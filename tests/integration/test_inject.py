@@ -111,7 +111,7 @@ def inject(weir, text, *words):
 
 
 def pod_spec(document):
-    spec = document["spec"]
+    spec = document.get("spec", document)
     while "template" in spec or "jobTemplate" in spec:
         spec = (spec.get("jobTemplate") or spec.get("template"))["spec"]
     return spec
@@ -226,6 +226,10 @@ KINDS = {
             ("ReplicaSet", "apps/v1", ""),
         )
     },
+    "ReplicationController": "apiVersion: v1\nkind: ReplicationController\nmetadata: {name: x}\nspec:\n  selector: {a: b}\n  template:\n"
+    "    metadata: {labels: {a: b}}\n" + re.sub("^", "    ", POD, flags=re.MULTILINE).rstrip(" "),
+    "PodTemplate": "apiVersion: v1\nkind: PodTemplate\nmetadata: {name: x}\ntemplate:\n"
+    + re.sub("^", "  ", POD, flags=re.MULTILINE).rstrip(" "),
     "Job": "apiVersion: batch/v1\nkind: Job\nmetadata: {name: x}\nspec:\n  template:\n"
     + re.sub("^", "    ", POD, flags=re.MULTILINE).rstrip(" ")
     + "      restartPolicy: Never\n",
@@ -250,6 +254,32 @@ def test_list_and_many_documents(weir):
         assert list(containers(document))[:2] == ["weir-proxy", "weir-init"]
 
 
+def item(text):
+    """As the item of a list in block style, without indentation."""
+    return re.sub("^", "  ", text, flags=re.MULTILINE).replace("  ", "- ", 1).rstrip(" ")
+
+
+def test_lists_in_lists(weir):
+    """kubectl looks into these, too."""
+    inner = f"apiVersion: v1\nkind: List\nitems:\n{item(KINDS['Pod'])}{item(KINDS['Job'])}"
+    [found] = kubernetes.load(inject(weir, f"apiVersion: v1\nkind: List\nitems:\n{item(inner)}{item(KINDS['Deployment'])}"))
+    [lists, deployment] = found["items"]
+    for document in [*lists["items"], deployment]:
+        assert list(containers(document)) == ["weir-proxy", "weir-init", "app"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lists_of_one_kind(weir, kind):
+    """Its items need not say it, as an API server's do not."""
+    version, _, bare = KINDS[kind].partition(f"\nkind: {kind}\n")
+    text = f"{version}\nkind: {kind}List\nitems:\n{item(bare)}{item(KINDS[kind])}"
+    [found] = kubernetes.load(inject(weir, text))
+    for document in found["items"]:
+        assert list(containers(document)) == ["weir-proxy", "weir-init", "app"]
+    foreign = text.replace(version, "apiVersion: example.org/v1")
+    assert weir_inject(weir, foreign).stdout == foreign
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -260,6 +290,8 @@ def test_list_and_many_documents(weir):
         "- kind: Pod\n",
         "just text",
         "kind: PodTemplateList\nitems: {}\n",
+        "kind: List\nitems:\n- spec:\n    containers: []\n",
+        "kind: AllowList\nitems:\n- spec:\n    containers: []\n",
     ],
 )
 def test_without_pods_nothing_changes(weir, text):

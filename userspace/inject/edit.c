@@ -448,14 +448,15 @@ static int edit_object(struct editing *editing, const struct node *object)
 	return 0;
 }
 
-static int edit_document(struct editing *editing, const struct node *document)
+// How deep lists stand in lists is bounded by the tree.
+static int edit_objects(struct editing *editing, const struct node *object)
 {
 	const struct node *items;
-	int err = pod_list(document, &items, editing->error);
+	int err = pod_list(object, &items, editing->error);
 	if (err || !items)
-		return err ? err : edit_object(editing, document);
+		return err ? err : edit_object(editing, object);
 	for (const struct node *item = items->first; item && !err; item = item->next)
-		err = edit_object(editing, item);
+		err = edit_objects(editing, item);
 	return err;
 }
 
@@ -505,7 +506,7 @@ static int edit_text(struct str text, const struct settings *settings, struct st
 	editing.eol = feed && feed > text.p && feed[-1] == '\r' ? "\r\n" : "\n";
 	int err = tree_parse(&editing.tree, text, error);
 	for (const struct node *document = editing.tree.first; document && !err; document = document->next)
-		err = edit_document(&editing, document);
+		err = edit_objects(&editing, document);
 	if (!err)
 		apply_changes(&editing, ret_text);
 	for (size_t i = 0; i < editing.count; i++)

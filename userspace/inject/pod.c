@@ -116,6 +116,18 @@ static bool is_of_group(struct str version, const char *group)
 	return str_eq(str_eq(said, STR("extensions")) ? STR("apps") : said, str_from(group));
 }
 
+// The items of a DeploymentList need not say of themselves that they are Deployments.
+static struct str kind_of(const struct node *object, const struct node **ret_version)
+{
+	const struct node *kind = node_get(object, "kind");
+	const struct node *list = object->parent ? object->parent->parent : NULL;
+	struct str text = node_text(kind ? kind : node_get(list, "kind"));
+	if (!kind)
+		text.len -= MIN(text.len, strlen("List"));
+	*ret_version = node_get(kind ? object : list, "apiVersion");
+	return text;
+}
+
 int pod_template(const struct node *object, const struct node **ret_template, struct strbuf *ret_error)
 {
 	static const struct {
@@ -131,14 +143,14 @@ int pod_template(const struct node *object, const struct node **ret_template, st
 	    {"Job", "batch", {"spec", "template", NULL}},
 	    {"CronJob", "batch", {"spec", "jobTemplate", "spec", "template", NULL}},
 	};
-	struct str kind = node_text(node_get(object, "kind"));
+	const struct node *version;
+	struct str kind = kind_of(object, &version);
 	*ret_template = NULL;
 	int err = check_kind(object, ret_error);
 	if (err)
 		return err;
 	for (size_t i = 0; kind.p && i < ARRAY_SIZE(kinds); i++)
 		if (str_eq(kind, str_from(kinds[i].kind))) {
-			const struct node *version = node_get(object, "apiVersion");
 			if (version && version->kind == NODE_ALIAS)
 				return check_keys(version, "apiVersion", ret_error);
 			return is_of_group(node_text(version), kinds[i].group)

@@ -49,10 +49,12 @@ int pod_read(struct tree *tree, const struct node *template, const struct settin
 // came later, and says where that proxy stands in initContainers. No probes if it takes none over. Errors as
 // above.
 int pod_read_later(struct tree *tree, struct pod *pod, uint32_t *ret_proxy, struct strbuf *ret_error);
-// The objects of a List, a list; NULL: it is none. 0; -ENOMEM; ERR_CONFIG or ERR_UNSUPPORTED as above.
+// The objects of a List, a list, which may be Lists again; NULL: it is none. 0; -ENOMEM; ERR_CONFIG or
+// ERR_UNSUPPORTED as above.
 int pod_list(const struct node *document, const struct node **ret_items, struct strbuf *ret_error);
 // The template of the pods that an object of this kind makes; NULL: it makes none. `object` itself for a Pod.
-// 0; -ENOMEM; ERR_CONFIG or ERR_UNSUPPORTED as above.
+// One without a kind has that of the list in which it stands. 0; -ENOMEM; ERR_CONFIG or ERR_UNSUPPORTED as
+// above.
 int pod_template(const struct node *object, const struct node **ret_template, struct strbuf *ret_error);
 
 // --- what goes in -----------------------------------------------------------------------------------------
