@@ -544,6 +544,51 @@ def test_from_a_package(machine, packages, tmp_path):
     before.check()
 
 
+@pytest.mark.parametrize("over", ["bare"])
+def test_by_the_words_of_the_page(machine, packages, network, over):
+    """The commands for the package and for the archive as they stand there, beside what a build leaves; libraries are fetched.
+    What the package's helper does for systemd-resolved stays when it is upgraded, and goes with it."""
+    outside = network.pod("outside")
+    Server(outside, 9080, "reviews")
+    for path in [*packages.glob("*.deb"), *packages.glob("*.tar.gz")]:
+        shutil.copy(path, machine.root / "srv")
+    machine.run(["apt-get", "update", "-qq"])
+    machine.run(["apt-get", "install", "-qq", "systemd-resolved"])
+
+    def do(*lines):
+        return machine.run(["bash", "-e", "-c", "cd /srv\n" + "\n".join(line.removeprefix("sudo ") for line in lines)], input="y\n" * 9).stdout
+
+    [install_package] = indented("As a Debian package")
+    do(install_package)
+    assert active(machine) == ["active", "active"] and "libfyaml0" in machine.run(["dpkg-query", "-W"]).stdout
+    drop_in = machine.root / "etc/systemd/resolved.conf.d/weir.conf"
+    default = (machine.root / CONFIG).read_text()
+    (machine.root / CONFIG).write_text(with_reviews(default, outside))
+    assert "set intercept.capture.dns: false in" in do("/usr/lib/weir/dns resolved")
+    (machine.root / CONFIG).write_text((machine.root / CONFIG).read_text().replace("dns: true ", "dns: false "))
+    do("systemctl reload weir-proxy")
+    eventually(lambda: "DNS queries" not in machine.run(["weir", "intercept", "show"]).stdout)
+    vip = machine.run(["getent", "ahostsv4", "reviews.mesh"]).stdout.split()[0]
+    assert vip.startswith("240.240.") and probe(machine.pod, vip, 80).startswith("reviews ")
+    assert "127.0.0.1:15053" in machine.run(["resolvectl", "dns"]).stdout
+    (machine.root / CONFIG).write_text(default)
+    do("dpkg --install ./weir_*.deb")
+    assert drop_in.exists() and "    dns: false " in (machine.root / CONFIG).read_text()
+    uninstall_script, _, uninstall_package = indented("Uninstalling")[0].partition("# or: ")
+    do(uninstall_package)
+    assert not drop_in.exists() and "127.0.0.1:15053" not in machine.run(["resolvectl", "dns"]).stdout
+    assert not (machine.root / "etc/weir").exists()
+
+    before = Before(machine)
+    unpack, install_archive = indented("From a release")[-2:]
+    do(unpack, install_archive)
+    assert active(machine) == ["active", "active"]
+    do(uninstall_script)
+    for folder in (machine.root / "srv").glob("weir-*/"):
+        shutil.rmtree(folder)
+    before.check()
+
+
 # --- refused, interrupted --------------------------------------------------------------------------------------------
 
 
