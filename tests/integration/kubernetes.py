@@ -6,7 +6,8 @@ occur in weir's manifests and tests are known.
     check(document)      raises jsonschema.ValidationError
     load(text)           the documents in a YAML text
     manifest(path, kind) the container of the workload in a file
-    confined(container)  the words that run a program with the user and the capabilities of a container, and no more
+    confined(container)  the words that run a program with the user and the capabilities of a container and no more, and
+                         with a root that it cannot write to, either
 """
 
 import jsonschema
@@ -275,12 +276,17 @@ def load(text):
     return list(yaml.load_all(text, yaml.CSafeLoader))
 
 
+READ_ONLY = 'mount -o remount,bind,ro / && exec "$@"'
+
+
 def confined(container):
-    """To be put before a program, which then has the user and the capabilities of a manifest's container."""
+    """To be put before a program, which then has the user, the capabilities and the root of a manifest's container."""
     security = container["securityContext"]
+    assert security["readOnlyRootFilesystem"]
     added = [f"+{name.lower()}" for name in security["capabilities"].get("add", [])]
     assert security["capabilities"]["drop"] == ["ALL"] and not security["privileged"]
-    words = ["setpriv", "--reuid", security["runAsUser"], "--regid", security["runAsGroup"], "--clear-groups", "--inh-caps=-all"]
+    words = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh"]
+    words += ["setpriv", "--reuid", security["runAsUser"], "--regid", security["runAsGroup"], "--clear-groups", "--inh-caps=-all"]
     words += [f"--bounding-set={','.join(['-all', *added])}"]
     return words + ([] if security["allowPrivilegeEscalation"] else ["--no-new-privs"])
 

@@ -7,6 +7,7 @@ With the release build the image is that of the Containerfile, compiled in a Deb
 stage alone is made, from the programs of that build."""
 
 import base64
+import contextlib
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ import kubernetes
 from mesh import UNPRIVILEGED, Mesh, Origin, acceleration, check_acceleration, connect
 from netns import output, wait_until
 from test_inject import containers, pod_spec
+from test_injector import POD, Webhook
 from web import reply, serve
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -316,6 +318,25 @@ def test_image_has_the_command_line(engine):
     with open(FOLDER / "app.yaml") as file:
         done = subprocess.run([*map(str, (*engine.inside, *argv))], stdin=file, capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.returncode) == ((FOLDER / "app-injected.yaml").read_text(), 0), done.stderr
+
+
+def test_webhook_runs_as_its_manifest_says(network, engine):
+    container = containers(workload("injector.yaml", "Deployment"))["injector"]
+    webhook, folder, log = Webhook(network.pod("webhook")), network.folder / "tls", network.folder / "injector.log"
+    folder.mkdir()
+    words = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=weir -keyout tls.key -out tls.crt".split()
+    subprocess.run(words, cwd=folder, check=True, capture_output=True)
+    (folder / "tls.key").chmod(0o644)  # as files of a Secret are
+    daemon = engine.start(log, *engine.words(webhook.pod, container, {"tls": folder}, "injector"))
+
+    def healthy(probe):
+        with contextlib.suppress(ConnectionRefusedError):
+            return webhook.request("GET", container[probe]["httpGet"]["path"])[0] == 200
+
+    wait_until(lambda: healthy("readinessProbe"), timeout=20)
+    assert healthy("livenessProbe") and containers(webhook.patched(POD))["weir-proxy"]["image"] == "weir:0.1.0"
+    engine.podman("kill", "--signal", "TERM", "injector")
+    assert daemon.wait(30) == 0, log.read_text()
 
 
 # --- a pod -----------------------------------------------------------------------------------------------------------

@@ -122,29 +122,11 @@ def apply_patch(document, patch):
     return document
 
 
-class Injector:
-    def __init__(self, network, weir, *words):
-        self.pod, self.folder = network.pod("injector"), network.folder
-        self.certificate, self.key = self.folder / "tls.crt", self.folder / "tls.key"
-        self.issue("first")
-        self.daemon = self.pod.start(
-            [*kubernetes.confined(kubernetes.manifest(MANIFEST, "Deployment"))]
-            + [weir, "injector", "--certificate", self.certificate, "--private-key", self.key, *words],
-            ready=listening(PORT),
-        )
+class Webhook:
+    """One that serves in a pod, as the API server sees it."""
 
-    def issue(self, name):
-        """Another self-signed certificate for that name, as a rotation does it."""
-        made = [self.folder / f"{name}.key", self.folder / f"{name}.crt"]
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-            + ["-subj", f"/CN={name}", "-days", "1", "-keyout", made[0], "-out", made[1]],
-            check=True,
-            capture_output=True,
-        )
-        made[0].chmod(0o644)
-        for path, final in zip(made, (self.key, self.certificate)):
-            os.rename(path, final)
+    def __init__(self, pod):
+        self.pod = pod
 
     def connect(self):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -174,6 +156,32 @@ class Injector:
         response = self.review(review(pod))
         assert response["allowed"] and response["patchType"] == "JSONPatch" and "status" not in response
         return apply_patch(pod, json.loads(base64.b64decode(response["patch"])))
+
+
+class Injector(Webhook):
+    def __init__(self, network, weir, *words):
+        super().__init__(network.pod("injector"))
+        self.folder = network.folder
+        self.certificate, self.key = self.folder / "tls.crt", self.folder / "tls.key"
+        self.issue("first")
+        self.daemon = self.pod.start(
+            [*kubernetes.confined(kubernetes.manifest(MANIFEST, "Deployment"))]
+            + [weir, "injector", "--certificate", self.certificate, "--private-key", self.key, *words],
+            ready=listening(PORT),
+        )
+
+    def issue(self, name):
+        """Another self-signed certificate for that name, as a rotation does it."""
+        made = [self.folder / f"{name}.key", self.folder / f"{name}.crt"]
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+            + ["-subj", f"/CN={name}", "-days", "1", "-keyout", made[0], "-out", made[1]],
+            check=True,
+            capture_output=True,
+        )
+        made[0].chmod(0o644)
+        for path, final in zip(made, (self.key, self.certificate)):
+            os.rename(path, final)
 
 
 @pytest.fixture
@@ -374,6 +382,9 @@ def test_http(injector):
     assert injector.request("POST", "/", "{}")[0] == 404
     assert injector.request("POST", "/inject", "{}", {"Content-Type": "text/plain"})[0] == 415
     assert injector.request("POST", "/inject", "{}", {"A": "b"})[0] == 415
+    sock, text = injector.connect(), json.dumps(review()).encode()
+    sock.sendall(b"POST /inject HTTP/1.0\r\nContent-Type: Application/JSON; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
+    assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
     sock = injector.connect()
     sock.sendall(b"POST /inject HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n")
     assert sock.recv(100).startswith(b"HTTP/1.1 400 ")

@@ -29,7 +29,7 @@ struct serve_ops {
 	unsigned clients_max;
 	size_t request_max;
 	size_t requests_max;	// bytes of all requests under way; 0: no such limit
-	uint32_t idle_ms;	// without progress; not while an answer is awaited
+	uint32_t idle_ms;	// for a whole request; then without progress; not while an answer is awaited
 	bool evict;		// a new client above the limit takes the place of one that has asked nothing
 	struct ssl_ctx_st *tls; // NULL: none; see serve_set_tls
 };
