@@ -343,9 +343,13 @@ start_units() {
 	done
 }
 
+# The other unit comes back with the proxy's, but after it: only then all is done.
 restart_units() {
-	! change "restart ${units[0]}" || "${1:-systemctl}" restart "${units[0]}" ||
-		fail "${units[0]} did not start; see: journalctl -u ${units[0]}"
+	local manager=${1:-systemctl} other=''
+	! systemctl is-active --quiet "${units[1]}" || other=${units[1]}
+	change "restart ${units[0]}" || return 0
+	"$manager" restart "${units[0]}" || fail "${units[0]} did not start; see: journalctl -u ${units[0]}"
+	[ -z "$other" ] || "$manager" start "$other" || fail "$other did not start; see: journalctl -u $other"
 }
 
 stop_units() {

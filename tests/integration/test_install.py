@@ -461,8 +461,18 @@ def test_an_upgrade_in_place(machine, release):
     # Interrupted when all files are there, and repeated: what runs is the new one.
     killed(machine, [f"{release}/install.sh"], "systemctl", 1, "before")
     assert pid(machine) == first
+    # It ends when the rules are there, too; if they cannot be laid, it says so.
+    drop_in, obstacle = machine.root / "etc/systemd/system/weir-intercept.service.d/wait.conf", machine.root / "opt/obstacle"
+    drop_in.parent.mkdir()
+    drop_in.write_text("[Service]\nExecStartPre=test ! -e /opt/obstacle\n")
+    obstacle.touch()
+    refused = install(machine, release, check=False)
+    assert refused.returncode == 1 and "weir-intercept.service did not start" in refused.stderr
+    obstacle.unlink()
+    shutil.rmtree(drop_in.parent)
+    machine.run(["systemctl", "daemon-reload"])
     said = install(machine, release).stdout
-    assert "installing weir 0.2.0 over 0.1.0" in said and pid(machine) != first
+    assert "installing weir 0.2.0 over 0.1.0" in said and pid(machine) != first and active(machine) == ["active", "active"]
     assert machine.run(["weir-proxy", "--version"]).stdout == "weir-proxy 0.2.0\n"
     assert (machine.root / "usr/local/share/more.txt").exists()
     assert not (machine.root / "usr/local/include/weir_plugin.h").exists()
