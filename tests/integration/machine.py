@@ -79,6 +79,7 @@ mount -t sysfs -o ro sysfs sys
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs tmp
 mount -t cgroup2 cgroup2 sys/fs/cgroup
+mount -t bpf bpf sys/fs/bpf
 mount -t tmpfs -o mode=755 tmpfs dev
 mkdir dev/pts dev/shm
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts dev/pts
@@ -147,7 +148,8 @@ class Machine:
         """The drop-in of docs/vm.md; and the option, as the configuration is to stay what was installed."""
         folder = self.root / "etc/systemd/system/weir-proxy.service.d"
         folder.mkdir(parents=True, exist_ok=True)
-        [lines] = re.findall(r"(?:^    .*\n)*^    SystemCallFilter=.*\n", (ROOT / "docs/vm.md").read_text(), re.MULTILINE)
+        section = (ROOT / "docs/vm.md").read_text().partition("\n## What there is now\n")[2].partition("\n## ")[0]
+        [lines] = re.findall(r"(?:^    .*\n)*^    SystemCallFilter=.*\n", section, re.MULTILINE)
         proxy = "env weir-proxy --config /etc/weir/weir.yaml --set acceleration=auto"
         (folder / "acceleration.conf").write_text(f"{textwrap.dedent(lines)}ExecStart=\nExecStart=/usr/bin/{proxy}\n")
 

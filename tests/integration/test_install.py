@@ -342,6 +342,53 @@ def test_what_the_page_advises(machine, release, network):
     assert active(machine) == ["inactive", "inactive"] and rules(machine) == ""
 
 
+DIAL = "exec 3<>/dev/tcp/{}/80 && cat <&3"
+
+
+def test_with_ebpf_as_the_page_says(machine, release, network):
+    """The drop-in of the page: programs and no rules, as long as the proxy serves, after a reboot, too."""
+    outside = network.pod("outside")
+    Server(machine.pod, 8080, "app")
+    Server(outside, 80, "outside")
+    before = Before(machine)
+    install(machine, release)
+    drop_in = machine.root / "etc/systemd/system/weir-intercept.service.d/override.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text("\n".join(indented("With eBPF")) + "\n")
+
+    def calls():
+        """One each way; those that the proxy took. What is to be captured is started by systemd, in the machine's control groups."""
+        taken = counted(machine)
+        words = ["systemd-run", "--quiet", "--wait", "--pipe", "bash", "-c", DIAL.format(outside.ipv4)]
+        assert machine.run(words).stdout.startswith("outside ")
+        assert probe(outside, machine.pod.ipv4, 8080).startswith("app ")
+        return [now - then for now, then in zip(counted(machine), taken)]
+
+    machine.run(["systemctl", "daemon-reload"])
+    machine.run(["systemctl", "restart", UNITS[1]])
+    assert rules(machine) == "" and calls() == [1, 1]
+    machine.run(["systemctl", "reload", UNITS[0]])
+    machine.reboot()
+    assert active(machine) == ["active", "active"] and rules(machine) == "" and calls() == [1, 1]
+    # It crashes, and is back.
+    first = pid(machine)
+    machine.run(["systemctl", "kill", "--signal", "KILL", UNITS[0]])
+    eventually(lambda: pid(machine) not in ("0", first) and active(machine) == ["active", "active"])
+    assert calls() == [1, 1]
+    machine.run(["systemctl", "stop", UNITS[0]])
+    pins = ["find", "/sys/fs/bpf/weir"]
+    assert machine.run(pins, check=False).stdout == ""
+    assert probe(outside, machine.pod.ipv4, 8080).startswith(f"app {outside.ipv4}:")
+    machine.run(["systemctl", "start", UNITS[0]])
+    eventually(lambda: active(machine) == ["active", "active"])
+    assert machine.run(pins).stdout
+    uninstall(machine)
+    assert machine.run(pins, check=False).stdout == ""
+    shutil.rmtree(drop_in.parent)
+    machine.run(["systemctl", "daemon-reload"])
+    before.check()
+
+
 def test_a_crash_cuts_nobody_off(machine, release, network):
     """While the proxy is gone connections go their own way; it comes back, and so do the rules; at last it stays down."""
     outside = network.pod("outside")
