@@ -910,16 +910,18 @@ def test_an_interrupted_installation(machine, release, name, count, when):
 # --- images, names ---------------------------------------------------------------------------------------------------
 
 
-def test_into_an_image(network, build_dir):
+@pytest.mark.parametrize("prefix", ["/usr/local", "/opt/weir"])
+def test_into_an_image(network, build_dir, prefix):
     """--root, from outside: then the machine is started for the first time."""
     machine = Machine(network.pod("image"), share=[ROOT])
     machine.boot()
     machine.off()
     before = machine.snapshot()
-    machine.pod.run([ROOT / "scripts/install.sh", "--root", machine.root, "--build", build_dir])
+    machine.pod.run([ROOT / "scripts/install.sh", "--root", machine.root, "--build", build_dir, "--prefix", prefix])
     assert "weir" not in pathlib.Path("/etc/passwd").read_text()
     machine.boot()
     assert active(machine) == ["active", "active"] and "inet weir" in rules(machine)
+    assert machine.run(["readlink", f"/proc/{pid(machine)}/exe"], check=False).stdout == f"{prefix}/bin/weir-proxy\n"
     machine.off()
     machine.pod.run([ROOT / "scripts/uninstall.sh", "--root", machine.root])
     assert machine.snapshot() == before
