@@ -27,7 +27,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOME = ROOT / "build" / "debian"
-CONTAINERFILE = ROOT / "scripts" / "container" / "Containerfile"
+PAGE = ROOT / "docs" / "kubernetes.md"
 # What the image is made of, of all that is in a checkout.
 SOURCES = """.dockerignore CMakeLists.txt CMakePresets.json bpf codecs dns intercept userspace scripts/container/Containerfile
 	scripts/container/root scripts/deps scripts/install.d""".split()
@@ -140,15 +140,23 @@ def make_roots(folder, sources):
 # --- the image -------------------------------------------------------------------------------------------------------
 
 
+def told():
+    """The words of the page that make the image; the tag among them."""
+    [line] = re.findall(r"^    buildah build (.*)$", PAGE.read_text(), re.MULTILINE)
+    words = line.split()
+    return words, words[words.index("-t") + 1]
+
+
 def make_image(folder, base):
     """By the words of docs/kubernetes.md, and where the base is. Without a cgroup or network of its own: `chroot`."""
+    page, tag = told()
     work = folder / "work"
     store = ["--root", work / "store", "--runroot", work / "run", "--storage-driver", "vfs"]
     run("tar", "-C", base, "-cf", folder / "base.tar", ".")
     run("podman", *store, "import", "-q", folder / "base.tar", "base:test")
     words = ["--isolation", "chroot", "--network", "host", "--pull-never", "--build-arg", "BASE=localhost/base:test"]
-    run("buildah", *store, "build", *words, "-f", CONTAINERFILE, "-t", "weir:test", ROOT)
-    run("buildah", *store, "push", "-q", "weir:test", f"oci-archive:{folder}/image.tar:weir:test")
+    run("buildah", *store, "build", *words, *page, cwd=ROOT)
+    run("buildah", *store, "push", "-q", tag, f"oci-archive:{folder}/image.tar:weir:test")
     (folder / "base.tar").unlink()
     shutil.rmtree(work)
 
@@ -189,7 +197,7 @@ def roots():
 
 
 def built_image():
-    key = digest(package_sources(), *(ROOT / name for name in SOURCES))
+    key = digest(package_sources(), " ".join(told()[0]), *(ROOT / name for name in SOURCES))
     return keep("image", key, lambda folder: make_image(folder, roots() / "base"))
 
 
