@@ -631,6 +631,12 @@ def test_by_the_words_of_the_page(machine, packages, network, over):
     (machine.root / CONFIG).write_text(default)
     do("dpkg --install ./weir_*.deb")
     assert drop_in.exists() and "    dns: false " in (machine.root / CONFIG).read_text()
+    # Removed, it goes; the mode is kept with the configuration, so it comes back with the package.
+    do("apt remove weir")
+    assert not drop_in.exists()
+    do("dpkg --install ./weir_*.deb")
+    assert drop_in.exists() and "    dns: false " in (machine.root / CONFIG).read_text()
+    assert "127.0.0.1:15053" in machine.run(["resolvectl", "dns"]).stdout
     uninstall_script, _, uninstall_package = indented("Uninstalling")[0].partition("# or: ")
     do(uninstall_package)
     assert not drop_in.exists() and "127.0.0.1:15053" not in machine.run(["resolvectl", "dns"]).stdout
