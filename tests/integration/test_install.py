@@ -650,6 +650,11 @@ def test_by_the_words_of_the_page(machine, packages, network, over):
     for folder in (machine.root / "srv").glob("weir-*/"):
         shutil.rmtree(folder)
     before.check()
+    # Not over each other. (dpkg keeps a note of it.)
+    do(unpack, install_archive)
+    refused = machine.run(["bash", "-c", "dpkg --install /srv/weir_*.deb"], check=False)
+    assert refused.returncode == 1 and "weir was installed here by install.sh: run /usr/local/lib/weir/uninstall.sh first" in refused.stderr
+    assert active(machine) == ["active", "active"] and not (machine.root / "usr/bin/weir").exists()
 
 
 # --- refused, interrupted --------------------------------------------------------------------------------------------
