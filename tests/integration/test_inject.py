@@ -662,6 +662,14 @@ def test_refusals_name_the_place(weir, text):
     assert done.stderr.count("\n") == 1
 
 
+def test_more_pods_than_fit(weir):
+    """The result has to be readable, too; it is not told of places that are only there."""
+    for pods in ("".join(6000 * [f"---\nkind: Pod\n{POD}"]), "kind: List\nitems:\n" + item(f"kind: Pod\n{POD}") * 6000):
+        done = weir_inject(weir, pods, check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "standard input:1:1: with weir in all of its pods this text is too long or too deep: write more files\n"
+
+
 def test_a_wrong_option_is_a_usage_error(weir):
     for words in (["--log-level=loud"], ["--nothing"], ["--image"], ["--probe-port=15006"], ["--cpu-limit=1m"]):
         assert weir_inject(weir, "", *words, check=False).returncode == 2

@@ -487,10 +487,16 @@ static void apply_changes(struct editing *editing, struct strbuf *out)
 // Nothing leaves that could not be taken back: the result is valid, and without weir it is what it was.
 static int prove(struct str original, const struct strbuf *text, struct strbuf *error)
 {
-	autostrbuf struct strbuf back = {0};
+	autostrbuf struct strbuf back = {0}, why = {0};
 	if (text->failed)
 		return -ENOMEM;
-	int err = edit_uninject(strbuf_str(text), &back, error);
+	int err = edit_uninject(strbuf_str(text), &back, &why);
+	if (err == ERR_LIMIT)
+		strbuf_add_text(
+		    error,
+		    "1:1: with weir in all of its pods this text is too long or too deep: write more files");
+	else if (err)
+		strbuf_add_str(error, strbuf_str(&why));
 	if (err == 0 && !str_eq(strbuf_str(&back), original)) {
 		strbuf_add_text(error, "1:1: weir cannot change this text in a way that it could take back");
 		err = ERR_UNSUPPORTED;
