@@ -212,20 +212,41 @@ static int install_objects(const char *folder, int cgroup, uint32_t kind, struct
 	return err ? err : set_version(folder, kind, version);
 }
 
+// The programs that are always there.
+enum { SHARED_OBJECTS = 3 };
+struct shared {
+	struct ebpf_stream *stream;
+	struct ebpf_names *names;
+	struct ebpf_outbound *outbound;
+	struct bpf_object *objects[SHARED_OBJECTS]; // what takes connections before what sends them there
+};
+
+// The caller calls shared_close in any case.
+static int shared_open(struct shared *shared)
+{
+	*shared = (struct shared){ebpf_stream__open(), ebpf_names__open(), ebpf_outbound__open(), {NULL}};
+	if (!shared->stream || !shared->names || !shared->outbound)
+		return -errno;
+	shared->objects[0] = shared->stream->obj;
+	shared->objects[1] = shared->names->obj;
+	shared->objects[2] = shared->outbound->obj;
+	return 0;
+}
+
+static void shared_close(struct shared *shared)
+{
+	ebpf_stream__destroy(shared->stream);
+	ebpf_names__destroy(shared->names);
+	ebpf_outbound__destroy(shared->outbound);
+}
+
 static int install_shared(const char *folder, int cgroup)
 {
-	struct ebpf_stream *stream = ebpf_stream__open();
-	struct ebpf_names *names = ebpf_names__open();
-	struct ebpf_outbound *outbound = ebpf_outbound__open();
-	int err = stream && names && outbound ? 0 : -errno;
-	if (err == 0) {
-		// What takes connections comes before what sends them there.
-		struct bpf_object *const objects[] = {stream->obj, names->obj, outbound->obj};
-		err = install_objects(folder, cgroup, WEIR_PROGRAMS_ALWAYS, objects, ARRAY_SIZE(objects));
-	}
-	ebpf_stream__destroy(stream);
-	ebpf_names__destroy(names);
-	ebpf_outbound__destroy(outbound);
+	struct shared shared;
+	int err = shared_open(&shared);
+	if (err == 0)
+		err = install_objects(folder, cgroup, WEIR_PROGRAMS_ALWAYS, shared.objects, SHARED_OBJECTS);
+	shared_close(&shared);
 	return err;
 }
 
@@ -391,14 +412,13 @@ bool ebpf_is_in_place(const char *folder, uint64_t netns, bool holds)
 {
 	char path[EBPF_PATH_MAX];
 	hush();
-	struct ebpf_stream *stream = ebpf_stream__open();
-	struct ebpf_outbound *outbound = ebpf_outbound__open();
+	struct shared shared;
 	struct ebpf_hold *hold = holds ? ebpf_hold__open() : NULL;
-	bool there = stream && is_in_place(folder, stream->obj) && outbound &&
-		     is_in_place(folder, outbound->obj) && (!holds || (hold && is_in_place(folder, hold->obj)));
+	bool there = shared_open(&shared) == 0 && (!holds || (hold && is_in_place(folder, hold->obj)));
+	for (size_t i = 0; i < SHARED_OBJECTS && there; i++)
+		there = is_in_place(folder, shared.objects[i]);
 	ebpf_hold__destroy(hold);
-	ebpf_outbound__destroy(outbound);
-	ebpf_stream__destroy(stream);
+	shared_close(&shared);
 	ebpf_place_namespace(folder, netns, path);
 	return there && is_attached_to_namespace(path);
 }

@@ -795,6 +795,7 @@ LOST = {
     "route": lambda pod, folder: pod.ip("route del local fd77:65:6972:7f::/64 dev lo table local"),
     "program": lambda pod, folder: (folder / "weir_connect4").unlink(),
     "program's attachment": lambda pod, folder: detach(folder / "weir_sendmsg6"),
+    "program for names": lambda pod, folder: (folder / "weir_getsockname6").unlink(),
     "program that lets wait": lambda pod, folder: (folder / "weir_hold_out").unlink(),
     "namespace's program": lambda pod, folder: (folder / f"netns-{cookie_of(pod)}").unlink(),
     "namespace's attachment": lambda pod, folder: detach(folder / f"netns-{cookie_of(pod)}"),
