@@ -262,6 +262,7 @@ struct in6_pktinfo {
 struct ipv6_pinfo {
 	int ucast_oif;
 	struct in6_pktinfo sticky_pktinfo;
+	__u8 srcprefs;
 };
 
 struct inet_sock {

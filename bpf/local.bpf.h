@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 // Looking around in a network namespace: whether an address is one of its own, or of one interface (no helper
-// answers that before routing), and what the interface of a number is called and which address it has.
+// answers that before routing), and what the interface of a number is called.
 #pragma once
 
 #include "bpf/kernel.h"
@@ -152,50 +152,4 @@ __attribute__((noinline, used)) int weir_is_own(__u64 net, __u32 ifindex, const 
 	}
 	bpf_loop(WEIR_ADDRESSES_MAX, weir_search_step, &search, 0);
 	return search.found ? 1 : 0;
-}
-
-// Goes through the addresses of IPv6 of an interface.
-struct weir_choosing {
-	struct list_head *head, *node;
-	struct in6_addr ip;
-	__u32 found;
-};
-
-// An address that can be used, on all links.
-static __attribute__((unused)) long weir_choosing_step(__u32 index, void *arg)
-{
-	struct weir_choosing *choosing = arg;
-	(void)index;
-	if (!choosing->node || choosing->node == choosing->head)
-		return 1;
-	struct list_head *node = choosing->node;
-	struct inet6_ifaddr *address = container_of(node, struct inet6_ifaddr, if_list);
-	BPF_CORE_READ_INTO(&choosing->ip, address, addr);
-	choosing->found = weir_is_usable(address) &&
-			  (choosing->ip.in6_u.u6_addr32[0] & bpf_htonl(0xffc00000)) != bpf_htonl(0xfe800000);
-	choosing->node = BPF_CORE_READ(node, next);
-	return choosing->found;
-}
-
-// The first address of an interface. 0: it has none.
-__attribute__((noinline, used)) int weir_first_address(__u64 net, __u32 ifindex, struct weir_address *ret_address)
-{
-	struct net_device *device = weir_device((void *)net, ifindex);
-	if (!device || !ret_address)
-		return 0;
-	if (ret_address->family == WEIR_AF_INET) {
-		ret_address->ip[0] = BPF_CORE_READ(device, ip_ptr, ifa_list, ifa_local);
-		return ret_address->ip[0] ? 1 : 0;
-	}
-	struct inet6_dev *v6 = BPF_CORE_READ(device, ip6_ptr);
-	struct weir_choosing choosing = {0};
-	if (!v6)
-		return 0;
-	struct list_head *head = (void *)v6 + bpf_core_field_offset(struct inet6_dev, addr_list);
-	choosing.head = head;
-	choosing.node = BPF_CORE_READ(head, next);
-	bpf_loop(WEIR_ADDRESSES_MAX, weir_choosing_step, &choosing, 0);
-	for (int i = 0; i < 4; i++)
-		ret_address->ip[i] = choosing.ip.in6_u.u6_addr32[i];
-	return choosing.found ? 1 : 0;
 }

@@ -82,10 +82,10 @@ static __always_inline void set_source_of_queries(struct bpf_sock_addr *ctx, int
 {
 	struct weir_address peer = connected_to(ctx, v6), to, source = {0};
 	const struct weir_address *server = server_of(ctx, &peer);
-	if (!server || has_address(ctx))
+	if (!server)
 		return;
 	to = *server;
-	weir_source(net_of(ctx), &to, &source);
+	weir_source(net_of(ctx), &to, preferences_of(ctx, to.family), &source);
 	set_ip(ctx, v6, &source);
 }
 
@@ -94,7 +94,7 @@ static __always_inline int on_own_name(struct bpf_sock_addr *ctx, int v6)
 {
 	struct weir_address own = address_of(ctx, v6);
 	struct weir_socket *socket = socket_of(ctx);
-	if (!weir_address_is_loopback(&own))
+	if (!weir_address_is_loopback(&own) || has_address(ctx))
 		return ALLOW;
 	if (!socket)
 		set_source_of_queries(ctx, v6);

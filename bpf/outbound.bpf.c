@@ -45,8 +45,8 @@ static __always_inline __u32 route_to(struct bpf_sock_addr *ctx, const struct we
 	struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : 0;
 	if (!tcp)
 		return WEIR_ROUTE_UNKNOWN;
-	__u64 net = (__u64)weir_net_of(tcp);
-	__u32 route = weir_route(net, flow->family, &flow->dest);
+	__u64 net = (__u64)weir_net_of(tcp), ignored = 0;
+	__u32 route = weir_route(net, flow->family, &flow->dest, &ignored);
 	if (route == WEIR_ROUTE_UNKNOWN && weir_is_own(net, 0, address))
 		route = RTN_LOCAL;
 	return route;
@@ -202,7 +202,7 @@ static __always_inline int redirect_tcp(struct bpf_sock_addr *ctx, int v6, void 
 	struct weir_socket *socket =
 	    sk ? bpf_sk_storage_get(&weir_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
 	if (!has_address(ctx))
-		weir_source(net_of(ctx), address, &pending.source);
+		weir_source(net_of(ctx), address, preferences_of(ctx, address->family), &pending.source);
 	if (!socket || reserve(&pending, &key))
 		return give_up(plan);
 	socket->original = pending.original;
@@ -278,14 +278,18 @@ static __always_inline int is_strict(struct bpf_sock_addr *ctx, const struct wei
 
 // The address to ask instead, which is the source's own so that the proxy knows whose it is. 0: none that
 // would not leave this host.
-static __always_inline int own_address(struct bpf_sock_addr *ctx, enum moment moment, __u8 family,
-				       __u32 interface, struct weir_address *ret_address)
+static __always_inline int own_address(struct bpf_sock_addr *ctx, enum moment moment,
+				       const struct weir_address *server, __u32 interface,
+				       struct weir_address *ret_address)
 {
 	__u64 net = net_of(ctx);
-	ret_address->family = family;
+	ret_address->family = server->family;
 	if (source_of(ctx, moment, ret_address))
 		return weir_is_own(net, is_strict(ctx, ret_address) ? interface : 0, ret_address);
-	return weir_first_address(net, interface, ret_address);
+	__u32 preferences = preferences_of(ctx, server->family);
+	if (weir_source(net, server, preferences, ret_address) && weir_is_own(net, interface, ret_address))
+		return 1;
+	return weir_source_on(net, interface, server, preferences, ret_address);
 }
 
 // --- DNS -----------------------------------------------------------------------------------------------------
@@ -320,7 +324,7 @@ static __always_inline int redirect_udp(struct bpf_sock_addr *ctx, int v6, enum 
 	__u32 number = server_number(servers, address), interface = tie_of(ctx, moment, address->family);
 	if (!interface || interface == LOOPBACK_INDEX) {
 		instead = weir_stand_in(address->family, number, port);
-	} else if (own_address(ctx, moment, address->family, interface, &instead)) {
+	} else if (own_address(ctx, moment, address, interface, &instead)) {
 		instead.port = bpf_htons(port);
 		servers->tied = number;
 		servers->own = instead;

@@ -74,9 +74,9 @@ static long weir_seek4_step(__u32 index, void *arg)
 	return 0;
 }
 
-static __always_inline __u32 weir_seek_route4(struct net *net, __u32 ip, struct weir_seek4 *seek)
+static __always_inline __u32 weir_route4(struct net *net, __u32 ip, __u64 *ret_route)
 {
-	*seek = (struct weir_seek4){.ip = ip, .key = ip, .type = WEIR_ROUTE_NONE};
+	struct weir_seek4 seek = {.ip = ip, .key = ip, .type = WEIR_ROUTE_NONE};
 	if (!bpf_core_field_exists(net->ipv4.fib_main) || !bpf_core_type_exists(struct key_vector) ||
 	    BPF_CORE_READ(net, ipv4.fib_has_custom_rules))
 		return WEIR_ROUTE_UNKNOWN;
@@ -84,14 +84,15 @@ static __always_inline __u32 weir_seek_route4(struct net *net, __u32 ip, struct 
 	struct key_vector *table = (void *)BPF_CORE_READ(net, ipv4.fib_main, tb_data);
 	void *root = (void *)table + bpf_core_field_offset(struct key_vector, leaf);
 	if (table)
-		bpf_probe_read_kernel(&seek->root, sizeof seek->root, root);
-	seek->node = seek->root;
-	if (seek->root && bpf_loop(WEIR_STEPS_MAX, weir_seek4_step, seek, 0) == WEIR_STEPS_MAX)
+		bpf_probe_read_kernel(&seek.root, sizeof seek.root, root);
+	seek.node = seek.root;
+	if (seek.root && bpf_loop(WEIR_STEPS_MAX, weir_seek4_step, &seek, 0) == WEIR_STEPS_MAX)
 		return WEIR_ROUTE_UNKNOWN;
-	int leads = seek->type == RTN_UNICAST || seek->type == RTN_LOCAL || seek->type == RTN_BROADCAST;
+	int leads = seek.type == RTN_UNICAST || seek.type == RTN_LOCAL || seek.type == RTN_BROADCAST;
 	if (!leads && BPF_CORE_READ(net, ipv4.fib_default))
 		return WEIR_ROUTE_UNKNOWN; // one table more
-	return seek->type == RTN_THROW ? WEIR_ROUTE_NONE : seek->type;
+	*ret_route = (__u64)seek.route;
+	return seek.type == RTN_THROW ? WEIR_ROUTE_NONE : seek.type;
 }
 
 // --- IPv6 ----------------------------------------------------------------------------------------------------
@@ -139,7 +140,7 @@ static long weir_seek6_step(__u32 index, void *arg)
 }
 
 static __always_inline __u32 weir_route6_in(struct net *net, struct fib6_table *table,
-					    const struct weir_number *ip, struct fib6_info **ret_route)
+					    const struct weir_number *ip, __u64 *ret_route)
 {
 	struct weir_seek6 seek = {.ip = *ip, .type = WEIR_ROUTE_NONE};
 	if (!table)
@@ -147,12 +148,11 @@ static __always_inline __u32 weir_route6_in(struct net *net, struct fib6_table *
 	seek.none = BPF_CORE_READ(net, ipv6.fib6_null_entry);
 	seek.node = (void *)table + bpf_core_field_offset(struct fib6_table, tb6_root);
 	bpf_loop(WEIR_STEPS_MAX, weir_seek6_step, &seek, 0);
-	*ret_route = seek.route;
+	*ret_route = (__u64)seek.route;
 	return seek.type == RTN_THROW ? WEIR_ROUTE_NONE : seek.type;
 }
 
-static __always_inline __u32 weir_seek_route6(struct net *net, const struct weir_number *ip,
-					      struct fib6_info **ret_route)
+static __always_inline __u32 weir_route6(struct net *net, const struct weir_number *ip, __u64 *ret_route)
 {
 	if (!bpf_core_field_exists(net->ipv6.fib6_local_tbl) || BPF_CORE_READ(net, ipv6.fib6_has_custom_rules) ||
 	    (bpf_core_field_exists(net->ipv6.fib6_routes_require_src) &&
@@ -164,13 +164,12 @@ static __always_inline __u32 weir_seek_route6(struct net *net, const struct weir
 	return type;
 }
 
-// The kind of the route to an address: RTN_*, or one of the above.
-__attribute__((noinline, used)) __u32 weir_route(__u64 net, __u32 family, const struct weir_number *to)
+// The kind of the route to an address: RTN_*, or one of the above. Where the kernel has it, if it leads anywhere: the
+// fa_list of a struct fib_alias, or a struct fib6_info.
+__attribute__((noinline, used)) __u32 weir_route(__u64 net, __u32 family, const struct weir_number *to, __u64 *ret_route)
 {
-	if (!to)
+	if (!to || !ret_route)
 		return WEIR_ROUTE_UNKNOWN;
-	struct weir_seek4 seek;
-	struct fib6_info *route;
-	return family == WEIR_AF_INET ? weir_seek_route4((void *)net, (__u32)to->low, &seek)
-				      : weir_seek_route6((void *)net, to, &route);
+	return family == WEIR_AF_INET ? weir_route4((void *)net, (__u32)to->low, ret_route)
+				      : weir_route6((void *)net, to, ret_route);
 }

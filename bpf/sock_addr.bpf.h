@@ -59,6 +59,14 @@ static __always_inline int has_address(struct bpf_sock_addr *ctx)
 	return (BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & BOUND) != 0;
 }
 
+// What it has said of addresses to prefer (IPV6_ADDR_PREFERENCES), for weir_source().
+static __always_inline __u32 preferences_of(struct bpf_sock_addr *ctx, __u8 family)
+{
+	struct inet_sock *socket = (struct inet_sock *)BPF_CORE_READ(kernels_own(ctx), sk);
+	struct ipv6_pinfo *v6 = family == WEIR_AF_INET6 ? BPF_CORE_READ(socket, pinet6) : 0;
+	return v6 ? (__u32)BPF_CORE_READ_BITFIELD_PROBED(v6, srcprefs) : 0;
+}
+
 static __always_inline __u64 net_of(struct bpf_sock_addr *ctx)
 {
 	return (__u64)BPF_CORE_READ(kernels_own(ctx), sk, __sk_common.skc_net.net);

@@ -10,6 +10,9 @@
 
 #include <linux/if_addr.h>
 
+// What a program may prefer with IPv6, see weir_source.
+enum { PREFER_TEMPORARY = 1, PREFER_PUBLIC = 2 }; // IPV6_PREFER_SRC_*
+
 // Where a route leads: to what it has itself or, if it has one, to a next hop that several share. (Of several ways,
 // the first.)
 static __always_inline struct fib_nh_common *weir_hop(struct nexthop *shared, void *own)
@@ -24,13 +27,13 @@ static __always_inline struct fib_nh_common *weir_hop(struct nexthop *shared, vo
 
 // --- IPv4 ----------------------------------------------------------------------------------------------------
 struct weir_selecting4 {
-	struct list_head *head, *device; // of all interfaces
+	struct list_head *head, *device; // of all interfaces; 0: only the route's
 	struct in_ifaddr *address;
 	__be32 gateway, found;
 	__u32 scope;
 };
 
-// One of the gateway's network, else the first.
+// One of the gateway's network, else the first. Of other interfaces than the route's, none that is for one link alone.
 static long weir_selecting4_step(__u32 index, void *arg)
 {
 	struct weir_selecting4 *selecting = arg;
@@ -39,7 +42,9 @@ static long weir_selecting4_step(__u32 index, void *arg)
 	if (!address)
 		return 1;
 	selecting->address = BPF_CORE_READ(address, ifa_next);
-	if (BPF_CORE_READ(address, ifa_flags) & IFA_F_SECONDARY || BPF_CORE_READ(address, ifa_scope) > selecting->scope)
+	__u32 scope = BPF_CORE_READ(address, ifa_scope);
+	if (BPF_CORE_READ(address, ifa_flags) & IFA_F_SECONDARY || scope > selecting->scope ||
+	    (selecting->device && scope == RT_SCOPE_LINK))
 		return 0;
 	__be32 differing = BPF_CORE_READ(address, ifa_address) ^ selecting->gateway;
 	int is_near = !selecting->gateway || !(differing & BPF_CORE_READ(address, ifa_mask));
@@ -67,13 +72,16 @@ static long weir_selecting4_next(__u32 index, void *arg)
 	return selecting->found != 0;
 }
 
-static __always_inline __be32 weir_source4(struct net *net, __be32 to)
+// 0: it is not known.
+__attribute__((noinline, used)) __u32 weir_source4(__u64 in, __u32 to)
 {
-	struct weir_seek4 seek;
-	__u32 type = weir_seek_route4(net, bpf_ntohl(to), &seek);
+	struct net *net = (void *)in;
+	struct weir_number number = {.low = bpf_ntohl(to)};
+	__u64 found = 0;
+	__u32 type = weir_route(in, WEIR_AF_INET, &number, &found);
 	if (type != RTN_UNICAST && type != RTN_LOCAL)
 		return 0;
-	struct hlist_node *node = seek.route;
+	struct hlist_node *node = (void *)found;
 	struct fib_alias *route = container_of(node, struct fib_alias, fa_list);
 	struct fib_info *info = BPF_CORE_READ(route, fa_info);
 	__be32 preferred = BPF_CORE_READ(info, fib_prefsrc);
@@ -98,7 +106,9 @@ struct weir_selecting6 {
 	struct list_head *devices, *device; // all interfaces
 	struct list_head *head, *node;	    // addresses of one
 	struct weir_number to;
-	__u32 prefers_temporary, rank;
+	__u32 preferences;	 // of the program, see weir_source
+	__u32 prefers_temporary; // by them, or those of the interface
+	__u32 outgoing, rank;
 	struct in6_addr found;
 };
 
@@ -129,20 +139,26 @@ static __always_inline int weir_is_unique_local(const struct weir_number *ip)
 }
 
 // Above the number of bits that it has in common with where it goes.
-enum weir_rank { RANK_USABLE = 1 << 8, RANK_SAME_PRIVACY = 1 << 9, RANK_SAME_LABEL = 1 << 10, RANK_PREFERRED = 1 << 11 };
+enum weir_rank {
+	RANK_USABLE = 1 << 8,
+	RANK_SAME_PRIVACY = 1 << 9,
+	RANK_SAME_LABEL = 1 << 10,
+	RANK_OUTGOING = 1 << 11, // of the interface by which the route leads
+	RANK_PREFERRED = 1 << 12,
+};
 
-// The greatest is taken; 0: it cannot be used. In RFC 6724: rules 3, 6, 7 and 8.
+// The greatest is taken; 0: it cannot be used, or (rule 2 of RFC 6724) not so far from here. Then rules 3, 5, 6, 7 and 8.
 static __always_inline __u32 weir_rank_of(const struct weir_selecting6 *selecting, struct inet6_ifaddr *address,
 				       const struct in6_addr *ip)
 {
 	struct weir_address as_address = {.family = WEIR_AF_INET6};
 	__builtin_memcpy(as_address.ip, ip, sizeof as_address.ip);
 	struct weir_number number = weir_number_of(&as_address);
-	if (!weir_is_usable(address) || number.high >> 54 == 0xfe80 >> 6)
+	if (!weir_is_usable(address) || number.high >> 54 == 0xfe80 >> 6 || weir_address_is_loopback(&as_address))
 		return 0;
 	__u32 flags = BPF_CORE_READ(address, flags), len = BPF_CORE_READ(address, prefix_len);
 	__u32 common = weir_common_bits(&number, &selecting->to);
-	return RANK_USABLE | (flags & (IFA_F_DEPRECATED | IFA_F_OPTIMISTIC) ? 0 : RANK_PREFERRED) |
+	return RANK_USABLE | selecting->outgoing | (flags & (IFA_F_DEPRECATED | IFA_F_OPTIMISTIC) ? 0 : RANK_PREFERRED) |
 	       (weir_is_unique_local(&number) == weir_is_unique_local(&selecting->to) ? RANK_SAME_LABEL : 0) |
 	       (!(flags & IFA_F_TEMPORARY) == !selecting->prefers_temporary ? RANK_SAME_PRIVACY : 0) |
 	       (common < len ? common : len);
@@ -173,7 +189,9 @@ static __always_inline void weir_select6(struct weir_selecting6 *selecting, stru
 	if (!v6)
 		return;
 	struct list_head *head = (void *)v6 + bpf_core_field_offset(struct inet6_dev, addr_list);
-	selecting->prefers_temporary = BPF_CORE_READ(v6, cnf.use_tempaddr) >= 2;
+	selecting->prefers_temporary = selecting->preferences & (PREFER_TEMPORARY | PREFER_PUBLIC)
+					   ? selecting->preferences & PREFER_TEMPORARY
+					   : BPF_CORE_READ(v6, cnf.use_tempaddr) >= 2;
 	selecting->head = head;
 	selecting->node = BPF_CORE_READ(head, next);
 	bpf_loop(WEIR_ADDRESSES_MAX, weir_selecting6_step, selecting, 0);
@@ -192,44 +210,65 @@ static long weir_selecting6_next(__u32 index, void *arg)
 	return 0;
 }
 
-static __always_inline int weir_source6(struct net *net, const struct weir_address *to, struct in6_addr *ret_source)
+// Sets the address alone. 0: it is not known.
+__attribute__((noinline, used)) int weir_source6(__u64 in, const struct weir_address *to, __u32 preferences,
+						 struct weir_address *ret_source)
 {
-	struct weir_number number = weir_number_of(to);
-	struct fib6_info *route = 0;
-	__u32 type = weir_seek_route6(net, &number, &route);
-	if (!route || (type != RTN_UNICAST && type != RTN_LOCAL))
+	struct net *net = (void *)in;
+	__u64 found = 0;
+	if (!to || !ret_source)
 		return 0;
-	BPF_CORE_READ_INTO(ret_source, route, fib6_prefsrc.addr);
+	struct weir_selecting6 selecting = {
+	    .to = weir_number_of(to), .preferences = preferences, .outgoing = RANK_OUTGOING};
+	__u32 type = weir_route(in, WEIR_AF_INET6, &selecting.to, &found);
+	if (!found || (type != RTN_UNICAST && type != RTN_LOCAL))
+		return 0;
+	struct fib6_info *route = (void *)found;
+	BPF_CORE_READ_INTO(&ret_source->ip, route, fib6_prefsrc.addr);
 	if (BPF_CORE_READ(route, fib6_prefsrc.plen))
 		return 1;
-	__builtin_memcpy(ret_source, to->ip, sizeof *ret_source);
-	if (type == RTN_LOCAL)
-		return weir_is_own((__u64)net, 0, to);
+	__builtin_memcpy(ret_source->ip, to->ip, sizeof to->ip);
+	if (type == RTN_LOCAL && weir_is_own(in, 0, to))
+		return 1;
 	struct fib_nh_common *hop =
 	    weir_hop(BPF_CORE_READ(route, nh), (void *)route + bpf_core_field_offset(struct fib6_info, fib6_nh));
-	struct weir_selecting6 selecting = {.to = number};
 	weir_select6(&selecting, BPF_CORE_READ(hop, nhc_dev));
 	if (!(selecting.rank & RANK_PREFERRED)) {
+		selecting.outgoing = 0;
 		selecting.devices = selecting.device = (void *)net + bpf_core_field_offset(struct net, dev_base_head);
 		bpf_loop(WEIR_ADDRESSES_MAX, weir_selecting6_next, &selecting, 0);
 	}
-	*ret_source = selecting.found;
+	__builtin_memcpy(ret_source->ip, &selecting.found, sizeof ret_source->ip);
 	return selecting.rank != 0;
 }
 
-// Without a port, and without a family if it is not known.
-__attribute__((noinline, used)) int weir_source(__u64 net, const struct weir_address *to,
-						struct weir_address *ret_source)
+// --- both ----------------------------------------------------------------------------------------------------
+// Without a port, and without a family if it is not known. `preferences`: PREFER_* and others.
+static __always_inline int weir_source(__u64 net, const struct weir_address *to, __u32 preferences,
+				       struct weir_address *ret_source)
 {
-	struct in6_addr source = {0};
-	int found;
+	int found = to->family == WEIR_AF_INET ? (ret_source->ip[0] = weir_source4(net, to->ip[0])) != 0
+					       : weir_source6(net, to, preferences, ret_source);
+	ret_source->family = found ? to->family : 0;
+	return found;
+}
+
+// The same of what goes by the interface of that number whatever the routes say. 0: it has no address.
+__attribute__((noinline, used)) int weir_source_on(__u64 net, __u32 ifindex, const struct weir_address *to,
+						   __u32 preferences, struct weir_address *ret_source)
+{
 	if (!to || !ret_source)
 		return 0;
-	if (to->family == WEIR_AF_INET)
-		found = (source.in6_u.u6_addr32[0] = weir_source4((void *)net, to->ip[0])) != 0;
-	else
-		found = weir_source6((void *)net, to, &source);
-	__builtin_memcpy(ret_source->ip, &source, sizeof ret_source->ip);
-	ret_source->family = found ? to->family : 0;
-	return found != 0;
+	struct net_device *device = weir_device((void *)net, ifindex);
+	ret_source->family = to->family;
+	if (to->family == WEIR_AF_INET) {
+		struct weir_selecting4 selecting = {.gateway = to->ip[0], .scope = RT_SCOPE_HOST};
+		weir_select4(&selecting, device);
+		ret_source->ip[0] = selecting.found;
+		return selecting.found != 0;
+	}
+	struct weir_selecting6 selecting = {.to = weir_number_of(to), .preferences = preferences};
+	weir_select6(&selecting, device);
+	__builtin_memcpy(ret_source->ip, &selecting.found, sizeof ret_source->ip);
+	return selecting.rank != 0;
 }

@@ -2,17 +2,21 @@
 """Which address of their own programs find on what is captured: that from which the kernel would go where they asked to
 go, whichever back end captures it. Several interfaces with several addresses each, and routes of many kinds."""
 
+import ctypes
 import errno
 import ipaddress
 import json
 import random
 import socket
+import struct
 
 import pytest
 
 from capture import CapturedPod
 from netns import wait_until
 
+IP_UNICAST_IF, IPV6_UNICAST_IF, IPV6_ADDR_PREFERENCES = 50, 76, 72
+PREFER_TEMPORARY, PREFER_PUBLIC = 1, 2
 BACKENDS = ("nft", "ebpf", "iptables")
 ADDRESSES = {
     4: {
@@ -48,11 +52,13 @@ def app(network, weir):
     return app
 
 
-def own_address(app, address, port=80, udp=False, local=None):
+def own_address(app, address, port=80, udp=False, local=None, options=()):
     """Where the program finds itself, connected; or why it is not."""
     six = ":" in address
     with app.enter(), socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as sock:
         sock.settimeout(30)
+        for option in options:
+            sock.setsockopt(*option)
         if local:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(local)
@@ -65,6 +71,11 @@ def own_address(app, address, port=80, udp=False, local=None):
         if not udp:
             assert sock.recv(64).startswith(b"outbound "), "it is captured"
         return name[0]
+
+
+def disconnect(sock):
+    """connect() to no address (AF_UNSPEC), which Python has not."""
+    assert ctypes.CDLL(None).connect(sock.fileno(), struct.pack("=H14x", socket.AF_UNSPEC), 16) == 0
 
 
 def by_each(app, ask):
@@ -139,8 +150,36 @@ def test_of_queries(app, family):
     assert len(set(found["nft"])) == 3 and found["nft"][2] == chosen
 
 
+INDEX = "number of the interface"
+TIES = {
+    4: [(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth1"), (socket.IPPROTO_IP, IP_UNICAST_IF, INDEX)],
+    6: [(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth1"), (socket.IPPROTO_IPV6, IPV6_UNICAST_IF, INDEX)],
+}
+
+
+@families
+@pytest.mark.parametrize("tie", [0, 1], ids=["bound", "unicast"])
+def test_of_queries_by_an_interface_of_the_programs_choice(app, family, tie):
+    """Of several addresses, that for the server, or for its gateway; also where the routes lead elsewhere."""
+    level, option, value = TIES[family][tie]
+    with app.enter():
+        value = struct.pack("!I", socket.if_nametoindex("eth1")) if value is INDEX else value
+    gateway = GATEWAYS[family]["eth1"][-1 if family == 4 else 0]
+    far = "2001:db8:a::1" if family == 6 else "203.0.113.9"
+    app.pod.ip(f"route add {far} via {gateway} dev eth1")
+    servers = [*(["10.78.0.99", "10.78.1.99"] if family == 4 else ["2001:db8:2::99", "fd00:78::99"]), far]
+    elsewhere = "2001:db8:7::7" if family == 6 else "192.0.2.7"
+    found = by_each(app, lambda: [own_address(app, server, 53, True, options=[(level, option, value)]) for server in servers])
+    assert found["ebpf"] == found["nft"] == found["iptables"]
+    assert len(set(found["nft"][:2])) == 2
+    own = {text.split("/")[0] for text in ADDRESSES[family]["eth1"]}
+    app.apply("--backend", "ebpf", *PLAN)
+    assert own_address(app, elsewhere, 53, True, options=[(level, option, value)]) in own
+
+
 @pytest.mark.parametrize("preferred", [0, 2], ids=["public", "temporary"])
 def test_temporary_addresses(app, preferred):
+    """As the interface has it, unless the program says which."""
     app.pod.sysctl("net.ipv6.conf.eth1.use_tempaddr", 2)
     app.pod.ip("addr add 2001:db8:4::1/64 dev eth1 mngtmpaddr")
 
@@ -151,9 +190,54 @@ def test_temporary_addresses(app, preferred):
     wait_until(temporary)
     app.pod.wait_for_ipv6("2001:db8:4::1", *temporary())
     app.pod.sysctl("net.ipv6.conf.eth1.use_tempaddr", preferred)
-    found = by_each(app, lambda: own_address(app, "2001:db8:4::7"))
+    wishes = [[], [PREFER_TEMPORARY], [PREFER_PUBLIC]]
+    found = by_each(app, lambda: [own_address(app, "2001:db8:4::7", options=[(socket.IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, wish) for wish in more]) for more in wishes])
     assert found["ebpf"] == found["nft"] == found["iptables"]
-    assert found["nft"] == (temporary()[0] if preferred else "2001:db8:4::1")
+    public, private = "2001:db8:4::1", temporary()[0]
+    assert found["nft"] == [private if preferred else public, private, public]
+
+
+VIPS = ("--vips", "240.240.0.0/16,fd77:65:6972::/112")
+TARGET, VIP = {4: "192.0.2.7", 6: "2001:db8:7::7"}, {4: "240.240.0.5", 6: "fd77:65:6972::5"}
+ONLY_OWN = ["addr flush dev eth0"]
+# Where they ask to go, what is done before, and where they find themselves. (eth0 has 10.77.0.2 and fd00:77::2.)
+SITUATIONS = {
+    "no route to it": (VIP[4], [], "10.77.0.2"),
+    "no route to it, IPv6": (VIP[6], [], "fd00:77::2"),
+    "it is the host's own": (VIP[4], [f"route add local {VIP[4]} dev lo"], VIP[4]),
+    "its network is, IPv6": (VIP[6], ["route add local fd77:65:6972::/120 dev lo"], "fd00:77::2"),
+    "no address there": (TARGET[4], [f"route add {TARGET[4]} dev eth1"], "10.77.0.2"),
+    "no address there, IPv6": (TARGET[6], [f"route add {TARGET[6]} dev eth1"], "fd00:77::2"),
+    "none there, and elsewhere one for a link": (
+        TARGET[4],
+        [*ONLY_OWN, "addr add 169.254.7.7/16 dev eth0 scope link", "addr add 10.5.0.1/24 dev eth0", f"route add {TARGET[4]} dev eth1"],
+        "10.5.0.1",
+    ),
+    "one for a link there": (TARGET[4], ["addr add 169.254.7.7/16 dev eth1 scope link", f"route add {TARGET[4]} dev eth1"], "169.254.7.7"),
+    "a deprecated one": (
+        TARGET[6],
+        [*ONLY_OWN, "addr add 2001:db8:5::1/64 dev eth0 preferred_lft 0", f"route add {TARGET[6]} dev eth0"],
+        "2001:db8:5::1",
+    ),
+    "deprecated ones here and there": (
+        TARGET[6],
+        [*ONLY_OWN, "addr add 2001:db8:5::1/64 dev eth0 preferred_lft 0", "addr add fd00:5::1/64 dev eth1 preferred_lft 0", f"route add {TARGET[6]} dev eth1"],
+        "fd00:5::1",
+    ),
+}
+
+
+@pytest.mark.parametrize("to, lines, own", SITUATIONS.values(), ids=SITUATIONS)
+def test_where_hardly_any_address_fits(network, weir, to, lines, own):
+    app, far = CapturedPod(network, weir, "app", default_route=False), network.pod("far")
+    app.pod.ip(f"link add eth1 type veth peer name eth1 netns {far.netns}", "link set eth1 up", *lines)
+    far.ip("link set eth1 up")
+    app.pod.wait_for_ipv6(*(line.split()[2].split("/")[0] for line in lines if line.startswith("addr add") and "::" in line))
+    found = {}
+    for backend in BACKENDS:
+        app.apply("--backend", backend, *VIPS)
+        found[backend] = own_address(app, to)
+    assert found == dict.fromkeys(BACKENDS, own)
 
 
 def test_it_is_not_known_where_rules_decide_on_routes(app):
@@ -168,3 +252,16 @@ def test_a_socket_that_connects_anew(app):
         assert sock.connect_ex(("127.0.0.1", 7001)) == errno.ECONNREFUSED
         sock.connect(("192.0.2.7", 80))
         assert sock.getsockname()[0] == app.ipv4
+
+
+@families
+def test_a_socket_that_is_bound_after_it_was_connected(app, family):
+    app.apply("--backend", "ebpf", *PLAN)
+    target, loopback = ("2001:db8:7::7", "::1") if family == 6 else ("192.0.2.7", "127.0.0.1")
+    with app.enter(), socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET) as sock:
+        sock.connect((target, 80))
+        assert sock.getsockname()[0] != loopback
+        disconnect(sock)
+        sock.bind((loopback, 0))
+        sock.listen(1)
+        assert sock.getsockname()[0] == loopback
