@@ -6,11 +6,13 @@
 const struct cidr redirect_network = {{AF_INET6, {0xfd, 0x77, 0, 0x65, 0x69, 0x72, 0, 0x7f}}, 64};
 
 _Static_assert(WEIR_REDIRECT6_0 == 0xfd770065 && WEIR_REDIRECT6_1 == 0x6972007f, "the same network");
+_Static_assert(WEIR_REDIRECT4 == 0x7f800000 && WEIR_REDIRECT4_MASK == 0xff800000, "127.128.0.0/9");
 _Static_assert(2 * WEIR_SERVERS_MAX == REDIRECT_DNS_MAX, "for each server but the first, and for any address");
 
 bool redirect_has(const struct ip *ip)
 {
-	return ip_is_loopback(ip) || cidr_contains(&redirect_network, ip);
+	static const struct cidr ipv4 = {{AF_INET, {127, 128}}, 9};
+	return cidr_contains(&ipv4, ip) || cidr_contains(&redirect_network, ip);
 }
 
 size_t redirect_dns_addresses(uint16_t port, struct addr ret_addresses[REDIRECT_DNS_MAX])

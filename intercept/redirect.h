@@ -9,8 +9,7 @@
 // Redirected connections of IPv6 go to addresses of this network: it has to be this host's own. (All of
 // 127.0.0.0/8 is in any case.)
 extern const struct cidr redirect_network;
-// Whether a connection to or from the address may have been redirected, so that what the socket has is not what programs
-// know.
+// Whether what a connection goes to stands for where its program wants it to go.
 bool redirect_has(const struct ip *ip);
 
 enum { REDIRECT_DNS_MAX = 8 };

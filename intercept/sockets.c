@@ -34,7 +34,8 @@ static int take_socket(const struct nlmsghdr *nlh, void *arg)
 	const struct inet_diag_msg *diag = mnl_nlmsg_get_payload(nlh);
 	const struct nlattr *attribute;
 	struct socket_info info = {
-	    .state = diag->idiag_state, .inode = diag->idiag_inode, .user = diag->idiag_uid};
+	    .state = diag->idiag_state, .inode = diag->idiag_inode, .user = diag->idiag_uid,
+	    .cookie = diag->id.idiag_cookie[0] | (uint64_t)diag->id.idiag_cookie[1] << 32};
 	list->err = mem_grow((void **)&list->sockets, &list->_cap, list->count + 1, sizeof *list->sockets);
 	if (list->err)
 		return MNL_CB_STOP;
@@ -102,22 +103,34 @@ void socket_list_done(struct socket_list *list)
 
 bool socket_is_between(const struct socket_info *info, const struct addr *local, const struct addr *remote)
 {
-	bool redirected = redirect_has(&info->remote.ip);
-	if (!redirected && !addr_eq(&info->remote, remote))
-		return false;
-	return addr_eq(&info->local, local) ||
-	       (redirected && info->local.port == local->port && redirect_has(&info->local.ip));
+	return addr_eq(&info->local, local) && addr_eq(&info->remote, remote);
+}
+
+// The proxy is on the loopback interface: the kernel has taken an address of that, or the program one of its own.
+bool socket_may_be_between(const struct socket_info *info, const struct addr *local, const struct addr *remote)
+{
+	return redirect_has(&info->remote.ip) && info->remote.ip.family == remote->ip.family &&
+	       info->local.port == local->port &&
+	       (ip_is_loopback(&info->local.ip) || ip_eq(&info->local.ip, &local->ip));
 }
 
 const struct socket_info *socket_list_find(const struct socket_list *list, const struct addr *local,
 					   const struct addr *remote)
 {
+	const struct socket_info *guess = NULL;
+	size_t guesses = 0;
 	for (size_t i = 0; i < list->count; i++) {
 		const struct socket_info *info = &list->sockets[i];
-		if (info->state != TCP_LISTEN && socket_is_between(info, local, remote))
+		if (info->state == TCP_LISTEN)
+			continue;
+		if (socket_is_between(info, local, remote))
 			return info;
+		if (socket_may_be_between(info, local, remote)) {
+			guess = info;
+			guesses++;
+		}
 	}
-	return NULL;
+	return guesses == 1 ? guess : NULL;
 }
 
 // One on "::" takes IPv4 as well, unless told otherwise; that does not show, and is rare.

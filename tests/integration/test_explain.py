@@ -384,6 +384,43 @@ sock.recv(1)
 """
 
 
+FROM_PORT = """
+import socket, sys
+host, port, own = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+sock.bind(("", own))
+sock.connect((host, port))
+print("connected", flush=True)
+sock.recv(1)
+"""
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_connections_that_share_a_source_port(site, backend, family):
+    """One of them does not leave its host. (Rules give further ones that the proxy takes another port.)"""
+    near, other = site.near, site.near.pod.network.pod("other")
+    loopback, address, vip = ("127.0.0.1", other.ipv4, site.vip) if family == 4 else ("::1", other.ipv6, site.vip6)
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    with near.pod.enter():
+        own = socket.create_server((loopback, 8001), family=kind)
+    with other.enter():
+        far = socket.create_server((address, 9000), family=kind)
+    places = [(loopback, 8001), (vip, 80), *([(address, 9000)] if backend == "ebpf" else [])]
+    callers = {name_of(*to): near.pod.python_start(FROM_PORT, *map(str, to), "4500", ready=output("connected")) for to in places}
+    wait_until(lambda: len(near.connections()) == len(places) - 1, what="the proxy has those that are captured")
+    rows = {row["destination"]: row for row in near.connections()}
+    for to, caller in callers.items():
+        [socket_] = explain(near, "pid", caller.pid)["sockets"]
+        row = rows.get(to)
+        assert (socket_["remote"], socket_["connection"]) == (to, row and row["id"])
+        if row:
+            assert explain(near, row["id"])["process"]["pid"] == caller.pid
+            assert explain(near, row["peer"], to)["process"]["pid"] == caller.pid
+    own.close()
+    far.close()
+
+
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_process(site, family):
     far, near = site.far, site.near

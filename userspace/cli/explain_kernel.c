@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "intercept/ebpf_sockets.h"
 
 #include <errno.h>
 #include <ifaddrs.h>
@@ -17,6 +18,8 @@ void kernel_view_open(struct kernel_view *ret_view)
 	struct kernel_view view = {0};
 	view.rules_err = intercept_read(&view.installed, &view.rules_error);
 	view.sockets_err = socket_list_read(UINT32_MAX, &view.sockets, &view.sockets_error);
+	if (!view.sockets_err)
+		ebpf_sockets_reveal(&view.sockets);
 	*ret_view = view;
 }
 

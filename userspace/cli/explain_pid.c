@@ -110,18 +110,24 @@ static void index_connections(struct survey *survey)
 	}
 }
 
-// What the proxy has of the connection; NULL: nothing.
+// What the proxy has of the connection; else the only row that may be it; NULL: nothing.
 static const struct json_value *find_connection(const struct survey *survey, const struct socket_info *socket)
 {
 	size_t cursor = 0;
-	const struct json_value *row;
+	const struct json_value *row, *guess = NULL;
+	size_t guesses = 0;
 	while ((row = table_find(&survey->connections, socket->local.port, &cursor))) {
 		struct addr peer = {0}, destination = {0};
-		if (reply_addr(row, "peer", &peer) && reply_addr(row, "destination", &destination) &&
-		    socket_is_between(socket, &peer, &destination))
+		if (!reply_addr(row, "peer", &peer) || !reply_addr(row, "destination", &destination))
+			continue;
+		if (socket_is_between(socket, &peer, &destination))
 			return row;
+		if (socket_may_be_between(socket, &peer, &destination)) {
+			guess = row;
+			guesses++;
+		}
 	}
-	return NULL;
+	return guesses == 1 ? guess : NULL;
 }
 
 static void emit_socket(const struct survey *survey, const struct socket_info *socket)
