@@ -18,6 +18,7 @@ import threading
 import pytest
 
 import bpf
+from bpf_object import STACK, stack_needed
 from capture import PINS, CapturedPod, cookie_of, name_of, original_destination, probe
 from mesh import Mesh, Origin, cluster, connect, service
 from netns import CONTROL_GROUPS, wait_until
@@ -544,6 +545,12 @@ def test_programs_and_maps_stay_within_their_limits(accelerated, lone, weir):
         print(f"{row['name']:20} {row['memory']:8} of {limit:8} bytes, {row['entries']} of {row['max_entries']} entries")
         over += [row["name"]] if row["memory"] > limit else []
     assert over == []
+
+
+@pytest.mark.parametrize("name", ["outbound", "names", "stream", "lookup", "hold", "storage", "bypass", "relay"])
+def test_the_stack_of_older_kernels_is_enough(build_dir, name):
+    needed = stack_needed(build_dir / "bpf" / f"{name}.bpf.o")
+    assert needed and {function: need for function, need in needed.items() if need > STACK} == {}
 
 
 # --- when there is nothing, or no right to see it --------------------------------------------------------------------
