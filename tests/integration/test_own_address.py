@@ -144,10 +144,12 @@ def test_of_queries(app, family):
     chosen = ADDRESSES[family]["eth0"][2].split("/")[0]
     target = "2001:db8:7::7" if family == 6 else "192.0.2.7"
     near = "2001:db8:2::99" if family == 6 else "10.78.1.99"
-    ask = lambda: (own_address(app, target, 53, True), own_address(app, near, 53, True), own_address(app, target, 53, True, (chosen, 0)))
+    own = ADDRESSES[family]["eth0"][3 if family == 6 else 2].split("/")[0]
+    ask = lambda: (own_address(app, target, 53, True), own_address(app, near, 53, True), own_address(app, target, 53, True, (chosen, 0)), own_address(app, own, 53, True))
     found = by_each(app, ask)
     assert found["ebpf"] == found["nft"] == found["iptables"]
-    assert len(set(found["nft"])) == 3 and found["nft"][2] == chosen
+    assert len(set(found["nft"][:3])) == 3 and found["nft"][2] == chosen
+    assert found["nft"][3] == (own if family == 6 else "10.79.0.5")
 
 
 INDEX = "number of the interface"
@@ -167,7 +169,9 @@ def test_of_queries_by_an_interface_of_the_programs_choice(app, family, tie):
     gateway = GATEWAYS[family]["eth1"][-1 if family == 4 else 0]
     far = "2001:db8:a::1" if family == 6 else "203.0.113.9"
     app.pod.ip(f"route add {far} via {gateway} dev eth1")
-    servers = [*(["10.78.0.99", "10.78.1.99"] if family == 4 else ["2001:db8:2::99", "fd00:78::99"]), far]
+    elsewhere_too = "fd00:78::98" if family == 6 else "10.78.1.98"
+    app.pod.ip(f"route add {elsewhere_too} via {GATEWAYS[family]['eth0'][0]} dev eth0")
+    servers = [*(["10.78.0.99", "10.78.1.99"] if family == 4 else ["2001:db8:2::99", "fd00:78::99"]), far, elsewhere_too]
     elsewhere = "2001:db8:7::7" if family == 6 else "192.0.2.7"
     found = by_each(app, lambda: [own_address(app, server, 53, True, options=[(level, option, value)]) for server in servers])
     assert found["ebpf"] == found["nft"] == found["iptables"]
@@ -213,11 +217,27 @@ SITUATIONS = {
         [*ONLY_OWN, "addr add 169.254.7.7/16 dev eth0 scope link", "addr add 10.5.0.1/24 dev eth0", f"route add {TARGET[4]} dev eth1"],
         "10.5.0.1",
     ),
+    "no address there, and elsewhere one of the gateway's network": (
+        TARGET[4],
+        ["addr add 10.5.0.1/24 dev eth0", f"route add {TARGET[4]} via 10.5.0.9 dev eth1 onlink"],
+        "10.77.0.2",
+    ),
+    "the end of a line between two": (TARGET[4], ["addr add 10.5.0.1 peer 10.6.0.9/32 dev eth1", f"route add {TARGET[4]} via 10.6.0.9"], "10.5.0.1"),
     "one for a link there": (TARGET[4], ["addr add 169.254.7.7/16 dev eth1 scope link", f"route add {TARGET[4]} dev eth1"], "169.254.7.7"),
     "a deprecated one": (
         TARGET[6],
         [*ONLY_OWN, "addr add 2001:db8:5::1/64 dev eth0 preferred_lft 0", f"route add {TARGET[6]} dev eth0"],
         "2001:db8:5::1",
+    ),
+    "one of another kind with more bits in common": (
+        "e000::1",
+        ["addr add fd00:5::1/64 dev eth1", "addr add 2001:db8:5::1/64 dev eth1", "route add e000::1 dev eth1"],
+        "2001:db8:5::1",
+    ),
+    "more bits in common than in its network": (
+        TARGET[6],
+        ["addr add 2001:db8:7::1/16 dev eth1", "addr add 2001:db8::1/48 dev eth1", f"route add {TARGET[6]} dev eth1"],
+        "2001:db8::1",
     ),
     "deprecated ones here and there": (
         TARGET[6],
@@ -252,6 +272,19 @@ def test_a_socket_that_connects_anew(app):
         assert sock.connect_ex(("127.0.0.1", 7001)) == errno.ECONNREFUSED
         sock.connect(("192.0.2.7", 80))
         assert sock.getsockname()[0] == app.ipv4
+
+
+def test_an_address_that_somebody_else_has(network, weir):
+    """On the same link: it cannot be used."""
+    app, far = CapturedPod(network, weir, "app", default_route=False), network.pod("far")
+    app.pod.ip(f"link add eth1 type veth peer name eth1 netns {far.netns}", "link set eth1 up")
+    far.ip("link set eth1 up", "addr add 2001:db8:7::1/64 dev eth1 nodad")
+    app.pod.sysctl("net.ipv6.conf.eth1.accept_dad", 1)
+    app.pod.sysctl("net.ipv6.conf.eth1.dad_transmits", 1)
+    app.pod.ip("addr add 2001:db8:7::2/64 dev eth1", "addr add 2001:db8:7::1/64 dev eth1")
+    app.pod.wait_for_ipv6("2001:db8:7::2")
+    wait_until(lambda: "dadfailed" in app.pod.run(["ip", "-6", "address", "show", "dev", "eth1"]).stdout)
+    assert by_each(app, lambda: own_address(app, TARGET[6])) == dict.fromkeys(BACKENDS, "2001:db8:7::2")
 
 
 @families
