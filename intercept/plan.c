@@ -247,12 +247,13 @@ static int check_dns_servers(const struct capture_plan *plan, struct strbuf *err
 	return 0;
 }
 
-// Who names their port means them.
+// Who names their port means them, unless they are of some servers: it spares TCP to that port of others.
 static int check_dns_port(const struct capture_plan *plan, struct strbuf *error)
 {
 	enum { DNS_PORT = 53 };
 	const struct capture_ports *ports = &plan->outbound.exclude_ports;
-	for (size_t i = 0; i < ports->count && plan->dns.enabled; i++)
+	bool all = plan->dns.enabled && plan->dns.server_count == 0;
+	for (size_t i = 0; i < ports->count && all; i++)
 		if (ports->ranges[i].first == DNS_PORT && ports->ranges[i].last == DNS_PORT)
 			return invalid(error, "excluded outbound port 53 would not spare DNS queries, which have rules of their "
 					      "own: turn their capture off, or give the servers of which they are captured");

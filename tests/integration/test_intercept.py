@@ -447,8 +447,11 @@ def test_dns_of_some_servers_only(app, peer, other, family):
     assert probe(app, ip_of(peer, family), 53, udp=True) == "dns"
     assert probe(app, ip_of(peer, family), 53) == captured("dns", ip_of(peer, family), 53)
     assert probe(app, ip_of(other, family), 53, udp=True) == "other"
-    # Not DNS to weir: an outbound connection like any other.
+    # Not DNS to weir: an outbound connection like any other, which can be spared.
     assert probe(app, ip_of(other, family), 53) == captured("outbound", ip_of(other, family), 53)
+    app.apply("--dns-servers", f"{peer.ipv4},{peer.ipv6}", "--exclude-outbound-ports", "53")
+    assert is_direct(probe(app, ip_of(other, family), 53), "other")
+    assert probe(app, ip_of(peer, family), 53) == captured("dns", ip_of(peer, family), 53)
 
 
 @families
