@@ -106,8 +106,9 @@ bool socket_is_between(const struct socket_info *info, const struct addr *local,
 	return addr_eq(&info->local, local) && addr_eq(&info->remote, remote);
 }
 
-// The proxy is on the loopback interface: the kernel has taken an address of that, or the program one of its own.
-bool socket_may_be_between(const struct socket_info *info, const struct addr *local, const struct addr *remote)
+// As far as a socket tells that goes to the proxy, of which nothing was revealed (ebpf_sockets.h). The proxy is on the loopback
+// interface: the kernel has taken an address of that, or the program one of its own.
+static bool may_be_between(const struct socket_info *info, const struct addr *local, const struct addr *remote)
 {
 	return redirect_has(&info->remote.ip) && info->remote.ip.family == remote->ip.family &&
 	       info->local.port == local->port &&
@@ -125,7 +126,7 @@ const struct socket_info *socket_list_find(const struct socket_list *list, const
 			continue;
 		if (socket_is_between(info, local, remote))
 			return info;
-		if (socket_may_be_between(info, local, remote)) {
+		if (may_be_between(info, local, remote)) {
 			guess = info;
 			guesses++;
 		}

@@ -32,8 +32,6 @@ int socket_list_read(uint32_t states, struct socket_list *ret_list, struct strbu
 void socket_list_done(struct socket_list *list);
 // Whether the socket's connection is the one from `local` to `remote`.
 bool socket_is_between(const struct socket_info *info, const struct addr *local, const struct addr *remote);
-// Whether it may be, as far as a socket tells that goes to the proxy (of which nothing was revealed, ebpf_sockets.h).
-bool socket_may_be_between(const struct socket_info *info, const struct addr *local, const struct addr *remote);
 // The client's socket of such a connection; else the only one that may be; or NULL.
 const struct socket_info *socket_list_find(const struct socket_list *list, const struct addr *local,
 					   const struct addr *remote);

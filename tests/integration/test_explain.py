@@ -21,6 +21,13 @@ def explain(sidecar, *words, check=True):
     return json.loads(sidecar.weir("explain", *map(str, words), "-j", check=check).stdout)
 
 
+def explain_unprivileged(sidecar, *words):
+    """By who may not read the maps of eBPF."""
+    dropped = ["capsh", "--drop=cap_bpf,cap_sys_admin", "--", "-c", '"$@"', "sh"]
+    words = [sidecar.mesh.weir_path, "--socket", sidecar.socket, "explain", *map(str, words), "-j"]
+    return json.loads(sidecar.pod.run([*dropped, *words], check=False).stdout)
+
+
 def deciding(part):
     """The rule that decides, which must be the last one of the way."""
     found = [row for row in part["rules"] if row["result"] == "decides"]
@@ -63,7 +70,6 @@ class Site:
     """A client == mTLS ==> a server; two versions of the service, of which one has an endpoint that is down."""
 
     def __init__(self, mesh):
-        self.mesh = mesh
         self.far = mesh.sidecar("server", tls="strict", inbound=[{"port": 8080}])
         self.near = mesh.sidecar(
             "client",
@@ -150,9 +156,7 @@ def test_whose_an_outbound_connection_of_ipv6_is(site):
     said = explain(site.near, row["id"])
     assert (said["process"]["pid"], said["outbound"]["from"], host) == (os.getpid(), f"[{host}]:{port}", site.near.ipv6)
     # What eBPF keeps with it may not be read: it is the only one of its port that goes to the proxy.
-    words = [site.mesh.weir_path, "--socket", site.near.socket, "explain", row["id"], "-j"]
-    dropped = ["capsh", "--drop=cap_bpf,cap_sys_admin", "--", "-c", '"$@"', "sh"]
-    assert json.loads(site.near.pod.run([*dropped, *map(str, words)], check=False).stdout)["process"]["pid"] == os.getpid()
+    assert explain_unprivileged(site.near, row["id"])["process"]["pid"] == os.getpid()
     peer.close()
 
 
@@ -420,6 +424,8 @@ def test_connections_that_share_a_source_port(site, backend, family):
         row = rows.get(to)
         assert (socket_["remote"], socket_["connection"]) == (to, row and row["id"])
         if row:
+            [seen] = explain_unprivileged(near, "pid", caller.pid)["sockets"]
+            assert (seen["remote"], seen["connection"]) == (to, row["id"])
             assert explain(near, row["id"])["process"]["pid"] == caller.pid
             assert explain(near, row["peer"], to)["process"]["pid"] == caller.pid
     own.close()

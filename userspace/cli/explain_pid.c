@@ -110,24 +110,22 @@ static void index_connections(struct survey *survey)
 	}
 }
 
-// What the proxy has of the connection; else the only row that may be it; NULL: nothing.
+// What the proxy has of the connection; NULL: nothing. With eBPF the kernel may know no more of the program's
+// socket than that it goes to the proxy's.
 static const struct json_value *find_connection(const struct survey *survey, const struct socket_info *socket)
 {
 	size_t cursor = 0;
-	const struct json_value *row, *guess = NULL;
-	size_t guesses = 0;
+	const struct json_value *row;
 	while ((row = table_find(&survey->connections, socket->local.port, &cursor))) {
-		struct addr peer = {0}, destination = {0};
+		struct addr peer = {0}, destination = {0}, proxy = {0};
 		if (!reply_addr(row, "peer", &peer) || !reply_addr(row, "destination", &destination))
 			continue;
-		if (socket_is_between(socket, &peer, &destination))
+		reply_addr(row, "local", &proxy);
+		if (socket_is_between(socket, &peer, &destination) ||
+		    (socket->local.port == peer.port && addr_eq(&socket->remote, &proxy)))
 			return row;
-		if (socket_may_be_between(socket, &peer, &destination)) {
-			guess = row;
-			guesses++;
-		}
 	}
-	return guesses == 1 ? guess : NULL;
+	return NULL;
 }
 
 static void emit_socket(const struct survey *survey, const struct socket_info *socket)

@@ -2,7 +2,6 @@
 #include "cli/pcap_map.h"
 
 #include "base/mem.h"
-#include "intercept/redirect.h"
 
 #include <errno.h>
 
@@ -78,7 +77,7 @@ static bool begins_at(const struct pcap_entry *entry, const struct addr *client,
 {
 	if (addr_eq(&entry->client, client))
 		return true;
-	return entry->client.port == client->port && redirect_has(&client->ip) &&
+	return entry->client.port == client->port && ip_is_loopback(&client->ip) &&
 	       addr_eq(&entry->proxy, other);
 }
 
