@@ -48,6 +48,28 @@ static __always_inline int restore_server(struct bpf_sock_addr *ctx, int v6)
 	return ALLOW;
 }
 
+// A server's own socket is asked from the port to which queries go.
+static __always_inline void note_asker(struct bpf_sock_addr *ctx, const struct weir_address *asker)
+{
+	struct bpf_sock *sk = ctx->sk;
+	if (!sk || sk->src_port != WEIR_DNS_PORT || asker->port != bpf_htons(WEIR_DNS_PORT) || !plan_of(ctx))
+		return;
+	struct weir_servers *servers = bpf_sk_storage_get(&weir_servers, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (servers && !weir_has_asker(servers, asker))
+		servers->askers[servers->next_asker++ % WEIR_ASKERS_MAX] = *asker;
+}
+
+static __always_inline int on_receive(struct bpf_sock_addr *ctx, int v6)
+{
+	struct weir_address from = address_of(ctx, v6);
+	const struct weir_address *server = server_of(ctx, &from);
+	if (server)
+		set_address(ctx, v6, server);
+	else
+		note_asker(ctx, &from);
+	return ALLOW;
+}
+
 static __always_inline int on_peer_name(struct bpf_sock_addr *ctx, int v6)
 {
 	struct weir_socket *socket = socket_of(ctx);
@@ -107,13 +129,13 @@ static __always_inline int on_own_name(struct bpf_sock_addr *ctx, int v6)
 SEC("cgroup/recvmsg4")
 int weir_recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return restore_server(ctx, 0);
+	return on_receive(ctx, 0);
 }
 
 SEC("cgroup/recvmsg6")
 int weir_recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return restore_server(ctx, 1);
+	return on_receive(ctx, 1);
 }
 
 SEC("cgroup/getpeername4")

@@ -15,8 +15,6 @@
 
 #include <asm-generic/errno.h>
 
-#define DNS_PORT 53
-
 // --- addresses -----------------------------------------------------------------------------------------------
 // The unspecified address means the loopback one.
 static __always_inline struct weir_number number_of(const struct weir_address *address)
@@ -404,26 +402,31 @@ static __always_inline void forget(struct bpf_sock_addr *ctx)
 	bpf_sk_storage_delete(&weir_sockets, sk);
 }
 
-// Whether it is an answer of the proxy, which goes to port 53 if the question came from there.
-static __always_inline int is_answer(struct bpf_sock_addr *ctx, void *plan)
+// Whether it is an answer, of the proxy or another server, which goes to port 53 if the question came from there.
+static __always_inline int is_answer(struct bpf_sock_addr *ctx, void *plan, const struct weir_address *address)
 {
 	struct bpf_sock *sk = ctx->sk;
 	union weir_cell *header = weir_cell_at(plan, WEIR_CELL_HEADER);
-	return sk && header && sk->src_port == header->header.ports[WEIR_ROLE_DNS];
+	if (!sk || !header)
+		return 0;
+	if (sk->src_port != WEIR_DNS_PORT)
+		return sk->src_port == header->header.ports[WEIR_ROLE_DNS];
+	struct weir_servers *servers = bpf_sk_storage_get(&weir_servers, sk, 0, 0);
+	return servers && weir_has_asker(servers, address);
 }
 
 static __always_inline int on_open(struct bpf_sock_addr *ctx, int v6, enum moment moment)
 {
 	int tcp = ctx->protocol == WEIR_TCP;
-	if (!tcp && (ctx->protocol != WEIR_UDP || ctx->user_port != bpf_htons(DNS_PORT)))
+	if (!tcp && (ctx->protocol != WEIR_UDP || ctx->user_port != bpf_htons(WEIR_DNS_PORT)))
 		return ALLOW;
 	if (tcp)
 		forget(ctx);
 	void *plan = plan_of(ctx);
-	if (!plan || (!tcp && is_answer(ctx, plan)))
+	if (!plan)
 		return ALLOW;
 	struct weir_address address = address_of(ctx, v6);
-	if (is_of_many(&address))
+	if (is_of_many(&address) || (!tcp && is_answer(ctx, plan, &address)))
 		return ALLOW;
 	__u32 route;
 	__u16 port = decide(ctx, &address, &route);

@@ -24,6 +24,17 @@ static __always_inline struct weir_address weir_stand_in(__u8 family, __u32 numb
 	return address;
 }
 
+#define WEIR_DNS_PORT 53
+
+// Whether the socket was asked from there.
+static __always_inline int weir_has_asker(const struct weir_servers *servers, const struct weir_address *asker)
+{
+	for (__u32 i = 0; i < WEIR_ASKERS_MAX; i++)
+		if (weir_same_address(&servers->askers[i], asker))
+			return 1;
+	return 0;
+}
+
 // The number of the server for which the address stands; WEIR_SERVERS_MAX: for none.
 static __always_inline __u32 weir_server_at(const struct weir_servers *servers, const struct weir_address *at)
 {

@@ -23,6 +23,7 @@ enum weir_limits {
 	WEIR_PENDING_SHARE = 8192, // of them, of one namespace
 	WEIR_CALLS_MAX = 16384,	  // connections to applications in their clients' names, before acceptance
 	WEIR_SERVERS_MAX = 4,	  // DNS servers that one UDP socket has under way: a resolver has up to 3
+	WEIR_ASKERS_MAX = 8,	  // who wait for one UDP socket's answers at port 53
 	WEIR_LISTENERS = 4,	  // remembered of each group of listeners
 	WEIR_LISTENERS_MAX = 32768,
 	WEIR_HELD_MAX = 16384, // inbound connections that wait for a limited time, of all namespaces
@@ -235,7 +236,7 @@ struct weir_unheard {
 };
 
 // The DNS servers that a UDP socket was told to ask; the number of each is in the address that it asks
-// instead.
+// instead. And if it is a server's own (of port 53), who has asked it from port 53: what goes there are answers.
 struct weir_servers {
 	struct weir_address servers[WEIR_SERVERS_MAX];
 	__u32 next;		  // place that is used again when all are taken
@@ -243,6 +244,8 @@ struct weir_servers {
 	struct weir_address own;  // of this host, which it asks instead of that one; no family: none
 	__u32 _pad;
 	__u64 since[WEIR_SERVERS_MAX]; // when each began to be asked in vain, by the monotonic clock in ns; 0: never
+	struct weir_address askers[WEIR_ASKERS_MAX];
+	__u32 next_asker, _pad2;
 };
 
 struct weir_listener_key {
@@ -268,4 +271,4 @@ _Static_assert(sizeof(struct weir_held_key) == 32, "no hidden padding");
 _Static_assert(sizeof(struct weir_held) == 16, "no hidden padding");
 _Static_assert(sizeof(struct weir_unheard) == 48, "no hidden padding");
 _Static_assert(sizeof(struct weir_listener_key) == 16, "no hidden padding");
-_Static_assert(sizeof(struct weir_servers) == 144, "no hidden padding");
+_Static_assert(sizeof(struct weir_servers) == 312, "no hidden padding");

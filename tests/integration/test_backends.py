@@ -608,6 +608,28 @@ class TestDnsWhereverItGoes:
             to = (vip_of(spared_servers.app, "me6.mesh" if family == "ipv6" else "me4.mesh", family), 53)
         assert ask_by(transport)(spared_servers, family, to) == (True, to)
 
+    @every_family
+    def test_a_server_answers_who_asks_from_the_port_of_servers(self, spared_servers, family):
+        """Its answers go to port 53, as queries do, and come from where it was asked."""
+        address = "::" if family != "ipv4" else "0.0.0.0"
+        to, asker = ((unmapped(address_of(host, family, "link")), 53) for host in (spared_servers.app, spared_servers.other))
+        kind = socket.AF_INET6 if family == "ipv6" else socket.AF_INET
+        with spared_servers.app.pod.enter():
+            server = socket.socket(socket.AF_INET if family == "ipv4" else socket.AF_INET6, socket.SOCK_DGRAM)
+        with spared_servers.other.enter():
+            client = socket.socket(kind, socket.SOCK_DGRAM)
+        with server, client:
+            for sock, place in ((server, (address, 53)), (client, asker)):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.settimeout(30)
+                sock.bind(place)
+            for _ in range(2):
+                client.sendto(query(family), to)
+                asked, peer = server.recvfrom(512)
+                server.sendto(b"answer to " + asked, peer)
+                answer, source = client.recvfrom(512)
+                assert (answer, source[:2]) == (b"answer to " + query(family), to)
+
 
 @every_family
 def test_one_socket_asks_two_servers(world, family):

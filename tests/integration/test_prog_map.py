@@ -397,6 +397,33 @@ def test_dns_servers_of_a_socket(network, weir, family):
         ]
 
 
+@families
+def test_who_asks_a_server_from_the_port_of_servers(network, lone, weir, family):
+    """The last 8 are known, and each once."""
+    lone.apply("--backend", "ebpf")
+    askers = network.pod("askers")
+    address, host, kind, length = (lone.ipv4, "10.77.0", socket.AF_INET, 24) if family == 4 else (lone.ipv6, "fd00:77:", socket.AF_INET6, 64)
+    with lone.pod.enter():
+        server = socket.socket(kind, socket.SOCK_DGRAM)
+    with server:
+        server.settimeout(30)
+        server.bind((address, 53))
+        names = [f"{host}.{number}" if family == 4 else f"{host}:{number}" for number in range(201, 211)]
+        for name in names:
+            askers.address(f"{name}/{length}")
+            with askers.enter(), socket.socket(kind, socket.SOCK_DGRAM) as asker:
+                asker.bind((name, 53))
+                for _ in range(2):
+                    asker.sendto(b"?", (address, 53))
+                    assert server.recvfrom(10)[0] == b"?"
+            with askers.enter(), socket.socket(kind, socket.SOCK_DGRAM) as other:
+                other.sendto(b"?", (address, 53))
+                assert server.recvfrom(10)[0] == b"?"
+        rows = entries(lone.pod, weir, "weir_servers")
+        assert {(row["socket"], row["server"]) for row in rows} == {(socket_cookie(server), None)}
+        assert sorted(row["asker"] for row in rows) == sorted(name_of(name, 53) for name in names[2:])
+
+
 def test_a_plan_of_another_version(lone, weir):
     """It is said of it, and the others are shown."""
     with bpf.array("weir_plan", 64, 4) as number:

@@ -172,6 +172,17 @@ static int servers_row(const struct ebpf_map *map, const struct ebpf_entry *entr
 		emit_stored(dump, entry);
 		emit_uint(dump->emit, "number", i);
 		emit_original(dump->emit, "server", &servers->servers[i]);
+		emit_text(dump->emit, "asker", NULL);
+		emit_row_end(dump->emit);
+	}
+	for (uint32_t i = 0; i < WEIR_ASKERS_MAX; i++) {
+		if (!servers->askers[i].family)
+			continue;
+		begin(dump, map);
+		emit_stored(dump, entry);
+		emit_text(dump->emit, "number", NULL);
+		emit_text(dump->emit, "server", NULL);
+		emit_original(dump->emit, "asker", &servers->askers[i]);
 		emit_row_end(dump->emit);
 	}
 	return 0;
