@@ -150,7 +150,7 @@ class Machine:
         folder.mkdir(parents=True, exist_ok=True)
         section = (ROOT / "docs/vm.md").read_text().partition("\n## What there is now\n")[2].partition("\n## ")[0]
         [lines] = re.findall(r"(?:^    .*\n)*^    SystemCallFilter=.*\n", section, re.MULTILINE)
-        proxy = "env weir-proxy --config /etc/weir/weir.yaml --set acceleration=auto"
+        proxy = "env PATH=/usr/local/bin:/usr/bin:/opt/weir/bin weir-proxy --config /etc/weir/weir.yaml --set acceleration=auto"
         (folder / "acceleration.conf").write_text(f"{textwrap.dedent(lines)}ExecStart=\nExecStart=/usr/bin/{proxy}\n")
 
     def _check_acceleration(self):
