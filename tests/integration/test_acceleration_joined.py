@@ -234,6 +234,22 @@ def test_big_messages_are_joined_but_not_relayed(line):
         assert len(line.directions()) == line.ways
 
 
+@pytest.mark.parametrize("out", [True, False], ids=["out", "in"])
+def test_one_way_is_relayed_before_the_other(mesh, out):
+    """Whose answers the proxy does not see then."""
+    line, data = Line(mesh, out, relayed=True), pattern(40000)
+    with line.ends() as (application, far):
+        for _ in range(2 * TURNS):
+            with line.sidecar.frozen():
+                far.send(data)
+            assert application.read(len(data)) == data
+            application.send("thanks")
+            assert far.read(6) == b"thanks"
+        assert len(line.directions()) == 1
+        join(application, far)
+        assert len(line.directions()) == 2
+
+
 def test_a_kernel_that_fails_the_test_of_joins_goes_without(mesh):
     """Here: so little may wait to be sent that no message has room. All of acceleration is off then."""
     pod = mesh.network.pod("near")

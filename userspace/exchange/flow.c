@@ -262,21 +262,6 @@ static void try_past(struct flow *flow)
 		try_relay(flow);
 }
 
-// What goes one way without answers stays with us: the kernel's ways past us take more time for it than we do. So does, rather
-// than being relayed, much at a time: for that there is splice(2). Of a transfer that comes in bursts single reads may be
-// small, so all that a turn has moved counts.
-static void count_message(struct flow *flow, uint64_t moved)
-{
-	bool answers = flow->to->received != flow->answered_at;
-	flow->answered_at = flow->to->received;
-	if (moved >= SPLICE_FROM)
-		flow->small_messages = 0;
-	else if (answers && flow->small_messages < CONVERSATION)
-		flow->small_messages++;
-	if (answers && flow->messages < CONVERSATION)
-		flow->messages++;
-}
-
 bool flow_count(struct flow *flow)
 {
 	if (!flow->join && !flow->relay)
@@ -287,6 +272,23 @@ bool flow_count(struct flow *flow)
 	flow->from->received += more;
 	flow->to->sent += more;
 	return more != 0;
+}
+
+// What goes one way without answers stays with us: the kernel's ways past us take more time for it than we do. So does, rather
+// than being relayed, much at a time: for that there is splice(2). Of a transfer that comes in bursts single reads may be
+// small, so all that a turn has moved counts.
+static void count_message(struct flow *flow, uint64_t moved)
+{
+	if (flow->attempt != FLOW_NONE)
+		flow_count(flow->other); // which may be past us already
+	bool answers = flow->to->received != flow->answered_at;
+	flow->answered_at = flow->to->received;
+	if (moved >= SPLICE_FROM)
+		flow->small_messages = 0;
+	else if (answers && flow->small_messages < CONVERSATION)
+		flow->small_messages++;
+	if (answers && flow->messages < CONVERSATION)
+		flow->messages++;
 }
 
 // Nothing of it is under way, or it does not matter any more.
@@ -316,6 +318,12 @@ void flow_init(struct flow *flow, struct flow_pipes *pipes, struct stream *from,
 	*flow = (struct flow){
 	    .pipes = pipes, .from = from, .to = to, .on_ready = on_ready, .owner = owner};
 	loop_timer_init(&flow->timer, on_timer);
+}
+
+void flow_pair(struct flow *flow, struct flow *other)
+{
+	flow->other = other;
+	other->other = flow;
 }
 
 static int move(struct flow *flow)

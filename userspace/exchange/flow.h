@@ -26,6 +26,7 @@ enum flow_attempt { FLOW_JOIN, FLOW_RELAY, FLOW_NONE };
 struct flow {
 	struct flow_pipes *pipes; // borrowed
 	struct stream *from, *to;
+	struct flow *other; // the other way of the connection
 	void *owner;
 	flow_fn on_ready;
 	struct pipe *pipe;	 // only while it is of use
@@ -49,6 +50,8 @@ struct flow {
 // Both streams are of one loop, which calls on_ready; `owner` is the caller's.
 void flow_init(struct flow *flow, struct flow_pipes *pipes, struct stream *from, struct stream *to,
 	       flow_fn on_ready, void *owner);
+// Makes them the two ways of one connection. After flow_init of both.
+void flow_pair(struct flow *flow, struct flow *other);
 // Moves what can be moved now, a turn's worth, and passes the end on. 0: there is more, and an event will
 // come; ERR_NEED_MORE; ERR_EOF: the end has just been passed on; or another negative error of either stream.
 int flow_pump(struct flow *flow);

@@ -154,6 +154,7 @@ static void tunnel_established(struct tunnel *tunnel)
 	struct stream *downstream = &connection->stream, *upstream = &tunnel->upstream->stream;
 	flow_init(&tunnel->up, pipes, downstream, upstream, on_flow, tunnel);
 	flow_init(&tunnel->down, pipes, upstream, downstream, on_flow, tunnel);
+	flow_pair(&tunnel->up, &tunnel->down);
 	if (connection->in.bytes)
 		stream_write(&tunnel->upstream->stream, &connection->in);
 	tunnel_pump(tunnel);

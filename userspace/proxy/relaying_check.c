@@ -85,6 +85,7 @@ static int connect_all(struct rig *rig)
 	for (int way = 0; way < WAYS; way++)
 		flow_init(&rig->flows[way], &rig->pipes, &rig->sides[way].stream, &rig->sides[!way].stream,
 			  on_ready, rig);
+	flow_pair(&rig->flows[UP], &rig->flows[DOWN]);
 	return err;
 }
 
