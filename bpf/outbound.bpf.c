@@ -409,8 +409,10 @@ static __always_inline int is_answer(struct bpf_sock_addr *ctx, void *plan, cons
 	union weir_cell *header = weir_cell_at(plan, WEIR_CELL_HEADER);
 	if (!sk || !header)
 		return 0;
+	if (sk->src_port == header->header.ports[WEIR_ROLE_DNS])
+		return 1;
 	if (sk->src_port != WEIR_DNS_PORT)
-		return sk->src_port == header->header.ports[WEIR_ROLE_DNS];
+		return 0;
 	struct weir_servers *servers = bpf_sk_storage_get(&weir_servers, sk, 0, 0);
 	return servers && weir_has_asker(servers, address);
 }

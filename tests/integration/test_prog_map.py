@@ -424,6 +424,27 @@ def test_who_asks_a_server_from_the_port_of_servers(network, lone, weir, family)
         assert sorted(row["asker"] for row in rows) == sorted(name_of(name, 53) for name in names[2:])
 
 
+def test_a_proxy_on_the_port_of_servers_answers_all(network, lone):
+    """However many have asked it from there since."""
+    lone.apply("--backend", "ebpf", "--dns-port", "53")
+    askers, waiting = network.pod("askers"), []
+    with lone.pod.enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as proxy, contextlib.ExitStack() as stack:
+        proxy.settimeout(30)
+        proxy.bind((lone.ipv4, 53))
+        for name in [f"10.77.0.{number}" for number in range(201, 211)]:
+            askers.address(f"{name}/24")
+            with askers.enter():
+                sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            sock.settimeout(10)
+            sock.bind((name, 53))
+            sock.sendto(b"?", (lone.ipv4, 53))
+            assert proxy.recvfrom(10) == (b"?", (name, 53))
+            waiting.append((sock, name))
+        for sock, name in waiting:
+            proxy.sendto(b"answer", (name, 53))
+            assert sock.recvfrom(10) == (b"answer", (lone.ipv4, 53))
+
+
 def test_a_plan_of_another_version(lone, weir):
     """It is said of it, and the others are shown."""
     with bpf.array("weir_plan", 64, 4) as number:
