@@ -11,7 +11,7 @@
 // Descriptors of rules that go when they are closed, at the latest with the process, however that ends.
 struct held_rules {
 	int rules;	 // with it, nothing is captured any more
-	int translation; // with it, connections that were captured are cut off
+	int translation; // with it, connections that were captured are cut off; negative: they are not
 };
 
 // What a back end does with a captured connection at a hook. A "#" in names stands for 4 or 6, the family.
@@ -45,7 +45,8 @@ struct backend {
 	int (*apply)(const struct capture_plan *plan, const struct ruleset *ruleset,
 		     struct strbuf *ret_error);
 	// The same by rules that go with the process: for the fail policy "open". NULL: it cannot.
-	int (*hold)(const struct ruleset *ruleset, struct held_rules *ret_held, struct strbuf *ret_error);
+	int (*hold)(const struct capture_plan *plan, const struct ruleset *ruleset,
+		    struct held_rules *ret_held, struct strbuf *ret_error);
 	// Whether the kernel would take the rules of the plan, for "open" those that go with the process: it
 	// is asked, and nothing changes. 0, or a negative error and why not. NULL: only applying would tell.
 	int (*try)(const struct capture_plan *plan, const struct ruleset *ruleset, struct strbuf *ret_error);

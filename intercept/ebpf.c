@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "intercept/backend.h"
 #include "intercept/ebpf_cells.h"
+#include "intercept/ebpf_held.h"
 #include "intercept/ebpf_load.h"
 #include "intercept/ebpf_place.h"
 #include "intercept/redirect.h"
@@ -74,6 +75,7 @@ struct reading {
 	union weir_cell *cells;
 	uint32_t count;
 	bool in_place; // the programs
+	bool held;     // by a process
 };
 
 // The plan of our namespace, if this folder has it: 1.
@@ -106,26 +108,38 @@ static bool is_whole(const struct reading *reading, const struct ruleset *rulese
 	       (ruleset_spares_family(ruleset, AF_INET6) || routes_local_is_there(&redirect_network));
 }
 
-static int ebpf_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
+// The plan that stays, or the one that a process has. 1; 0: there is none; or a negative error.
+static int read_plan(struct reading *reading, struct strbuf *error)
 {
 	struct ebpf_place place;
-	struct reading reading = {0};
-	int err = ebpf_place_open(false, &place, ret_error);
-	if (err)
+	int err = ebpf_place_open(false, &place, error);
+	if (err && err != ERR_NOT_FOUND)
 		return err;
-	int found = ebpf_place_each(&place, find_plan, &reading);
-	ebpf_place_close(&place);
+	int found = err ? 0 : ebpf_place_each(&place, find_plan, reading);
+	if (err == 0)
+		ebpf_place_close(&place);
+	if (found)
+		return found;
+	reading->held = true;
+	return ebpf_held_each(true, find_plan, reading);
+}
+
+static int ebpf_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
+{
+	struct reading reading = {0};
+	int found = read_plan(&reading, ret_error);
 	if (found == 0)
 		return ERR_NOT_FOUND;
-	err = found < 0 ? found : ebpf_decode(reading.cells, reading.count, ret_ruleset);
+	int err = found < 0 ? found : ebpf_decode(reading.cells, reading.count, ret_ruleset);
 	if (err == ERR_MALFORMED) { // what another version has installed
 		mem_free(reading.cells);
-		*ret_ruleset = (struct ruleset){.altered = true};
+		*ret_ruleset = (struct ruleset){.altered = true, .held = reading.held};
 		return 0;
 	}
 	if (err == 0) {
 		get_header(&reading.cells[WEIR_CELL_HEADER].header, &ret_ruleset->programs);
 		ret_ruleset->altered = !is_whole(&reading, ret_ruleset);
+		ret_ruleset->held = reading.held;
 	}
 	mem_free(reading.cells);
 	if (err)
@@ -225,19 +239,28 @@ static int apply_in(const struct ebpf_place *place, const struct capture_plan *p
 	return err;
 }
 
+// The plan as the programs read it; the caller frees the cells with mem_free.
+static int encode(const struct ruleset *ruleset, union weir_cell **ret_cells, uint32_t *ret_count,
+		  struct strbuf *error)
+{
+	int err = ebpf_encode(ruleset, ret_cells, ret_count);
+	if (err == ERR_LIMIT)
+		strbuf_add_text(error,
+				"there are more rules than eBPF programs can go through; shorten the lists");
+	if (err == 0)
+		set_header(&ruleset->programs, &(*ret_cells)[WEIR_CELL_HEADER].header);
+	return err;
+}
+
 static int ebpf_apply(const struct capture_plan *plan, const struct ruleset *ruleset,
 		      struct strbuf *ret_error)
 {
 	struct ebpf_place place;
 	union weir_cell *cells;
 	uint32_t count;
-	int err = ebpf_encode(ruleset, &cells, &count);
-	if (err == ERR_LIMIT)
-		strbuf_add_text(ret_error,
-				"there are more rules than eBPF programs can go through; shorten the lists");
+	int err = encode(ruleset, &cells, &count, ret_error);
 	if (err)
 		return err;
-	set_header(&ruleset->programs, &cells[WEIR_CELL_HEADER].header);
 	err = ebpf_place_open(true, &place, ret_error);
 	if (err == 0) {
 		err = apply_in(&place, plan, cells, count, ret_error);
@@ -259,6 +282,67 @@ static int remove_plan(struct strbuf *error)
 	if (err)
 		strbuf_printf(error, "cannot remove the eBPF programs: %s", err_text(err));
 	return err ? err : removal.removed ? 0 : ERR_NOT_FOUND;
+}
+
+// Programs and maps of this process alone, beside those of others.
+static int install_held(const union weir_cell *cells, uint32_t count, int *ret_fd, struct strbuf *error)
+{
+	struct ebpf_place own = {0};
+	char unused[EBPF_PATH_MAX], folder[EBPF_PATH_MAX];
+	int cgroup, fd;
+	int err = ebpf_place_netns(&own.netns, error);
+	if (err == 0)
+		err = ebpf_place_cgroup(&own, NULL, &cgroup, unused, error);
+	if (err)
+		return err;
+	err = ebpf_held_make(&fd, folder, error);
+	if (err == 0) {
+		err = ebpf_install(folder, cgroup, own.netns, cells, count, error);
+		if (err)
+			close(fd);
+	}
+	close(cgroup);
+	if (err == 0)
+		*ret_fd = fd;
+	return err;
+}
+
+// What stays goes when all else is there. (Both look at a connection for a moment, and the second finds that
+// it is captured already.)
+static int hold_in(const struct capture_plan *plan, const union weir_cell *cells, uint32_t count, int *ret_fd,
+		   struct strbuf *error)
+{
+	bool added = false;
+	int err = apply_network(plan, &added, error);
+	if (err == 0)
+		err = install_held(cells, count, ret_fd, error);
+	if (err) {
+		restore_network(added);
+		return err;
+	}
+	err = remove_plan(error);
+	if (err == 0 || err == ERR_NOT_FOUND)
+		return 0;
+	close(*ret_fd);
+	return err;
+}
+
+static int ebpf_hold(const struct capture_plan *plan, const struct ruleset *ruleset,
+		     struct held_rules *ret_held, struct strbuf *ret_error)
+{
+	struct held_rules held = {-1, -1};
+	union weir_cell *cells;
+	uint32_t count;
+	int err = ebpf_probe(plan, ret_error);
+	if (err == 0)
+		err = encode(ruleset, &cells, &count, ret_error);
+	if (err)
+		return err;
+	err = hold_in(plan, cells, count, &held.rules, ret_error);
+	mem_free(cells);
+	if (err == 0)
+		*ret_held = held;
+	return err;
 }
 
 static int ebpf_remove(struct strbuf *ret_error)
@@ -387,6 +471,7 @@ const struct backend backend_ebpf = {
     .adapt = ebpf_adapt,
     .print = ebpf_print,
     .apply = ebpf_apply,
+    .hold = ebpf_hold,
     .read = ebpf_read,
     .remove = ebpf_remove,
     .leave_open = remove_plan, // open connections over IPv6 have their ends in the network

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "intercept/ebpf_entries.h"
+#include "intercept/ebpf_held.h"
 
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
@@ -357,10 +358,13 @@ static int take_pins(struct ebpf_list *list, struct strbuf *error)
 {
 	struct ebpf_place place;
 	int err = ebpf_place_open(false, &place, error);
-	if (err)
-		return err == ERR_NOT_FOUND ? 0 : err;
-	ebpf_place_each(&place, take_folder, list);
-	ebpf_place_close(&place);
+	if (err && err != ERR_NOT_FOUND)
+		return err;
+	if (err == 0) {
+		ebpf_place_each(&place, take_folder, list);
+		ebpf_place_close(&place);
+	}
+	ebpf_held_each(false, take_folder, list);
 	return 0;
 }
 

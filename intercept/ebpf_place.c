@@ -37,14 +37,14 @@ void ebpf_place_namespace(const char *folder, uint64_t netns, char ret_path[EBPF
 	ebpf_path(ret_path, folder, name);
 }
 
-static int own_cookie(uint64_t *ret_cookie, struct strbuf *error)
+int ebpf_place_netns(uint64_t *ret_cookie, struct strbuf *ret_error)
 {
 	autoclose int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	socklen_t len = sizeof *ret_cookie;
 	if (fd >= 0 && getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, ret_cookie, &len) == 0)
 		return 0;
 	int err = -errno;
-	strbuf_printf(error, "the kernel does not tell network namespaces apart: %s; it needs Linux 5.14",
+	strbuf_printf(ret_error, "the kernel does not tell network namespaces apart: %s; it needs Linux 5.14",
 		      err_text(err));
 	return err;
 }
@@ -129,7 +129,7 @@ int ebpf_place_open(bool create, struct ebpf_place *ret_place, struct strbuf *re
 		return ERR_NOT_FOUND;
 	int err = mounted ? 0 : mount_bpffs(ret_error);
 	if (err == 0)
-		err = own_cookie(&place.netns, ret_error);
+		err = ebpf_place_netns(&place.netns, ret_error);
 	if (err == 0)
 		err = lock_folder(bpffs, create, &place, ret_error);
 	if (err == 0)

@@ -37,6 +37,8 @@ int ebpf_place_cgroup(const struct ebpf_place *place, const char *path, int *ret
 // Calls fn for every folder of pins. Stops at the first result that is not 0, and returns it.
 int ebpf_place_each(const struct ebpf_place *place,
 		    int (*fn)(const struct ebpf_place *place, const char *folder, void *arg), void *arg);
+// The cookie of the calling thread's network namespace. 0 or a negative error with a sentence.
+int ebpf_place_netns(uint64_t *ret_cookie, struct strbuf *ret_error);
 // The path of a namespace's pin.
 void ebpf_place_namespace(const char *folder, uint64_t netns, char ret_path[EBPF_PATH_MAX]);
 // "folder/name", shortened if too long (no such file exists then).

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 // Every network namespace has one of its own, and only its administrators can open it, so nobody else can
 // make them wait.
@@ -79,10 +80,33 @@ static int remove_others(const struct backend *kept, bool *ret_removed, struct s
 	return 0;
 }
 
+void held_rules_let_go(struct held_rules *held)
+{
+	if (held->rules >= 0)
+		close(held->rules);
+	held->rules = -1;
+}
+
+void held_rules_drop(struct held_rules *held)
+{
+	held_rules_let_go(held);
+	if (held->translation >= 0)
+		close(held->translation);
+	held->translation = -1;
+}
+
 static int hold_rules(struct change *change, struct strbuf *error)
 {
-	int err = change->backend->hold(&change->ruleset, change->ret_held, error);
-	return err ? err : remove_others(change->backend, &change->changed, error);
+	struct held_rules held;
+	int err = change->backend->hold(change->plan, &change->ruleset, &held, error);
+	if (err)
+		return err;
+	err = remove_others(change->backend, &change->changed, error);
+	if (err)
+		held_rules_drop(&held);
+	else
+		*change->ret_held = held;
+	return err;
 }
 
 static int apply_rules(struct change *change, struct strbuf *error)
@@ -165,6 +189,25 @@ static bool routes_equal(const struct installed *a, const struct installed *b)
 	return true;
 }
 
+// What a process holds goes with it, and nobody else changes it.
+static int check_held(struct strbuf *error)
+{
+	bool held = false;
+	for (size_t i = 0; backends[i] && !held; i++) {
+		autostrbuf struct strbuf ignored = {0};
+		struct ruleset present;
+		if (!backends[i]->hold || backends[i]->read(&present, &ignored))
+			continue;
+		held = present.held;
+		ruleset_done(&present);
+	}
+	if (held)
+		strbuf_add_text(error,
+				"the rules belong to a proxy that runs (intercept.capture.fail: open): they "
+				"go when it ends");
+	return held ? -EPERM : 0;
+}
+
 static int apply(struct change *change, bool *ret_changed, struct strbuf *ret_error)
 {
 	const struct capture_plan *plan = change->plan;
@@ -196,18 +239,43 @@ int intercept_apply(const struct backend *backend, const struct capture_plan *pl
 	struct change change = {.backend = backend, .plan = plan};
 	autoclose int turn = take_turn();
 	(void)turn;
-	return apply(&change, ret_changed, ret_error);
+	int err = check_held(ret_error);
+	return err ? err : apply(&change, ret_changed, ret_error);
 }
 
-int intercept_hold(const struct capture_plan *plan, struct held_rules *ret_held, struct strbuf *ret_error)
+static int hold_by(const struct backend *backend, const struct capture_plan *plan,
+		   struct held_rules *ret_held, struct strbuf *error)
 {
-	struct change change = {.plan = plan, .ret_held = ret_held};
+	struct change change = {.backend = backend, .plan = plan, .ret_held = ret_held};
+	bool changed;
+	if (backend->hold)
+		return apply(&change, &changed, error);
+	int err = backend->probe(plan, error);
+	return err ? err : ERR_UNSUPPORTED;
+}
+
+static int hold_by_any(const struct capture_plan *plan, struct held_rules *ret_held, struct strbuf *error)
+{
+	int err = ERR_UNSUPPORTED;
+	for (size_t i = 0; backends[i] && err; i++) {
+		if (!backends[i]->hold)
+			continue;
+		strbuf_printf(error, "%s%s: ", error->len ? "; " : "", backends[i]->name);
+		err = hold_by(backends[i], plan, ret_held, error);
+	}
+	return err;
+}
+
+int intercept_hold(struct str backend, const struct capture_plan *plan, struct held_rules *ret_held,
+		   struct strbuf *ret_error)
+{
+	const struct backend *named = backend_named(backend, plan);
 	autoclose int turn = take_turn();
 	(void)turn;
-	bool changed;
-	for (size_t i = 0; backends[i] && !change.backend; i++)
-		change.backend = backends[i]->hold ? backends[i] : NULL;
-	return change.backend ? apply(&change, &changed, ret_error) : ERR_UNSUPPORTED;
+	int err = check_held(ret_error);
+	if (err)
+		return err;
+	return named ? hold_by(named, plan, ret_held, ret_error) : hold_by_any(plan, ret_held, ret_error);
 }
 
 // The rules of the back end may be half of those that are there.
@@ -275,7 +343,9 @@ int intercept_remove(bool *ret_removed, struct strbuf *ret_error)
 	size_t count;
 	autoclose int turn = take_turn();
 	(void)turn;
-	int err = routes_list(&routes, &count, ret_error);
+	int err = check_held(ret_error);
+	if (err == 0)
+		err = routes_list(&routes, &count, ret_error);
 	if (err)
 		return err;
 	mem_free(routes);
@@ -347,7 +417,8 @@ int intercept_leave_open(bool *ret_removed, struct strbuf *ret_error)
 	if (err)
 		return err == ERR_NOT_FOUND ? 0 : err;
 	bool present = installed.backend;
-	if (present)
+	err = present ? check_held(ret_error) : 0;
+	if (present && err == 0)
 		err = leave_open(&installed, ret_error);
 	installed_done(&installed);
 	if (err == 0)

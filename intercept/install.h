@@ -21,9 +21,15 @@ struct installed {
 // or a negative error with a sentence in ret_error.
 int intercept_apply(const struct backend *backend, const struct capture_plan *plan, bool *ret_changed,
 		    struct strbuf *ret_error);
-// Installs it by rules that go with this process: for the proxy itself, and the fail policy "open". It needs
-// the privilege now, and not later. Routes stay. 0, or a negative error with a sentence.
-int intercept_hold(const struct capture_plan *plan, struct held_rules *ret_held, struct strbuf *ret_error);
+// Installs it by rules that go with this process: for the proxy itself, and the fail policy "open". By the
+// back end of that name ("auto": the first that can). It needs the privilege now, and not later. Routes stay.
+// 0, or a negative error with a sentence.
+int intercept_hold(struct str backend, const struct capture_plan *plan, struct held_rules *ret_held,
+		   struct strbuf *ret_error);
+// From now on nothing is captured; what is open goes on.
+void held_rules_let_go(struct held_rules *held);
+// The same, and what is open may be cut off.
+void held_rules_drop(struct held_rules *held);
 // 0; ERR_NOT_FOUND if nothing is installed; or a negative error with a sentence. On 0 the caller calls
 // installed_done.
 int intercept_read(struct installed *ret_installed, struct strbuf *ret_error);

@@ -365,17 +365,6 @@ static const char *rule_needs(const struct rule *rule)
 	return "nftables expressions for it";
 }
 
-static bool is_held(void)
-{
-	autostrbuf struct strbuf ignored = {0};
-	struct ruleset ruleset;
-	if (nft_read(&ruleset, &ignored))
-		return false;
-	bool held = ruleset.held;
-	ruleset_done(&ruleset);
-	return held;
-}
-
 static int say_rule_refusal(const struct ruleset *ruleset, const struct refusal *refusal,
 			    struct strbuf *error)
 {
@@ -391,10 +380,6 @@ static int say_rule_refusal(const struct ruleset *ruleset, const struct refusal 
 
 static int say_refusal(const struct ruleset *ruleset, const struct refusal *refusal, struct strbuf *error)
 {
-	if (refusal->err == -EPERM && is_held())
-		return say(error, -EPERM,
-			   "the rules belong to a proxy that runs (intercept.capture.fail: open): they go "
-			   "when it ends");
 	if (refusal->part == BATCH_TABLE && refusal->index && refusal->err == -EOPNOTSUPP)
 		return say(error, refusal->err,
 			   "the kernel refuses a table that goes with its process; it needs Linux 5.12");
@@ -698,8 +683,10 @@ static int nft_try(const struct capture_plan *plan, const struct ruleset *rulese
 }
 
 // What is there goes first: until the proxy has its own rules, all is to be as if weir were absent.
-static int nft_hold(const struct ruleset *ruleset, struct held_rules *ret_held, struct strbuf *ret_error)
+static int nft_hold(const struct capture_plan *plan, const struct ruleset *ruleset,
+		    struct held_rules *ret_held, struct strbuf *ret_error)
 {
+	(void)plan;
 	static const struct ruleset nothing;
 	const struct transaction steps[] = {{fill_held_sets, ruleset, NULL, 0},
 					    {fill_rules, ruleset, &nothing, 0}};

@@ -217,6 +217,11 @@ def cookie_of(pod):
         return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
 
 
+def is_pinned(row):
+    """Of a row of `weir prog show` or `map show`: in this test process's file system, and not held by some proxy."""
+    return (row["pin"] or "").startswith(f"{PINS}/")
+
+
 def pins_of(cookie):
     """What stands for a captured namespace in the BPF file system."""
     return list(PINS.glob(f"*/netns-{cookie}"))

@@ -3,6 +3,7 @@
 
 import contextlib
 import functools
+import json
 import os
 import signal
 import socket
@@ -10,7 +11,19 @@ import threading
 
 import pytest
 
-from capture import TIMEOUT, CapturedPod, Server, environment, name_of, probe, stand_in, state
+from capture import (
+    TIMEOUT,
+    CapturedPod,
+    Server,
+    bpftool,
+    cookie_of,
+    environment,
+    name_of,
+    pins_of,
+    probe,
+    stand_in,
+    state,
+)
 from mesh import Mesh
 from netns import readable, wait_until
 
@@ -357,7 +370,22 @@ KEYS = {
     "redirect": {},
     "tproxy": {"inbound_mode": "tproxy"},
     "interfaces": {"outbound": {"include_interfaces": ["eth0"]}},
+    "ebpf": {"backend": "ebpf"},
 }
+
+
+def in_kernel(pod):
+    """All that may go with a proxy: its table, and programs, of which many are others'."""
+    rules = pod.run(["nft", "list", "ruleset"]).stdout
+    return {row["id"] for row in bpftool("prog", "show")} | ({"table"} if "table inet weir " in rules else set())
+
+
+def held(sidecar):
+    """What of it is this proxy's."""
+    programs = sidecar.show("prog", "show")["programs"]
+    pins = f"/proc/{sidecar.proxy.pid}/fd/"
+    own = {"table"} | {row["id"] for row in programs if (row["pin"] or "").startswith(pins)}
+    return own & in_kernel(sidecar.pod)
 
 
 @families
@@ -373,6 +401,8 @@ def test_without_the_proxy_all_is_as_without_weir(mesh, other, family, keys, end
     sidecar.folder.chmod(0o777)
     sidecar.start()
     app = Server(pod, 80, "app", ANY[family])
+    own = held(sidecar)
+    assert ("table" in own) == (keys != "ebpf") and len(own) > (10 if keys == "ebpf" else 0)
     shown = sidecar.show("intercept", "show")
     assert shown["held_by_proxy"] and shown["fail"] == "open" and not shown["altered"]
     assert f"CapEff:\t{1 << 13:016x}" in open(f"/proc/{sidecar.proxy.pid}/status").read(), "CAP_NET_RAW and no more"
@@ -390,7 +420,7 @@ def test_without_the_proxy_all_is_as_without_weir(mesh, other, family, keys, end
     for loader in loaders:
         loader.start()
     assert getattr(sidecar.proxy, end)() == (-9 if end == "kill" else 0)
-    assert "table inet weir" not in pod.run(["nft", "list", "ruleset"]).stdout
+    wait_until(lambda: not own & in_kernel(pod))  # programs go a moment later
     for _ in range(5):
         assert probe(pod, ip_of(other, family), 80).startswith("other ")
         assert probe(other, ip_of(pod, family), 80).startswith("app ")
@@ -419,19 +449,26 @@ class Echo(Server):
                 sock.sendall(data)
 
 
+OPEN = {"nft": {"fail": "open"}, "ebpf": {"fail": "open", "backend": "ebpf"}}
+
+
+@families
+@pytest.mark.parametrize("backend", list(OPEN))
 @pytest.mark.parametrize("admin", [{}, {"metrics": "127.0.0.1:15090"}], ids=["", "metrics"])
-def test_a_proxy_that_drains_lets_go_at_once(mesh, other, admin):
+def test_a_proxy_that_drains_lets_go_at_once(mesh, other, admin, backend, family):
     """New connections go directly, and what is open goes on."""
-    sidecar = mesh.sidecar("app", start=False, intercept={"capture": {"fail": "open"}})
+    sidecar = mesh.sidecar("app", start=False, intercept={"capture": OPEN[backend]})
     sidecar.write({**sidecar.config, "admin": {**sidecar.config["admin"], **admin}})
     sidecar.start()
-    Echo(other, 4000, "other")
-    with sidecar.pod.enter(), socket.create_connection((other.ipv4, 4000), timeout=30) as sock:
+    Echo(other, 4000, "other", ANY[family])
+    own = held(sidecar)
+    with sidecar.pod.enter(), socket.create_connection((ip_of(other, family), 4000), timeout=30) as sock:
         assert sock.recv(100) == b"other"
         os.kill(sidecar.proxy.pid, signal.SIGTERM)
         wait_until(lambda: "table inet weir " not in sidecar.pod.run(["nft", "list", "ruleset"]).stdout)
+        wait_until(lambda: not (own - {"table"}) & in_kernel(sidecar.pod))
         assert sidecar.proxy.alive()
-        assert probe(sidecar.pod, other.ipv4, 80).startswith("other ")
+        assert probe(sidecar.pod, ip_of(other, family), 80).startswith("other ")
         sock.sendall(b"still here")
         assert sock.recv(100) == b"still here"
     assert sidecar.proxy.wait() == 0
@@ -446,15 +483,53 @@ def probe_or_reset(*arguments):
         return "hanging"
 
 
-def test_rules_that_a_proxy_holds_are_its_own(mesh):
-    sidecar = mesh.sidecar("app", start=False, intercept={"capture": {"fail": "open"}})
-    sidecar.pod.run([mesh.weir_path, "intercept", "apply", "--backend", "iptables"])
+@pytest.mark.parametrize("backend", list(OPEN))
+@pytest.mark.parametrize("before", ["iptables", "nft", "ebpf", "ebpf-nft"])
+def test_rules_that_a_proxy_holds_are_its_own(mesh, other, before, backend):
+    sidecar = mesh.sidecar("app", start=False, intercept={"capture": OPEN[backend]})
+    sidecar.pod.run([mesh.weir_path, "intercept", "apply", *WAYS[before]])
     sidecar.start()
     assert "WEIR" not in sidecar.pod.run(["iptables-save"]).stdout, "it takes over from rules that stay"
-    for words in (["remove"], ["apply", "--backend", "nft"]):
+    assert pins_of(cookie_of(sidecar.pod)) == []
+    own, shown = held(sidecar), sidecar.show("intercept", "show")
+    assert ("table" in own) == (backend == "nft")
+    for words in (["remove"], ["remove", "--leave-open"], *(["apply", *way] for way in WAYS.values())):
         failed = sidecar.pod.run([mesh.weir_path, "intercept", *words], check=False)
         assert failed.returncode == 1 and "belong to a proxy that runs" in failed.stderr
-    assert sidecar.show("intercept", "show")["held_by_proxy"]
+    second = sidecar.pod.run([mesh.weir_proxy, "--config", second_of(sidecar)], check=False)
+    assert second.returncode == 1 and second.stderr.count("belong to a proxy that runs") == 1
+    after = sidecar.show("intercept", "show")
+    assert {**after, "rules": len(after["rules"])} == {**shown, "rules": len(shown["rules"])}, "nothing has changed"
+    assert held(sidecar) == own
+    assert shown["held_by_proxy"] and not shown["altered"] and shown["backend"] == backend
+    assert probe(sidecar.pod, other.ipv4, 80).startswith("other ")
+    assert sidecar.counter("downstream_connections_total") == 1
+
+
+def second_of(sidecar):
+    """The configuration of another proxy for the same network namespace, which differs in its socket and its ports."""
+    path = sidecar.folder / "second.json"
+    intercept = {**sidecar.config["intercept"], "outbound": 16001, "inbound": 16006, "dns": 16053}
+    admin = {**sidecar.config["admin"], "socket": str(sidecar.folder / "second.sock")}
+    path.write_text(json.dumps({**sidecar.config, "intercept": intercept, "admin": admin}))
+    return path
+
+
+def test_each_namespace_has_its_own_proxys_programs(mesh, other):
+    """The one's end is not the other's."""
+    first, second = (
+        mesh.sidecar(name, start=False, intercept={"capture": OPEN["ebpf"]}) for name in ("first", "second")
+    )
+    first.start()
+    second.start()
+    assert probe(first.pod, other.ipv4, 80).startswith("other ")
+    own = held(first)
+    first.proxy.kill()
+    wait_until(lambda: not own & in_kernel(first.pod))
+    for _ in range(3):
+        assert probe(second.pod, other.ipv4, 80).startswith("other ")
+        assert probe(first.pod, other.ipv4, 80).startswith("other ")
+    assert second.counter("downstream_connections_total") == 3
 
 
 def test_open_is_for_the_proxy_to_install(network, weir):
@@ -464,8 +539,57 @@ def test_open_is_for_the_proxy_to_install(network, weir):
         assert failed.returncode == 1 and why in failed.stderr
 
 
-def test_a_proxy_that_cannot_install_rules_does_not_start(mesh):
-    sidecar = mesh.sidecar("app", start=False, intercept={"capture": {"fail": "open"}})
-    words = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+WITHOUT = {  # a privilege: what the proxy says
+    ("nft", "net_admin"): "CAP_NET_ADMIN",
+    ("ebpf", "net_admin"): "it needs the capability CAP_NET_ADMIN",
+    ("ebpf", "sys_admin"): "it needs the capability CAP_SYS_ADMIN",
+    ("auto", "net_admin"): "ebpf: eBPF programs cannot be installed",  # and nftables' reason before it
+    ("iptables", None): "rules of iptables outlive the proxy",
+}
+
+
+@pytest.mark.parametrize("backend, privilege", list(WITHOUT))
+def test_a_proxy_that_cannot_install_rules_does_not_start(mesh, backend, privilege):
+    sidecar = mesh.sidecar("app", start=False, intercept={"capture": {"fail": "open", "backend": backend}})
+    before = state(sidecar.pod)
+    words = ["setpriv", f"--bounding-set=-{privilege}", f"--inh-caps=-{privilege}"] if privilege else []
     done = sidecar.pod.run([*words, mesh.weir_proxy, "--config", sidecar.config_path], check=False)
-    assert done.returncode == 1 and "CAP_NET_ADMIN" in done.stderr
+    assert done.returncode == 1 and WITHOUT[backend, privilege] in done.stderr
+    assert state(sidecar.pod) == before and pins_of(cookie_of(sidecar.pod)) == []
+
+
+STRANGER = """
+import ctypes, os, signal
+libc = ctypes.CDLL(None)
+FSOPEN, FSCONFIG, FSMOUNT, SET_STRING, CREATE = 430, 431, 432, 1, 6
+fs = libc.syscall(FSOPEN, b"bpf", 0)
+assert libc.syscall(FSCONFIG, fs, SET_STRING, b"uid", b"65534", 0) == 0
+assert libc.syscall(FSCONFIG, fs, CREATE, None, None, 0) == 0
+fd = libc.syscall(FSMOUNT, fs, 0, 0)
+for name in ("weir_plans", "weir_sockets"):
+    os.mkdir(name, dir_fd=fd)
+print("ready", os.readlink(f"/proc/self/fd/{fd}"), flush=True)
+signal.pause()
+"""
+
+
+def test_a_stranger_cannot_pass_for_a_proxy(network, weir):
+    """Somebody without privileges may have been given a BPF file system, too, with anything in it."""
+    pod = network.pod("app")
+    stranger = pod.start(["/usr/bin/python3", "-c", STRANGER])
+    wait_until(lambda: "ready /" in stranger.output())
+    for words in (["show"], ["apply", "--backend", "ebpf"], ["remove"]):
+        assert pod.run([weir, "intercept", *words]).returncode == 0
+    assert f"/proc/{stranger.pid}/" not in pod.run([weir, "prog", "show"]).stdout
+
+
+def test_the_configuration_names_the_back_end(mesh):
+    """For the commands, which may name another one, as for the proxy."""
+    sidecar = mesh.sidecar("app", start=False, intercept={"capture": {"backend": "iptables"}})
+    assert "*nat" in sidecar.intercept("plan").stdout and "*nat" not in sidecar.intercept("plan", "--backend", "nft").stdout
+    for words, backend in (((), "iptables"), (("--backend", "ebpf"), "ebpf")):
+        sidecar.pod.run([mesh.weir_path, "intercept", "apply", "--config", sidecar.config_path, *words])
+        assert sidecar.show("intercept", "show")["backend"] == backend
+    sidecar.write({**sidecar.config, "intercept": {"capture": {"backend": "netfilter"}}})
+    refused = sidecar.intercept("plan", check=False)
+    assert refused.returncode == 1 and "capture.backend" in refused.stderr and "iptables" in refused.stderr

@@ -12,7 +12,7 @@ import threading
 import pytest
 
 import kubernetes
-from capture import PINS, Server, cookie_of, pins_of, probe
+from capture import PINS, Server, cookie_of, is_pinned, pins_of, probe
 from mesh import Mesh
 from netns import BPF_FILES, CONTROL_GROUPS, Network, output, wait_until
 
@@ -96,7 +96,7 @@ def loaded(weir, kind):
     """The numbers of what is pinned, and the pins."""
     done = subprocess.run([weir, kind, "show", "-j"], capture_output=True, check=True, timeout=PATIENCE)
     [rows] = json.loads(done.stdout).values()
-    return {row["id"]: row["pin"] for row in rows if row["pin"]}
+    return {row["id"]: row["pin"] for row in rows if is_pinned(row)}
 
 
 def all_numbers(weir):

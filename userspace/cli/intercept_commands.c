@@ -21,7 +21,9 @@
 static const struct command_param plan_params[] = {
     {PARAM_OPTION, "config", "FILE",
      "the proxy's configuration, which says what is captured; none of the options below then", false, false},
-    {PARAM_OPTION, "backend", BACKEND_WORDS, "how it gets into the kernel (auto: what this host allows)",
+    {PARAM_OPTION, "backend", BACKEND_WORDS,
+     "how it gets into the kernel (auto, the default: what this host allows); comes before the "
+     "configuration's",
      false, false},
     PLAN_OPTIONS(PARAM)};
 #undef PARAM
@@ -74,9 +76,18 @@ static int read_options(const struct cli *cli, struct plan_builder *builder, str
 	return err ? err : capture_plan_validate(&builder->plan, error);
 }
 
+// The name that was given, or else the default.
+static struct str wanted_backend(const struct cli *cli, struct str initial)
+{
+	const char *name = cli_get(cli, "backend");
+	return name ? str_from(name) : initial;
+}
+
+// What is done with a plan, by the back end of that name or "auto".
+typedef int plan_fn(struct cli *cli, const struct capture_plan *plan, struct str backend);
+
 // The plan that a configuration file describes.
-static int with_config(struct cli *cli, const char *path,
-		       int (*fn)(struct cli *cli, const struct capture_plan *plan))
+static int with_config(struct cli *cli, const char *path, plan_fn *fn)
 {
 	struct capture_plan plan;
 	struct config *config;
@@ -90,13 +101,14 @@ static int with_config(struct cli *cli, const char *path,
 	}
 	config_capture_plan(config, &plan);
 	int err = capture_plan_validate(&plan, &error);
-	int status = err ? fail(cli, err, &error) : fn(cli, &plan);
+	int status =
+	    err ? fail(cli, err, &error) : fn(cli, &plan, wanted_backend(cli, config_backend(config)));
 	config_free(config);
 	return status;
 }
 
 // Runs `fn` with the plan that the options describe.
-static int with_plan(struct cli *cli, int (*fn)(struct cli *cli, const struct capture_plan *plan))
+static int with_plan(struct cli *cli, plan_fn *fn)
 {
 	struct plan_builder builder;
 	autostrbuf struct strbuf error = {0};
@@ -107,7 +119,7 @@ static int with_plan(struct cli *cli, int (*fn)(struct cli *cli, const struct ca
 	int err = read_options(cli, &builder, &error);
 	int status = err == ERR_CONFIG ? cli_usage(cli, "%s", error.len ? error.p : err_text(err))
 		     : err ? fail(cli, err, &error)
-				       : fn(cli, &builder.plan);
+				       : fn(cli, &builder.plan, wanted_backend(cli, STR("auto")));
 	plan_builder_done(&builder);
 	return status;
 }
@@ -164,29 +176,22 @@ static void emit_plan(struct emit *emit, const struct capture_plan *plan, const 
 	emit_list_end(emit);
 }
 
-static struct str wanted_backend(const struct cli *cli)
-{
-	const char *name = cli_get(cli, "backend");
-	return str_from(name ? name : "auto");
-}
-
 // A plan can be printed for a back end that could not be used here; what `auto` means depends on the host.
-static const struct backend *printing_backend(const struct cli *cli, const struct capture_plan *plan)
+static const struct backend *printing_backend(struct str name, const struct capture_plan *plan)
 {
 	autostrbuf struct strbuf ignored = {0};
-	struct str name = wanted_backend(cli);
 	const struct backend *backend = backend_named(name, plan);
 	if (!backend && backend_find(name, plan, &backend, &ignored))
 		backend = backends[0];
 	return backend;
 }
 
-static int show_plan(struct cli *cli, const struct capture_plan *plan)
+static int show_plan(struct cli *cli, const struct capture_plan *plan, struct str name)
 {
 	struct ruleset ruleset;
 	autostrbuf struct strbuf rules = {0}, others = {0}, error = {0};
 	autofree bool *needed = mem_array(plan->vip_count + 1, sizeof *needed);
-	const struct backend *backend = printing_backend(cli, plan);
+	const struct backend *backend = printing_backend(name, plan);
 	int err = needed ? backend_compile(backend, plan, &ruleset, &error) : -ENOMEM;
 	if (err)
 		return fail(cli, err, &error);
@@ -208,12 +213,12 @@ static int intercept_plan(struct cli *cli)
 	return with_plan(cli, show_plan);
 }
 
-static int apply_plan(struct cli *cli, const struct capture_plan *plan)
+static int apply_plan(struct cli *cli, const struct capture_plan *plan, struct str name)
 {
 	autostrbuf struct strbuf error = {0};
 	const struct backend *backend = NULL;
 	bool changed;
-	int err = backend_find(wanted_backend(cli), plan, &backend, &error);
+	int err = backend_find(name, plan, &backend, &error);
 	if (err == 0)
 		err = intercept_apply(backend, plan, &changed, &error);
 	if (err)

@@ -105,6 +105,7 @@ struct config_capture {
 	struct config_capture_direction outbound, inbound;
 	bool dns, ssh, metadata, ipv4, ipv6;
 	uint32_t inbound_mode, inbound_source, fail, hold_ms;				 // as in the plan
+	uint32_t backend;								 // of config_backends
 	struct config_list dns_servers;							 // struct ip
 	struct config_list include_users, exclude_users, include_groups, exclude_groups; // struct id_range
 	struct config_list include_cgroups, exclude_cgroups;				 // const char *
@@ -184,6 +185,9 @@ void config_error(const struct config *config, struct config_at at, struct strbu
 
 // Fills in a capture plan; its arrays are the configuration's.
 void config_capture_plan(const struct config *config, struct capture_plan *ret_plan);
+// The names of back ends, "auto" first, and which one is to be taken.
+extern const char *const config_backends[];
+struct str config_backend(const struct config *config);
 
 // What is in force, defaults included, in the form of the file. Paths of keys, never their contents.
 void config_show(const struct config *config, struct emit *emit);

@@ -60,6 +60,8 @@ static const struct key log_keys[] = {
 	{"access", .type = KEY_BOOL, FIELD(config, log.access), .initial = "false", .text = "Whether every request, call and TCP connection is logged when it ends."},
 	{0}};
 
+const char *const config_backends[] = {"auto", "nft", "ebpf", "iptables", NULL};
+
 #define CAPTURE_KEYS(direction, far, near_ports) \
 	{"enabled", .type = KEY_BOOL, FIELD(config, intercept.capture.direction.enabled), .initial = "true", .text = "Whether this direction is captured."}, \
 	{"include_ports", LIST(ports_item, struct port_range, SHORT_LIST), FIELD(config, intercept.capture.direction.include_ports), .text = "Only these destination ports; all by default."}, \
@@ -75,6 +77,7 @@ static const struct key capture_inbound_keys[] = {CAPTURE_KEYS(inbound, "source"
 static const struct key capture_keys[] = {
 	{"outbound", OBJECT(capture_outbound_keys), .text = "Connections of this host's programs."},
 	{"inbound", OBJECT(capture_inbound_keys), .text = "Connections that come to this host."},
+	{"backend", .type = KEY_CHOICE, .choices = config_backends, FIELD(config, intercept.capture.backend), .restart = true, .initial = "auto", .text = "How it gets into the kernel: by rules of `nft` or `iptables`, by programs of `ebpf`, or by the first that can be used here (`auto`)."},
 	{"inbound_mode", CHOICE("redirect", "tproxy"), FIELD(config, intercept.capture.inbound_mode), .initial = "redirect", .text = "How the proxy gets inbound connections: by `redirect`, or handed over without address translation by `tproxy`."},
 	{"inbound_source", CHOICE("proxy", "client"), FIELD(config, intercept.capture.inbound_source), .restart = true, .initial = "proxy", .text = "Whose address applications see: the `proxy`'s (`intercept.inbound_source`), or the `client`'s."},
 	{"fail", CHOICE("closed", "open", "hold"), FIELD(config, intercept.capture.fail), .restart = true, .initial = "closed", .text = "What becomes of connections while no proxy listens: refused (`closed`); as if weir were absent (`open`: the proxy then installs the rules itself when it starts, with CAP_NET_ADMIN, and they go with it); left waiting (`hold`)."},

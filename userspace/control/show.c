@@ -348,3 +348,8 @@ void config_capture_plan(const struct config *config, struct capture_plan *ret_p
 	ret_plan->vips = config->dns.vips.items;
 	ret_plan->vip_count = config->dns.vips.count;
 }
+
+struct str config_backend(const struct config *config)
+{
+	return str_from(config_backends[config->intercept.capture.backend]);
+}

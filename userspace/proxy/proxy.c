@@ -314,14 +314,6 @@ static int proxy_reload(void *data, struct strbuf *ret_text)
 }
 
 // --- ending -------------------------------------------------------------------------------------------------
-// The rules go, if they are ours: from now on connections pass us by. Those that are open go on.
-static void let_go(struct proxy *proxy)
-{
-	if (proxy->held.rules >= 0)
-		close(proxy->held.rules);
-	proxy->held.rules = -1;
-}
-
 static void on_deadline(struct loop_timer *timer)
 {
 	struct proxy *proxy = container_of(timer, struct proxy, deadline);
@@ -357,7 +349,7 @@ static void on_signal(int number, void *arg)
 	loop_timer_start(proxy->loop, &proxy->deadline, proxy->model->timeouts.drain_ms);
 	proxy->busy_workers = workers_count(proxy->workers);
 	proxy->planes.on_idle = on_worker_idle;
-	let_go(proxy);
+	held_rules_let_go(&proxy->held); // from now on connections pass us by
 	if (workers_call(proxy->workers, plane_drain, NULL))
 		loop_stop(proxy->loop);
 }
@@ -506,7 +498,9 @@ static int hold_rules(struct proxy *proxy, struct strbuf *ret_error)
 {
 	struct capture_plan plan;
 	config_capture_plan(proxy->config, &plan);
-	return plan.fail == FAIL_OPEN ? intercept_hold(&plan, &proxy->held, ret_error) : 0;
+	if (plan.fail != FAIL_OPEN)
+		return 0;
+	return intercept_hold(config_backend(proxy->config), &plan, &proxy->held, ret_error);
 }
 
 // What root has read and the proxy's user cannot: told now, and not only when the file changes, a certificate
@@ -664,9 +658,7 @@ void proxy_free(struct proxy *proxy)
 	acceleration_stop(proxy->acceleration);
 	if (proxy->metrics_fd >= 0)
 		close(proxy->metrics_fd);
-	let_go(proxy);
-	if (proxy->held.translation >= 0)
-		close(proxy->held.translation);
+	held_rules_drop(&proxy->held);
 	if (proxy->tls)
 		tls_context_unref(proxy->tls);
 	model_unref(proxy->model);
