@@ -397,6 +397,85 @@ def test_whatever_is_wrong_with_tcp_turns_it_off(mesh, step):
     assert bpf_ids(sidecar.proxy.pid) == set()
 
 
+# The same while relaying is tested, which begins when its program is attached to a map of sockets.
+WRONG_RELAYING = {
+    "messages": "if (n == 1000) ((char *)to)[999] ^= 1;",
+    "a transfer both ways": "if (n > 1000) ((char *)to)[999] ^= 1;",
+    "receivers that are slow": "endless = total > 2 << 20;",
+    "bytes of which a part was read": "if (len == 100) part = 1; if (part && len == 1 && flags & MSG_PEEK) return 1;",
+    "half-close by who has connected": "if (shut && n > 0) return shut = 0;",
+    "reset by who has connected": "lingers = 0;",
+}
+RELAYING_LIBRARY = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <linux/bpf.h>
+#include <stdarg.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static int relaying, lingers = 1, endless, part, shut;
+static long total;
+#define REAL(type, name, ...) ((type (*)(__VA_ARGS__))dlsym(RTLD_NEXT, name))
+long syscall(long number, ...)
+{
+	va_list args;
+	va_start(args, number);
+	long a = va_arg(args, long), b = va_arg(args, long), c = va_arg(args, long), d = va_arg(args, long);
+	long e = va_arg(args, long), f = va_arg(args, long);
+	va_end(args);
+	if (number == SYS_bpf && a == BPF_PROG_ATTACH && ((union bpf_attr *)b)->attach_type == BPF_SK_SKB_STREAM_VERDICT)
+		relaying = 1;
+	return REAL(long, "syscall", long, ...)(number, a, b, c, d, e, f);
+}
+ssize_t recv(int fd, void *to, size_t len, int flags)
+{
+	ssize_t n = REAL(ssize_t, "recv", int, void *, size_t, int)(fd, to, len, flags);
+	int family = 0;
+	socklen_t size = sizeof family;
+	getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &size);
+	if (!relaying || family != AF_INET)
+		return n;
+	total += n > 0 ? n : 0;
+	(void)part;
+	WRONG
+	return n;
+}
+ssize_t send(int fd, const void *from, size_t len, int flags)
+{
+	ssize_t n = REAL(ssize_t, "send", int, const void *, size_t, int)(fd, from, len, flags);
+	return endless && len > 1000 ? (ssize_t)len : n;
+}
+int shutdown(int fd, int how)
+{
+	shut |= relaying;
+	return REAL(int, "shutdown", int, int)(fd, how);
+}
+int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
+{
+	if (level == SOL_SOCKET && name == SO_LINGER && !lingers)
+		return 0;
+	return REAL(int, "setsockopt", int, int, int, const void *, socklen_t)(fd, level, name, value, len);
+}
+"""
+
+
+@pytest.mark.parametrize("step", list(WRONG_RELAYING))
+def test_what_is_wrong_with_relaying_turns_that_off(mesh, step):
+    """The local bypass, whose test has passed, is on."""
+    folder = mesh.network.folder
+    (folder / "wrong.c").write_text(RELAYING_LIBRARY.replace("WRONG", WRONG_RELAYING[step]))
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "wrong.so", folder / "wrong.c", "-ldl"], check=True)
+    sidecar = mesh.sidecar("host", start=False, acceleration="auto")
+    sidecar.start(env={"LD_PRELOAD": str(folder / "wrong.so"), "ASAN_OPTIONS": "verify_asan_link_order=0"})
+    log = sidecar.proxy.output()
+    assert 'msg="acceleration is on"' in log and 'msg="acceleration goes without relaying"' in log, log
+    assert f"relaying does not work on this kernel: {step}: " in log, log
+    maps = sidecar.show("map", "show")["maps"]
+    names = {row["name"] for row in maps if ("map_id", str(row["id"])) in bpf_ids(sidecar.proxy.pid)}
+    assert "weir_bypassed" in names and "weir_sources" not in names
+
+
 def test_without_privileges_it_goes_without(mesh):
     sidecar = mesh.sidecar("host", start=False, acceleration="auto", user="", admin={"socket": "/tmp/none"})
     folder = sidecar.folder
