@@ -530,6 +530,14 @@ def test_each_namespace_has_its_own_proxys_programs(mesh, other):
         assert probe(second.pod, other.ipv4, 80).startswith("other ")
         assert probe(first.pod, other.ipv4, 80).startswith("other ")
     assert second.counter("downstream_connections_total") == 3
+    first.start()
+    assert held(first) and not held(first) & own
+    assert probe(first.pod, other.ipv4, 80).startswith("other ")
+    assert first.counter("downstream_connections_total") == 1
+    first.proxy.kill()
+    first.start()
+    assert probe(first.pod, other.ipv4, 80).startswith("other ")
+    assert first.counter("downstream_connections_total") == 1
 
 
 def test_open_is_for_the_proxy_to_install(network, weir):
