@@ -40,3 +40,15 @@ static __always_inline struct weir_number weir_number_of(const struct weir_addre
 	number.low = (__u64)bpf_ntohl(address->ip[2]) << 32 | bpf_ntohl(address->ip[3]);
 	return number;
 }
+
+// The address of a number, in the range to which connections are redirected. (ip: zeros.)
+static __always_inline void weir_redirect(__u8 family, __u32 number, __u32 ip[4])
+{
+	if (family == WEIR_AF_INET) {
+		ip[0] = bpf_htonl(WEIR_REDIRECT4 + number % WEIR_REDIRECT4_COUNT);
+	} else {
+		ip[0] = bpf_htonl(WEIR_REDIRECT6_0);
+		ip[1] = bpf_htonl(WEIR_REDIRECT6_1);
+		ip[3] = number;
+	}
+}

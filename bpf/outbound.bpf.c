@@ -148,14 +148,7 @@ static __always_inline long reserve(const struct weir_pending *pending, struct w
 {
 	long err = -EEXIST;
 	for (int i = 0; i < WEIR_TRIES && err == -EEXIST; i++) {
-		__u32 random = bpf_get_prandom_u32();
-		if (pending->original.family == WEIR_AF_INET) {
-			key->ip[0] = bpf_htonl(WEIR_REDIRECT4 | (random & ~WEIR_REDIRECT4_MASK));
-		} else {
-			key->ip[0] = bpf_htonl(WEIR_REDIRECT6_0);
-			key->ip[1] = bpf_htonl(WEIR_REDIRECT6_1);
-			key->ip[3] = random;
-		}
+		weir_redirect(pending->original.family, bpf_get_prandom_u32(), key->ip);
 		err = weir_pending_add(key, pending);
 	}
 	return err;
@@ -344,13 +337,7 @@ static __always_inline struct weir_address name_of(const struct weir_address *cl
 	for (int i = 0; i < 4; i++)
 		hash = (hash ^ client->ip[i]) * 0x9e3779b1u;
 	hash ^= hash >> 15;
-	if (client->family == WEIR_AF_INET) {
-		name.ip[0] = bpf_htonl(WEIR_REDIRECT4 | (hash & ~WEIR_REDIRECT4_MASK));
-	} else {
-		name.ip[0] = bpf_htonl(WEIR_REDIRECT6_0);
-		name.ip[1] = bpf_htonl(WEIR_REDIRECT6_1);
-		name.ip[3] = hash;
-	}
+	weir_redirect(client->family, hash, name.ip);
 	return name;
 }
 

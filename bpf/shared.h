@@ -35,14 +35,16 @@ enum weir_limits {
 	WEIR_TRIES = 4,		   // to find a free redirect address
 };
 
-// Redirected connections go to addresses of these ranges, each to its own: 127.128.0.0/9 and
-// fd77:65:6972:7f::/64 (of which the last 32 bits vary). The proxy's connections to applications in their
-// clients' names come from there, too, each client's from one.
-#define WEIR_REDIRECT4	    0x7f800000u
-#define WEIR_REDIRECT4_MASK 0xff800000u
-#define WEIR_REDIRECT6_0    0xfd770065u
-#define WEIR_REDIRECT6_1    0x6972007fu
-#define WEIR_LOOPBACK4	    0x7f000001u
+// Redirected connections go to addresses of these ranges, each to its own: 127.128.0.0/9 (but not the last
+// of it, to which the kernel sends no connection: it is for all of 127.0.0.0/8) and fd77:65:6972:7f::/64 (of
+// which the last 32 bits vary). The proxy's connections to applications in their clients' names come from
+// there, too, each client's from one.
+#define WEIR_REDIRECT4	     0x7f800000u
+#define WEIR_REDIRECT4_MASK  0xff800000u
+#define WEIR_REDIRECT4_COUNT 0x007fffffu
+#define WEIR_REDIRECT6_0     0xfd770065u
+#define WEIR_REDIRECT6_1     0x6972007fu
+#define WEIR_LOOPBACK4	     0x7f000001u
 
 enum weir_field { // as enum rule_field
 	WEIR_FAMILY,

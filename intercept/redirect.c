@@ -7,6 +7,7 @@ const struct cidr redirect_network = {{AF_INET6, {0xfd, 0x77, 0, 0x65, 0x69, 0x7
 
 _Static_assert(WEIR_REDIRECT6_0 == 0xfd770065 && WEIR_REDIRECT6_1 == 0x6972007f, "the same network");
 _Static_assert(WEIR_REDIRECT4 == 0x7f800000 && WEIR_REDIRECT4_MASK == 0xff800000, "127.128.0.0/9");
+_Static_assert(WEIR_REDIRECT4 + WEIR_REDIRECT4_COUNT == 0x7fffffff, "without the broadcast address of 127.0.0.0/8");
 _Static_assert(2 * WEIR_SERVERS_MAX == REDIRECT_DNS_MAX, "for each server but the first, and for any address");
 
 bool redirect_has(const struct ip *ip)

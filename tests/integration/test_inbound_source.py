@@ -143,6 +143,18 @@ def test_an_application_on_the_pods_address_alone(mesh, family, backend):
         probe(client, ip_of(sidecar, family), 7001)
 
 
+@back_ends
+def test_a_client_whose_number_is_the_last(mesh, backend):
+    """With eBPF every client has a number, made of its address; the last address of 127.0.0.0/8, where connections in clients'
+    names come from, is one to which the kernel sends nothing."""
+    sidecar, client, address = captured(mesh, backend), mesh.network.pod("client"), "130.101.123.61"
+    client.address(f"{address}/32")
+    sidecar.pod.ip(f"route add {address} dev eth0")
+    Server(sidecar.pod, 7000, "app")
+    with client.enter(), socket.create_connection((sidecar.ipv4, 7000), 30, (address, 0)) as sock:
+        assert sock.recv(100).decode().startswith(f"app {address}:")
+
+
 INVALID = """
 table inet firewall {
     chain input { type filter hook input priority 0; ct state invalid drop; }
