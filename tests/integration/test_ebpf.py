@@ -21,6 +21,7 @@ import threading
 import pytest
 
 from capture import PINS, CapturedPod, Server, bpftool, cookie_of, header_of, name_of, original_destination, pins_of, probe, stand_in, state
+from holders import hold
 from mesh import Mesh, cluster, service
 from netns import Network, wait_until
 
@@ -150,19 +151,30 @@ def test_open_when_the_proxy_is_killed_under_load(network, weir, weir_proxy, oth
 
 
 # --- connections -----------------------------------------------------------------------------------------------------
+HELD = 30000
+
+
+def held(pod):
+    """Connections that its proxy has accepted and that are open."""
+    return len(pod.pod.run(["ss", "-Htn", "state", "established", "sport", "=", "15001"]).stdout.splitlines())
+
+
 @families
 def test_more_connections_than_ports(lone, other, family):
-    """Each goes to an address of its own, so that source ports serve several of them."""
-    lone.pod.run(["sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40009"])
-    stand_in(lone)
+    """To one place: each goes to an address of its own, so that source ports serve several of them."""
+    lone.pod.sysctl("net.ipv4.ip_local_port_range", "32768 60999")
     lone.apply(*EBPF)
-    with contextlib.ExitStack() as stack:
-        for _ in range(50):
-            with lone.enter():
-                sock = stack.enter_context(socket.create_connection((ip_of(other, family), 80), 30))
-            assert sock.recv(99).decode() == f"outbound {name_of(ip_of(other, family), 80)}"
-            assert sock.getpeername()[:2] == (ip_of(other, family), 80)
+    assert hold(lone, ip_of(other, family), HELD).output() == f"held {HELD}\n"
+    assert held(lone) == HELD > 60999 - 32768 + 1
     assert on_their_way(lone.pod) == 0
+
+
+@families
+def test_no_more_connections_than_ports_where_all_go_to_one_address(lone, other, family):
+    lone.pod.sysctl("net.ipv4.ip_local_port_range", "40000 43999")
+    lone.apply("--backend", "nft")
+    assert hold(lone, ip_of(other, family), HELD).output() == "held 4000 EADDRNOTAVAIL\n"
+    assert held(lone) == 4000
 
 
 @families
