@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Debian of the integration tests: bare roots, made by mmdebstrap from this machine's own package sources, and weir's
+"""The Debian of the integration tests: bare roots, made by debootstrap from this machine's own package sources, and weir's
 image, which buildah makes from one of them as a user would, both stages of the Containerfile.
 
     python3 tests/integration/debian.py [roots] [image]     makes what is missing or out of date; without words, both
@@ -72,6 +72,12 @@ def fetching():
     return "".join(line + "\n" for line in output("apt-config", "dump").splitlines() if ours.match(line))
 
 
+def proxies():
+    """The same, as far as wget can be told, by which debootstrap fetches."""
+    found = re.findall(r"^Acquire::(https?)::Proxy \"(.+)\";", output("apt-config", "dump"), re.MULTILINE | re.IGNORECASE)
+    return {f"{scheme.lower()}_proxy": url for scheme, url in found}
+
+
 def ready_packages():
     """Those that install.sh would fetch, by its table; and tools."""
     table = (ROOT / "scripts" / "install.sh").read_text().partition("package_of() {")[2].partition("}")[0]
@@ -82,15 +88,21 @@ def ready_packages():
 
 
 def make_base(folder, sources):
-    conf = folder / "apt.conf"
-    conf.write_text(fetching())
-    words = ["--quiet", "--variant=minbase", "--mode=root", "--format=directory", f"--aptopt={conf}"]
-    run("mmdebstrap", *words, release(), folder / "base", *sources.splitlines())
+    """From the release's own source, as debootstrap takes one alone, and then upgraded from all."""
+    root = folder / "base"
+    first = next(line.split()[1] for line in sources.splitlines() if line.split()[2] == release())
+    words = ["--variant=minbase", "--force-check-gpg", release(), root, first]
+    run("debootstrap", *words, env={**os.environ, **proxies()})
+    (root / "etc/apt/sources.list").write_text(sources)
+    (root / "etc/apt/apt.conf.d/fetching").write_text(fetching())
     if "https:" in sources:
         # As this machine trusts them.
-        certificates = folder / "base/etc/ssl/certs"
+        certificates = root / "etc/ssl/certs"
         certificates.mkdir(parents=True, exist_ok=True)
         shutil.copy("/etc/ssl/certs/ca-certificates.crt", certificates)
+    apt(root, "update")
+    apt(root, "dist-upgrade")
+    apt(root, "clean")
 
 
 def apt(root, *words):
