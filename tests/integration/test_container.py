@@ -234,13 +234,17 @@ def image(build_dir, tmp_path_factory):
         shutil.rmtree(folder)
 
 
-class Engine:
-    """buildah and podman with a store of their own. They run in the network's hub, so that they and the monitors that they
-    leave behind end with the network, however the tests end."""
+# crun runs nothing where both versions of control groups have controllers.
+ONE_VERSION = ["unshare", "--mount", "sh", "-c", 'umount -q /sys/fs/cgroup/unified; exec "$@"', "sh"]
 
-    def __init__(self, network):
-        folder = network.folder
-        self.inside = ["nsenter", f"--net=/run/netns/{network.hub.netns}"]
+
+class Engine:
+    """podman with a store of its own. It runs in the network's hub, so that it and the monitors that it leaves behind end with
+    the network, however the tests end."""
+
+    def __init__(self, network, runtime):
+        folder, self.runtime = network.folder, runtime
+        self.inside = ["nsenter", f"--net=/run/netns/{network.hub.netns}", *ONE_VERSION]
         self.store = ["--root", folder / "store", "--runroot", folder / "run", "--storage-driver", "vfs"]
 
     def _run(self, *words, check=True):
@@ -250,7 +254,7 @@ class Engine:
         return done
 
     def argv(self, *words):
-        return ["podman", *self.store, "--cgroup-manager", "cgroupfs", "--runtime", "runc", *words]
+        return ["podman", *self.store, "--cgroup-manager", "cgroupfs", "--runtime", self.runtime, *words]
 
     def podman(self, *words, check=True):
         return self._run(*self.argv(*words), check=check)
@@ -283,9 +287,26 @@ class Engine:
         return [*words, "--entrypoint", json.dumps(command), "weir:test"]
 
 
+CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13}
+
+
+def check_privileges(engine, name, container):
+    """What the kernel says of a container's process is what its manifest says."""
+    process = pathlib.Path("/proc", engine.podman("inspect", "--format", "{{.State.Pid}}", name).stdout.strip())
+    status = dict(line.split(":\t") for line in (process / "status").read_text().splitlines())
+    security = container["securityContext"]
+    added = sum(1 << CAPABILITIES[name] for name in security["capabilities"].get("add", []))
+    user, group = str(security["runAsUser"]), str(security["runAsGroup"])
+    assert (status["Uid"].split(), status["Gid"].split()) == ([user] * 4, [group] * 4)
+    assert (int(status["CapBnd"], 16), int(status["CapPrm"], 16) | added, int(status["CapAmb"], 16)) == (added, added, 0)
+    assert status["NoNewPrivs"] == "1" or security["allowPrivilegeEscalation"]
+    [options] = [words[5] for words in map(str.split, (process / "mountinfo").read_text().splitlines()) if words[4] == "/"]
+    assert "ro" in options.split(",")
+
+
 @pytest.fixture
-def engine(network, image):
-    engine = Engine(network)
+def engine(network, image, request):
+    engine = Engine(network, getattr(request, "param", "crun"))
     engine.podman("load", "-q", "-i", image)
     return engine
 
@@ -334,6 +355,7 @@ def test_webhook_runs_as_its_manifest_says(network, engine):
             return webhook.request("GET", container[probe]["httpGet"]["path"])[0] == 200
 
     wait_until(lambda: healthy("readinessProbe"), timeout=20)
+    check_privileges(engine, "injector", container)
     assert healthy("livenessProbe") and containers(webhook.patched(POD))["weir-proxy"]["image"] == "weir:0.1.0"
     engine.podman("kill", "--signal", "TERM", "injector")
     assert daemon.wait(30) == 0, log.read_text()
@@ -406,6 +428,7 @@ class Kubelet:
         return peer.send(f"GET {get['path']} HTTP/1.1\r\nHost: {self.pod.ipv4}\r\n\r\n").response()[0]
 
 
+@pytest.mark.parametrize("engine", ["crun", "runc"], indirect=True)
 def test_pod_runs_as_its_manifest_says(network, weir, weir_proxy, engine):
     mesh = Mesh(network, weir, weir_proxy)
     folder = "/etc/weir-tls"
@@ -430,6 +453,7 @@ def test_pod_runs_as_its_manifest_says(network, weir, weir_proxy, engine):
     wait_until(lambda: kubelet.ask(proxy["startupProbe"]) == 200, timeout=20)
     done = kubelet.run("weir-init")
     assert done.returncode == 0 and "installed" in done.stdout, done.stderr
+    check_privileges(engine, "weir-proxy", proxy)
 
     # Then the application's own init containers, which have the network, by way of the proxy.
     with Origin(server, 80, serve(reply("hello"))):
