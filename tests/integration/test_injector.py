@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""weir injector: the admission webhook, with reviews as an API server sends them, and with what nobody should send."""
+"""weir injector: the admission webhook, with reviews that an API server has sent (reviews/), with such as other servers may send,
+and with what nobody should send."""
 
 import base64
 import contextlib
@@ -52,36 +53,45 @@ POD = {
 }  # fmt: skip
 
 
-# A whole review in the form in which an API server sends it for a Deployment's pod: nothing is left out that has a default.
-WHOLE = (
-    r'''{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"705ab4f5-6393-11e8-b7cc-42010a800002",'''
-    r'''"kind":{"group":"","version":"v1","kind":"Pod"},"resource":{"group":"","version":"v1","resource":"pods"},'''
-    r'''"requestKind":{"group":"","version":"v1","kind":"Pod"},"requestResource":{"group":"","version":"v1","resource":"pods"},'''
-    r'''"namespace":"default","operation":"CREATE","userInfo":{"username":"system:serviceaccount:kube-system:replicaset-controller",'''
-    r'''"uid":"58a2c4a5-5a77-4b0e-9c4e-0d6e3f6b7b1c","groups":["system:serviceaccounts","system:serviceaccounts:kube-system",'''
-    r'''"system:authenticated"],"extra":{"authentication.kubernetes.io/credential-id":["JTI=3d5c"]}},"object":{"kind":"Pod",'''
-    r'''"apiVersion":"v1","metadata":{"generateName":"shop-7c5ddbdf54-","namespace":"default","creationTimestamp":null,'''
-    r'''"labels":{"app":"shop","pod-template-hash":"7c5ddbdf54"},"annotations":{"kubectl.kubernetes.io/restartedAt":'''
-    r'''"2026-11-30T12:00:00Z","note":"\u003cb\u003e\u0026 \u2028"},"ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet",'''
-    r'''"name":"shop-7c5ddbdf54","uid":"0f2a","controller":true,"blockOwnerDeletion":true}],"managedFields":[{"manager":'''
-    r'''"kube-controller-manager","operation":"Update","apiVersion":"v1","time":"2026-11-30T12:00:00Z","fieldsType":"FieldsV1",'''
-    r'''"fieldsV1":{"f:metadata":{"f:labels":{".":{},"f:app":{}}},"f:spec":{"f:containers":{"k:{\"name\":\"shop\"}":{".":{},'''
-    r'''"f:ports":{".":{},"k:{\"containerPort\":8080,\"protocol\":\"TCP\"}":{".":{}}}}}}}}]},"spec":{"volumes":[{"name":'''
-    r'''"kube-api-access-x7v2p","projected":{"sources":[{"serviceAccountToken":{"expirationSeconds":3607,"path":"token"}},'''
-    r'''{"configMap":{"name":"kube-root-ca.crt","items":[{"key":"ca.crt","path":"ca.crt"}]}},{"downwardAPI":{"items":[{"path":'''
-    r'''"namespace","fieldRef":{"apiVersion":"v1","fieldPath":"metadata.namespace"}}]}}],"defaultMode":420}}],"containers":'''
-    r'''[{"name":"shop","image":"shop:1","ports":[{"name":"http","containerPort":8080,"protocol":"TCP"}],"env":[{"name":"E",'''
-    r'''"value":"$(A)"}],"resources":{"limits":{"cpu":"500m"},"requests":{"cpu":"500m"}},"volumeMounts":[{"name":'''
-    r'''"kube-api-access-x7v2p","readOnly":true,"mountPath":"/var/run/secrets/kubernetes.io/serviceaccount"}],"livenessProbe":'''
-    r'''{"httpGet":{"path":"/healthz","port":"http","scheme":"HTTP"},"timeoutSeconds":1,"periodSeconds":10,"successThreshold":1,'''
-    r'''"failureThreshold":3},"terminationMessagePath":"/dev/termination-log","terminationMessagePolicy":"File",'''
-    r'''"imagePullPolicy":"IfNotPresent"}],"restartPolicy":"Always","terminationGracePeriodSeconds":30,"dnsPolicy":"ClusterFirst",'''
-    r'''"serviceAccountName":"default","serviceAccount":"default","securityContext":{},"schedulerName":"default-scheduler",'''
-    r'''"tolerations":[{"key":"node.kubernetes.io/not-ready","operator":"Exists","effect":"NoExecute","tolerationSeconds":300}],'''
-    r'''"priority":0,"enableServiceLinks":true,"preemptionPolicy":"PreemptLowerPriority"},"status":{}},"oldObject":null,'''
-    r'''"dryRun":false,"options":{"kind":"CreateOptions","apiVersion":"meta.k8s.io/v1"}}}'''
-    "\n"
-)
+# What a real API server has sent, byte by byte: see reviews/README.md.
+REVIEWS = pathlib.Path(__file__).parent / "reviews"
+# The probes that the proxy takes over in each of the pods that get weir.
+RECORDED = {
+    "annotated": {"app/readiness": "tcp:80"},
+    "applied": {"app/liveness": "http:80/?a=<b>"},
+    "daemonset": {},
+    "deployment": {"app/readiness": "http:8080/ready"},
+    "dry": {},
+    "full": {
+        "app/startup": "http:8080/start?a=1&b=%20",
+        "app/readiness": "tcp:8443",
+        "app/liveness": "https:8443/healthz",
+        "app/post-start": "http:8080/hello",
+        "helper/pre-stop": "https:9000/bye",
+        "second/liveness": "tcp:9001",
+    },
+    "job": {},
+    "later": {"app/liveness": "tcp:80"},
+    "plain": {},
+    "serverside": {"app/liveness": "tcp:1"},
+    "statefulset": {"app/liveness": "tcp:6379"},
+}
+# Those that stay as they are, and what is said to it.
+RECORDED_SPARED = {
+    "byfile": None,
+    "declined": None,
+    "host": "weir: this pod is left alone: it uses the host's network",
+    "host-connect-exec": None,
+    "host-create-binding": None,
+    "host-delete": None,
+    "host-update": None,
+}
+
+
+def recorded(name):
+    """The bytes that were sent, and the request in them."""
+    sent = (REVIEWS / f"{name}.http").read_bytes()
+    return sent, json.loads(sent.partition(b"\r\n\r\n")[2])["request"]
 
 
 def review(pod=POD, **changes):
@@ -122,6 +132,20 @@ def apply_patch(document, patch):
     return document
 
 
+def judged(uid, status, text):
+    """The response in the answer to a review."""
+    assert status == 200, text
+    answer = json.loads(text)
+    assert answer["apiVersion"] == "admission.k8s.io/v1" and answer["kind"] == "AdmissionReview"
+    assert answer["response"]["uid"] == uid
+    return answer["response"]
+
+
+def patched(pod, response):
+    assert response["allowed"] and response["patchType"] == "JSONPatch" and "status" not in response
+    return apply_patch(pod, json.loads(base64.b64decode(response["patch"])))
+
+
 class Webhook:
     """One that serves in a pod, as the API server sees it."""
 
@@ -143,19 +167,23 @@ class Webhook:
         client.close()
         return answer.status, text
 
+    def send(self, sent):
+        """Bytes that are a whole request, as they are."""
+        answer = http.client.HTTPResponse(sock := self.connect())
+        sock.sendall(sent)
+        answer.begin()
+        return answer.status, answer.read().decode()
+
+    def play(self, name):
+        """A recorded review, and what is answered to it."""
+        sent, request = recorded(name)
+        return request, judged(request["uid"], *self.send(sent))
+
     def review(self, document):
-        text = document if isinstance(document, str) else json.dumps(document)
-        status, text = self.request("POST", "/inject?timeout=10s", text)
-        assert status == 200, text
-        answer = json.loads(text)
-        assert answer["apiVersion"] == "admission.k8s.io/v1" and answer["kind"] == "AdmissionReview"
-        assert answer["response"]["uid"] == UID
-        return answer["response"]
+        return judged(UID, *self.request("POST", "/inject?timeout=10s", json.dumps(document)))
 
     def patched(self, pod):
-        response = self.review(review(pod))
-        assert response["allowed"] and response["patchType"] == "JSONPatch" and "status" not in response
-        return apply_patch(pod, json.loads(base64.b64decode(response["patch"])))
+        return patched(pod, self.review(review(pod)))
 
 
 class Injector(Webhook):
@@ -192,17 +220,22 @@ def injector(network, weir):
 # --- reviews ---------------------------------------------------------------------------------------------------------
 
 
+def check_by_file(weir, pod, made):
+    """`weir inject` makes the same of the pod; the order of volumes says nothing."""
+    text = yaml.safe_dump(pod, default_flow_style=False)
+    done = subprocess.run([weir, "inject", "-f", "-"], input=text, capture_output=True, text=True, check=True)
+    by_file, made = kubernetes.load(done.stdout)[0], copy.deepcopy(made)
+    volumes = [sorted(p["spec"].pop("volumes"), key=lambda v: v["name"]) for p in (made, by_file)]
+    assert volumes[0] == volumes[1]
+    assert made == by_file
+
+
 def test_pod_gets_what_the_manifest_would(injector, weir):
     """The webhook and `weir inject` make the same pod."""
     bare = {key: value for key, value in POD["spec"].items() if key not in ("volumes", "initContainers")}
     for pod in (POD, {**POD, "spec": bare}, {**POD, "spec": {**bare, "volumes": [], "initContainers": None}}):
         patched = injector.patched(pod)
-        text = yaml.safe_dump(pod, default_flow_style=False)
-        done = subprocess.run([weir, "inject", "-f", "-"], input=text, capture_output=True, text=True, check=True)
-        by_file = kubernetes.load(done.stdout)[0]
-        made = [sorted(p["spec"].pop("volumes"), key=lambda v: v["name"]) for p in (patched, by_file)]
-        assert made[0] == made[1]
-        assert patched == by_file
+        check_by_file(weir, pod, patched)
     assert list(containers(patched)) == ["weir-proxy", "weir-init", "app"]
     assert options(containers(patched)["weir-proxy"])["probe"] == {
         "app/startup": "grpc:9000/",
@@ -212,17 +245,79 @@ def test_pod_gets_what_the_manifest_would(injector, weir):
     }
 
 
-def test_whole_review(injector, weir):
-    """Of what an API server sends nothing is lost, and nothing else changes."""
-    pod, answer = json.loads(WHOLE)["request"]["object"], injector.review(WHOLE)
-    patched = apply_patch(pod, json.loads(base64.b64decode(answer["patch"])))
-    assert list(containers(patched)) == ["weir-proxy", "weir-init", "shop"]
-    assert options(containers(patched)["weir-proxy"])["probe"] == {"shop/liveness": "http:8080/healthz"}
-    spec = patched["spec"]
-    del spec["initContainers"]
-    spec["volumes"] = [volume for volume in spec["volumes"] if not volume["name"].startswith("weir-")]
-    spec["containers"][0]["livenessProbe"]["httpGet"] = pod["spec"]["containers"][0]["livenessProbe"]["httpGet"]
-    assert patched == pod
+HANDLERS = {"httpGet", "tcpSocket", "grpc"}
+
+
+def with_its_probes(made, pod):
+    """A part of a pod, with the handlers that ask weir in it replaced by those that were there."""
+    if isinstance(made, list):
+        return [with_its_probes(part, before) for part, before in zip(made, pod, strict=True)]
+    if not isinstance(made, dict):
+        return made
+    if made.get("httpGet", {}).get("path", "").startswith("/weir/probe/"):
+        made = {key: value for key, value in made.items() if key not in HANDLERS}
+        return {**made, **{key: value for key, value in pod.items() if key in HANDLERS}}
+    return {key: with_its_probes(value, pod.get(key)) for key, value in made.items()}
+
+
+def taken_out(made, pod):
+    """A pod without what weir has put in, whose lists are absent where they were."""
+    spec = dict(made["spec"])
+    for name in ("volumes", "initContainers"):
+        spec[name] = [part for part in spec[name] if not part["name"].startswith("weir-")]
+        if name not in pod["spec"]:
+            assert not spec.pop(name)
+    return with_its_probes({**made, "spec": spec}, pod)
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_recorded_pods(injector, weir, name):
+    """What `weir inject` puts in goes in, nothing of the pod's is lost, and once is enough."""
+    request, response = injector.play(name)
+    pod = request["object"]
+    made = patched(pod, response)
+    check_by_file(weir, pod, made)
+    assert taken_out(made, pod) == pod
+    assert list(containers(made)) == ["weir-proxy", "weir-init", *containers(pod)]
+    assert options(containers(made)["weir-proxy"]).get("probe", {}) == RECORDED[name]
+    assert request["dryRun"] == (name == "dry")
+    assert injector.review(review(made)) == {"uid": UID, "allowed": True}
+
+
+@pytest.mark.parametrize("name, warning", RECORDED_SPARED.items())
+def test_recorded_requests_that_change_nothing(injector, name, warning):
+    request, response = injector.play(name)
+    assert response == {"uid": request["uid"], "allowed": True, **({"warnings": [warning]} if warning else {})}
+
+
+def test_recorded_refusal(injector):
+    request, response = injector.play("wrong")
+    assert response == {
+        "uid": request["uid"],
+        "allowed": False,
+        "status": {
+            "code": 400,
+            "reason": "BadRequest",
+            "message": "weir: there is no weir.io/imag, did you mean weir.io/image?",
+        },
+    }
+
+
+def test_recorded_once_more(injector):
+    """Another webhook has added a container to the pod that the answer made, and the API server asks again."""
+    request, response = injector.play("later-again")
+    pod = request["object"]
+    made = patched(pod, response)
+    assert options(containers(made)["weir-proxy"])["probe"] == {"app/liveness": "tcp:80", "later/readiness": "tcp:81"}
+    assert containers(made)["later"]["readinessProbe"]["httpGet"] == {"path": "/weir/probe/later/readiness", "port": 15021}
+    del containers(made)["weir-proxy"]["command"][-1]
+    assert with_its_probes(made, pod) == pod
+    first = recorded("later")[1]["object"]
+    assert list(containers(pod)) == ["weir-proxy", "weir-init", *containers(first), "later"]
+
+
+def test_every_recorded_review_is_played():
+    assert {path.stem for path in REVIEWS.glob("*.http")} == {*RECORDED, *RECORDED_SPARED, "wrong", "later-again"}
 
 
 def test_patched_pod_keeps_to_the_field_rules(injector):
