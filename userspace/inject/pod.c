@@ -276,12 +276,22 @@ static bool is_true(const struct node *node)
 	return false;
 }
 
-static const char *what_is_unfit(const struct node *spec)
+// The kubelet runs a static pod from its own files and has the API server show a copy, which may not name
+// secrets: one that weir is in would be refused.
+static bool is_copy_of_static_pod(const struct node *template)
+{
+	const struct node *annotations = node_get(node_get(template, "metadata"), "annotations");
+	return node_get(annotations, "kubernetes.io/config.mirror") != NULL;
+}
+
+static const char *what_is_unfit(const struct node *template, const struct node *spec)
 {
 	if (is_true(node_get(spec, "hostNetwork")))
 		return "it uses the host's network";
 	if (str_eq(node_text(node_get(node_get(spec, "os"), "name")), STR("windows")))
 		return "it is a pod for Windows";
+	if (is_copy_of_static_pod(template))
+		return "it is a copy of a static pod";
 	return NULL;
 }
 
@@ -488,7 +498,7 @@ static int read_wanting(struct reading *reading, const struct node *template)
 {
 	struct pod *pod = reading->pod;
 	int err = check_spec(pod->spec, reading->error);
-	pod->skip = err ? NULL : what_is_unfit(pod->spec);
+	pod->skip = err ? NULL : what_is_unfit(template, pod->spec);
 	pod->unfit = pod->skip != NULL;
 	if (err || pod->skip)
 		return err;
