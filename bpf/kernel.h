@@ -83,11 +83,46 @@ struct fib_alias {
 };
 
 struct fib_table {
+	struct hlist_node tb_hlist;
+	__u32 tb_id;
 	unsigned long *tb_data;
+};
+
+struct fib_kuid_range {
+	struct {
+		__u32 val;
+	} start, end;
+};
+
+struct fib_rule_port_range___own { // linux/fib_rules.h has that name
+	__u16 start, end;
+};
+
+// A rule of routing.
+struct fib_rule {
+	struct list_head list;
+	int iifindex, oifindex; // -1: there is no such interface
+	__u32 mark, mark_mask, flags, table;
+	__u8 action, l3mdev, ip_proto;
+	__be64 tun_id;
+	int suppress_ifgroup, suppress_prefixlen;
+	struct fib_kuid_range uid_range;
+	struct fib_rule_port_range___own sport_range, dport_range;
+};
+
+struct fib4_rule {
+	struct fib_rule common;
+	__u8 dst_len, src_len, dscp, dscp_mask;
+};
+
+struct fib_rules_ops {
+	struct list_head rules_list;
 };
 
 struct netns_ipv4 {
 	struct fib_table *fib_main, *fib_default;
+	struct hlist_head *fib_table_hash;
+	struct fib_rules_ops *rules_ops;
 	_Bool fib_has_custom_rules;
 };
 
@@ -125,9 +160,17 @@ struct fib6_table {
 	struct fib6_node tb6_root;
 };
 
+struct fib6_rule {
+	struct fib_rule common;
+	struct rt6key src, dst;
+	__be32 flowlabel_mask;
+	__u8 dscp, dscp_mask;
+};
+
 struct netns_ipv6 {
 	struct fib6_info *fib6_null_entry;
 	struct fib6_table *fib6_main_tbl, *fib6_local_tbl;
+	struct fib_rules_ops *fib6_rules_ops;
 	_Bool fib6_has_custom_rules;
 	unsigned int fib6_routes_require_src;
 };
@@ -176,6 +219,7 @@ struct sock_common {
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
 	__u16 skc_num;
+	int skc_bound_dev_if;
 	possible_net_t skc_net;
 };
 
@@ -229,6 +273,7 @@ struct sock {
 	struct sock_common __sk_common;
 	struct socket *sk_socket;
 	struct sock_cgroup_data sk_cgrp_data;
+	__u32 sk_mark;
 	__u8 sk_userlocks;
 };
 

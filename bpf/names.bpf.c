@@ -107,7 +107,8 @@ static __always_inline void set_source_of_queries(struct bpf_sock_addr *ctx, int
 	if (!server)
 		return;
 	to = *server;
-	weir_source(net_of(ctx), &to, preferences_of(ctx, to.family), &source);
+	struct weir_sender sender = sender_of(ctx, to.family, 0);
+	weir_source(net_of(ctx), &to, &sender, &source);
 	set_ip(ctx, v6, &source);
 }
 

@@ -44,7 +44,8 @@ static __always_inline __u32 route_to(struct bpf_sock_addr *ctx, const struct we
 	if (!tcp)
 		return WEIR_ROUTE_UNKNOWN;
 	__u64 net = (__u64)weir_net_of(tcp), ignored = 0;
-	__u32 route = weir_route(net, flow->family, &flow->dest, &ignored);
+	struct weir_sender sender = sender_of(ctx, flow->family, 0);
+	__u32 route = weir_route(net, flow->family, &flow->dest, &sender, &ignored);
 	if (route == WEIR_ROUTE_UNKNOWN && weir_is_own(net, 0, address))
 		route = RTN_LOCAL;
 	return route;
@@ -192,8 +193,9 @@ static __always_inline int redirect_tcp(struct bpf_sock_addr *ctx, int v6, void 
 	struct bpf_sock *sk = ctx->sk;
 	struct weir_socket *socket =
 	    sk ? bpf_sk_storage_get(&weir_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+	struct weir_sender sender = sender_of(ctx, address->family, 0);
 	if (!has_address(ctx))
-		weir_source(net_of(ctx), address, preferences_of(ctx, address->family), &pending.source);
+		weir_source(net_of(ctx), address, &sender, &pending.source);
 	if (!socket || reserve(&pending, &key))
 		return give_up(plan);
 	socket->original = pending.original;
@@ -277,10 +279,10 @@ static __always_inline int own_address(struct bpf_sock_addr *ctx, enum moment mo
 	ret_address->family = server->family;
 	if (source_of(ctx, moment, ret_address))
 		return weir_is_own(net, is_strict(ctx, ret_address) ? interface : 0, ret_address);
-	__u32 preferences = preferences_of(ctx, server->family);
-	if (weir_source(net, server, preferences, ret_address) && weir_is_own(net, interface, ret_address))
+	struct weir_sender sender = sender_of(ctx, server->family, 1);
+	if (weir_source(net, server, &sender, ret_address) && weir_is_own(net, interface, ret_address))
 		return 1;
-	return weir_source_on(net, interface, server, preferences, ret_address);
+	return weir_source_on(net, interface, server, sender.preferences, ret_address);
 }
 
 // --- DNS -----------------------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 // What kind of route a network namespace has to an address, before the kernel looks for it: no helper tells
 // that to programs on connect(). Goes through the kernel's own tables as the kernel does, under the same
-// protection against their being changed. Where more than addresses decides (rules of routing, routes by
-// source), nothing is said.
+// protection against their being changed. Where more than addresses decides (rules of routing that are for this
+// connection, routes by source), nothing is said.
 #pragma once
 
 #include "bpf/kernel.h"
 #include "bpf/plan.bpf.h"
+#include "bpf/policy.bpf.h"
 
 #include <linux/rtnetlink.h>
 
@@ -74,25 +75,56 @@ static long weir_seek4_step(__u32 index, void *arg)
 	return 0;
 }
 
+static __always_inline void weir_seek4_in(struct fib_table *table, __u32 ip, struct weir_seek4 *seek)
+{
+	*seek = (struct weir_seek4){.ip = ip, .key = ip, .type = WEIR_ROUTE_NONE};
+	// What the table has is a node with one child, the root.
+	struct key_vector *top = (void *)BPF_CORE_READ(table, tb_data);
+	void *root = (void *)top + bpf_core_field_offset(struct key_vector, leaf);
+	if (top)
+		bpf_probe_read_kernel(&seek->root, sizeof seek->root, root);
+	seek->node = seek->root;
+	if (seek->root && bpf_loop(WEIR_STEPS_MAX, weir_seek4_step, seek, 0) == WEIR_STEPS_MAX)
+		seek->type = WEIR_ROUTE_UNKNOWN;
+	else if (seek->type == RTN_THROW)
+		seek->type = WEIR_ROUTE_NONE;
+}
+
+// Without rules of routing it is part of the main table. 0: it is not found, behind many others.
+static __always_inline struct fib_table *weir_local_table(struct net *net)
+{
+	enum { OTHERS_MAX = 4 }; // whose numbers have the same last byte
+	struct hlist_head *heads = BPF_CORE_READ(net, ipv4.fib_table_hash);
+	struct hlist_node *node = BPF_CORE_READ(&heads[RT_TABLE_LOCAL], first);
+	for (int i = 0; i < OTHERS_MAX && node; i++) {
+		struct fib_table *table = container_of(node, struct fib_table, tb_hlist);
+		if (BPF_CORE_READ(table, tb_id) == RT_TABLE_LOCAL)
+			return table;
+		node = BPF_CORE_READ(node, next);
+	}
+	return 0;
+}
+
 static __always_inline __u32 weir_route4(struct net *net, __u32 ip, __u64 *ret_route)
 {
-	struct weir_seek4 seek = {.ip = ip, .key = ip, .type = WEIR_ROUTE_NONE};
-	if (!bpf_core_field_exists(net->ipv4.fib_main) || !bpf_core_type_exists(struct key_vector) ||
-	    BPF_CORE_READ(net, ipv4.fib_has_custom_rules))
+	struct weir_seek4 seek = {.type = WEIR_ROUTE_NONE};
+	if (!bpf_core_field_exists(net->ipv4.fib_main) || !bpf_core_type_exists(struct key_vector))
 		return WEIR_ROUTE_UNKNOWN;
-	// What the table has is a node with one child, the root.
-	struct key_vector *table = (void *)BPF_CORE_READ(net, ipv4.fib_main, tb_data);
-	void *root = (void *)table + bpf_core_field_offset(struct key_vector, leaf);
-	if (table)
-		bpf_probe_read_kernel(&seek.root, sizeof seek.root, root);
-	seek.node = seek.root;
-	if (seek.root && bpf_loop(WEIR_STEPS_MAX, weir_seek4_step, &seek, 0) == WEIR_STEPS_MAX)
+	if (weir_has_policy(net, WEIR_AF_INET)) {
+		struct fib_table *local = weir_local_table(net);
+		if (!local)
+			return WEIR_ROUTE_UNKNOWN;
+		weir_seek4_in(local, ip, &seek);
+	}
+	if (seek.type == WEIR_ROUTE_NONE)
+		weir_seek4_in(BPF_CORE_READ(net, ipv4.fib_main), ip, &seek);
+	if (seek.type == WEIR_ROUTE_UNKNOWN)
 		return WEIR_ROUTE_UNKNOWN;
 	int leads = seek.type == RTN_UNICAST || seek.type == RTN_LOCAL || seek.type == RTN_BROADCAST;
 	if (!leads && BPF_CORE_READ(net, ipv4.fib_default))
 		return WEIR_ROUTE_UNKNOWN; // one table more
 	*ret_route = (__u64)seek.route;
-	return seek.type == RTN_THROW ? WEIR_ROUTE_NONE : seek.type;
+	return seek.type;
 }
 
 // --- IPv6 ----------------------------------------------------------------------------------------------------
@@ -154,7 +186,7 @@ static __always_inline __u32 weir_route6_in(struct net *net, struct fib6_table *
 
 static __always_inline __u32 weir_route6(struct net *net, const struct weir_number *ip, __u64 *ret_route)
 {
-	if (!bpf_core_field_exists(net->ipv6.fib6_local_tbl) || BPF_CORE_READ(net, ipv6.fib6_has_custom_rules) ||
+	if (!bpf_core_field_exists(net->ipv6.fib6_local_tbl) ||
 	    (bpf_core_field_exists(net->ipv6.fib6_routes_require_src) &&
 	     BPF_CORE_READ(net, ipv6.fib6_routes_require_src)))
 		return WEIR_ROUTE_UNKNOWN;
@@ -166,9 +198,10 @@ static __always_inline __u32 weir_route6(struct net *net, const struct weir_numb
 
 // The kind of the route to an address: RTN_*, or one of the above. Where the kernel has it, if it leads anywhere: the
 // fa_list of a struct fib_alias, or a struct fib6_info.
-__attribute__((noinline, used)) __u32 weir_route(__u64 net, __u32 family, const struct weir_number *to, __u64 *ret_route)
+__attribute__((noinline, used)) __u32 weir_route(__u64 net, __u32 family, const struct weir_number *to,
+						 const struct weir_sender *sender, __u64 *ret_route)
 {
-	if (!to || !ret_route)
+	if (!to || !sender || !ret_route || !sender->usual)
 		return WEIR_ROUTE_UNKNOWN;
 	return family == WEIR_AF_INET ? weir_route4((void *)net, (__u32)to->low, ret_route)
 				      : weir_route6((void *)net, to, ret_route);

@@ -5,6 +5,7 @@
 #include "bpf/address.bpf.h"
 #include "bpf/kernel.h"
 #include "bpf/maps.h"
+#include "bpf/policy.bpf.h"
 
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
@@ -59,7 +60,7 @@ static __always_inline int has_address(struct bpf_sock_addr *ctx)
 	return (BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & BOUND) != 0;
 }
 
-// What it has said of addresses to prefer (IPV6_ADDR_PREFERENCES), for weir_source().
+// What it has said of addresses to prefer (IPV6_ADDR_PREFERENCES).
 static __always_inline __u32 preferences_of(struct bpf_sock_addr *ctx, __u8 family)
 {
 	struct inet_sock *socket = (struct inet_sock *)BPF_CORE_READ(kernels_own(ctx), sk);
@@ -70,6 +71,16 @@ static __always_inline __u32 preferences_of(struct bpf_sock_addr *ctx, __u8 fami
 static __always_inline __u64 net_of(struct bpf_sock_addr *ctx)
 {
 	return (__u64)BPF_CORE_READ(kernels_own(ctx), sk, __sk_common.skc_net.net);
+}
+
+// `tied`: by an interface that it has chosen.
+static __always_inline struct weir_sender sender_of(struct bpf_sock_addr *ctx, __u8 family, int tied)
+{
+	const struct sock *sk = BPF_CORE_READ(kernels_own(ctx), sk);
+	__u32 chosen = tied || has_address(ctx) || BPF_CORE_READ(sk, __sk_common.skc_bound_dev_if);
+	return (struct weir_sender){
+	    .usual = weir_policy_is_usual(net_of(ctx), family, BPF_CORE_READ(sk, sk_mark), chosen),
+	    .preferences = preferences_of(ctx, family)};
 }
 
 static __always_inline void *plan_of(struct bpf_sock_addr *ctx)

@@ -73,12 +73,12 @@ static long weir_selecting4_next(__u32 index, void *arg)
 }
 
 // 0: it is not known.
-__attribute__((noinline, used)) __u32 weir_source4(__u64 in, __u32 to)
+__attribute__((noinline, used)) __u32 weir_source4(__u64 in, __u32 to, const struct weir_sender *sender)
 {
 	struct net *net = (void *)in;
 	struct weir_number number = {.low = bpf_ntohl(to)};
 	__u64 found = 0;
-	__u32 type = weir_route(in, WEIR_AF_INET, &number, &found);
+	__u32 type = weir_route(in, WEIR_AF_INET, &number, sender, &found);
 	if (type != RTN_UNICAST && type != RTN_LOCAL)
 		return 0;
 	struct hlist_node *node = (void *)found;
@@ -211,16 +211,17 @@ static long weir_selecting6_next(__u32 index, void *arg)
 }
 
 // Sets the address alone. 0: it is not known.
-__attribute__((noinline, used)) int weir_source6(__u64 in, const struct weir_address *to, __u32 preferences,
+__attribute__((noinline, used)) int weir_source6(__u64 in, const struct weir_address *to,
+						 const struct weir_sender *sender,
 						 struct weir_address *ret_source)
 {
 	struct net *net = (void *)in;
 	__u64 found = 0;
-	if (!to || !ret_source)
+	if (!to || !sender || !ret_source)
 		return 0;
 	struct weir_selecting6 selecting = {
-	    .to = weir_number_of(to), .preferences = preferences, .outgoing = RANK_OUTGOING};
-	__u32 type = weir_route(in, WEIR_AF_INET6, &selecting.to, &found);
+	    .to = weir_number_of(to), .preferences = sender->preferences, .outgoing = RANK_OUTGOING};
+	__u32 type = weir_route(in, WEIR_AF_INET6, &selecting.to, sender, &found);
 	if (!found || (type != RTN_UNICAST && type != RTN_LOCAL))
 		return 0;
 	struct fib6_info *route = (void *)found;
@@ -243,12 +244,12 @@ __attribute__((noinline, used)) int weir_source6(__u64 in, const struct weir_add
 }
 
 // --- both ----------------------------------------------------------------------------------------------------
-// Without a port, and without a family if it is not known. `preferences`: PREFER_* and others.
-static __always_inline int weir_source(__u64 net, const struct weir_address *to, __u32 preferences,
+// Without a port, and without a family if it is not known.
+static __always_inline int weir_source(__u64 net, const struct weir_address *to, const struct weir_sender *sender,
 				       struct weir_address *ret_source)
 {
-	int found = to->family == WEIR_AF_INET ? (ret_source->ip[0] = weir_source4(net, to->ip[0])) != 0
-					       : weir_source6(net, to, preferences, ret_source);
+	int found = to->family == WEIR_AF_INET ? (ret_source->ip[0] = weir_source4(net, to->ip[0], sender)) != 0
+					       : weir_source6(net, to, sender, ret_source);
 	ret_source->family = found ? to->family : 0;
 	return found;
 }

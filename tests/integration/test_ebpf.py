@@ -549,7 +549,12 @@ def test_where_rules_decide_on_routes_all_is_captured(lone, other):
     lone.apply(*EBPF)
     lone.pod.ip("route del default")
     assert probe(lone, "192.0.2.1", 80) == "unreachable"
-    lone.pod.ip(f"route add default via {other.ipv4} table 77")
+    lone.pod.ip(f"route add default via {other.ipv4} table 77", f"rule add from {lone.ipv4} lookup 77")
+    assert probe(lone, "192.0.2.1", 80) == "unreachable", "it has not chosen that address"
+    with lone.enter(), socket.socket() as sock:
+        sock.settimeout(30)
+        sock.bind((lone.ipv4, 0))
+        sock.connect(("192.0.2.1", 80))
     lone.pod.ip("rule add from all lookup 77")
     assert probe(lone, "192.0.2.1", 80) == "outbound 192.0.2.1:80"
 

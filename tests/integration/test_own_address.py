@@ -260,10 +260,68 @@ def test_where_hardly_any_address_fits(network, weir, to, lines, own):
     assert found == dict.fromkeys(BACKENDS, own)
 
 
-def test_it_is_not_known_where_rules_decide_on_routes(app):
+# Rules of routing, and for whom of those who connect they are.
+FOR_OTHERS = {
+    "an address": ["add from {own} lookup 77"],
+    "a mark": ["add fwmark 0x5 lookup 77", "add fwmark 0x50/0xf0 lookup 77"],
+    "an interface": ["add iif eth1 lookup 77", "add oif eth1 lookup 77", "add iif eth9 lookup 77", "add oif eth9 lookup 77"],
+    "nobody any more": ["add lookup 77", "del lookup 77"],
+    "everybody, behind the usual ones": ["add pref 100 lookup local", "del pref 0", "add pref 200 lookup main", "add pref 300 lookup local"],
+}
+FOR_ALL = {
+    "all": "lookup 77",
+    "a network": "to {target} lookup 77",
+    "all without a mark": "not fwmark 0x5 lookup 77",
+    "a user": "uidrange 0-0 lookup 77",
+    "a protocol": "ipproto tcp lookup 77",
+    "a port": "dport 80 lookup 77",
+    "a kind of service": "tos 0x10 lookup 77",
+    "the usual table in part": "lookup main suppress_prefixlength 31",
+    "nowhere": "to {target} unreachable",
+    "a rule behind": "goto 32766",
+    "what is sent here": "iif lo lookup 77",
+}
+OWN = {4: "10.78.0.1", 6: "2001:db8:2::1"}
+DEVICES = {"": "dev eth1", "unreachable": "", "local": "dev lo"}
+
+
+def rules(app, family, lines):
+    """Table 77 has another way than the others."""
+    target = TARGET[family]
+    app.pod.run(["ip", f"-{family}", "route", "replace", "default", "dev", "eth2", "table", "77"])
+    for line in lines:
+        app.pod.run(["ip", f"-{family}", "rule", *line.format(own=OWN[family], target=target).split()])
+
+
+@families
+@pytest.mark.parametrize("lines", FOR_OTHERS.values(), ids=FOR_OTHERS)
+def test_rules_of_routing_that_are_for_others(app, lines, family):
+    target, host = TARGET[family], {4: 32, 6: 128}[family]
+    kinds = {"": OWN[family], "unreachable": errno.EHOSTUNREACH, "local": errno.ECONNREFUSED}  # that one is not captured
+    addresses = [f"{target[:-1]}{number}" for number, _ in enumerate(kinds, 7)]
+    app.pod.ip(*(f"route add {kind} {address}/{host} {DEVICES[kind]}" for kind, address in zip(kinds, addresses)))
+    rules(app, family, lines)
+    found = by_each(app, lambda: [own_address(app, address) for address in addresses])
+    assert found == dict.fromkeys(BACKENDS, list(kinds.values()))
+
+
+@families
+@pytest.mark.parametrize("line", FOR_ALL.values(), ids=FOR_ALL)
+def test_it_is_not_known_where_rules_decide_on_routes(app, line, family):
+    """What they decide is nowhere seen; that it is captured is."""
     app.apply("--backend", "ebpf", *PLAN)
-    app.pod.ip("rule add from all lookup 77")
-    assert own_address(app, "192.0.2.7") == "127.0.0.1"
+    rules(app, family, [f"add pref 100 {line}"])
+    assert own_address(app, TARGET[family]) == {4: "127.0.0.1", 6: "::1"}[family]
+
+
+@families
+def test_it_is_not_known_for_whom_rules_decide(app, family):
+    loopback, mark = {4: "127.0.0.1", 6: "::1"}[family], (socket.SOL_SOCKET, socket.SO_MARK, 0x55)
+    app.apply("--backend", "ebpf", *PLAN)
+    app.pod.ip(f"route add {TARGET[family]} dev eth1")
+    rules(app, family, ["add fwmark 0x50/0xf0 lookup 77"])
+    assert own_address(app, TARGET[family]) == OWN[family]
+    assert own_address(app, TARGET[family], options=[mark]) == loopback
 
 
 def test_a_socket_that_connects_anew(app):
