@@ -113,6 +113,7 @@ struct fib_rule {
 struct fib4_rule {
 	struct fib_rule common;
 	__u8 dst_len, src_len, dscp, dscp_mask;
+	__u8 dscp_full : 1;
 };
 
 struct fib_rules_ops {
@@ -165,6 +166,7 @@ struct fib6_rule {
 	struct rt6key src, dst;
 	__be32 flowlabel_mask;
 	__u8 dscp, dscp_mask;
+	__u8 dscp_full : 1;
 };
 
 struct netns_ipv6 {

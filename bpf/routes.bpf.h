@@ -201,8 +201,12 @@ static __always_inline __u32 weir_route6(struct net *net, const struct weir_numb
 __attribute__((noinline, used)) __u32 weir_route(__u64 net, __u32 family, const struct weir_number *to,
 						 const struct weir_sender *sender, __u64 *ret_route)
 {
-	if (!to || !sender || !ret_route || !sender->usual)
+	if (!to || !sender || !ret_route || sender->policy == WEIR_POLICY_DECIDES)
 		return WEIR_ROUTE_UNKNOWN;
-	return family == WEIR_AF_INET ? weir_route4((void *)net, (__u32)to->low, ret_route)
-				      : weir_route6((void *)net, to, ret_route);
+	if (family == WEIR_AF_INET)
+		return weir_route4((void *)net, (__u32)to->low, ret_route);
+	__u32 type = weir_route6((void *)net, to, ret_route);
+	int leads = type == RTN_UNICAST || type == RTN_LOCAL;
+	// If none leads there, the kernel chooses an address, and looks again with that.
+	return leads || sender->policy != WEIR_POLICY_USUAL_UNBOUND ? type : WEIR_ROUTE_UNKNOWN;
 }

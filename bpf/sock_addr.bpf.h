@@ -79,7 +79,7 @@ static __always_inline struct weir_sender sender_of(struct bpf_sock_addr *ctx, _
 	const struct sock *sk = BPF_CORE_READ(kernels_own(ctx), sk);
 	__u32 chosen = tied || has_address(ctx) || BPF_CORE_READ(sk, __sk_common.skc_bound_dev_if);
 	return (struct weir_sender){
-	    .usual = weir_policy_is_usual(net_of(ctx), family, BPF_CORE_READ(sk, sk_mark), chosen),
+	    .policy = weir_policy_verdict(net_of(ctx), family, BPF_CORE_READ(sk, sk_mark), chosen),
 	    .preferences = preferences_of(ctx, family)};
 }
 

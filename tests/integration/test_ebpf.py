@@ -543,20 +543,28 @@ def test_only_what_has_a_route_is_captured(network, weir, family, default_route)
     assert any(result.startswith("outbound ") for result in found["nft"].values())
 
 
-def test_where_rules_decide_on_routes_all_is_captured(lone, other):
+@families
+@pytest.mark.parametrize("refused", [False, True], ids=["no-route", "refused"])
+def test_where_rules_decide_on_routes_all_is_captured(lone, other, family, refused):
     """Who would have to go through them all cannot know."""
+    target, own, gateway = {4: ("192.0.2.1", lone.ipv4, other.ipv4), 6: ("2001:db8:7::1", lone.ipv6, other.ipv6)}[family]
+    captured = f"outbound {target}:80" if family == 4 else f"outbound [{target}]:80"
     stand_in(lone)
     lone.apply(*EBPF)
-    lone.pod.ip("route del default")
-    assert probe(lone, "192.0.2.1", 80) == "unreachable"
-    lone.pod.ip(f"route add default via {other.ipv4} table 77", f"rule add from {lone.ipv4} lookup 77")
-    assert probe(lone, "192.0.2.1", 80) == "unreachable", "it has not chosen that address"
-    with lone.enter(), socket.socket() as sock:
+    lone.pod.run(["ip", f"-{family}", "route", "del", "default"])
+    if refused:
+        lone.pod.ip(f"route add unreachable {target}")
+    assert probe(lone, target, 80) == "unreachable"
+    lone.pod.ip(f"route add default via {gateway} table 77")
+    lone.pod.run(["ip", f"-{family}", "rule", "add", "from", own, "lookup", "77"])
+    # With IPv6, the kernel looks again with an address of its choice if it finds no route without one.
+    assert probe(lone, target, 80) == (captured if family == 6 else "unreachable")
+    with lone.enter(), socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6) as sock:
         sock.settimeout(30)
-        sock.bind((lone.ipv4, 0))
-        sock.connect(("192.0.2.1", 80))
-    lone.pod.ip("rule add from all lookup 77")
-    assert probe(lone, "192.0.2.1", 80) == "outbound 192.0.2.1:80"
+        sock.bind((own, 0))
+        sock.connect((target, 80))
+    lone.pod.run(["ip", f"-{family}", "rule", "add", "lookup", "77"])
+    assert probe(lone, target, 80) == captured
 
 
 def test_a_route_for_a_kind_of_service_decides_nothing(lone):

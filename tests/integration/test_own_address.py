@@ -264,24 +264,27 @@ def test_where_hardly_any_address_fits(network, weir, to, lines, own):
 FOR_OTHERS = {
     "an address": ["add from {own} lookup 77"],
     "a mark": ["add fwmark 0x5 lookup 77", "add fwmark 0x50/0xf0 lookup 77"],
+    "a VRF": ["add l3mdev pref 1000"],
     "an interface": ["add iif eth1 lookup 77", "add oif eth1 lookup 77", "add iif eth9 lookup 77", "add oif eth9 lookup 77"],
     "nobody any more": ["add lookup 77", "del lookup 77"],
     "everybody, behind the usual ones": ["add pref 100 lookup local", "del pref 0", "add pref 200 lookup main", "add pref 300 lookup local"],
 }
 FOR_ALL = {
-    "all": "lookup 77",
-    "a network": "to {target} lookup 77",
-    "all without a mark": "not fwmark 0x5 lookup 77",
-    "a user": "uidrange 0-0 lookup 77",
-    "a protocol": "ipproto tcp lookup 77",
-    "a port": "dport 80 lookup 77",
-    "a kind of service": "tos 0x10 lookup 77",
-    "the usual table in part": "lookup main suppress_prefixlength 31",
-    "nowhere": "to {target} unreachable",
-    "a rule behind": "goto 32766",
-    "what is sent here": "iif lo lookup 77",
+    "all": "pref 100 lookup 77",
+    "a network": "pref 100 to {target} lookup 77",
+    "all without a mark": "pref 100 not fwmark 0x5 lookup 77",
+    "a user": "pref 100 uidrange 0-0 lookup 77",
+    "a protocol": "pref 100 ipproto tcp lookup 77",
+    "a port": "pref 100 dport 80 lookup 77",
+    "a kind of service": "pref 100 tos 0x10 lookup 77",
+    "the usual table in part": "pref 100 lookup main suppress_prefixlength 31",
+    "nowhere": "pref 100 to {target} unreachable",
+    "a rule behind": "pref 100 goto 32766",
+    "what is sent here": "pref 100 iif lo lookup 77",
+    "a table behind the usual ones": "pref 40000 lookup {behind}",
 }
 OWN = {4: "10.78.0.1", 6: "2001:db8:2::1"}
+BEHIND = {4: 252, 6: 253}
 DEVICES = {"": "dev eth1", "unreachable": "", "local": "dev lo"}
 
 
@@ -290,7 +293,7 @@ def rules(app, family, lines):
     target = TARGET[family]
     app.pod.run(["ip", f"-{family}", "route", "replace", "default", "dev", "eth2", "table", "77"])
     for line in lines:
-        app.pod.run(["ip", f"-{family}", "rule", *line.format(own=OWN[family], target=target).split()])
+        app.pod.run(["ip", f"-{family}", "rule", *line.format(own=OWN[family], target=target, behind=BEHIND[family]).split()])
 
 
 @families
@@ -302,7 +305,10 @@ def test_rules_of_routing_that_are_for_others(app, lines, family):
     app.pod.ip(*(f"route add {kind} {address}/{host} {DEVICES[kind]}" for kind, address in zip(kinds, addresses)))
     rules(app, family, lines)
     found = by_each(app, lambda: [own_address(app, address) for address in addresses])
-    assert found == dict.fromkeys(BACKENDS, list(kinds.values()))
+    wanted = {backend: list(kinds.values()) for backend in BACKENDS}
+    if family == 6 and "from" in lines[0]:  # where nothing leads, the kernel looks again with an address of its choice
+        wanted["ebpf"][1] = "::1"
+    assert found == wanted
 
 
 @families
@@ -310,7 +316,7 @@ def test_rules_of_routing_that_are_for_others(app, lines, family):
 def test_it_is_not_known_where_rules_decide_on_routes(app, line, family):
     """What they decide is nowhere seen; that it is captured is."""
     app.apply("--backend", "ebpf", *PLAN)
-    rules(app, family, [f"add pref 100 {line}"])
+    rules(app, family, [f"add {line}"])
     assert own_address(app, TARGET[family]) == {4: "127.0.0.1", 6: "::1"}[family]
 
 
