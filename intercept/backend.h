@@ -10,8 +10,8 @@
 
 // Descriptors of rules that go when they are closed, at the latest with the process, however that ends.
 struct held_rules {
-	int rules;	 // with it, nothing is captured any more
-	int translation; // with it, connections that were captured are cut off; negative: they are not
+	int rules;	 // with it, nothing is captured any more; negative: nothing is once nobody listens
+	int translation; // with it, connections that were captured are cut off, or those that have not come yet
 };
 
 // What a back end does with a captured connection at a hook. A "#" in names stands for 4 or 6, the family.

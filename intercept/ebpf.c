@@ -60,13 +60,17 @@ static int probe_plan(const struct capture_plan *plan, struct strbuf *why)
 	return 0;
 }
 
+static int probe_programs(const struct capture_plan *plan, struct strbuf *why)
+{
+	int err = probe_plan(plan, why);
+	if (err == 0)
+		err = probe_privileges(why);
+	return err ? err : ebpf_probe_kernel(why);
+}
+
 static int ebpf_probe(const struct capture_plan *plan, struct strbuf *ret_why)
 {
-	int err = probe_plan(plan, ret_why);
-	if (err == 0)
-		err = probe_privileges(ret_why);
-	if (err == 0)
-		err = ebpf_probe_kernel(ret_why);
+	int err = probe_programs(plan, ret_why);
 	return err ? err : ebpf_place_probe(ret_why);
 }
 
@@ -108,6 +112,13 @@ static bool is_whole(const struct reading *reading, const struct ruleset *rulese
 	       (ruleset_spares_family(ruleset, AF_INET6) || routes_local_is_there(&redirect_network));
 }
 
+// A process may be about to end, or have a file system for something else.
+static int find_held_plan(const struct ebpf_place *place, const char *folder, void *arg)
+{
+	int err = find_plan(place, folder, arg);
+	return err == ERR_MALFORMED || err > 0 ? err : 0;
+}
+
 // The plan that stays, or the one that a process has. 1; 0: there is none; or a negative error.
 static int read_plan(struct reading *reading, struct strbuf *error)
 {
@@ -121,7 +132,7 @@ static int read_plan(struct reading *reading, struct strbuf *error)
 	if (found)
 		return found;
 	reading->held = true;
-	return ebpf_held_each(true, find_plan, reading);
+	return ebpf_held_each(true, find_held_plan, reading);
 }
 
 static int ebpf_read(struct ruleset *ret_ruleset, struct strbuf *ret_error)
@@ -324,21 +335,24 @@ static int hold_in(const struct capture_plan *plan, const union weir_cell *cells
 	if (err == 0 || err == ERR_NOT_FOUND)
 		return 0;
 	close(*ret_fd);
+	restore_network(added);
 	return err;
 }
 
+// The programs see to it themselves that nothing is captured while nobody listens; until the last connection has
+// ended they tell where it was going.
 static int ebpf_hold(const struct capture_plan *plan, const struct ruleset *ruleset,
 		     struct held_rules *ret_held, struct strbuf *ret_error)
 {
 	struct held_rules held = {-1, -1};
 	union weir_cell *cells;
 	uint32_t count;
-	int err = ebpf_probe(plan, ret_error);
+	int err = probe_programs(plan, ret_error);
 	if (err == 0)
 		err = encode(ruleset, &cells, &count, ret_error);
 	if (err)
 		return err;
-	err = hold_in(plan, cells, count, &held.rules, ret_error);
+	err = hold_in(plan, cells, count, &held.translation, ret_error);
 	mem_free(cells);
 	if (err == 0)
 		*ret_held = held;

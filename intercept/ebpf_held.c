@@ -39,8 +39,9 @@ struct search {
 	void *arg;
 };
 
-// What is mounted nowhere has no path but "/". Who has no privilege on this host can make a file system of
-// the kind, too, which is not root's.
+// What is mounted nowhere has no path but "/". Somebody without privileges may have been given a file system of
+// the kind (for BPF tokens), which is not root's then. (Anybody can have a copy of the host's; in its root there
+// is no plan.)
 static bool is_held(int fds, const char *name, const char *path)
 {
 	char target[2];

@@ -49,6 +49,8 @@ static void hush(void)
 static int say(struct strbuf *error, int err, const char *what)
 {
 	strbuf_printf(error, "%s: %s%s%s", what, err_text(err), first_warning[0] ? "; " : "", first_warning);
+	if (err == -E2BIG)
+		strbuf_add_text(error, "; on one hook of a control group there may be 64 programs");
 	return err;
 }
 

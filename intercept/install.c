@@ -223,7 +223,7 @@ static int apply(struct change *change, bool *ret_changed, struct strbuf *ret_er
 		err = returns_read(&before.returns, ret_error);
 	if (err == 0)
 		err = apply_all(change, &before, ret_error);
-	if (err == 0)
+	if (err == 0 && !change->ret_held)
 		err = routes_list(&after.routes, &after.route_count, ret_error);
 	if (err == 0)
 		*ret_changed = change->changed || !routes_equal(&before, &after);
@@ -256,13 +256,16 @@ static int hold_by(const struct backend *backend, const struct capture_plan *pla
 
 static int hold_by_any(const struct capture_plan *plan, struct held_rules *ret_held, struct strbuf *error)
 {
+	autostrbuf struct strbuf why = {0};
 	int err = ERR_UNSUPPORTED;
 	for (size_t i = 0; backends[i] && err; i++) {
 		if (!backends[i]->hold)
 			continue;
-		strbuf_printf(error, "%s%s: ", error->len ? "; " : "", backends[i]->name);
-		err = hold_by(backends[i], plan, ret_held, error);
+		strbuf_printf(&why, "%s%s: ", why.len ? "; " : "", backends[i]->name);
+		err = hold_by(backends[i], plan, ret_held, &why);
 	}
+	if (err)
+		strbuf_add_str(error, strbuf_str(&why));
 	return err;
 }
 

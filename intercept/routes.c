@@ -31,6 +31,11 @@ int route_say(struct strbuf *error, int err, const char *what)
 	else if (err == -EEXIST)
 		strbuf_printf(error, "%s: there is another route for it, which does not reach anything",
 			      what);
+	else if (err == -EAFNOSUPPORT)
+		strbuf_printf(error,
+			      "%s: this process may not use netlink (AF_NETLINK is not in "
+			      "RestrictAddressFamilies of its unit)",
+			      what);
 	else if (err == -ENETDOWN)
 		strbuf_printf(error, "%s: the loopback interface is down (ip link set lo up)", what);
 	else

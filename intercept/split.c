@@ -99,8 +99,8 @@ static int split_probe(const struct capture_plan *plan, struct strbuf *ret_why)
 		    ret_why,
 		    "fail open does not go with outbound interfaces: they are for rules of "
 		    "nftables, which outlive the proxy unless it installs them itself, as it does, "
-		    "without eBPF, when its configuration says intercept.capture.fail: open; do that, "
-		    "or give networks (outbound cidrs) instead");
+		    "without eBPF, when its configuration says intercept.capture.fail: open and "
+		    "backend: nft; do that, or give networks (outbound cidrs) instead");
 		return ERR_UNSUPPORTED;
 	}
 	int err = backend_ebpf.probe(plan, ret_why);

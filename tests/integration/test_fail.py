@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 
 import pytest
@@ -24,7 +25,7 @@ from capture import (
     stand_in,
     state,
 )
-from mesh import Mesh
+from mesh import Mesh, Origin, connect
 from netns import readable, wait_until
 
 families = pytest.mark.parametrize("family", [4, 6], ids=["ipv4", "ipv6"])
@@ -420,10 +421,10 @@ def test_without_the_proxy_all_is_as_without_weir(mesh, other, family, keys, end
     for loader in loaders:
         loader.start()
     assert getattr(sidecar.proxy, end)() == (-9 if end == "kill" else 0)
-    wait_until(lambda: not own & in_kernel(pod))  # programs go a moment later
     for _ in range(5):
         assert probe(pod, ip_of(other, family), 80).startswith("other ")
         assert probe(other, ip_of(pod, family), 80).startswith("app ")
+    wait_until(lambda: not own & in_kernel(pod))  # programs go a moment later
     done.set()
     for loader in loaders:
         loader.join()
@@ -466,11 +467,68 @@ def test_a_proxy_that_drains_lets_go_at_once(mesh, other, admin, backend, family
         assert sock.recv(100) == b"other"
         os.kill(sidecar.proxy.pid, signal.SIGTERM)
         wait_until(lambda: "table inet weir " not in sidecar.pod.run(["nft", "list", "ruleset"]).stdout)
-        wait_until(lambda: not (own - {"table"}) & in_kernel(sidecar.pod))
+        wait_until(lambda: "msg=draining" in sidecar.said())
         assert sidecar.proxy.alive()
         assert probe(sidecar.pod, ip_of(other, family), 80).startswith("other ")
+        assert sidecar.counter("downstream_connections_total") == 1, "that was none of its"
         sock.sendall(b"still here")
         assert sock.recv(100) == b"still here"
+        assert sock.getpeername()[:2] == (ip_of(other, family), 4000)
+    assert sidecar.proxy.wait() == 0
+    wait_until(lambda: not own & in_kernel(sidecar.pod))
+
+
+@families
+@pytest.mark.parametrize("backend", list(OPEN))
+def test_a_proxy_that_drains_loses_nothing(mesh, other, backend, family):
+    """Under load: of what was on its way to it, all arrives."""
+    sidecar, done, ends = mesh.sidecar("app", start=False, intercept={"capture": OPEN[backend]}), threading.Event(), []
+    sidecar.start()
+    app = Server(sidecar.pod, 80, "app", ANY[family])
+
+    def load(pod, target):
+        while not done.is_set():
+            ends.append(probe_or_reset(pod, ip_of(target, family), 80))
+
+    ways = 2 * [(sidecar.pod, other), (other, sidecar.pod)]
+    loaders = [threading.Thread(target=load, args=way) for way in ways]
+    for loader in loaders:
+        loader.start()
+    wait_until(lambda: len(ends) > 200)
+    assert sidecar.proxy.stop() == 0
+    passed = len(ends)
+    wait_until(lambda: len(ends) > passed + 50)
+    done.set()
+    for loader in loaders:
+        loader.join()
+    assert {end.split()[0] for end in ends} == {"app", "other"}
+    assert len(set(app.peers)) == 2, "some through the proxy, and some not"
+    assert "original destination" not in sidecar.proxy.output()
+
+
+@families
+@pytest.mark.parametrize("backend", list(OPEN))
+def test_a_proxy_that_drains_goes_on_in_its_clients_names(mesh, other, backend, family):
+    """A request that was half there: the application is called for it meanwhile."""
+    capture, seen = {**OPEN[backend], "inbound_source": "client"}, []
+    sidecar = mesh.sidecar("app", start=False, intercept={"capture": capture})
+    sidecar.start()
+
+    def answer(peer):
+        seen.append(peer.sock.getpeername()[0])
+        peer.head()
+        peer.send("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+
+    with Origin(sidecar.pod, 80, answer, ANY[family]):
+        client = connect(other, ip_of(sidecar.pod, family), 80)
+        client.send("GET / HTTP/1.1\r\n")
+        wait_until(lambda: sidecar.counter("downstream_connections_total") == 1)
+        os.kill(sidecar.proxy.pid, signal.SIGTERM)
+        wait_until(lambda: "msg=draining" in sidecar.said())
+        client.send("Host: app\r\n\r\n")
+        assert client.head().startswith("HTTP/1.1 204 ")
+        client.close()
+    assert seen == [ip_of(other, family)]
     assert sidecar.proxy.wait() == 0
 
 
@@ -553,17 +611,55 @@ WITHOUT = {  # a privilege: what the proxy says
     ("ebpf", "sys_admin"): "it needs the capability CAP_SYS_ADMIN",
     ("auto", "net_admin"): "ebpf: eBPF programs cannot be installed",  # and nftables' reason before it
     ("iptables", None): "rules of iptables outlive the proxy",
+    ("interfaces", None): "backend: nft; do that",
 }
 
 
 @pytest.mark.parametrize("backend, privilege", list(WITHOUT))
 def test_a_proxy_that_cannot_install_rules_does_not_start(mesh, backend, privilege):
-    sidecar = mesh.sidecar("app", start=False, intercept={"capture": {"fail": "open", "backend": backend}})
+    capture = {"fail": "open", "backend": backend}
+    if backend == "interfaces":
+        capture = {**OPEN["ebpf"], **KEYS["interfaces"]}
+    sidecar = mesh.sidecar("app", start=False, intercept={"capture": capture})
     before = state(sidecar.pod)
     words = ["setpriv", f"--bounding-set=-{privilege}", f"--inh-caps=-{privilege}"] if privilege else []
     done = sidecar.pod.run([*words, mesh.weir_proxy, "--config", sidecar.config_path], check=False)
     assert done.returncode == 1 and WITHOUT[backend, privilege] in done.stderr
     assert state(sidecar.pod) == before and pins_of(cookie_of(sidecar.pod)) == []
+
+
+# A C library on a kernel without nftables.
+WITHOUT_NFTABLES = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <linux/netlink.h>
+#include <sys/socket.h>
+int socket(int family, int type, int protocol)
+{
+	errno = EPROTONOSUPPORT;
+	if (family == AF_NETLINK && protocol == NETLINK_NETFILTER)
+		return -1;
+	return ((int (*)(int, int, int))dlsym(RTLD_NEXT, "socket"))(family, type, protocol);
+}
+"""
+
+
+def test_without_nftables_the_proxy_takes_ebpf(mesh, other):
+    folder = mesh.network.folder
+    (folder / "without.c").write_text(WITHOUT_NFTABLES)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "without.so", folder / "without.c", "-ldl"], check=True)
+    env = {"LD_PRELOAD": str(folder / "without.so"), "ASAN_OPTIONS": "verify_asan_link_order=0"}
+    sidecar = mesh.sidecar("app", start=False, intercept={"capture": {"fail": "open"}})
+    sidecar.start(env=env)
+    assert sidecar.show("intercept", "show")["backend"] == "ebpf"
+    assert probe(sidecar.pod, other.ipv4, 80).startswith("other ")
+    assert sidecar.counter("downstream_connections_total") == 1
+    assert sidecar.proxy.stop() == 0
+    # What goes wrong afterwards is not said to be of nftables.
+    Server(sidecar.pod, 15001, "taken", "127.0.0.1")
+    failed = sidecar.pod.run([mesh.weir_proxy, "--config", sidecar.config_path], check=False, env=env)
+    assert failed.returncode == 1 and "15001" in failed.stderr and "nft" not in failed.stderr, failed.stderr
 
 
 STRANGER = """
