@@ -4,6 +4,8 @@
 #include "base/error.h"
 #include "intercept/cgroups.h"
 
+#include <unistd.h>
+
 const struct backend *const backends[] = {&backend_nft, &backend_ebpf, &backend_iptables, NULL};
 
 int backend_compile(const struct backend *backend, const struct capture_plan *plan,
@@ -74,4 +76,26 @@ const char *backend_hook(const struct backend *backend, enum rule_chain chain, u
 			 uint8_t protocol)
 {
 	return backend && backend->hook ? backend->hook(chain, family, protocol) : rule_chains[chain].hook;
+}
+
+static void drop(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+void held_rules_let_go(struct held_rules *held)
+{
+	if (held->rules >= 0 && held->backend->let_go)
+		held->backend->let_go(held);
+	drop(&held->rules);
+	drop(&held->arrivals);
+}
+
+void held_rules_drop(struct held_rules *held)
+{
+	drop(&held->rules);
+	drop(&held->arrivals);
+	drop(&held->translation);
 }

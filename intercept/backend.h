@@ -8,11 +8,16 @@
 
 #include "intercept/rules.h"
 
-// Descriptors of rules that go when they are closed, at the latest with the process, however that ends.
+// Descriptors of rules that go when they are closed, at the latest with the process, however that ends. Negative:
+// there is none.
 struct held_rules {
-	int rules;	 // with it, nothing is captured any more; negative: nothing is once nobody listens
-	int translation; // with it, connections that were captured are cut off, or those that have not come yet
+	const struct backend *backend;
+	int rules;	 // with it, nothing is captured any more
+	int arrivals;	 // tells of what was captured and has not come to the proxy yet
+	int translation; // with it, connections that were captured are cut off
 };
+
+#define HELD_RULES_NONE ((struct held_rules){NULL, -1, -1, -1})
 
 // What a back end does with a captured connection at a hook. A "#" in names stands for 4 or 6, the family.
 struct hook_step {
@@ -47,6 +52,8 @@ struct backend {
 	// The same by rules that go with the process: for the fail policy "open". NULL: it cannot.
 	int (*hold)(const struct capture_plan *plan, const struct ruleset *ruleset,
 		    struct held_rules *ret_held, struct strbuf *ret_error);
+	// What is to be done before held.rules is closed; NULL: nothing.
+	void (*let_go)(const struct held_rules *held);
 	// Whether the kernel would take the rules of the plan, for "open" those that go with the process: it
 	// is asked, and nothing changes. 0, or a negative error and why not. NULL: only applying would tell.
 	int (*try)(const struct capture_plan *plan, const struct ruleset *ruleset, struct strbuf *ret_error);
@@ -66,6 +73,12 @@ struct backend {
 	// this is NULL: there are none but that of its chain.
 	const struct hook_step *(*steps)(enum rule_chain chain, uint8_t protocol);
 };
+
+// From now on nothing is captured; what was goes on, and has come to the proxy if that accepts meanwhile (a second
+// and a half at most).
+void held_rules_let_go(struct held_rules *held);
+// The same, and what is open may be cut off.
+void held_rules_drop(struct held_rules *held);
 
 // All of them, in the order in which `auto` prefers them, ended by NULL.
 extern const struct backend *const backends[];

@@ -296,55 +296,53 @@ static int remove_plan(struct strbuf *error)
 }
 
 // Programs and maps of this process alone, beside those of others.
-static int install_held(const union weir_cell *cells, uint32_t count, int *ret_fd, struct strbuf *error)
+static int install_held(const union weir_cell *cells, uint32_t count, struct held_rules *ret_held,
+			struct strbuf *error)
 {
+	struct held_rules held = HELD_RULES_NONE;
 	struct ebpf_place own = {0};
 	char unused[EBPF_PATH_MAX], folder[EBPF_PATH_MAX];
-	int cgroup, fd;
+	int cgroup;
 	int err = ebpf_place_netns(&own.netns, error);
 	if (err == 0)
 		err = ebpf_place_cgroup(&own, NULL, &cgroup, unused, error);
 	if (err)
 		return err;
-	err = ebpf_held_make(&fd, folder, error);
-	if (err == 0) {
-		err = ebpf_install(folder, cgroup, own.netns, cells, count, error);
-		if (err)
-			close(fd);
-	}
-	close(cgroup);
+	err = ebpf_held_make(&held.translation, folder, error);
 	if (err == 0)
-		*ret_fd = fd;
+		err = ebpf_install(folder, cgroup, own.netns, cells, count, error);
+	if (err == 0)
+		err = ebpf_plan_open(folder, own.netns, &held.rules, &held.arrivals);
+	close(cgroup);
+	if (err)
+		held_rules_drop(&held);
+	else
+		*ret_held = held;
 	return err;
 }
 
-// What stays goes when all else is there. (Both look at a connection for a moment, and the second finds that
-// it is captured already.)
-static int hold_in(const struct capture_plan *plan, const union weir_cell *cells, uint32_t count, int *ret_fd,
-		   struct strbuf *error)
+// What stays goes when all else is there. (Both look at a connection for a moment, and the second finds that it
+// is captured already.)
+static int hold_in(const struct capture_plan *plan, const union weir_cell *cells, uint32_t count,
+		   struct held_rules *ret_held, struct strbuf *error)
 {
 	bool added = false;
 	int err = apply_network(plan, &added, error);
 	if (err == 0)
-		err = install_held(cells, count, ret_fd, error);
-	if (err) {
-		restore_network(added);
-		return err;
+		err = install_held(cells, count, ret_held, error);
+	if (err == 0) {
+		err = remove_plan(error);
+		if (err == 0 || err == ERR_NOT_FOUND)
+			return 0;
+		held_rules_drop(ret_held);
 	}
-	err = remove_plan(error);
-	if (err == 0 || err == ERR_NOT_FOUND)
-		return 0;
-	close(*ret_fd);
 	restore_network(added);
 	return err;
 }
 
-// The programs see to it themselves that nothing is captured while nobody listens; until the last connection has
-// ended they tell where it was going.
 static int ebpf_hold(const struct capture_plan *plan, const struct ruleset *ruleset,
 		     struct held_rules *ret_held, struct strbuf *ret_error)
 {
-	struct held_rules held = {-1, -1};
 	union weir_cell *cells;
 	uint32_t count;
 	int err = probe_programs(plan, ret_error);
@@ -352,11 +350,17 @@ static int ebpf_hold(const struct capture_plan *plan, const struct ruleset *rule
 		err = encode(ruleset, &cells, &count, ret_error);
 	if (err)
 		return err;
-	err = hold_in(plan, cells, count, &held.translation, ret_error);
+	err = hold_in(plan, cells, count, ret_held, ret_error);
 	mem_free(cells);
-	if (err == 0)
-		*ret_held = held;
 	return err;
+}
+
+static void ebpf_let_go(const struct held_rules *held)
+{
+	autostrbuf struct strbuf ignored = {0};
+	uint64_t netns;
+	if (ebpf_place_netns(&netns, &ignored) == 0)
+		ebpf_plan_end(held->rules, held->arrivals, netns);
 }
 
 static int ebpf_remove(struct strbuf *ret_error)
@@ -486,6 +490,7 @@ const struct backend backend_ebpf = {
     .print = ebpf_print,
     .apply = ebpf_apply,
     .hold = ebpf_hold,
+    .let_go = ebpf_let_go,
     .read = ebpf_read,
     .remove = ebpf_remove,
     .leave_open = remove_plan, // open connections over IPv6 have their ends in the network

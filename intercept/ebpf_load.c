@@ -49,8 +49,6 @@ static void hush(void)
 static int say(struct strbuf *error, int err, const char *what)
 {
 	strbuf_printf(error, "%s: %s%s%s", what, err_text(err), first_warning[0] ? "; " : "", first_warning);
-	if (err == -E2BIG)
-		strbuf_add_text(error, "; on one hook of a control group there may be 64 programs");
 	return err;
 }
 
@@ -149,6 +147,10 @@ static int attach_all(struct bpf_object *object, const char *folder, int cgroup)
 		int err = replace(program, path);
 		if (err == -ENOENT)
 			err = pin_link(bpf_program__attach_cgroup(program, cgroup), path);
+		if (err == -E2BIG)
+			snprintf(first_warning, sizeof first_warning,
+				 "%s: this control group has 64 programs on that hook, which is all that it may",
+				 bpf_program__name(program));
 		if (err)
 			return err;
 	}
@@ -505,14 +507,11 @@ static int delete_plan(const char *folder, uint64_t netns)
 
 // Until what was sent to the proxy before has come there, or is given up: it may be anywhere between connect()
 // and the proxy's socket. If the proxy has no place for it, the kernel tries again after a second.
-static void wait_for_arrivals(const char *folder, uint64_t netns)
+static void wait_for_arrivals(int shares, uint64_t netns)
 {
 	enum { WAIT_MS = 1500 };
 	static const struct timespec moment = {.tv_nsec = 1000000};
-	char path[EBPF_PATH_MAX];
 	struct weir_share share;
-	ebpf_path(path, folder, map_of_shares);
-	autoclose int shares = bpf_obj_get(path);
 	for (int i = 0; i < WAIT_MS && shares >= 0; i++) {
 		if (bpf_map_lookup_elem(shares, &netns, &share) < 0 || share.pending <= 0)
 			return;
@@ -539,11 +538,43 @@ static int delete_rest(const char *folder, uint64_t netns, int plan_err)
 
 int ebpf_namespace_remove(const char *folder, uint64_t netns)
 {
+	char path[EBPF_PATH_MAX];
+	ebpf_path(path, folder, map_of_shares);
+	autoclose int shares = bpf_obj_get(path);
 	// Nothing is sent to the proxy any more before the way there ends.
 	int err = delete_plan(folder, netns);
 	if (err == 0)
-		wait_for_arrivals(folder, netns);
+		wait_for_arrivals(shares, netns);
 	return delete_rest(folder, netns, err);
+}
+
+int ebpf_plan_open(const char *folder, uint64_t netns, int *ret_plan, int *ret_shares)
+{
+	char path[EBPF_PATH_MAX];
+	int plan = open_plan(folder, netns);
+	ebpf_path(path, folder, map_of_shares);
+	int shares = plan < 0 ? -1 : bpf_obj_get(path);
+	int err = plan < 0 ? plan : shares < 0 ? -errno : 0;
+	if (err) {
+		if (plan >= 0)
+			close(plan);
+		return err;
+	}
+	*ret_plan = plan;
+	*ret_shares = shares;
+	return 0;
+}
+
+// The chains that others do not lead to have no rules any more.
+void ebpf_plan_end(int plan, int shares, uint64_t netns)
+{
+	uint32_t key = WEIR_CELL_HEADER;
+	union weir_cell cell;
+	if (bpf_map_lookup_elem(plan, &key, &cell) < 0)
+		return;
+	cell.header.chains[WEIR_CHAIN_OUTPUT] = cell.header.chains[WEIR_CHAIN_PREROUTING] = 0;
+	if (bpf_map_update_elem(plan, &key, &cell, BPF_EXIST) == 0)
+		wait_for_arrivals(shares, netns);
 }
 
 // The cookie in the name of a namespace's pin; 0: it is another file.

@@ -26,6 +26,11 @@ bool ebpf_is_in_place(const char *folder, uint64_t netns, bool holds);
 int ebpf_plan_read(const char *folder, uint64_t netns, union weir_cell **ret_cells, uint32_t *ret_count);
 // The same of the plan that is the map of that number.
 int ebpf_plan_read_map(uint32_t id, union weir_cell **ret_cells, uint32_t *ret_count);
+// Descriptors by which a process lets its own plan end later, without privileges (Linux 5.19; before, with
+// kernel.unprivileged_bpf_disabled, nothing happens then). 0 or a negative error.
+int ebpf_plan_open(const char *folder, uint64_t netns, int *ret_plan, int *ret_shares);
+// From now on what begins is not captured; what was captured goes on. Waits as the following does.
+void ebpf_plan_end(int plan, int shares, uint64_t netns);
 // Takes the namespace out: from now on nothing of it is captured. Waits for connections that are on their way to the
 // proxy, a second and a half at most. 0; ERR_NOT_FOUND if it has nothing there; or a negative error.
 int ebpf_namespace_remove(const char *folder, uint64_t netns);

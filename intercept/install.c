@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 // Every network namespace has one of its own, and only its administrators can open it, so nobody else can
 // make them wait.
@@ -80,27 +79,13 @@ static int remove_others(const struct backend *kept, bool *ret_removed, struct s
 	return 0;
 }
 
-void held_rules_let_go(struct held_rules *held)
-{
-	if (held->rules >= 0)
-		close(held->rules);
-	held->rules = -1;
-}
-
-void held_rules_drop(struct held_rules *held)
-{
-	held_rules_let_go(held);
-	if (held->translation >= 0)
-		close(held->translation);
-	held->translation = -1;
-}
-
 static int hold_rules(struct change *change, struct strbuf *error)
 {
 	struct held_rules held;
 	int err = change->backend->hold(change->plan, &change->ruleset, &held, error);
 	if (err)
 		return err;
+	held.backend = change->backend;
 	err = remove_others(change->backend, &change->changed, error);
 	if (err)
 		held_rules_drop(&held);

@@ -26,10 +26,6 @@ int intercept_apply(const struct backend *backend, const struct capture_plan *pl
 // 0, or a negative error with a sentence.
 int intercept_hold(struct str backend, const struct capture_plan *plan, struct held_rules *ret_held,
 		   struct strbuf *ret_error);
-// From now on nothing is captured; what is open goes on.
-void held_rules_let_go(struct held_rules *held);
-// The same, and what is open may be cut off.
-void held_rules_drop(struct held_rules *held);
 // 0; ERR_NOT_FOUND if nothing is installed; or a negative error with a sentence. On 0 the caller calls
 // installed_done.
 int intercept_read(struct installed *ret_installed, struct strbuf *ret_error);

@@ -691,7 +691,7 @@ static int nft_hold(const struct capture_plan *plan, const struct ruleset *rules
 	const struct transaction steps[] = {{fill_held_sets, ruleset, NULL, 0},
 					    {fill_rules, ruleset, &nothing, 0}};
 	const struct transaction translate = {.fill = fill_translation};
-	struct held_rules held;
+	struct held_rules held = HELD_RULES_NONE;
 	int err = try(fill_held_trial, ruleset, ret_error);
 	if (!err)
 		err = transact_all(&translate, 1, &held.translation, ret_error);

@@ -31,11 +31,6 @@ int route_say(struct strbuf *error, int err, const char *what)
 	else if (err == -EEXIST)
 		strbuf_printf(error, "%s: there is another route for it, which does not reach anything",
 			      what);
-	else if (err == -EAFNOSUPPORT)
-		strbuf_printf(error,
-			      "%s: this process may not use netlink (AF_NETLINK is not in "
-			      "RestrictAddressFamilies of its unit)",
-			      what);
 	else if (err == -ENETDOWN)
 		strbuf_printf(error, "%s: the loopback interface is down (ip link set lo up)", what);
 	else
@@ -47,8 +42,13 @@ int route_say(struct strbuf *error, int err, const char *what)
 int route_open(struct mnl_socket **ret_socket, struct strbuf *error)
 {
 	struct mnl_socket *nl = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
-	if (!nl)
-		return route_say(error, -errno, "cannot reach the kernel's routing tables");
+	if (!nl) {
+		int err = -errno;
+		route_say(error, err, "cannot reach the kernel's routing tables");
+		if (err == -EAFNOSUPPORT)
+			strbuf_add_text(error, "; AF_NETLINK has to be in RestrictAddressFamilies of its unit");
+		return err;
+	}
 	if (mnl_socket_bind(nl, 0, MNL_SOCKET_AUTOPID) < 0) {
 		int err = -errno;
 		mnl_socket_close(nl);

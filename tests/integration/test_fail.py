@@ -453,12 +453,19 @@ class Echo(Server):
 OPEN = {"nft": {"fail": "open"}, "ebpf": {"fail": "open", "backend": "ebpf"}}
 
 
+def draining(sidecar):
+    """Returns when it accepts no more."""
+    wait_until(lambda: "msg=draining" in sidecar.proxy.output())
+    sidecar.take_turn()
+
+
 @families
 @pytest.mark.parametrize("backend", list(OPEN))
 @pytest.mark.parametrize("admin", [{}, {"metrics": "127.0.0.1:15090"}], ids=["", "metrics"])
 def test_a_proxy_that_drains_lets_go_at_once(mesh, other, admin, backend, family):
     """New connections go directly, and what is open goes on."""
-    sidecar = mesh.sidecar("app", start=False, intercept={"capture": OPEN[backend]})
+    sidecar = mesh.sidecar("app", start=False, user="nobody", intercept={"capture": OPEN[backend]})
+    sidecar.folder.chmod(0o777)
     sidecar.write({**sidecar.config, "admin": {**sidecar.config["admin"], **admin}})
     sidecar.start()
     Echo(other, 4000, "other", ANY[family])
@@ -467,10 +474,11 @@ def test_a_proxy_that_drains_lets_go_at_once(mesh, other, admin, backend, family
         assert sock.recv(100) == b"other"
         os.kill(sidecar.proxy.pid, signal.SIGTERM)
         wait_until(lambda: "table inet weir " not in sidecar.pod.run(["nft", "list", "ruleset"]).stdout)
-        wait_until(lambda: "msg=draining" in sidecar.said())
+        draining(sidecar)
         assert sidecar.proxy.alive()
         assert probe(sidecar.pod, ip_of(other, family), 80).startswith("other ")
         assert sidecar.counter("downstream_connections_total") == 1, "that was none of its"
+        assert probe(sidecar.pod, ip_of(other, family), 53, udp=True).startswith("other")
         sock.sendall(b"still here")
         assert sock.recv(100) == b"still here"
         assert sock.getpeername()[:2] == (ip_of(other, family), 4000)
@@ -482,7 +490,8 @@ def test_a_proxy_that_drains_lets_go_at_once(mesh, other, admin, backend, family
 @pytest.mark.parametrize("backend", list(OPEN))
 def test_a_proxy_that_drains_loses_nothing(mesh, other, backend, family):
     """Under load: of what was on its way to it, all arrives."""
-    sidecar, done, ends = mesh.sidecar("app", start=False, intercept={"capture": OPEN[backend]}), threading.Event(), []
+    sidecar = mesh.sidecar("app", start=False, intercept={"capture": OPEN[backend]}, workers=3)
+    done, ends = threading.Event(), []
     sidecar.start()
     app = Server(sidecar.pod, 80, "app", ANY[family])
 
@@ -524,7 +533,7 @@ def test_a_proxy_that_drains_goes_on_in_its_clients_names(mesh, other, backend, 
         client.send("GET / HTTP/1.1\r\n")
         wait_until(lambda: sidecar.counter("downstream_connections_total") == 1)
         os.kill(sidecar.proxy.pid, signal.SIGTERM)
-        wait_until(lambda: "msg=draining" in sidecar.said())
+        draining(sidecar)
         client.send("Host: app\r\n\r\n")
         assert client.head().startswith("HTTP/1.1 204 ")
         client.close()

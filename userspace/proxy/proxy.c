@@ -55,7 +55,7 @@ struct proxy {
 	struct metrics_server *metrics;
 	struct probe_server *probes;
 	int metrics_fd;
-	struct held_rules held; // fail open; negative: they are not ours
+	struct held_rules held; // fail open
 	struct loop_timer deadline;
 	struct trim trim;
 	unsigned busy_workers; // that still drain
@@ -592,7 +592,7 @@ int proxy_start(const struct proxy_options *options, struct proxy **ret_proxy, s
 	signal(SIGPIPE, SIG_IGN);
 	proxy->options = *options;
 	proxy->metrics_fd = -1;
-	proxy->held = (struct held_rules){-1, -1};
+	proxy->held = HELD_RULES_NONE;
 	loop_timer_init(&proxy->deadline, on_deadline);
 	// From now on a signal waits until the loop runs: one that comes early, SIGHUP above all, does not
 	// kill.
