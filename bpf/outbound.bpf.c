@@ -44,7 +44,7 @@ static __always_inline __u32 route_to(struct bpf_sock_addr *ctx, const struct we
 	if (!tcp)
 		return WEIR_ROUTE_UNKNOWN;
 	__u64 net = (__u64)weir_net_of(tcp), ignored = 0;
-	struct weir_sender sender = sender_of(ctx, flow->family, 0);
+	struct weir_sender sender = {.policy = policy_of(ctx, flow->family, 0)};
 	__u32 route = weir_route(net, flow->family, &flow->dest, &sender, &ignored);
 	if (route == WEIR_ROUTE_UNKNOWN && weir_is_own(net, 0, address))
 		route = RTN_LOCAL;
@@ -193,9 +193,10 @@ static __always_inline int redirect_tcp(struct bpf_sock_addr *ctx, int v6, void 
 	struct bpf_sock *sk = ctx->sk;
 	struct weir_socket *socket =
 	    sk ? bpf_sk_storage_get(&weir_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
-	struct weir_sender sender = sender_of(ctx, address->family, 0);
-	if (!has_address(ctx))
+	if (!has_address(ctx)) {
+		struct weir_sender sender = sender_of(ctx, address->family, 0);
 		weir_source(net_of(ctx), address, &sender, &pending.source);
+	}
 	if (!socket || reserve(&pending, &key))
 		return give_up(plan);
 	socket->original = pending.original;

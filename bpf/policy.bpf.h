@@ -117,8 +117,11 @@ static long weir_policy_step(__u32 index, void *arg)
 	return 0;
 }
 
+// Whether there are others than the usual ones, or have been.
 static __always_inline int weir_has_policy(struct net *net, __u32 family)
 {
+	if (!bpf_core_field_exists(net->ipv4.rules_ops) || !bpf_core_field_exists(net->ipv6.fib6_rules_ops))
+		return 1; // this kernel has none, of one family or both; then nothing is said of routes
 	return family == WEIR_AF_INET ? BPF_CORE_READ(net, ipv4.fib_has_custom_rules)
 				      : BPF_CORE_READ(net, ipv6.fib6_has_custom_rules);
 }
@@ -130,9 +133,7 @@ __attribute__((noinline, used)) __u32 weir_policy_verdict(__u64 net, __u32 famil
 	struct net *in = (void *)net;
 	struct fib_rules_ops *rules;
 	if (!bpf_core_field_exists(in->ipv4.rules_ops) || !bpf_core_field_exists(in->ipv6.fib6_rules_ops))
-		return WEIR_POLICY_DECIDES; // this kernel has none, of one family or both; then nothing is said of routes
-	if (!weir_has_policy(in, family))
-		return WEIR_POLICY_USUAL;
+		return WEIR_POLICY_DECIDES;
 	rules = family == WEIR_AF_INET ? BPF_CORE_READ(in, ipv4.rules_ops) : BPF_CORE_READ(in, ipv6.fib6_rules_ops);
 	struct list_head *head = (void *)rules + bpf_core_field_offset(struct fib_rules_ops, rules_list);
 	struct weir_policy policy = {.head = head,

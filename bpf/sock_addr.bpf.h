@@ -73,14 +73,21 @@ static __always_inline __u64 net_of(struct bpf_sock_addr *ctx)
 	return (__u64)BPF_CORE_READ(kernels_own(ctx), sk, __sk_common.skc_net.net);
 }
 
-// `tied`: by an interface that it has chosen.
-static __always_inline struct weir_sender sender_of(struct bpf_sock_addr *ctx, __u8 family, int tied)
+// What rules of routing say of it; hardly any host has some. `tied`: it goes by an interface that it has chosen.
+static __always_inline enum weir_policy_verdict policy_of(struct bpf_sock_addr *ctx, __u8 family, int tied)
 {
 	const struct sock *sk = BPF_CORE_READ(kernels_own(ctx), sk);
+	__u64 net = net_of(ctx);
+	if (!weir_has_policy((void *)net, family))
+		return WEIR_POLICY_USUAL;
 	__u32 chosen = tied || has_address(ctx) || BPF_CORE_READ(sk, __sk_common.skc_bound_dev_if);
-	return (struct weir_sender){
-	    .policy = weir_policy_verdict(net_of(ctx), family, BPF_CORE_READ(sk, sk_mark), chosen),
-	    .preferences = preferences_of(ctx, family)};
+	return weir_policy_verdict(net, family, BPF_CORE_READ(sk, sk_mark), chosen);
+}
+
+// Who connects or asks, to an address of that family.
+static __always_inline struct weir_sender sender_of(struct bpf_sock_addr *ctx, __u8 family, int tied)
+{
+	return (struct weir_sender){.policy = policy_of(ctx, family, tied), .preferences = preferences_of(ctx, family)};
 }
 
 static __always_inline void *plan_of(struct bpf_sock_addr *ctx)
